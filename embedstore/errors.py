@@ -1,0 +1,147 @@
+"""Every error that embedstore raises on purpose, grouped by what a handler would do about it.
+
+    EmbedStoreError
+    ├── InputError                 mend the input or the arguments
+    │   ├── SequenceError          one sequence is not what its molecule allows: reject that record
+    │   ├── SequenceFileError      a file does not hold sequences
+    │   └── MoleculeError          DNA was given to a protein model, or the reverse
+    ├── MissingEmbeddingError      fill first
+    ├── StoreError                 look at the store
+    │   ├── StoreNotFoundError     there is no store at that place
+    │   ├── SpaceNotFoundError     the store has no such space
+    │   ├── SpaceConflictError     the name is taken by another recipe
+    │   ├── FormatVersionError     a newer embedstore wrote it: upgrade
+    │   ├── CorruptStoreError      bytes are damaged or gone: verify, restore
+    │   └── StorageError           the storage refused (permission, space, connection)
+    └── ModelError                 look at the model
+        ├── UnknownModelError      no model of that name
+        ├── WeightsNotFoundError   the weights are not on this machine
+        ├── WeightsError           the weights are not the ones that were expected
+        ├── CanaryError            the loaded model does not reproduce the space's fixed vectors
+        └── MissingDependencyError an optional extra is not installed
+
+Messages say what failed and on what, what was expected and found, and what to do next. The values are attributes too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+
+class EmbedStoreError(Exception):
+    """Base of all errors raised by embedstore."""
+
+
+class InputError(EmbedStoreError):
+    """The input or an argument is wrong."""
+
+
+class SequenceError(InputError):
+    """One sequence cannot be made canonical; `reason` says why, without naming the record."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+class SequenceFileError(InputError):
+    """A file does not hold sequences, or cannot be opened."""
+
+    def __init__(self, file: str, reason: str) -> None:
+        super().__init__(f"Cannot read sequences from {file}: {reason}")
+        self.file = file
+        self.reason = reason
+
+
+class MoleculeError(InputError):
+    """The sequences are of the other molecule than the model embeds."""
+
+
+class MissingEmbeddingError(EmbedStoreError):
+    """Some requested sequences have no vector in the space.
+
+    Attributes
+    ----------
+    space : name of the space.
+    missing : what lacks, as labels (record ids or `SQ.` keys), in request order.
+    """
+
+    _SHOWN = 10
+
+    def __init__(self, space: str, missing: Sequence[str], *, requested: int) -> None:
+        shown = ", ".join(missing[: self._SHOWN])
+        more = f" and {len(missing) - self._SHOWN} more" if len(missing) > self._SHOWN else ""
+        super().__init__(
+            f"Space {space} lacks {len(missing)} of {requested} requested sequences: {shown}{more}. "
+            "Fill them first (`embedstore fill`, or `get --fill`)."
+        )
+        self.space = space
+        self.missing = list(missing)
+        self.requested = requested
+
+
+class StoreError(EmbedStoreError):
+    """The store cannot do what was asked."""
+
+
+class StoreNotFoundError(StoreError):
+    """No store lies at that place."""
+
+
+class SpaceNotFoundError(StoreError):
+    """The store holds no space of that name or id."""
+
+
+class SpaceConflictError(StoreError):
+    """A space of that name exists and was made by another recipe.
+
+    `differences` maps each differing recipe field to (in the store, asked for).
+    """
+
+    def __init__(self, message: str, differences: Mapping[str, tuple[object, object]]) -> None:
+        super().__init__(message)
+        self.differences = dict(differences)
+
+
+class FormatVersionError(StoreError):
+    """The store needs a newer embedstore than this one."""
+
+
+class CorruptStoreError(StoreError):
+    """Bytes of the store are damaged or gone; nothing was returned from them.
+
+    `file` is the name inside the store.
+    """
+
+    def __init__(self, file: str, reason: str) -> None:
+        super().__init__(f"{file} is damaged: {reason}. Run `embedstore verify --deep` to see all that is.")
+        self.file = file
+        self.reason = reason
+
+
+class StorageError(StoreError):
+    """The storage refused an operation: no permission, no space, no connection."""
+
+
+class ModelError(EmbedStoreError):
+    """A model cannot be used as asked."""
+
+
+class UnknownModelError(ModelError):
+    """No model of that name is known, and no directory of that name exists."""
+
+
+class WeightsNotFoundError(ModelError):
+    """The weights are not on this machine and cannot be fetched."""
+
+
+class WeightsError(ModelError):
+    """The weights differ from what the model or the space expects."""
+
+
+class CanaryError(ModelError):
+    """The loaded model does not reproduce the vectors that the space keeps of fixed sequences."""
+
+
+class MissingDependencyError(ModelError):
+    """An optional dependency is needed; the message names the extra to install."""

@@ -1,0 +1,189 @@
+"""What a sequence is, and what determined its numbers.
+
+A *sequence key* says what a sequence is: the GA4GH refget digest (sha512t24u) of its canonical form. A *recipe* holds
+all that determined a vector's numbers; the SHA-256 of its canonical JSON is the id of the space that holds them.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import json
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, fields
+from functools import cached_property
+from typing import Any, Literal
+
+import numpy as np
+
+from embedstore.errors import InputError, SequenceError
+from embedstore.types import KEY_BYTES, Keys
+
+Molecule = Literal["dna", "protein"]
+Precision = Literal["half", "full"]
+LongPolicy = Literal["window", "truncate", "reject", "none"]
+
+CANONICALISATION: dict[Molecule, str] = {"dna": "dna/1", "protein": "protein/1"}
+"""Tag of the canonical form, raised whenever the same input would get another key."""
+
+_WHITESPACE = b" \t\r\n\v\f"
+_NUCLEOTIDES = b"ACGTRYSWKMBDHVN"  # IUPAC-IUB 1984; U is written T
+_AMINO_ACIDS = b"ACDEFGHIKLMNPQRSTVWYBJOUXZ"
+_INVALID = 0
+_STOP = ord("*")
+
+
+def _translation(allowed: bytes, replaced: dict[bytes, bytes]) -> bytes:
+    """Table that upper-cases, replaces, and turns what is not allowed into `_INVALID`."""
+    table = bytearray(256)
+    for letter in allowed:
+        table[letter] = table[ord(chr(letter).lower())] = letter
+    for old, new in replaced.items():
+        table[ord(old)] = table[ord(old.lower())] = ord(new)
+    return bytes(table)
+
+
+_TABLES: dict[Molecule, bytes] = {
+    "dna": _translation(_NUCLEOTIDES, {b"U": b"T"}),
+    "protein": _translation(_AMINO_ACIDS, {}),
+}
+
+
+def canonical(sequence: bytes | str, molecule: Molecule) -> bytes:
+    """Return the canonical form: whitespace removed, upper-case, U as T in DNA, one final `*` dropped in proteins.
+
+    Raises
+    ------
+    SequenceError : the sequence is empty or holds a letter that the molecule does not have.
+    """
+    raw = sequence if isinstance(sequence, bytes) else sequence.encode("utf-8", "replace")
+    letters = raw.translate(_TABLES[molecule], _WHITESPACE)
+    if _INVALID in letters:
+        letters = _without_final_stop(raw, letters, molecule)
+    if not letters:
+        raise SequenceError("empty sequence")
+    return letters
+
+
+def _without_final_stop(raw: bytes, letters: bytes, molecule: Molecule) -> bytes:
+    bare = raw.translate(None, _WHITESPACE)
+    if molecule == "protein" and bare[-1] == _STOP:
+        letters = letters[:-1]
+    place = letters.find(_INVALID)
+    if place < 0:
+        return letters
+    letter = _printable(bare, place)
+    alphabet = "IUPAC nucleotide letters" if molecule == "dna" else "the 20 amino acids and B J O U X Z"
+    raise SequenceError(f"{letter} at position {place + 1} is not a {molecule} letter (allowed: {alphabet})")
+
+
+def _printable(bare: bytes, place: int) -> str:
+    start = place
+    while start and bare[start] & 0xC0 == 0x80:  # inside a UTF-8 character
+        start -= 1
+    return repr(bare[start : start + 4].decode("utf-8", "replace")[0])
+
+
+_NUCLEOTIDE_ONLY_MIN_LETTERS = 50
+_PLAIN_NUCLEOTIDES = b"ACGTUN"
+
+
+def looks_like_dna(letters: bytes) -> bool:
+    """Tell whether a canonical *protein* sequence is rather a nucleic acid that passes as one.
+
+    True for at least 50 letters of which 95 % are A C G T U N. In UniProt those letters make up about a quarter of a
+    protein, so a protein of that length passing as DNA is a matter of extreme low complexity only.
+    """
+    if len(letters) < _NUCLEOTIDE_ONLY_MIN_LETTERS:
+        return False
+    head = letters[:_NUCLEOTIDE_ONLY_MIN_LETTERS]
+    if len(head.translate(None, _PLAIN_NUCLEOTIDES)) > _NUCLEOTIDE_ONLY_MIN_LETTERS // 2:
+        return False
+    return len(letters.translate(None, _PLAIN_NUCLEOTIDES)) * 20 <= len(letters)
+
+
+def sequence_key(letters: bytes) -> bytes:
+    """Return the 24-byte refget digest of a canonical sequence: the first 24 bytes of its SHA-512."""
+    return hashlib.sha512(letters).digest()[:KEY_BYTES]
+
+
+def key_text(key: bytes) -> str:
+    """Write a 24-byte key as text, `SQ.` + base64url (32 letters)."""
+    return "SQ." + base64.urlsafe_b64encode(key).decode("ascii")
+
+
+def key_from_text(text: str) -> bytes:
+    """Read a key written by `key_text`.
+
+    Raises
+    ------
+    InputError : not such a key.
+    """
+    try:
+        key = base64.b64decode(text.removeprefix("SQ."), altchars=b"-_", validate=True)
+    except (binascii.Error, ValueError):
+        key = b""
+    if not text.startswith("SQ.") or len(key) != KEY_BYTES:
+        raise InputError(f"Cannot read sequence key {text!r}: expected SQ. and 32 base64url letters.")
+    return key
+
+
+def key_array(keys: Iterable[bytes]) -> Keys:
+    """Stack 24-byte keys into an (n, 24) uint8 array."""
+    return np.frombuffer(b"".join(keys), dtype=np.uint8).reshape(-1, KEY_BYTES)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """All that determines the numbers of a space. Device, batch size, kernel and thread count are not in it."""
+
+    model: str
+    source: str
+    """Repository of the weights; "built-in" or "local"."""
+    revision: str | None
+    weights_sha256: str | None
+    tokenizer_sha256: str | None
+    implementation: str
+    """Tag of our code, raised whenever it would change numbers beyond the stated tolerance."""
+    molecule: Molecule
+    canonicalisation: str
+    layer: str
+    pooling: str
+    pooled_special_tokens: tuple[str, ...]
+    max_length_tokens: int | None
+    """Content tokens (residues for proteins) that the model sees at once; None: no limit."""
+    long: LongPolicy
+    """What happens beyond it."""
+    window_overlap_tokens: int | None
+    precision: Precision
+    dtype: Literal["float16", "float32"]
+    dim: int
+
+    def canonical_json(self) -> bytes:
+        """UTF-8 JSON with sorted keys and no blanks: what the id is the digest of."""
+        return json.dumps(asdict(self), sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+
+    @cached_property
+    def id(self) -> str:
+        """SHA-256 of the canonical JSON, 64 hexadecimal digits."""
+        return hashlib.sha256(self.canonical_json()).hexdigest()
+
+    def differences(self, other: Recipe) -> dict[str, tuple[object, object]]:
+        """Fields that differ, each with (mine, the other's)."""
+        mine, theirs = asdict(self), asdict(other)
+        return {name: (mine[name], theirs[name]) for name in mine if mine[name] != theirs[name]}
+
+    @classmethod
+    def from_json(cls, document: dict[str, Any]) -> Recipe:
+        """Read a recipe back from its parsed JSON.
+
+        Raises
+        ------
+        InputError : a field lacks or is unknown.
+        """
+        expected = {field.name for field in fields(cls)}
+        if set(document) != expected:
+            odd = ", ".join(sorted(expected ^ set(document)))
+            raise InputError(f"Cannot read a recipe: these fields lack or are unknown: {odd}.")
+        return cls(**{**document, "pooled_special_tokens": tuple(document["pooled_special_tokens"])})

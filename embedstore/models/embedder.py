@@ -1,0 +1,56 @@
+"""What filling needs of a model: a recipe known beforehand, and vectors for a pack of sequences."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from embedstore.identity import Recipe
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Embedded:
+    """Vectors of one pack.
+
+    Attributes
+    ----------
+    vectors : (n, dim) float32, a row for each sequence; rows named in `failures` are meaningless.
+    failures : position in the pack -> why that sequence has no vector.
+    """
+
+    vectors: NDArray[np.float32]
+    failures: Mapping[int, str] = field(default_factory=dict)
+
+
+class Embedder(Protocol):
+    """A loaded model. `embed` may be called from `workers` threads at once."""
+
+    recipe: Recipe
+    pack_letters: int
+    """Letters that one pack should hold: what fits the machine best; a longer sequence is a pack of its own."""
+    workers: int
+
+    def embed(self, sequences: Sequence[bytes]) -> Embedded:
+        """Embed canonical sequences.
+
+        Returns
+        -------
+        Embedded : a row for each sequence, in order; independent of what else is in the pack, within the tolerance
+            that the recipe's implementation tag stands for. A value that the recipe's dtype cannot hold is a failure.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model whose recipe is known and whose weights are not loaded yet."""
+
+    name: str
+    """Name of the space that it fills unless the user gives another."""
+    recipe: Recipe
+    load: Callable[[str | None], Embedder]
+    """device ("cpu", "cuda:0", None for the best there is) -> the loaded model."""

@@ -1,0 +1,81 @@
+"""Values that travel between the layers. Nothing here knows of files, models or stores."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from embedstore.errors import InputError
+
+KEY_BYTES = 24
+
+Keys = NDArray[np.uint8]
+"""(n, 24) uint8: sequence keys, a row each."""
+
+Vectors = NDArray[Any]
+"""(n, dim) float16 or float32."""
+
+
+class Record(NamedTuple):
+    """One sequence as it was read. Ids are labels for people; they are never keys."""
+
+    id: str
+    sequence: bytes
+    """As in the file: line ends, blanks and case are still there; `identity.canonical` removes them."""
+    file: str
+    line: int
+    """1-based line of the record's header; position of the sequence where there is no file."""
+
+
+class Rejection(NamedTuple):
+    """One record that could not be used, and why."""
+
+    file: str
+    line: int
+    id: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class EmbeddingBatch:
+    """Keys and their vectors, travelling together.
+
+    Parameters
+    ----------
+    keys : (n, 24) uint8.
+    vectors : (n, dim) float16 or float32, finite.
+
+    Raises
+    ------
+    InputError : shapes, dtypes or lengths do not fit, or a value is not finite.
+    """
+
+    keys: Keys
+    vectors: Vectors
+
+    def __post_init__(self) -> None:
+        if self.keys.dtype != np.uint8 or self.keys.ndim != 2 or self.keys.shape[1] != KEY_BYTES:
+            raise InputError(
+                f"Cannot make a batch: expected keys of shape (n, {KEY_BYTES}) uint8, "
+                f"found {self.keys.shape} {self.keys.dtype}."
+            )
+        if self.vectors.ndim != 2 or self.vectors.dtype not in (np.float16, np.float32):
+            raise InputError(
+                "Cannot make a batch: expected vectors of shape (n, dim) float16 or float32, "
+                f"found {self.vectors.shape} {self.vectors.dtype}."
+            )
+        if len(self.keys) != len(self.vectors):
+            raise InputError(
+                f"Cannot make a batch: expected one vector a key, found {len(self.keys)} keys "
+                f"and {len(self.vectors)} vectors."
+            )
+        # A sum is finite only if all terms are; float64 keeps finite terms from overflowing.
+        if not np.isfinite(self.vectors.sum(dtype=np.float64)):
+            rows = np.flatnonzero(~np.isfinite(self.vectors).all(axis=1))
+            raise InputError(f"Cannot make a batch: {len(rows)} vectors are not finite, first at row {rows[0]}.")
+
+    def __len__(self) -> int:
+        return len(self.keys)
