@@ -79,3 +79,17 @@ class EmbeddingBatch:
 
     def __len__(self) -> int:
         return len(self.keys)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Canaries:
+    """Vectors of a few fixed sequences, kept by a space to recognise a model that no longer gives its numbers.
+
+    Attributes
+    ----------
+    sequences : the canonical sequences.
+    vectors : (len(sequences), dim) float32, before rounding to the space's dtype.
+    """
+
+    sequences: tuple[str, ...]
+    vectors: NDArray[np.float32]
