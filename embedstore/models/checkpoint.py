@@ -1,0 +1,177 @@
+"""A checkpoint on disk in its original layout: which files, which architecture, which sizes. Nothing is loaded.
+
+Two layouts are known. *Hugging Face*: a folder with `config.json` and `model.safetensors` or `pytorch_model.bin`, or
+either in shards with an index; what else lies there (TensorFlow, Flax, HDF5 twins, code) is never looked at.
+*fair-esm*: one `.pt` file, alone or in a folder; the separate `-contact-regression.pt` is not needed.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from embedstore.errors import WeightsError, WeightsNotFoundError
+from embedstore.models.digests import file_sha256, files_sha256
+from embedstore.models.fair_esm import read_configuration
+
+Layout = Literal["huggingface", "fair-esm"]
+
+ARCHITECTURE_OF_MODEL_TYPE: Mapping[str, str] = {"esm": "esm2", "fast_esm": "fastesm2", "bert": "dnabert"}
+"""`model_type` of a config.json -> name of the architecture (a key of `registry.ARCHITECTURES`)."""
+
+_WEIGHTS_FILES = ("model.safetensors", "pytorch_model.bin")
+_CONTACT_REGRESSION = "-contact-regression.pt"
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """Where a checkpoint lies and what its configuration says.
+
+    Attributes
+    ----------
+    path : the folder, or the `.pt` file.
+    architecture : "esm2", "fastesm2" or "dnabert".
+    weights : the file that holds the tensors, or its shards.
+    tokenizer : `tokenizer.json`, where the architecture has one.
+    configuration : `config.json`, or for fair-esm the entries of "cfg" under Hugging Face's names.
+    """
+
+    path: Path
+    architecture: str
+    layout: Layout
+    weights: tuple[Path, ...]
+    tokenizer: Path | None
+    configuration: Mapping[str, Any]
+
+    @property
+    def name(self) -> str:
+        """Name of the folder, or of the file without its suffix."""
+        path = self.path.resolve()
+        return path.stem if self.layout == "fair-esm" and path.is_file() else path.name
+
+    @property
+    def dim(self) -> int:
+        """Width of the hidden states."""
+        return self.size("hidden_size")
+
+    @property
+    def layers(self) -> int:
+        """Number of layers."""
+        return self.size("num_hidden_layers")
+
+    def size(self, entry: str) -> int:
+        """Return a positive integer of the configuration.
+
+        Raises
+        ------
+        WeightsError : it lacks or is none.
+        """
+        value = self.configuration.get(entry)
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            raise WeightsError(
+                f"Cannot use {self.path}: expected a positive {entry} in its configuration, found {value!r}."
+            )
+        return value
+
+    def weights_sha256(self) -> str:
+        """SHA-256 of the weights file; of shards, see `digests.files_sha256`."""
+        return files_sha256(self.weights)
+
+    def tokenizer_sha256(self) -> str | None:
+        """SHA-256 of the tokenizer's file, None where the vocabulary is part of our code."""
+        return None if self.tokenizer is None else file_sha256(self.tokenizer)
+
+
+def find_checkpoint(path: Path) -> Checkpoint:
+    """Look at a folder or a `.pt` file and tell what it is, by its configuration and kind of files.
+
+    Raises
+    ------
+    WeightsNotFoundError : nothing lies there, or no weights do.
+    WeightsError : the configuration cannot be read, is of an unknown architecture, or several files could be meant.
+    """
+    if not path.exists():
+        raise WeightsNotFoundError(f"Cannot find weights: {path} does not exist.")
+    if path.is_file():
+        return _fair_esm(path, path)
+    if (path / "config.json").is_file():
+        return _hugging_face(path)
+    candidates = sorted(file for file in path.glob("*.pt") if not file.name.endswith(_CONTACT_REGRESSION))
+    if len(candidates) == 1:
+        return _fair_esm(path, candidates[0])
+    if candidates:
+        names = ", ".join(file.name for file in candidates)
+        raise WeightsError(f"Cannot use {path}: expected one .pt file, found {names}. Name the file itself.")
+    raise WeightsNotFoundError(
+        f"Cannot find weights in {path}: expected config.json with model.safetensors or pytorch_model.bin "
+        "(Hugging Face), or a .pt file (fair-esm)."
+    )
+
+
+def _hugging_face(folder: Path) -> Checkpoint:
+    configuration = _read_json(folder / "config.json")
+    model_type = configuration.get("model_type")
+    architecture = ARCHITECTURE_OF_MODEL_TYPE.get(str(model_type))
+    if architecture is None:
+        known = ", ".join(ARCHITECTURE_OF_MODEL_TYPE)
+        raise WeightsError(
+            f"Cannot use {folder}: expected a model_type of {known} in config.json, found {model_type!r}."
+        )
+    tokenizer = folder / "tokenizer.json"
+    return Checkpoint(
+        path=folder,
+        architecture=architecture,
+        layout="huggingface",
+        weights=_weights_files(folder),
+        tokenizer=tokenizer if architecture == "dnabert" else None,
+        configuration=configuration,
+    )
+
+
+def _weights_files(folder: Path) -> tuple[Path, ...]:
+    for name in _WEIGHTS_FILES:
+        if (folder / name).is_file():
+            return (folder / name,)
+        index = folder / f"{name}.index.json"
+        if index.is_file():
+            return _shards(index)
+    expected = " or ".join(_WEIGHTS_FILES)
+    raise WeightsNotFoundError(f"Cannot find weights in {folder}: expected {expected} beside config.json.")
+
+
+def _shards(index: Path) -> tuple[Path, ...]:
+    places = _read_json(index).get("weight_map")
+    if not isinstance(places, dict) or not places:
+        raise WeightsError(f"Cannot use {index}: expected a weight_map that names the shards.")
+    names = sorted({str(name) for name in places.values()})
+    foreign = [name for name in names if Path(name).name != name]
+    if foreign:
+        raise WeightsError(f"Cannot use {index}: expected shards in the same folder, found {', '.join(foreign)}.")
+    lacking = [name for name in names if not (index.parent / name).is_file()]
+    if lacking:
+        raise WeightsNotFoundError(f"Cannot find weights in {index.parent}: {index.name} names {', '.join(lacking)}.")
+    return tuple(index.parent / name for name in names)
+
+
+def _fair_esm(path: Path, file: Path) -> Checkpoint:
+    return Checkpoint(
+        path=path,
+        architecture="esm2",
+        layout="fair-esm",
+        weights=(file,),
+        tokenizer=None,
+        configuration=read_configuration(file),
+    )
+
+
+def _read_json(file: Path) -> dict[str, Any]:
+    try:
+        document = json.loads(file.read_bytes())
+    except (OSError, ValueError) as error:
+        raise WeightsError(f"Cannot read {file}: {error}.") from error
+    if not isinstance(document, dict):
+        raise WeightsError(f"Cannot read {file}: expected a JSON object.")
+    return document

@@ -1,0 +1,195 @@
+"""Which models there are.
+
+A new model of a known architecture is one entry of `MODELS`. A new architecture is one entry of `ARCHITECTURES` (and of
+`checkpoint.ARCHITECTURE_OF_MODEL_TYPE`) and a module with `load(recipe, checkpoint, device) -> Embedder`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from embedstore.identity import Molecule, Precision
+from embedstore.models.digests import combined_sha256
+
+Pooling = Literal["mean", "mean_all", "frequencies"]
+"""`mean`: over content tokens; `mean_all`: over content and special tokens; `frequencies`: of the built-in models."""
+
+
+@dataclass(frozen=True, slots=True)
+class Architecture:
+    """What all models of one architecture share.
+
+    Attributes
+    ----------
+    module : of `embedstore.models`; its `load(recipe, checkpoint, device)` returns the embedder.
+    implementation : tag of the recipe, raised whenever that module would change numbers beyond the tolerance.
+    special_tokens : put before and after the content of a sequence.
+    max_length_tokens : content tokens that a model sees at once unless the user says otherwise; None: no limit.
+    """
+
+    module: str
+    implementation: str
+    molecule: Molecule
+    pooling: Pooling
+    special_tokens: tuple[str, ...] = ()
+    max_length_tokens: int | None = None
+    precision: Precision = "half"
+
+
+ARCHITECTURES: dict[str, Architecture] = {
+    "tnf": Architecture("composition", "tnf/1", "dna", "frequencies", precision="full"),
+    "aac_dpc": Architecture("composition", "aac_dpc/1", "protein", "frequencies", precision="full"),
+    # Trained on at most 1 022 residues; FastESM2 was trained further on up to 2 048.
+    "esm2": Architecture("esm", "esm2/1", "protein", "mean", ("<cls>", "<eos>"), 1022),
+    "fastesm2": Architecture("esm", "esm2/1", "protein", "mean", ("<cls>", "<eos>"), 2048),
+    # Trained on at most 2 000 tokens, [CLS] and [SEP] among them.
+    "dnabert": Architecture("dnabert_s", "dnabert/1", "dna", "mean_all", ("[CLS]", "[SEP]"), 1998),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSpec:
+    """A model that has a name.
+
+    Attributes
+    ----------
+    dim, layers : what its checkpoint must have; the built-in models have no layers.
+    repository, revision : where the weights are published, at which commit; revision None: no commit is known to us,
+        the branch `main` is taken, and the digest of the weights that a store was first filled with is what counts.
+    files : what is needed of the repository.
+    weights_sha256 : digest of the published weights (of shards, see `digests.files_sha256`), None if not known to us.
+    fair_esm_sha256 : digest of the same weights in fair-esm's layout.
+    tokenizer_sha256 : digest of `tokenizer.json`, None where the vocabulary is part of our code.
+    """
+
+    name: str
+    architecture: str
+    dim: int
+    layers: int | None
+    repository: str
+    revision: str | None = None
+    files: tuple[str, ...] = ("config.json", "model.safetensors")
+    weights_sha256: str | None = None
+    fair_esm_sha256: str | None = None
+    tokenizer_sha256: str | None = None
+    weights_bytes: int | None = None
+
+    @property
+    def built_in(self) -> bool:
+        """True for models without weights."""
+        return self.layers is None
+
+    @property
+    def molecule(self) -> Molecule:
+        """What it embeds."""
+        return ARCHITECTURES[self.architecture].molecule
+
+    @property
+    def precision(self) -> Precision:
+        """Precision unless the user says otherwise."""
+        return ARCHITECTURES[self.architecture].precision
+
+    @property
+    def max_length_tokens(self) -> int | None:
+        """Content tokens seen at once unless the user says otherwise."""
+        return ARCHITECTURES[self.architecture].max_length_tokens
+
+    @property
+    def needs(self) -> str:
+        """What has to be there before it can be used."""
+        return "nothing: built in" if self.built_in else f"weights of {self.repository}"
+
+
+# Revisions and digests are those that public projects pin for these repositories; several independent ones agree.
+_MODELS = (
+    ModelSpec("tnf", "tnf", dim=136, layers=None, repository="built-in", files=()),
+    ModelSpec("aac_dpc", "aac_dpc", dim=420, layers=None, repository="built-in", files=()),
+    ModelSpec(
+        "esm2_t6_8m",
+        "esm2",
+        dim=320,
+        layers=6,
+        repository="facebook/esm2_t6_8M_UR50D",
+        revision="c731040fcd8d73dceaa04b0a8e6329b345b0f5df",
+        weights_sha256="24c5fa474c48f3b754b86efe752d5f189d2bcd88190fa2270fc92b2ef3034189",
+        fair_esm_sha256="46f002a9870c9bdecd0ea887acb1f9a38a6b561e8f8bf8a6990b679b9d31b928",
+        weights_bytes=31_384_292,
+    ),
+    ModelSpec(
+        "esm2_t12_35m",
+        "esm2",
+        dim=480,
+        layers=12,
+        repository="facebook/esm2_t12_35M_UR50D",
+        revision="6fbf070e65b0b7291e7bbcd451118c216cff79d8",
+        weights_sha256="e35647818e0e064351d4531ed480d225a002567b4b2b93ad3a9246d753150fc0",
+        fair_esm_sha256="7f21e80e61d16a71735163ef555d3009afb0c98da74c48e29df08606973cc55e",
+        weights_bytes=136_008_798,
+    ),
+    ModelSpec(
+        "esm2_t30_150m",
+        "esm2",
+        dim=640,
+        layers=30,
+        repository="facebook/esm2_t30_150M_UR50D",
+        revision="a695f6045e2e32885fa60af20c13cb35398ce30c",
+        weights_sha256="c3f1da8aea53bddd32c246c86168c23b9fd72341fb9db9a94436f855f5053566",
+        fair_esm_sha256="881c7176cf198ef8dec26a3c375d40eb58d0c33df95c22562ca6cc6d3f812c62",
+        weights_bytes=595_257_706,
+    ),
+    ModelSpec(
+        "esm2_t33_650m",
+        "esm2",
+        dim=1280,
+        layers=33,
+        repository="facebook/esm2_t33_650M_UR50D",
+        revision="08e4846e537177426273712802403f7ba8261b6c",
+        weights_sha256="a08adabb949fa67ad3c14b509d04fd60368b35007b0095e3358f81200c4f4db0",
+        fair_esm_sha256="ea9d0522b335a8778dea6535a65301f10208dece28cd5865482b0b1fc446168c",
+        weights_bytes=2_609_506_392,
+    ),
+    ModelSpec(
+        "esm2_t36_3b",
+        "esm2",
+        dim=2560,
+        layers=36,
+        repository="facebook/esm2_t36_3B_UR50D",
+        revision="476b639933c8baad5ad09a60ac1a87f987b656fc",
+        files=(
+            "config.json",
+            "pytorch_model.bin.index.json",
+            "pytorch_model-00001-of-00002.bin",
+            "pytorch_model-00002-of-00002.bin",
+        ),
+        weights_sha256=combined_sha256(
+            (
+                "0f971f11c449d21422aa982b791619c10351972992c735f4c3cd43fe09790412",
+                "7560b46fc383c691fb74b915b7d4bcef40d3df181447f16ba4b298845e308d0c",
+            )
+        ),
+        fair_esm_sha256="7de8b4082ba15891959ab368b77ce3886697af1efb16d3c9e9e7b0c5d3f07500",
+        weights_bytes=11_367_082_474,
+    ),
+    ModelSpec(
+        "fastesm2_650",
+        "fastesm2",
+        dim=1280,
+        layers=33,
+        repository="Synthyra/FastESM2_650",
+    ),
+    ModelSpec(
+        "dnabert_s",
+        "dnabert",
+        dim=768,
+        layers=12,
+        repository="zhihan1996/DNABERT-S",
+        revision="00e47f96cdea35e4b6f5df89e5419cbe47d490c6",
+        files=("config.json", "pytorch_model.bin", "tokenizer.json"),
+        weights_sha256="f3cfc3d0541859df64759e758cc4bc40fe1d5760799a7d098a9f9f09501c1e5f",
+        tokenizer_sha256="667f5a0e6e9630f7052b004784dda7c7aeba395cc4ca3c01b11b02e6aa29d7b1",
+        weights_bytes=468_320_053,
+    ),
+)
+
+MODELS: dict[str, ModelSpec] = {spec.name: spec for spec in _MODELS}

@@ -1,0 +1,239 @@
+"""How a name or a directory becomes a model with a recipe.
+
+Resolving reads configurations and hashes files. Torch is imported, and weights are loaded, only by `Model.load`.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import cast
+
+from embedstore.errors import InputError, MissingDependencyError, UnknownModelError, WeightsError
+from embedstore.identity import CANONICALISATION, LongPolicy, Precision, Recipe
+from embedstore.models import hub
+from embedstore.models.checkpoint import Checkpoint, find_checkpoint
+from embedstore.models.embedder import Embedder, Model
+from embedstore.models.registry import ARCHITECTURES, MODELS, Architecture, ModelSpec, Pooling
+
+_OVERLAP_TOKENS = 256
+
+
+@dataclass(frozen=True, slots=True)
+class ModelOptions:
+    """What the user may choose; None is the model's default.
+
+    Attributes
+    ----------
+    weights : folder or `.pt` file with the weights of a named model.
+    long : what happens to sequences beyond the maximal length.
+    max_length : content tokens (residues of proteins) that the model sees at once.
+    pooling : "mean" or "mean_all".
+    """
+
+    weights: Path | None = None
+    precision: Precision | None = None
+    long: LongPolicy | None = None
+    max_length: int | None = None
+    pooling: Pooling | None = None
+
+
+_DEFAULT_OPTIONS = ModelOptions()
+
+
+def resolve(model: str, options: ModelOptions = _DEFAULT_OPTIONS) -> Model:
+    """Return the model of that name, or of that directory (or `.pt` file); a name of the registry comes first.
+
+    Raises
+    ------
+    UnknownModelError : neither a known name nor a directory.
+    WeightsNotFoundError : the weights of a named model are neither here nor to be had.
+    WeightsError : they are of another size than that model, or not the published ones.
+    InputError : an option does not suit the model.
+    """
+    spec = MODELS.get(model)
+    if spec is None:
+        return _local(model, options)
+    if spec.built_in:
+        return _built_in(spec, options)
+    checkpoint = find_checkpoint(options.weights or hub.download(spec))
+    _check_sizes(spec, checkpoint)
+    weights_sha256, tokenizer_sha256 = checkpoint.weights_sha256(), checkpoint.tokenizer_sha256()
+    _check_digests(spec, checkpoint, weights_sha256, tokenizer_sha256)
+    recipe = _language_recipe(
+        ARCHITECTURES[spec.architecture],
+        options,
+        model=spec.name,
+        source=spec.repository,
+        revision=spec.revision,
+        weights_sha256=weights_sha256,
+        tokenizer_sha256=tokenizer_sha256,
+        dim=spec.dim,
+    )
+    return Model(spec.name, recipe, partial(_load, ARCHITECTURES[spec.architecture], recipe, checkpoint))
+
+
+def _local(model: str, options: ModelOptions) -> Model:
+    path = Path(model).expanduser()
+    if not path.exists():
+        raise UnknownModelError(_unknown(model))
+    if options.weights is not None:
+        raise InputError(f"Cannot use {model} with other weights: a directory is the weights. Leave out --weights.")
+    checkpoint = find_checkpoint(path)
+    architecture = ARCHITECTURES[checkpoint.architecture]
+    recipe = _language_recipe(
+        architecture,
+        options,
+        # Named after the architecture, not the place: what identifies the weights is their digest.
+        model=checkpoint.architecture,
+        source="local",
+        revision=None,
+        weights_sha256=checkpoint.weights_sha256(),
+        tokenizer_sha256=checkpoint.tokenizer_sha256(),
+        dim=checkpoint.dim,
+    )
+    return Model(checkpoint.name, recipe, partial(_load, architecture, recipe, checkpoint))
+
+
+def _unknown(model: str) -> str:
+    near = difflib.get_close_matches(model.lower(), MODELS, n=3, cutoff=0.5)
+    hint = f" Did you mean {' or '.join(near)}?" if near else ""
+    return f"No model is named {model!r}, and there is no such directory.{hint} Known models: {', '.join(MODELS)}."
+
+
+def _built_in(spec: ModelSpec, options: ModelOptions) -> Model:
+    unsuitable = [
+        f"--{name.replace('_', '-')}"
+        for name in ("weights", "long", "max_length", "pooling")
+        if getattr(options, name) is not None
+    ]
+    if unsuitable:
+        raise InputError(
+            f"Cannot use {spec.name} with {', '.join(unsuitable)}: it is built in and has nothing of the kind."
+        )
+    architecture = ARCHITECTURES[spec.architecture]
+    precision = options.precision or architecture.precision
+    recipe = Recipe(
+        model=spec.name,
+        source=spec.repository,
+        revision=None,
+        weights_sha256=None,
+        tokenizer_sha256=None,
+        implementation=architecture.implementation,
+        molecule=architecture.molecule,
+        canonicalisation=CANONICALISATION[architecture.molecule],
+        layer="none",
+        pooling=architecture.pooling,
+        pooled_special_tokens=(),
+        max_length_tokens=None,
+        long="none",
+        window_overlap_tokens=None,
+        precision=precision,
+        dtype="float16" if precision == "half" else "float32",
+        dim=spec.dim,
+    )
+    return Model(spec.name, recipe, partial(_load, architecture, recipe, None))
+
+
+def _language_recipe(
+    architecture: Architecture,
+    options: ModelOptions,
+    *,
+    model: str,
+    source: str,
+    revision: str | None,
+    weights_sha256: str,
+    tokenizer_sha256: str | None,
+    dim: int,
+) -> Recipe:
+    precision = options.precision or architecture.precision
+    pooling = options.pooling or architecture.pooling
+    if pooling == "frequencies":
+        raise InputError(f"Cannot pool {model} by {pooling}: expected mean or mean_all.")
+    max_length, long, overlap = _length_policy(architecture, options)
+    return Recipe(
+        model=model,
+        source=source,
+        revision=revision,
+        weights_sha256=weights_sha256,
+        tokenizer_sha256=tokenizer_sha256,
+        implementation=architecture.implementation,
+        molecule=architecture.molecule,
+        canonicalisation=CANONICALISATION[architecture.molecule],
+        layer="last",
+        pooling=pooling,
+        pooled_special_tokens=architecture.special_tokens if pooling == "mean_all" else (),
+        max_length_tokens=max_length,
+        long=long,
+        window_overlap_tokens=overlap,
+        precision=precision,
+        dtype="float16" if precision == "half" else "float32",
+        dim=dim,
+    )
+
+
+def _length_policy(architecture: Architecture, options: ModelOptions) -> tuple[int | None, LongPolicy, int | None]:
+    """Maximal length, what happens beyond it, and how far windows overlap."""
+    long = options.long or "window"
+    if long == "none":
+        if options.max_length is not None:
+            raise InputError("Cannot have a maximal length with long sequences unlimited: leave out one of them.")
+        return None, long, None
+    max_length = architecture.max_length_tokens if options.max_length is None else options.max_length
+    if max_length is None or max_length < 1:
+        raise InputError(f"Cannot use a maximal length of {max_length}: expected at least 1.")
+    return max_length, long, min(_OVERLAP_TOKENS, max_length // 2) if long == "window" else None
+
+
+def _check_sizes(spec: ModelSpec, checkpoint: Checkpoint) -> None:
+    for what, expected, found in (
+        ("vectors of length", spec.dim, checkpoint.dim),
+        ("layers:", spec.layers, checkpoint.layers),
+    ):
+        if expected != found:
+            raise WeightsError(
+                f"Cannot use {checkpoint.path} as {spec.name}: expected {what} {expected}, found {found}. "
+                f"Give the weights of {spec.repository}, or give the directory itself as the model."
+            )
+    family = ARCHITECTURES[spec.architecture].module
+    if ARCHITECTURES[checkpoint.architecture].module != family:
+        raise WeightsError(
+            f"Cannot use {checkpoint.path} as {spec.name}: expected the architecture {spec.architecture}, "
+            f"found {checkpoint.architecture}."
+        )
+
+
+def _check_digests(spec: ModelSpec, checkpoint: Checkpoint, weights: str, tokenizer: str | None) -> None:
+    fair_esm = checkpoint.layout == "fair-esm"
+    published = spec.fair_esm_sha256 if fair_esm else spec.weights_sha256
+    # The same numbers in another container have another digest, which we may not know: the recipe will pin it.
+    known_container = fair_esm or {file.name for file in checkpoint.weights} <= set(spec.files)
+    expected = [("weights", published if known_container else None, weights)]
+    expected.append(("tokenizer", spec.tokenizer_sha256, tokenizer or ""))
+    for what, known, found in expected:
+        if known is not None and known != found:
+            raise WeightsError(
+                f"Cannot use {checkpoint.path} as {spec.name}: expected {what} with SHA-256 {known} "
+                f"({spec.repository}), found {found or 'none'}. "
+                "Give the published files, or give the directory itself as the model."
+            )
+
+
+def _load(architecture: Architecture, recipe: Recipe, checkpoint: Checkpoint | None, device: str | None) -> Embedder:
+    if checkpoint is not None and checkpoint.weights_sha256() != recipe.weights_sha256:
+        raise WeightsError(
+            f"Cannot load {checkpoint.path}: expected weights with SHA-256 {recipe.weights_sha256}, "
+            f"found {checkpoint.weights_sha256()}. They changed in the meantime: start again."
+        )
+    try:
+        module = importlib.import_module(f"embedstore.models.{architecture.module}")
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.startswith("embedstore"):
+            raise
+        raise MissingDependencyError(
+            f"Cannot load {recipe.model}: {error.name} is not installed. Install embedstore[models]."
+        ) from error
+    return cast(Embedder, module.load(recipe, checkpoint, device))
