@@ -1,0 +1,211 @@
+"""The encoder of DNABERT-2 and DNABERT-S, without padding.
+
+A pack is a list of sequences written one after another. Every projection is one matrix product over the whole pack, and
+attention runs over groups of equal lengths: nothing is padded, and no vector depends on its neighbours.
+
+Architecture: BERT (post-LN) as DNABERT-2 has it (Zhou et al. 2023, arXiv:2306.15006; DNABERT-S: Zhou et al. 2024,
+arXiv:2402.08777). Instead of position embeddings ALiBi (Press et al. 2021, arXiv:2108.12409), here symmetric: the score
+of tokens i and j is lowered by slope * |i - j|. A gated feed-forward block (Shazeer 2020, arXiv:2002.05202).
+
+Shapes in the comments: t tokens of the pack; n sequences of one length l; h heads of width e; d = h * e; f the width
+between the two feed-forward products.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+_BIAS_NUMBERS_AT_ONCE = 2**26
+"""Numbers of ALiBi bias that may lie in a GPU's memory at once: 128 MiB of float16."""
+
+
+@dataclass(frozen=True, slots=True)
+class DnabertShape:
+    """Sizes of one checkpoint."""
+
+    hidden: int
+    layers: int
+    heads: int
+    intermediate: int
+    vocabulary: int
+    token_types: int
+    norm_epsilon: float
+
+    def tensors(self) -> dict[str, tuple[int, ...]]:
+        """Name and shape of every tensor that the encoder needs, by the names of the published checkpoints."""
+        hidden = self.hidden
+        shapes: dict[str, tuple[int, ...]] = {
+            "embeddings.word_embeddings.weight": (self.vocabulary, hidden),
+            "embeddings.token_type_embeddings.weight": (self.token_types, hidden),
+            "embeddings.LayerNorm.weight": (hidden,),
+            "embeddings.LayerNorm.bias": (hidden,),
+        }
+        for layer in range(self.layers):
+            shapes |= {
+                f"encoder.layer.{layer}.attention.self.Wqkv.weight": (3 * hidden, hidden),
+                f"encoder.layer.{layer}.attention.self.Wqkv.bias": (3 * hidden,),
+                f"encoder.layer.{layer}.attention.output.dense.weight": (hidden, hidden),
+                f"encoder.layer.{layer}.attention.output.dense.bias": (hidden,),
+                f"encoder.layer.{layer}.attention.output.LayerNorm.weight": (hidden,),
+                f"encoder.layer.{layer}.attention.output.LayerNorm.bias": (hidden,),
+                f"encoder.layer.{layer}.mlp.gated_layers.weight": (2 * self.intermediate, hidden),
+                f"encoder.layer.{layer}.mlp.wo.weight": (hidden, self.intermediate),
+                f"encoder.layer.{layer}.mlp.wo.bias": (hidden,),
+                f"encoder.layer.{layer}.mlp.layernorm.weight": (hidden,),
+                f"encoder.layer.{layer}.mlp.layernorm.bias": (hidden,),
+            }
+        return shapes
+
+
+def alibi_slopes(heads: int) -> list[float]:
+    """Return the slope of each head, in the order of the reference implementations.
+
+    For a power of two they are the geometric series 2^(-8/heads), 2^(-16/heads) … 2^-8. Otherwise the slopes of the
+    next lower power of two come first, then every second one of the next higher, from its first on (Press et al. 2021).
+    """
+    lower = 1 << (heads.bit_length() - 1)
+    return (_geometric_slopes(lower) + _geometric_slopes(2 * lower)[::2])[:heads]
+
+
+def _geometric_slopes(heads: int) -> list[float]:
+    return [2.0 ** (-8.0 * (head + 1) / heads) for head in range(heads)]
+
+
+@dataclass(frozen=True, slots=True)
+class _Group:
+    """Neighbours of one length in a pack: the tokens `start` … `start + count * length`."""
+
+    start: int
+    count: int
+    length: int
+
+
+def _groups(lengths: Sequence[int]) -> Iterator[_Group]:
+    start = 0
+    for length, run in groupby(lengths):
+        group = _Group(start, sum(1 for _ in run), length)
+        yield group
+        start += group.count * group.length
+
+
+class DnabertEncoder:
+    """Weights of one checkpoint on one device, and the way through them. Threads may share it: nothing in it changes.
+
+    Parameters
+    ----------
+    shape : sizes of the checkpoint.
+    tensors : those that `shape.tensors()` names.
+    """
+
+    def __init__(self, shape: DnabertShape, tensors: Mapping[str, Tensor]) -> None:
+        self.shape = shape
+        self._tensors = dict(tensors)
+        self._slopes = torch.tensor(alibi_slopes(shape.heads), dtype=torch.float32, device=self.device)  # (h,)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are, and the token ids must be."""
+        return self._tensors["embeddings.word_embeddings.weight"].device
+
+    def to(self, device: torch.device, dtype: torch.dtype) -> DnabertEncoder:
+        """Return the encoder with its weights elsewhere, or of another precision."""
+        return DnabertEncoder(self.shape, {name: t.to(device, dtype) for name, t in self._tensors.items()})
+
+    @torch.inference_mode()
+    def hidden_states(self, token_ids: Tensor, lengths: Sequence[int]) -> Tensor:
+        """Return the states after the last layer.
+
+        Parameters
+        ----------
+        token_ids : (t,) int64. Sequences, each with its first and last special token, one after another.
+        lengths : tokens of each sequence; they add up to t. Any order is right; equal lengths side by side are fastest.
+
+        Returns
+        -------
+        (t, d) of the weights' dtype.
+        """
+        groups = list(_groups(lengths))
+        bias = self._bias(max(lengths))  # (h, 2 l - 1) of the longest
+        states = self._embed(token_ids)  # (t, d)
+        for layer in range(self.shape.layers):
+            states = self._attend(f"encoder.layer.{layer}.attention.", states, groups, bias)  # (t, d)
+            states = self._feed_forward(f"encoder.layer.{layer}.mlp.", states)  # (t, d)
+        return states
+
+    def _embed(self, token_ids: Tensor) -> Tensor:
+        words = functional.embedding(token_ids, self._tensors["embeddings.word_embeddings.weight"])  # (t, d)
+        words += self._tensors["embeddings.token_type_embeddings.weight"][0]  # every token is of type 0
+        return self._norm("embeddings.LayerNorm", words)
+
+    def _attend(self, name: str, states: Tensor, groups: Sequence[_Group], bias: Tensor) -> Tensor:
+        heads, width = self.shape.heads, self.shape.hidden // self.shape.heads
+        qkv = self._linear(name + "self.Wqkv", states)  # (t, 3 d), that is (t, 3, h, e)
+        mixed = torch.empty_like(states)  # (t, d)
+        for group in groups:
+            tokens = slice(group.start, group.start + group.count * group.length)
+            sequences = qkv[tokens].view(group.count, group.length, 3, heads, width)  # (n, l, 3, h, e)
+            attended = _attention(sequences, bias, self._queries_at_once(group.length))  # (n, l, h, e)
+            mixed[tokens] = attended.reshape(-1, self.shape.hidden)  # (n l, d)
+        dense = self._linear(name + "output.dense", mixed)  # (t, d)
+        return self._norm(name + "output.LayerNorm", dense.add_(states))
+
+    def _feed_forward(self, name: str, states: Tensor) -> Tensor:
+        gate, value = functional.linear(states, self._tensors[name + "gated_layers.weight"]).chunk(2, 1)  # (t, f) each
+        product = functional.gelu(gate).mul_(value)  # (t, f); gelu by the error function, not its tanh approximation
+        out = self._linear(name + "wo", product)  # (t, d)
+        return self._norm(name + "layernorm", out.add_(states))
+
+    def _linear(self, name: str, states: Tensor) -> Tensor:
+        return functional.linear(states, self._tensors[name + ".weight"], self._tensors[name + ".bias"])
+
+    def _norm(self, name: str, states: Tensor) -> Tensor:
+        weight, bias = self._tensors[name + ".weight"], self._tensors[name + ".bias"]
+        return functional.layer_norm(states, (self.shape.hidden,), weight, bias, self.shape.norm_epsilon)
+
+    def _queries_at_once(self, length: int) -> int:
+        """Queries whose bias may be written down; the CPU kernel reads the view, so that there it never is."""
+        return length if self.device.type == "cpu" else max(1, _BIAS_NUMBERS_AT_ONCE // (self.shape.heads * length))
+
+    def _bias(self, longest: int) -> Tensor:
+        """ALiBi by distance, from -(longest - 1) to longest - 1, multiplied in float32: (h, 2 longest - 1)."""
+        distance = torch.arange(1 - longest, longest, device=self.device).abs()  # (2 l - 1,)
+        bias = -self._slopes[:, None] * distance  # (h, 2 l - 1)
+        return bias.to(self._tensors["embeddings.word_embeddings.weight"].dtype)
+
+
+def _attention(qkv: Tensor, bias: Tensor, queries_at_once: int) -> Tensor:
+    """Attend within each of n sequences of one length.
+
+    The l x l bias of a long sequence is never in memory. It depends on i - j only; with keys and values in reverse
+    order it depends on the *sum* of the indices, and such a matrix is a view of its 2 l - 1 values. Where a kernel
+    wants it written down, it gets so many queries at once that it stays small.
+
+    Parameters
+    ----------
+    qkv : (n, l, 3, h, e).
+    bias : (h, 2 m - 1) for some m >= l, by distance, 0 in the middle.
+    queries_at_once : l lets the kernel read the view; fewer give it blocks of the bias.
+
+    Returns
+    -------
+    (n, l, h, e).
+    """
+    length, heads = qkv.shape[1], qkv.shape[3]
+    query = qkv[:, :, 0].transpose(1, 2)  # (n, h, l, e)
+    key, value = qkv[:, :, 1:].flip(1).permute(2, 0, 3, 1, 4)  # (n, h, l, e) each, last token first
+    offset = bias.shape[1] // 2 + 1 - length  # of the bias of the first query and the first, that is last, key
+    blocks = []
+    for first in range(0, length, queries_at_once):
+        rows = min(queries_at_once, length - first)
+        mask = bias.as_strided((1, heads, rows, length), (0, bias.stride(0), 1, 1), offset + first)  # (1, h, rows, l)
+        if queries_at_once < length or bias.device.type != "cpu":
+            mask = mask.contiguous()
+        queries = query[:, :, first : first + rows]  # (n, h, rows, e)
+        blocks.append(functional.scaled_dot_product_attention(queries, key, value, attn_mask=mask))  # (n, h, rows, e)
+    return (blocks[0] if len(blocks) == 1 else torch.cat(blocks, 2)).transpose(1, 2)
