@@ -160,9 +160,22 @@ class Recipe:
     dtype: Literal["float16", "float32"]
     dim: int
 
+    @property
+    def tolerance(self) -> float:
+        """Largest difference between two computations of one vector, relative to its largest absolute value.
+
+        `full`: float32 on different machines and kernels. `half`: the rounding to float16 (2**-11) of each, and fp16
+        arithmetic on one side.
+        """
+        return 1e-4 if self.precision == "full" else 4e-3
+
+    def to_json(self) -> dict[str, Any]:
+        """The fields as JSON values; `from_json` reads them back."""
+        return {**asdict(self), "pooled_special_tokens": list(self.pooled_special_tokens)}
+
     def canonical_json(self) -> bytes:
         """UTF-8 JSON with sorted keys and no blanks: what the id is the digest of."""
-        return json.dumps(asdict(self), sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+        return json.dumps(self.to_json(), sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
 
     @cached_property
     def id(self) -> str:
@@ -171,7 +184,7 @@ class Recipe:
 
     def differences(self, other: Recipe) -> dict[str, tuple[object, object]]:
         """Fields that differ, each with (mine, the other's)."""
-        mine, theirs = asdict(self), asdict(other)
+        mine, theirs = self.to_json(), other.to_json()
         return {name: (mine[name], theirs[name]) for name in mine if mine[name] != theirs[name]}
 
     @classmethod

@@ -1,0 +1,207 @@
+"""The merged index of a space: from a key to the segment and row that hold it. Derived from the segments, disposable.
+
+For each distinct key, sorted: the first 8 bytes as a number, the segment, the row (14 bytes a key). A hit is confirmed
+on the full key in its segment, so a damaged or stale index can miss a key but never yield a wrong row.
+
+File `index/<created>-<nonce>.idx`, all numbers little-endian: magic, header length (u8), header (JSON), zeros up to a
+multiple of 64; then `prefix` (n u8), `row` (n u4), `segment` (n u2). The header names the commits that it covers, in
+the order that `segment` counts, the number of keys, and the CRC-32C of `[commits,keys]` as compact JSON followed by the
+three arrays.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import google_crc32c
+import numpy as np
+from numpy.typing import NDArray
+
+from embedstore.errors import CorruptStoreError, StoreError
+from embedstore.store.storage import Blob, Buffer, Storage
+from embedstore.types import KEY_BYTES, Keys
+
+MAGIC = b"EMBIDX01"
+MAX_SEGMENTS = 1 << 16
+_ALIGNMENT = 64
+_BYTES_A_KEY = 14
+_CHECK_AT_OPEN_BYTES = 64 << 20  # larger ones are checked by `verify`; reading them whole would undo the mapping
+
+Places = tuple[NDArray[np.int64], NDArray[np.int64]]
+"""(segment number or -1, row), both (n,) int64."""
+
+ReadKeys = Callable[[NDArray[np.int64], NDArray[np.int64]], Keys]
+"""(segment numbers, rows) -> the full keys there, (n, 24) uint8."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class KeyIndex:
+    """Sorted key prefixes of some segments, and where each key lies.
+
+    Attributes
+    ----------
+    commits : ids of the segments' commits; `segment` counts in this order, older first.
+    prefix : (n,) uint64, ascending.
+    segment : (n,) uint16.
+    row : (n,) uint32.
+    """
+
+    commits: tuple[str, ...]
+    prefix: NDArray[np.uint64]
+    segment: NDArray[np.uint16]
+    row: NDArray[np.uint32]
+
+    def __len__(self) -> int:
+        return len(self.prefix)
+
+    def find(self, keys: Keys, read_keys: ReadKeys) -> Places:
+        """Look up keys; where a key is not, the segment number is -1."""
+        segments = np.full(len(keys), -1, np.int64)
+        rows = np.zeros(len(keys), np.int64)
+        if not len(self) or not len(keys):
+            return segments, rows
+        prefixes = key_prefixes(keys)
+        pending = np.argsort(prefixes)  # neighbours share pages
+        wanted = prefixes[pending]
+        places = np.searchsorted(self.prefix, wanted)
+        while len(pending):
+            inside = np.minimum(places, len(self) - 1)
+            alike = (self.prefix[inside] == wanted) & (places < len(self))
+            pending, places, wanted = pending[alike], places[alike], wanted[alike]
+            segment, row = self.segment[places].astype(np.int64), self.row[places].astype(np.int64)
+            same = same_keys(read_keys(segment, row), keys[pending])
+            segments[pending[same]], rows[pending[same]] = segment[same], row[same]
+            # Another key with the same prefix may follow: rare, so nearly always nothing is left.
+            pending, places, wanted = pending[~same], places[~same] + 1, wanted[~same]
+        return segments, rows
+
+    def parts(self) -> Iterator[Buffer]:
+        """Yield the bytes of the index's file."""
+        arrays = [
+            self.prefix.astype("<u8", copy=False),
+            self.row.astype("<u4", copy=False),
+            self.segment.astype("<u2", copy=False),
+        ]
+        checksum = _header_checksum(self.commits, len(self))
+        for array in arrays:
+            checksum = google_crc32c.extend(checksum, np.ascontiguousarray(array))
+        header = _compact({"commits": self.commits, "keys": len(self), "crc32c": checksum})
+        yield MAGIC + len(header).to_bytes(8, "little") + header + bytes(_padding(len(header)))
+        yield from arrays
+
+
+def build_index(commits: Sequence[str], segment_keys: Sequence[Keys]) -> KeyIndex:
+    """Merge sorted segments, given older first; of a key in several the oldest is kept."""
+    if len(commits) > MAX_SEGMENTS:
+        raise StoreError(f"Cannot index {len(commits)} segments: expected at most {MAX_SEGMENTS}. Compact the space.")
+    counts = [len(keys) for keys in segment_keys]
+    prefix = np.concatenate([key_prefixes(keys) for keys in segment_keys] or [np.zeros(0, np.uint64)])
+    segment = np.repeat(np.arange(len(counts), dtype=np.uint16), counts)
+    row = np.concatenate([np.arange(count, dtype=np.uint32) for count in counts] or [np.zeros(0, np.uint32)])
+    order = np.argsort(prefix, kind="stable")  # runs are sorted: a merge
+    prefix, segment, row = prefix[order], segment[order], row[order]
+    kept = ~_repeated(prefix, segment, row, segment_keys)
+    return KeyIndex(tuple(commits), prefix[kept], segment[kept], row[kept])
+
+
+def _repeated(
+    prefix: NDArray[np.uint64],
+    segment: NDArray[np.uint16],
+    row: NDArray[np.uint32],
+    segment_keys: Sequence[Keys],
+) -> NDArray[np.bool_]:
+    """Mark entries whose full key stands at an earlier entry, i.e. in an older segment."""
+    repeated = np.zeros(len(prefix), np.bool_)
+    follows = np.flatnonzero(prefix[1:] == prefix[:-1]) + 1
+    if not len(follows):
+        return repeated
+    involved = np.union1d(follows, follows - 1)
+    full = np.empty((len(involved), KEY_BYTES), np.uint8)
+    for number in np.unique(segment[involved]):
+        here = segment[involved] == number
+        full[here] = segment_keys[number][row[involved[here]]]
+    _, first = np.unique(full, axis=0, return_index=True)  # the first of each key: stable, so the oldest
+    repeated[involved] = True
+    repeated[involved[first]] = False
+    return repeated
+
+
+def open_index(storage: Storage, name: str, size_bytes: int, *, check: bool | None = None) -> KeyIndex:
+    """Open an index file, mapped where the storage maps.
+
+    Parameters
+    ----------
+    check : compare its checksum; None does so for all but large ones.
+
+    Raises
+    ------
+    CorruptStoreError : it is not whole. FileNotFoundError : a newer one has replaced it.
+    """
+    blob = storage.open(name, size_bytes)
+    header, start = _read_header(name, blob, size_bytes)
+    try:
+        count, commits, checksum = int(header["keys"]), tuple(map(str, header["commits"])), int(header["crc32c"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise CorruptStoreError(name, f"its header lacks a field: {error!r}") from error
+    if count < 0 or start + count * _BYTES_A_KEY != size_bytes:
+        raise CorruptStoreError(name, f"expected {count} keys, found {size_bytes} bytes")
+    if check is None:
+        check = size_bytes <= _CHECK_AT_OPEN_BYTES
+    content = blob.bytes(start, size_bytes - start)
+    if check and google_crc32c.extend(_header_checksum(commits, count), content) != checksum:
+        raise CorruptStoreError(name, "it does not have the CRC-32C in its header")
+    rows_start = count * 8
+    segments_start = rows_start + count * 4
+    return KeyIndex(
+        commits,
+        prefix=content[:rows_start].view("<u8"),
+        row=content[rows_start:segments_start].view("<u4"),
+        segment=content[segments_start:].view("<u2"),
+    )
+
+
+def _read_header(name: str, blob: Blob, size_bytes: int) -> tuple[dict[str, Any], int]:
+    fixed = len(MAGIC) + 8
+    head = blob.bytes(0, min(fixed, size_bytes)).tobytes()
+    length = int.from_bytes(head[len(MAGIC) :], "little")
+    if head[: len(MAGIC)] != MAGIC or fixed + length > size_bytes:
+        raise CorruptStoreError(name, f"expected an index that begins with {MAGIC!r}, found {head!r}")
+    content = blob.bytes(fixed, length).tobytes()
+    padding = blob.bytes(fixed + length, _padding(length)).tobytes()
+    try:
+        header = json.loads(content)
+    except ValueError as error:
+        raise CorruptStoreError(name, f"its header is not JSON: {error}") from error
+    if not isinstance(header, dict) or any(padding):
+        raise CorruptStoreError(name, "its header is damaged")
+    return header, fixed + length + len(padding)
+
+
+def _header_checksum(commits: Sequence[str], count: int) -> int:
+    """CRC-32C of what the header says, to be extended by the arrays."""
+    return int(google_crc32c.value(_compact([list(commits), count])))
+
+
+def _compact(document: object) -> bytes:
+    return json.dumps(document, separators=(",", ":")).encode()
+
+
+def _padding(header_bytes: int) -> int:
+    return -(len(MAGIC) + 8 + header_bytes) % _ALIGNMENT
+
+
+def key_prefixes(keys: Keys) -> NDArray[np.uint64]:
+    """First eight bytes of each key as a number that sorts like the key: (n,) uint64."""
+    return np.ascontiguousarray(keys[:, :8]).view(">u8").reshape(-1).astype(np.uint64)
+
+
+def same_keys(some: Keys, others: Keys) -> NDArray[np.bool_]:
+    """Compare keys row by row: (n,) bool."""
+    some_words, other_words = (
+        np.ascontiguousarray(keys).view(np.uint64).reshape(-1, KEY_BYTES // 8) for keys in (some, others)
+    )
+    same: NDArray[np.bool_] = (some_words == other_words).all(axis=1)
+    return same

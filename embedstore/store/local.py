@@ -1,0 +1,269 @@
+"""A store in a folder: local disk, or a network file system mounted on this machine.
+
+Durability: a file is written under a temporary name in its own folder, synced, linked to its name, and the folder is
+synced, so a crash leaves the whole file or none. Hard links never overwrite, on NFS too; where a file system has no
+hard links the file is renamed instead.
+
+Reading maps files, except on network file systems: there a file that somebody deletes on the server would kill a
+process that maps it (SIGBUS), so rows are read with `pread` in file order.
+"""
+
+from __future__ import annotations
+
+import errno
+import mmap
+import os
+import uuid
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from embedstore.errors import CorruptStoreError, StorageError
+from embedstore.store.storage import Blob, Buffer, Entry, memory
+
+TEMPORARY_PREFIX = ".tmp-"
+
+_NETWORK_FILE_SYSTEMS = frozenset(  # as the mount table names them; those of FUSE without "fuse."
+    [
+        "nfs",
+        "nfs4",
+        "cifs",
+        "smb3",
+        "smbfs",
+        "afs",
+        "ceph",
+        "lustre",
+        "gpfs",
+        "beegfs",
+        "pvfs2",
+        "orangefs",
+        "glusterfs",
+        "9p",
+        "panfs",
+        "wekafs",
+        "virtiofs",
+        "sshfs",
+        "juicefs",
+        "s3fs",
+        "gcsfuse",
+        "rclone",
+    ]
+)
+_NO_HARD_LINKS = frozenset({errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV})
+
+
+class LocalStorage:
+    """Files below one folder.
+
+    Parameters
+    ----------
+    folder : where the store lies.
+    mapped : read through memory maps; None decides by the kind of file system.
+    """
+
+    def __init__(self, folder: str | Path, *, mapped: bool | None = None) -> None:
+        self._folder = Path(folder).absolute()
+        self.location = str(self._folder)
+        self._mapped = not _is_network(self._folder) if mapped is None else mapped
+
+    def read(self, name: str) -> bytes:
+        with _explained("read", self._path(name)):
+            return self._path(name).read_bytes()
+
+    def write(self, name: str, parts: Iterable[Buffer]) -> Entry:
+        path = self._path(name)
+        with _explained("write", path):
+            _make_folders(path.parent)
+            temporary = path.parent / f"{TEMPORARY_PREFIX}{uuid.uuid4().hex}"
+            try:
+                _write_synced(temporary, parts)
+                _publish(temporary, path)
+            finally:
+                temporary.unlink(missing_ok=True)
+            _sync_folder(path.parent)
+            return self.entry(name)
+
+    def list(self, folder: str) -> list[Entry]:
+        path = self._path(folder)
+        with _explained("list", path):
+            try:
+                found = os.scandir(path)
+            except FileNotFoundError:
+                return []
+            with found:
+                return sorted(_entry_of(folder, item) for item in found)
+
+    def entry(self, name: str) -> Entry:
+        with _explained("look at", self._path(name)):
+            status = self._path(name).stat()
+            return Entry(name, status.st_size, status.st_mtime_ns)
+
+    def delete(self, name: str) -> None:
+        path = self._path(name)
+        with _explained("delete", path):
+            path.unlink(missing_ok=True)
+            with suppress(OSError):  # the folder goes with its last file
+                path.parent.rmdir()
+
+    def open(self, name: str, size_bytes: int) -> Blob:
+        path = self._path(name)
+        with _explained("open", path):
+            descriptor = os.open(path, os.O_RDONLY)
+            found = os.fstat(descriptor).st_size
+            if found != size_bytes:
+                os.close(descriptor)
+                raise CorruptStoreError(name, f"expected {size_bytes} bytes, found {found}")
+            if not self._mapped:
+                return PreadBlob(name, descriptor)
+            try:
+                return MappedBlob(name, path, descriptor, size_bytes)
+            finally:
+                os.close(descriptor)
+
+    def _path(self, name: str) -> Path:
+        return self._folder / name
+
+
+class MappedBlob:
+    """A file mapped into memory; the kernel's page cache is the only cache."""
+
+    def __init__(self, name: str, path: Path, descriptor: int, size_bytes: int) -> None:
+        self._name = name
+        self._path = path
+        mapped = mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ) if size_bytes else b""
+        self._content = np.frombuffer(mapped, dtype=np.uint8)
+
+    def bytes(self, start: int, length: int) -> NDArray[np.uint8]:
+        self._refuse_truncated()
+        return self._content[start : start + length]
+
+    def rows(self, start: int, row_bytes: int, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
+        self._refuse_truncated()
+        table = self._content[start : start + (len(self._content) - start) // row_bytes * row_bytes]
+        return np.take(table.reshape(-1, row_bytes), rows, axis=0)
+
+    def _refuse_truncated(self) -> None:
+        """Touching pages beyond the end of a file kills the process, so ask before. A deleted file stays readable."""
+        with suppress(FileNotFoundError):
+            found = self._path.stat().st_size
+            if found < len(self._content):
+                raise CorruptStoreError(self._name, f"expected {len(self._content)} bytes, found {found}")
+
+
+class PreadBlob:
+    """A file read at given places; nothing of it stays mapped."""
+
+    def __init__(self, name: str, descriptor: int) -> None:
+        self._name = name
+        self._descriptor = descriptor
+
+    def __del__(self) -> None:
+        os.close(self._descriptor)
+
+    def bytes(self, start: int, length: int) -> NDArray[np.uint8]:
+        content = np.empty(length, np.uint8)
+        self._read_into(content, start)
+        return content
+
+    def rows(self, start: int, row_bytes: int, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
+        gathered = np.empty((len(rows), row_bytes), np.uint8)
+        for place in np.argsort(rows, kind="stable"):  # ascending: what read-ahead expects
+            self._read_into(gathered[place], start + int(rows[place]) * row_bytes)
+        return gathered
+
+    def _read_into(self, content: NDArray[np.uint8], start: int) -> None:
+        view, done = memory(content), 0
+        while done < len(view):
+            try:
+                count = os.preadv(self._descriptor, [view[done:]], start + done)
+            except OSError as error:  # ESTALE: deleted on the server
+                raise CorruptStoreError(self._name, f"reading at byte {start + done}: {error.strerror}") from error
+            if count == 0:
+                raise CorruptStoreError(self._name, f"ends at byte {start + done}, expected {start + len(view)}")
+            done += count
+
+
+def _entry_of(folder: str, item: os.DirEntry[str]) -> Entry:
+    if item.is_dir():
+        return Entry(f"{folder}{item.name}/", 0, 0)
+    try:
+        status = item.stat()
+    except FileNotFoundError:  # somebody's temporary file, gone since the listing
+        return Entry(f"{folder}{item.name}", 0, 0)
+    return Entry(f"{folder}{item.name}", status.st_size, status.st_mtime_ns)
+
+
+def _write_synced(path: Path, parts: Iterable[Buffer]) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+    try:
+        for part in parts:
+            view = memory(part)
+            while view:
+                view = view[os.write(descriptor, view) :]
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _publish(temporary: Path, path: Path) -> None:
+    try:
+        os.link(temporary, path)
+    except FileExistsError:
+        return
+    except OSError as error:
+        if error.errno not in _NO_HARD_LINKS:
+            raise
+        temporary.rename(path)
+
+
+def _make_folders(folder: Path) -> None:
+    """Create a folder and those above it, each made durable in its parent."""
+    lacking = []
+    while not folder.is_dir():
+        lacking.append(folder)
+        folder = folder.parent
+    for missing in reversed(lacking):
+        missing.mkdir(exist_ok=True)
+        _sync_folder(missing.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # some file systems have no sync of folders
+            raise
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def _explained(action: str, path: Path) -> Iterator[None]:
+    """Turn what the operating system says into a StorageError; a missing file stays a FileNotFoundError."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise StorageError(f"Cannot {action} {path}: {error.strerror or error}.") from error
+
+
+def _is_network(folder: Path) -> bool:
+    """Tell by the mount table (Linux; elsewhere False) whether a folder lies on a network file system."""
+    try:
+        table = Path("/proc/self/mountinfo").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return False
+    where = os.path.realpath(folder)
+    best, kind = "", ""
+    for line in table.splitlines():
+        before, _, after = line.partition(" - ")
+        mount_point = before.split(" ")[4].encode().decode("unicode_escape")
+        inside = where == mount_point or where.startswith(mount_point.rstrip("/") + "/")
+        if inside and len(mount_point) >= len(best):
+            best, kind = mount_point, after.split(" ")[0]
+    return kind.removeprefix("fuse.") in _NETWORK_FILE_SYSTEMS

@@ -1,0 +1,99 @@
+"""Rows on their way into a segment: sorted by key, checksummed while they pass by, their files digested."""
+
+from __future__ import annotations
+
+import hashlib
+import uuid
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import google_crc32c
+import numpy as np
+from numpy.typing import NDArray
+
+from embedstore.store.documents import FileFact
+from embedstore.store.storage import Buffer, Storage, memory
+from embedstore.types import KEY_BYTES, EmbeddingBatch, Keys
+
+_PIECE_BYTES = 16 << 20
+
+
+def row_checksums(rows: NDArray[Any]) -> NDArray[np.uint32]:
+    """CRC-32C (Castagnoli, RFC 3720) of the bytes of each row: (n,) uint32."""
+    checksum = google_crc32c.value
+    return np.fromiter((checksum(row) for row in rows), dtype=np.uint32, count=len(rows))
+
+
+def as_strings(keys: Keys) -> NDArray[np.bytes_]:
+    """View keys as (n,) `S24`, whose order is the order of the bytes; compare, never take items (NULs are stripped)."""
+    return np.ascontiguousarray(keys).view(f"S{KEY_BYTES}").reshape(-1)
+
+
+class SortedRows:
+    """A batch of distinct keys in key order, handed out array by array.
+
+    `shapes` lists the arrays in the order in which they must be written: the row checksums are counted while the
+    vectors pass by, so that no second pass over them, and no second copy of them, is needed.
+    """
+
+    def __init__(self, batch: EmbeddingBatch) -> None:
+        self._order = np.argsort(as_strings(batch.keys), kind="stable")
+        self._vectors = batch.vectors
+        self._keys = batch.keys[self._order]
+        self._row_crc = np.zeros(len(batch), dtype="<u4")
+        self.shapes: dict[str, tuple[tuple[int, ...], np.dtype[Any]]] = {
+            "vectors": (batch.vectors.shape, batch.vectors.dtype.newbyteorder("<")),
+            "key": (self._keys.shape, self._keys.dtype),
+            "row_crc": (self._row_crc.shape, self._row_crc.dtype),
+        }
+
+    def __len__(self) -> int:
+        return len(self._keys)
+
+    def row_bytes(self, array: str) -> int:
+        """Bytes of one row of an array."""
+        shape, dtype = self.shapes[array]
+        return int(np.prod(shape[1:], dtype=np.int64)) * dtype.itemsize
+
+    def pieces(self, array: str, start: int, stop: int) -> Iterator[Buffer]:
+        """Yield the bytes of rows [start, stop) of an array, in order."""
+        if array == "key":
+            yield self._keys[start:stop]
+        elif array == "row_crc":
+            yield self._row_crc[start:stop]
+        else:
+            yield from self._vector_pieces(start, stop)
+
+    def _vector_pieces(self, start: int, stop: int) -> Iterator[Buffer]:
+        step = max(1, _PIECE_BYTES // self.row_bytes("vectors"))
+        little_endian = self.shapes["vectors"][1]
+        for first in range(start, stop, step):
+            rows = self._order[first : min(first + step, stop)]
+            piece = self._vectors[rows].astype(little_endian, copy=False)
+            self._row_crc[first : first + len(piece)] = row_checksums(piece)
+            yield piece
+
+
+class SegmentFiles:
+    """The files of one new segment below `spaces/<id>/`, written one by one; notes size and digest of each."""
+
+    def __init__(self, storage: Storage, folder: str) -> None:
+        self._storage = storage
+        self._folder = folder
+        self.nonce = uuid.uuid4().hex
+        self.facts: dict[str, FileFact] = {}
+        self.written_ns = 0
+        """By the storage's clock, when the last file was written."""
+
+    def write(self, name: str, parts: Iterable[Buffer]) -> None:
+        """Write one file, named from the space's folder."""
+        digest = hashlib.sha256()
+
+        def digested() -> Iterator[Buffer]:
+            for part in parts:
+                digest.update(memory(part))
+                yield part
+
+        entry = self._storage.write(f"{self._folder}{name}", digested())
+        self.facts[name] = FileFact(entry.size_bytes, digest.hexdigest())
+        self.written_ns = max(self.written_ns, entry.modified_ns)

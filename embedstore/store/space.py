@@ -1,0 +1,355 @@
+"""A space: all vectors made by one recipe.
+
+Appending publishes a segment: first its data under a name never used before, then the commit, which is read back; only
+then is it acknowledged. A crash at any point leaves the whole segment or an orphan that nothing refers to.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import html
+import threading
+import uuid
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any, ParamSpec, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from embedstore.errors import CorruptStoreError, InputError, MissingEmbeddingError, StorageError
+from embedstore.identity import Molecule, Recipe, key_from_text, key_text
+from embedstore.store.documents import Commit, SegmentFormat, SpaceDocument, commit_id
+from embedstore.store.index import KeyIndex, open_index
+from embedstore.store.rows import as_strings
+from embedstore.store.segments import Segment, write_segment
+from embedstore.store.storage import Entry, Storage
+from embedstore.store.view import SpaceView
+from embedstore.types import KEY_BYTES, Canaries, EmbeddingBatch, Keys, Vectors
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+_ALWAYS_INDEXED_KEYS = 2_000_000  # writing their index takes a fraction of a second
+_MAX_UNCOVERED_SEGMENTS = 16
+_MAX_UNCOVERED_SHARE = 0.25
+
+
+@dataclass(frozen=True, slots=True)
+class SpaceInfo:
+    """What a space holds and what it cost."""
+
+    rows: int
+    size_bytes: int
+    segments: int
+    compute_seconds: float
+    letters: int
+    """Residues or bases embedded."""
+
+
+class Space:
+    """Vectors of one recipe; get one from a store. May be used from several threads.
+
+    Attributes
+    ----------
+    name, id, dim, dtype, recipe, molecule, canaries : as its document says.
+    """
+
+    def __init__(self, storage: Storage, document: SpaceDocument, segment_format: SegmentFormat) -> None:
+        self._storage = storage
+        self._segment_format: SegmentFormat = segment_format
+        self._folder = f"spaces/{document.recipe.id}/"
+        self._lock = threading.Lock()
+        self._view: SpaceView | None = None
+        self.name = document.name
+        self.recipe: Recipe = document.recipe
+        self.canaries: Canaries = document.canaries
+
+    @property
+    def id(self) -> str:
+        return self.recipe.id
+
+    @property
+    def dim(self) -> int:
+        return self.recipe.dim
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        return np.dtype(self.recipe.dtype)
+
+    @property
+    def molecule(self) -> Molecule:
+        return self.recipe.molecule
+
+    def __len__(self) -> int:
+        return self._current().count()
+
+    def __contains__(self, key: object) -> bool:
+        if isinstance(key, str):
+            key = key_from_text(key)
+        if not isinstance(key, bytes) or len(key) != KEY_BYTES:
+            return False
+        return bool(self.contains(np.frombuffer(key, np.uint8).reshape(1, KEY_BYTES))[0])
+
+    def keys(self) -> Keys:
+        """All keys, sorted: (n, 24) uint8."""
+        return self._current().keys()
+
+    def contains(self, keys: Keys) -> NDArray[np.bool_]:
+        """Tell for each key whether it has a vector: (n,) bool."""
+        return self._find(_checked(keys))[1] >= 0
+
+    def missing(self, keys: Keys) -> Keys:
+        """Return those keys that have no vector, in the order given: (m, 24) uint8."""
+        return keys[~self.contains(keys)]
+
+    def read(self, keys: Keys) -> Vectors:
+        """Read vectors.
+
+        Parameters
+        ----------
+        keys : (n, 24) uint8, in any order, repeated or not.
+
+        Returns
+        -------
+        (n, dim) in the space's dtype, in the order of `keys`.
+
+        Raises
+        ------
+        MissingEmbeddingError : a key has no vector. CorruptStoreError : its bytes are damaged or gone.
+        """
+        view, ranks, rows = self._find(_checked(keys))
+        if (ranks < 0).any():
+            self.refresh()  # somebody may have filled it since
+            view, ranks, rows = self._find(keys)
+        lacking = np.flatnonzero(ranks < 0)
+        if len(lacking):
+            raise MissingEmbeddingError(
+                self.name, [key_text(keys[row].tobytes()) for row in lacking], requested=len(keys)
+            )
+        row_bytes = self.dim * self.dtype.itemsize
+        try:
+            gathered = view.read(ranks, rows, row_bytes)
+        except FileNotFoundError:  # merged away and collected since we looked
+            self.refresh()
+            view, ranks, rows = self._find(keys)
+            gathered = self._or_corrupt(view.read, ranks, rows, row_bytes)
+        vectors: Vectors = gathered.view(self.dtype.newbyteorder("<"))
+        return vectors
+
+    def append(self, batch: EmbeddingBatch, provenance: Mapping[str, Any] | None = None) -> int:
+        """Add vectors as one segment; durable when this returns.
+
+        Keys that the space has already are left out, after their vectors were compared: what was read once stays.
+
+        Parameters
+        ----------
+        batch : vectors in the space's dim and dtype.
+        provenance : JSON values kept in the commit; `compute_seconds` and `letters` are added up by `info`.
+
+        Returns
+        -------
+        Number of rows added.
+
+        Raises
+        ------
+        InputError : wrong dim or dtype, or two vectors for one key that differ beyond the recipe's tolerance.
+        """
+        self._refuse_other_shape(batch)
+        batch = self._without_present(self._without_repeated(batch))
+        if not len(batch):
+            return 0
+        about = {"space": self.name, "space_id": self.id, "recipe": self.recipe.to_json()}
+        files, arrays = write_segment(self._storage, self._folder, batch, self._segment_format, {"embedstore": about})
+        newest = max((segment.commit.created_ns for segment in self._current().segments), default=0)
+        self._publish(
+            Commit(
+                space_id=self.id,
+                nonce=files.nonce,
+                layout=self._segment_format,
+                rows=len(batch),
+                created_ns=max(files.written_ns, newest + 1),
+                arrays=arrays,
+                files=files.facts,
+                provenance=dict(provenance or {}),
+            )
+        )
+        self.refresh()
+        return len(batch)
+
+    def refresh(self) -> None:
+        """See what others have committed, and no longer what they have removed.
+
+        Raises
+        ------
+        CorruptStoreError : a commit is damaged.
+        """
+        with self._lock:
+            self._view = self._load(self._view)
+
+    def optimise(self) -> None:
+        """Publish the merged index if opening would profit; it is derived, so a read-only member goes without."""
+        view = self._current()
+        covered = len(view.base) if view.base else 0
+        uncovered = len(view.delta.commits)
+        large = covered + len(view.delta) > _ALWAYS_INDEXED_KEYS
+        few = uncovered < _MAX_UNCOVERED_SEGMENTS and len(view.delta) < covered * _MAX_UNCOVERED_SHARE
+        if not uncovered or (large and few):
+            return
+        index = view.merged_index()
+        with suppress(StorageError):
+            self._publish_index(index)
+        with self._lock:
+            if self._view is view:
+                self._view = SpaceView(view.segments, index)
+
+    def info(self) -> SpaceInfo:
+        """Count rows, bytes and segments, and add up what the commits say they cost."""
+        commits = [segment.commit for segment in self._current().segments]
+        return SpaceInfo(
+            rows=len(self),
+            size_bytes=sum(commit.size_bytes for commit in commits),
+            segments=len(commits),
+            compute_seconds=sum(float(commit.provenance.get("compute_seconds", 0.0)) for commit in commits),
+            letters=sum(int(commit.provenance.get("letters", 0)) for commit in commits),
+        )
+
+    def __repr__(self) -> str:
+        return f"<Space {self.name} ({self.id[:8]}…): {len(self):,} {self.molecule} vectors, {self.dim} × {self.dtype}>"
+
+    def _repr_html_(self) -> str:
+        facts = {
+            "id": f"{self.id[:16]}…",
+            "molecule": self.molecule,
+            "vectors": f"{len(self):,} of {self.dim} {self.dtype}",
+            "model": f"{self.recipe.model} ({self.recipe.source})",
+            "pooling": self.recipe.pooling,
+            "precision": self.recipe.precision,
+        }
+        rows = "".join(f"<tr><th>{name}</th><td>{html.escape(str(fact))}</td></tr>" for name, fact in facts.items())
+        return f"<table><caption>Space <b>{html.escape(self.name)}</b></caption>{rows}</table>"
+
+    def _find(self, keys: Keys) -> tuple[SpaceView, NDArray[np.int64], NDArray[np.int64]]:
+        view = self._current()
+        try:
+            return view, *view.find(keys)
+        except FileNotFoundError:
+            self.refresh()
+            view = self._current()
+            return view, *self._or_corrupt(view.find, keys)
+
+    def _or_corrupt(self, look: Callable[P, T], *arguments: P.args, **named: P.kwargs) -> T:
+        """Call; a file that a live commit names and that is gone is damage, not a race."""
+        try:
+            return look(*arguments, **named)
+        except FileNotFoundError as error:
+            name = str(error.filename or "").partition(self._folder)[2]
+            raise CorruptStoreError(f"{self._folder}{name}", "it is gone, and a live commit needs it") from error
+
+    def _current(self) -> SpaceView:
+        if self._view is None:
+            self.refresh()
+        assert self._view is not None  # noqa: S101 - refresh sets it or raises
+        return self._view
+
+    def _load(self, before: SpaceView | None) -> SpaceView:
+        """Make the view of what is committed now, keeping what is open already."""
+        known = {segment.commit_id: segment for segment in before.segments} if before else {}
+        segments = dict(known)
+        listed = [entry.name for entry in self._storage.list(f"{self._folder}commits/") if _is_commit(entry)]
+        for name in listed:
+            if commit_id(name) not in known:
+                try:
+                    content = self._storage.read(name)
+                except FileNotFoundError:  # replaced and collected since the listing
+                    continue
+                commit = Commit.from_bytes(name, content)
+                if commit.space_id != self.id:
+                    raise CorruptStoreError(
+                        name, f"expected a commit of space {self.id}, found one of {commit.space_id}"
+                    )
+                row_bytes = self.dim * self.dtype.itemsize
+                segments[commit_id(name)] = Segment(self._storage, self._folder, commit_id(name), commit, row_bytes)
+        present = {commit_id(name) for name in listed} & set(segments)
+        replaced = {old for commit in present for old in segments[commit].commit.replaces}
+        live = sorted(present - replaced, key=lambda commit: (segments[commit].commit.created_ns, commit))
+        if before and live == [segment.commit_id for segment in before.segments]:
+            return before
+        base = before.base if before and before.base and set(before.base.commits) <= set(live) else None
+        base = base or self._open_base(set(live))
+        return self._or_corrupt(SpaceView, [segments[commit] for commit in live], base)
+
+    def _open_base(self, live: set[str]) -> KeyIndex | None:
+        """Open the newest published index all of whose segments are live; a damaged one is passed over."""
+        for entry in reversed(self._storage.list(f"{self._folder}index/")):
+            if entry.name.endswith(".idx"):
+                with suppress(CorruptStoreError, FileNotFoundError):
+                    index = open_index(self._storage, entry.name, entry.size_bytes)
+                    if set(index.commits) <= live:
+                        return index
+        return None
+
+    def _publish(self, commit: Commit) -> None:
+        content = commit.to_bytes()
+        name = f"{self._folder}commits/{hashlib.sha256(content).hexdigest()}.json"
+        self._storage.write(name, [content])
+        if self._storage.read(name) != content:
+            raise CorruptStoreError(name, "what was read back is not what was written")
+
+    def _publish_index(self, index: KeyIndex) -> None:
+        folder = f"{self._folder}index/"
+        older = [entry.name for entry in self._storage.list(folder) if entry.name.endswith(".idx")]
+        newest = max((segment.commit.created_ns for segment in self._current().segments), default=0)
+        self._storage.write(f"{folder}{newest:020d}-{uuid.uuid4().hex}.idx", index.parts())
+        for name in older:
+            self._storage.delete(name)
+
+    def _refuse_other_shape(self, batch: EmbeddingBatch) -> None:
+        dim, dtype = batch.vectors.shape[1], batch.vectors.dtype
+        if dim != self.dim or dtype != self.dtype:
+            raise InputError(
+                f"Cannot append to space {self.name} ({self.id[:8]}…): expected vectors of {self.dim} {self.dtype}, "
+                f"found {dim} {dtype}. Open the space made for this model."
+            )
+
+    def _without_repeated(self, batch: EmbeddingBatch) -> EmbeddingBatch:
+        _, first, which = np.unique(as_strings(batch.keys), return_index=True, return_inverse=True)
+        if len(first) == len(batch):
+            return batch
+        self._refuse_different(batch.keys, batch.vectors, batch.vectors[first[which]])
+        first = np.sort(first)
+        return EmbeddingBatch(batch.keys[first], batch.vectors[first])
+
+    def _without_present(self, batch: EmbeddingBatch) -> EmbeddingBatch:
+        self.refresh()
+        present = self.contains(batch.keys)
+        if not present.any():
+            return batch
+        keys = batch.keys[present]
+        self._refuse_different(keys, batch.vectors[present], self.read(keys))
+        return EmbeddingBatch(batch.keys[~present], batch.vectors[~present])
+
+    def _refuse_different(self, keys: Keys, some: Vectors, others: Vectors) -> None:
+        largest = np.abs(others).max(axis=1, initial=0).astype(np.float64)
+        difference = np.abs(some.astype(np.float64) - others).max(axis=1, initial=0)
+        beyond = np.flatnonzero(difference > self.recipe.tolerance * largest)
+        if len(beyond):
+            row = beyond[0]
+            raise InputError(
+                f"Cannot append to space {self.name}: {len(beyond)} keys have another vector already, first "
+                f"{key_text(keys[row].tobytes())}: expected a difference of at most "
+                f"{self.recipe.tolerance * largest[row]:.2g}, found {difference[row]:.2g}. "
+                "The recipe no longer describes what computed them."
+            )
+
+
+def _checked(keys: Keys) -> Keys:
+    if not isinstance(keys, np.ndarray) or keys.dtype != np.uint8 or keys.ndim != 2 or keys.shape[1] != KEY_BYTES:
+        found = f"{keys.shape} {keys.dtype}" if isinstance(keys, np.ndarray) else type(keys).__name__
+        raise InputError(f"Cannot look up keys: expected an array of shape (n, {KEY_BYTES}) uint8, found {found}.")
+    return keys
+
+
+def _is_commit(entry: Entry) -> bool:
+    return entry.name.endswith(".json")

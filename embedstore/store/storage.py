@@ -1,0 +1,74 @@
+"""The few operations that a store needs of the place where it lies.
+
+Names are relative, with `/` between their parts, on every storage. A file is written once and never changed: content
+under a name is either whole or absent, and writing to a name that exists leaves what is there. Everything else (what
+is live, what is damaged, who wins) is decided above, so a new storage is one new class.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+Buffer = bytes | NDArray[Any]
+"""Contiguous bytes."""
+
+
+def memory(buffer: Buffer) -> memoryview:
+    """View a buffer as its bytes."""
+    view = memoryview(buffer) if isinstance(buffer, bytes) else buffer.data
+    return view.cast("B")
+
+
+class Entry(NamedTuple):
+    """What a listing says of a file, or of a folder (whose name ends with `/`)."""
+
+    name: str
+    size_bytes: int
+    modified_ns: int
+    """By the storage's own clock, nanoseconds since 1970."""
+
+
+class Blob(Protocol):
+    """A file opened for reading."""
+
+    def bytes(self, start: int, length: int) -> NDArray[np.uint8]:
+        """Return `length` bytes from `start`; no copy where the file is mapped."""
+        ...
+
+    def rows(self, start: int, row_bytes: int, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
+        """Gather rows of a (rows, row_bytes) array that begins at `start`: (k, row_bytes) uint8, in the order asked."""
+        ...
+
+
+class Storage(Protocol):
+    """A place for files. Errors: FileNotFoundError for a name that is not there, StorageError for all else."""
+
+    location: str
+
+    def read(self, name: str) -> bytes:
+        """Return the whole content of a small file."""
+        ...
+
+    def write(self, name: str, parts: Iterable[Buffer]) -> Entry:
+        """Write a file, durable when this returns. An existing file of that name stays as it is."""
+        ...
+
+    def list(self, folder: str) -> list[Entry]:
+        """Return what lies directly in a folder (`""` or ending with `/`), sorted; a missing folder is empty."""
+        ...
+
+    def entry(self, name: str) -> Entry:
+        """Return size and time of one file."""
+        ...
+
+    def delete(self, name: str) -> None:
+        """Remove a file; one that is gone already is fine."""
+        ...
+
+    def open(self, name: str, size_bytes: int) -> Blob:
+        """Open a file of known size for reading at any place; CorruptStoreError when it has another size."""
+        ...

@@ -1,0 +1,173 @@
+"""A store: a folder of spaces, with one document that says how to read it."""
+
+from __future__ import annotations
+
+import re
+import uuid
+from pathlib import Path
+from typing import Self
+
+from embedstore.errors import (
+    CorruptStoreError,
+    InputError,
+    SpaceConflictError,
+    SpaceNotFoundError,
+    StoreNotFoundError,
+)
+from embedstore.identity import Recipe
+from embedstore.store.documents import ROOT_NAME, Root, SegmentFormat, SpaceDocument
+from embedstore.store.local import TEMPORARY_PREFIX, LocalStorage
+from embedstore.store.space import Space
+from embedstore.store.storage import Storage
+from embedstore.store.verification import VerifyReport, verify
+from embedstore.types import Canaries
+
+_SPACE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,99}")
+_MIN_ID_PREFIX = 8
+
+
+class SpaceStore:
+    """The spaces of one store. `open` makes one; the constructor is for storages of other kinds.
+
+    Attributes
+    ----------
+    location : where it lies.
+    id : random, given when it was made.
+    segment_format : "zarr" or "hdf5": how new segments are written; both are read.
+    """
+
+    def __init__(self, storage: Storage, *, create: bool = False, segment_format: SegmentFormat = "zarr") -> None:
+        self._storage = storage
+        self._spaces: dict[str, Space] = {}
+        root = _read_root(storage, create=create, segment_format=segment_format)
+        self.location = storage.location
+        self.id = root.store_id
+        self.segment_format: SegmentFormat = root.segment_format
+
+    @classmethod
+    def open(cls, location: str | Path, *, create: bool = False, segment_format: SegmentFormat = "zarr") -> Self:
+        """Open a store in a folder.
+
+        Parameters
+        ----------
+        create : make a store where there is nothing, or an empty folder.
+        segment_format : for a store that is made now.
+
+        Raises
+        ------
+        StoreNotFoundError : no store lies there. CorruptStoreError, FormatVersionError : it cannot be read.
+        """
+        return cls(LocalStorage(location), create=create, segment_format=segment_format)
+
+    def spaces(self) -> list[Space]:
+        """All spaces, sorted by name."""
+        for folder in self._storage.list("spaces/"):
+            space_id = folder.name.split("/")[1]
+            if folder.name.endswith("/") and space_id not in self._spaces:
+                space = self._open_space(space_id)
+                if space is not None:
+                    self._spaces[space_id] = space
+        return sorted(self._spaces.values(), key=lambda space: (space.name, space.id))
+
+    def space(self, name_or_id: str) -> Space:
+        """Find a space by its name, its id, or the first eight or more digits of its id.
+
+        Raises
+        ------
+        SpaceNotFoundError : none, or several, fit.
+        """
+        spaces = self.spaces()
+        fitting = [space for space in spaces if space.name == name_or_id]
+        if not fitting and len(name_or_id) >= _MIN_ID_PREFIX:
+            fitting = [space for space in spaces if space.id.startswith(name_or_id)]
+        if len(fitting) == 1:
+            return fitting[0]
+        if fitting:
+            ids = ", ".join(space.id for space in fitting)
+            raise SpaceNotFoundError(f"Several spaces of {self.location} are called {name_or_id!r}: {ids}. Give an id.")
+        known = ", ".join(space.name for space in spaces) or "none yet"
+        raise SpaceNotFoundError(f"No space {name_or_id!r} in {self.location}; its spaces: {known}.")
+
+    def find_space(self, recipe: Recipe, name: str | None = None) -> Space | None:
+        """Return the space of a recipe, or None where it has not been made yet.
+
+        Parameters
+        ----------
+        name : what it is to be called; checked against the names that are taken.
+
+        Raises
+        ------
+        SpaceConflictError : another recipe has that name.
+        """
+        spaces = self.spaces()
+        for space in spaces:
+            if space.id == recipe.id:
+                return space
+        for space in spaces:
+            if space.name == name:
+                raise _conflict(space, recipe)
+        return None
+
+    def create_space(self, recipe: Recipe, name: str, canaries: Canaries) -> Space:
+        """Make the space of a recipe; where it exists (somebody was faster), return that one.
+
+        Raises
+        ------
+        InputError : not a name. SpaceConflictError : another recipe has that name.
+        """
+        if not _SPACE_NAME.fullmatch(name):
+            raise InputError(f"Cannot name a space {name!r}: expected up to 100 letters, digits, and . _ + -")
+        existing = self.find_space(recipe, name)
+        if existing is not None:
+            return existing
+        document = SpaceDocument(name, recipe, canaries)
+        self._storage.write(_space_file(recipe.id), [document.to_bytes()])
+        space = self._open_space(recipe.id)
+        if space is None:
+            raise CorruptStoreError(_space_file(recipe.id), "it cannot be read back after writing")
+        return self._spaces.setdefault(recipe.id, space)
+
+    def verify(self, *, deep: bool = False) -> VerifyReport:
+        """Check that all that the store promises is there; `deep` reads every byte."""
+        return verify(self._storage, deep=deep)
+
+    def _open_space(self, space_id: str) -> Space | None:
+        file = _space_file(space_id)
+        try:
+            content = self._storage.read(file)
+        except FileNotFoundError:  # being made just now, or left by a crash
+            return None
+        return Space(self._storage, SpaceDocument.from_bytes(file, content), self.segment_format)
+
+
+def _read_root(storage: Storage, *, create: bool, segment_format: SegmentFormat) -> Root:
+    try:
+        return Root.from_bytes(storage.read(ROOT_NAME))
+    except FileNotFoundError:
+        if not create:
+            raise StoreNotFoundError(
+                f"No store at {storage.location}: {ROOT_NAME} is not there. "
+                f"Make one with `embedstore init {storage.location}`, or check the path."
+            ) from None
+    foreign = [entry.name for entry in storage.list("") if not entry.name.startswith(TEMPORARY_PREFIX)]
+    if foreign and ROOT_NAME not in foreign:
+        raise StoreNotFoundError(
+            f"Cannot make a store at {storage.location}: expected nothing or an empty folder, "
+            f"found {', '.join(foreign[:3])}{' …' if len(foreign) > 3 else ''}."
+        )
+    storage.write(ROOT_NAME, [Root(uuid.uuid4().hex, segment_format).to_bytes()])
+    return Root.from_bytes(storage.read(ROOT_NAME))  # somebody may have been faster
+
+
+def _space_file(space_id: str) -> str:
+    return f"spaces/{space_id}/space.json"
+
+
+def _conflict(space: Space, recipe: Recipe) -> SpaceConflictError:
+    differences = space.recipe.differences(recipe)
+    fields = "; ".join(f"{name}: {mine!r} there, {asked!r} asked for" for name, (mine, asked) in differences.items())
+    return SpaceConflictError(
+        f"Space {space.name} ({space.id[:8]}…) was made by another recipe: {fields}. "
+        "Ask for what it holds, or give the new space another name (--name).",
+        differences,
+    )

@@ -1,0 +1,202 @@
+"""Checking a store: are all documents whole, is every file there that a live commit needs, and, deep, every byte?
+
+One damaged file does not hide the next: everything is looked at, and all that is wrong is reported. What nothing
+refers to (left by a crash, or not collected yet) is no damage; it is listed as orphaned.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from embedstore.errors import CorruptStoreError, FormatVersionError, StorageError
+from embedstore.store.documents import ROOT_NAME, Commit, Root, SpaceDocument, commit_id
+from embedstore.store.index import open_index
+from embedstore.store.local import TEMPORARY_PREFIX
+from embedstore.store.rows import as_strings
+from embedstore.store.segments import Segment
+from embedstore.store.storage import Storage, memory
+
+_PIECE_BYTES = 16 << 20
+
+
+class Problem(NamedTuple):
+    """One file that is not what it must be."""
+
+    file: str
+    reason: str
+
+
+@dataclass(slots=True)
+class VerifyReport:
+    """What a check found."""
+
+    deep: bool
+    problems: list[Problem] = field(default_factory=list)
+    orphans: list[str] = field(default_factory=list)
+    """Files that nothing refers to."""
+    checked_files: int = 0
+    checked_bytes: int = 0
+
+    @property
+    def clean(self) -> bool:
+        return not self.problems
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "clean": self.clean,
+            "deep": self.deep,
+            "problems": [problem._asdict() for problem in self.problems],
+            "orphans": self.orphans,
+            "checked_files": self.checked_files,
+            "checked_bytes": self.checked_bytes,
+        }
+
+
+def verify(storage: Storage, *, deep: bool = False) -> VerifyReport:
+    """Check a store; see `VerifyReport`. Nothing is changed."""
+    report = VerifyReport(deep)
+    try:
+        Root.from_bytes(_read(storage, ROOT_NAME, report))
+    except FileNotFoundError:
+        report.problems.append(Problem(ROOT_NAME, "it is gone"))
+    except (CorruptStoreError, FormatVersionError) as error:
+        report.problems.append(Problem(ROOT_NAME, _reason(error)))
+    for folder in storage.list("spaces/"):
+        if folder.name.endswith("/"):
+            _SpaceCheck(storage, folder.name, report).run()
+    report.orphans += [entry.name for entry in storage.list("") if entry.name.startswith(TEMPORARY_PREFIX)]
+    report.problems.sort()
+    report.orphans.sort()
+    return report
+
+
+class _SpaceCheck:
+    """The check of one space, `spaces/<id>/`."""
+
+    def __init__(self, storage: Storage, folder: str, report: VerifyReport) -> None:
+        self._storage = storage
+        self._folder = folder
+        self._report = report
+
+    def run(self) -> None:
+        document = self._space_document()
+        commits = self._commits()
+        replaced = {old for commit in commits.values() for old in commit.replaces}
+        live = {name: commit for name, commit in commits.items() if name not in replaced}
+        for name, commit in live.items():
+            self._check_files(commit)
+            if self._report.deep and document is not None:
+                self._check_rows(Segment(self._storage, self._folder, name, commit, _row_bytes(document)))
+        self._check_indexes(set(commits) | replaced)
+        needed = {f"{self._folder}{file}" for commit in commits.values() for file in commit.files}
+        self._report.orphans += [file for file in self._files("data/") if file not in needed]
+
+    def _space_document(self) -> SpaceDocument | None:
+        file = f"{self._folder}space.json"
+        try:
+            return SpaceDocument.from_bytes(file, _read(self._storage, file, self._report))
+        except FileNotFoundError:
+            if self._storage.list(f"{self._folder}commits/"):
+                self._problem("space.json", "it is gone, and there are commits")
+        except CorruptStoreError as error:
+            self._problem("space.json", _reason(error))
+        return None
+
+    def _commits(self) -> dict[str, Commit]:
+        commits = {}
+        for entry in self._storage.list(f"{self._folder}commits/"):
+            if not entry.name.endswith(".json"):
+                self._report.orphans.append(entry.name)
+                continue
+            try:
+                content = _read(self._storage, entry.name, self._report)
+                commits[commit_id(entry.name)] = Commit.from_bytes(entry.name, content)
+            except CorruptStoreError as error:
+                self._report.problems.append(Problem(entry.name, _reason(error)))
+        return commits
+
+    def _check_files(self, commit: Commit) -> None:
+        for file, fact in commit.files.items():
+            try:
+                found = self._storage.entry(f"{self._folder}{file}").size_bytes
+                self._report.checked_files += 1
+                if found != fact.size_bytes:
+                    self._problem(file, f"expected {fact.size_bytes} bytes, found {found}")
+                elif self._report.deep:
+                    self._report.checked_bytes += found
+                    digest = self._digest(file, found)
+                    if digest != fact.sha256:
+                        self._problem(file, f"expected SHA-256 {fact.sha256}, found {digest}")
+            except FileNotFoundError:
+                self._problem(file, "it is gone, and a live commit needs it")
+            except StorageError as error:
+                self._problem(file, str(error))
+
+    def _digest(self, file: str, size_bytes: int) -> str:
+        digest = hashlib.sha256()
+        blob = self._storage.open(f"{self._folder}{file}", size_bytes)
+        for start in range(0, size_bytes, _PIECE_BYTES):
+            digest.update(memory(blob.bytes(start, min(_PIECE_BYTES, size_bytes - start))))
+        return digest.hexdigest()
+
+    def _check_rows(self, segment: Segment) -> None:
+        """Check what digests of files cannot say: that the rows were right when they were written."""
+        where = segment.commit.arrays["vectors"][0].file
+        try:
+            strings = as_strings(segment.keys)
+            if not (strings[:-1] < strings[1:]).all():
+                self._problem(segment.commit.arrays["key"][0].file, "its keys are not sorted and distinct")
+            step = max(1, _PIECE_BYTES // segment.row_bytes)
+            for start in range(0, len(segment), step):
+                segment.read_rows(np.arange(start, min(start + step, len(segment))))
+        except FileNotFoundError:
+            pass  # reported as a file
+        except CorruptStoreError as error:
+            self._problem(where, _reason(error))
+
+    def _check_indexes(self, known_commits: set[str]) -> None:
+        for entry in self._storage.list(f"{self._folder}index/"):
+            if not entry.name.endswith(".idx"):
+                self._report.orphans.append(entry.name)
+                continue
+            try:
+                index = open_index(self._storage, entry.name, entry.size_bytes, check=self._report.deep)
+            except FileNotFoundError:
+                continue  # replaced by a newer one since the listing
+            except CorruptStoreError as error:
+                self._report.problems.append(Problem(entry.name, f"{_reason(error)} (derived: it may be deleted)"))
+                continue
+            self._report.checked_files += 1
+            self._report.checked_bytes += entry.size_bytes if self._report.deep else 0
+            for lost in sorted(set(index.commits) - known_commits):
+                self._problem(f"commits/{lost}.json", "it is gone, and an index names it")
+
+    def _files(self, folder: str) -> Iterator[str]:
+        for entry in self._storage.list(f"{self._folder}{folder}"):
+            if entry.name.endswith("/"):
+                yield from self._files(entry.name.removeprefix(self._folder))
+            else:
+                yield entry.name
+
+    def _problem(self, file: str, reason: str) -> None:
+        self._report.problems.append(Problem(f"{self._folder}{file}", reason))
+
+
+def _read(storage: Storage, file: str, report: VerifyReport) -> bytes:
+    content = storage.read(file)
+    report.checked_files += 1
+    report.checked_bytes += len(content)
+    return content
+
+
+def _row_bytes(document: SpaceDocument) -> int:
+    return document.recipe.dim * np.dtype(document.recipe.dtype).itemsize
+
+
+def _reason(error: Exception) -> str:
+    return error.reason if isinstance(error, CorruptStoreError) else str(error)

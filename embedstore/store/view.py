@@ -1,0 +1,101 @@
+"""What a space held at one moment: its live segments and the indexes over them. A refresh makes a new view.
+
+Of a key that several segments hold, the oldest segment's row is the one that is found.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from embedstore.store.index import KeyIndex, Places, build_index
+from embedstore.store.rows import as_strings
+from embedstore.store.segments import Segment
+from embedstore.types import KEY_BYTES, Keys
+
+
+class SpaceView:
+    """Look-up and gathering over the live segments of a space.
+
+    Parameters
+    ----------
+    segments : live segments, older first.
+    base : an index that was published, all of whose segments are live; None when there is none.
+    """
+
+    def __init__(self, segments: Sequence[Segment], base: KeyIndex | None) -> None:
+        self.segments = tuple(segments)
+        self.base = base
+        ranks = {segment.commit_id: rank for rank, segment in enumerate(self.segments)}
+        covered = base.commits if base else ()
+        uncovered = [segment for segment in self.segments if segment.commit_id not in set(covered)]
+        self._base_ranks = np.array([ranks[commit] for commit in covered], np.int64)
+        self._delta_ranks = np.array([ranks[segment.commit_id] for segment in uncovered], np.int64)
+        self.delta = build_index([segment.commit_id for segment in uncovered], [segment.keys for segment in uncovered])
+
+    def find(self, keys: Keys) -> Places:
+        """Look up keys: (rank of the segment or -1, row), both (n,) int64."""
+        ranks, rows = self._find_in(self.delta, self._delta_ranks, keys)
+        if self.base is None:
+            return ranks, rows
+        base_ranks, base_rows = self._find_in(self.base, self._base_ranks, keys)
+        older = (base_ranks >= 0) & ((ranks < 0) | (base_ranks < ranks))
+        return np.where(older, base_ranks, ranks), np.where(older, base_rows, rows)
+
+    def read(self, ranks: NDArray[np.int64], rows: NDArray[np.int64], row_bytes: int) -> NDArray[np.uint8]:
+        """Gather vectors found by `find`: (n, row_bytes) uint8, each checked."""
+        gathered: NDArray[np.uint8] | None = None
+        for rank, here in _by_value(ranks):
+            vectors = self.segments[rank].read_rows(rows[here])
+            if len(here) == len(ranks):
+                return vectors
+            if gathered is None:
+                gathered = np.empty((len(ranks), row_bytes), np.uint8)
+            gathered[here] = vectors
+        return np.empty((0, row_bytes), np.uint8) if gathered is None else gathered
+
+    def count(self) -> int:
+        """Number of distinct keys."""
+        if self.base is None or not len(self.delta):
+            return len(self.delta) + (len(self.base) if self.base else 0)
+        uncovered = np.concatenate([self.segments[rank].keys for rank in self._delta_ranks])
+        ranks, _ = self._find_in(self.base, self._base_ranks, uncovered)
+        return len(self.base) + len(np.unique(as_strings(uncovered[ranks < 0])))
+
+    def keys(self) -> Keys:
+        """All distinct keys, sorted: (n, 24) uint8."""
+        if not self.segments:
+            return np.zeros((0, KEY_BYTES), np.uint8)
+        joined = np.concatenate([segment.keys for segment in self.segments])
+        _, first = np.unique(as_strings(joined), return_index=True)
+        return joined[first]
+
+    def merged_index(self) -> KeyIndex:
+        """Build one index over all segments."""
+        return build_index(
+            [segment.commit_id for segment in self.segments], [segment.keys for segment in self.segments]
+        )
+
+    def _find_in(self, index: KeyIndex, ranks: NDArray[np.int64], keys: Keys) -> Places:
+        def read_keys(numbers: NDArray[np.int64], rows: NDArray[np.int64]) -> Keys:
+            full = np.zeros((len(numbers), KEY_BYTES), np.uint8)
+            for number, here in _by_value(numbers):
+                if number < len(ranks):  # a damaged index may name any number
+                    full[here] = self.segments[ranks[number]].read_keys(rows[here])
+            return full
+
+        numbers, rows = index.find(keys, read_keys)
+        found = numbers >= 0
+        numbers[found] = ranks[numbers[found]]
+        return numbers, rows
+
+
+def _by_value(numbers: NDArray[np.int64]) -> Iterator[tuple[int, NDArray[np.int64]]]:
+    """Yield each value >= 0 with the positions where it stands, ascending."""
+    order = np.argsort(numbers, kind="stable")
+    values, starts = np.unique(numbers[order], return_index=True)
+    for value, here in zip(values.tolist(), np.split(order, starts[1:]), strict=True):
+        if value >= 0:
+            yield value, here
