@@ -1,0 +1,54 @@
+# Each of these sets up what it needs in .venv, on a fresh clone too.
+PYTHON ?= python3
+BIN := .venv/bin
+DEMO := build/demo
+
+.PHONY: help demo test test-slow lint types layers check clean
+
+help:
+	@echo "make demo       fill a store with examples/proteins.faa, twice, and read it back"
+	@echo "make test       run the tests"
+	@echo "make test-slow  run the long tests too: hundreds of killed processes, every byte flipped"
+	@echo "make check      lint, types, layers"
+
+.venv/base: pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "embedstore needs Python 3.11 or newer; set PYTHON=")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet -c constraints.txt -e .
+	@touch $@
+
+.venv/dev: .venv/base
+	$(BIN)/pip install --quiet -c constraints.txt -e '.[dev]'
+	@touch $@
+
+demo: .venv/base
+	@rm -rf $(DEMO) && mkdir -p $(DEMO)
+	$(BIN)/embedstore init $(DEMO)/store
+	@echo "\n# The first fill computes all, the second nothing."
+	$(BIN)/embedstore fill examples/proteins.faa --model aac_dpc --store $(DEMO)/store
+	$(BIN)/embedstore fill examples/proteins.faa --model aac_dpc --store $(DEMO)/store
+	@echo
+	$(BIN)/embedstore ls --store $(DEMO)/store
+	$(BIN)/embedstore get examples/proteins.faa --model aac_dpc --store $(DEMO)/store -o $(DEMO)/proteins.npz
+	$(BIN)/python -c 'import numpy; d = numpy.load("$(DEMO)/proteins.npz"); print(d["ids"][0], d["X"].shape, d["X"].dtype)'
+
+test: .venv/dev
+	$(BIN)/pytest
+
+test-slow: .venv/dev
+	$(BIN)/pytest -m ''
+
+lint: .venv/dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: .venv/dev
+	$(BIN)/mypy
+
+layers: .venv/dev
+	$(BIN)/lint-imports
+
+check: lint types layers
+
+clean:
+	rm -rf .venv build
