@@ -1,0 +1,198 @@
+"""The embedder of all language models: tokens, windows, packs, states, vectors.
+
+An architecture brings a tokenizer and an encoder that works on packs, that is on sequences written one after another
+without padding. Everything else is the same for all of them and lies here, in this order: a sequence becomes content
+tokens, is cut into windows, each window gets its special tokens, windows are packed by length and computed, the states
+of each are summed with weights that add up to one for each sequence, and what is not finite is computed once more in
+full precision.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from embedstore.identity import Recipe
+from embedstore.models.embedder import Embedded
+from embedstore.models.memory import MemoryBudget, compute_in_packs
+from embedstore.models.pooling import weighted_sums
+from embedstore.models.threads import cores, single_threaded
+from embedstore.models.windows import windows
+
+_CPU_PACK_TOKENS = 2048
+_GPU_PACK_TOKENS = 32_768
+_GPU_WORKERS = 2  # one prepares and pools while the other's kernels run
+
+
+class Tokenizer(Protocol):
+    """Sequences to ids."""
+
+    @property
+    def first_id(self) -> int:
+        """Put before each window."""
+        ...
+
+    @property
+    def last_id(self) -> int:
+        """Put after each window."""
+        ...
+
+    def content_ids(self, letters: bytes) -> NDArray[np.int64]:
+        """(t,) int64, without special tokens."""
+        ...
+
+
+class Encoder(Protocol):
+    """Weights on a device. Threads may share it."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are, and the token ids must be."""
+        ...
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Type of the weights and of the arithmetic."""
+        ...
+
+    def hidden_states(self, token_ids: Tensor, lengths: Sequence[int]) -> Tensor:
+        """(t,) int64 of sequences that are `lengths` long -> (t, d), the states after the last layer."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Piece:
+    """One window of one sequence, ready for the encoder."""
+
+    sequence: int
+    token_ids: NDArray[np.int64]
+    weights: NDArray[np.float32]
+    """(t,): zero for tokens that are not pooled; all pieces of a sequence together add up to one."""
+
+
+class PackedEmbedder:
+    """Embedder of a language model.
+
+    Parameters
+    ----------
+    recipe : says how long sequences, special tokens and precision are handled.
+    full_encoder : gives the same weights in float32, for what overflows in float16; called when first needed. None if
+        `encoder` computes in float32 already.
+    letters_per_token : about; by which `pack_letters` follows from the pack's tokens.
+    pack_tokens, workers : what is fastest on this machine, if known; they do not change results beyond the tolerance.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        tokenizer: Tokenizer,
+        encoder: Encoder,
+        *,
+        full_encoder: Callable[[], Encoder] | None = None,
+        letters_per_token: float = 1.0,
+        pack_tokens: int | None = None,
+        workers: int | None = None,
+    ) -> None:
+        on_cpu = encoder.device.type == "cpu"
+        tokens = pack_tokens or (_CPU_PACK_TOKENS if on_cpu else _GPU_PACK_TOKENS)
+        self.recipe = recipe
+        self.pack_letters = round(tokens * letters_per_token)
+        self.workers = workers or (cores() if on_cpu else _GPU_WORKERS)
+        self.budget = MemoryBudget(tokens)
+        self._tokenizer = tokenizer
+        self._encoder = encoder
+        self._full_encoder = full_encoder
+        self._threads = single_threaded if on_cpu else nullcontext
+
+    def embed(self, sequences: Sequence[bytes]) -> Embedded:
+        """Embed canonical sequences; see `embedder.Embedder`. Safe to call from several threads."""
+        vectors = np.zeros((len(sequences), self.recipe.dim), dtype=np.float32)
+        failures: dict[int, str] = {}
+        pieces: list[_Piece] = []
+        for number, sequence in enumerate(sequences):
+            content = self._tokenizer.content_ids(sequence)
+            reason = self._refusal(len(content))
+            if reason is None:
+                pieces += self._pieces(number, content)
+            else:
+                failures[number] = reason
+        with self._threads():
+            self._compute(pieces, vectors, failures)
+        failures.update(self._not_storable(vectors, failures))
+        return Embedded(vectors, failures)
+
+    def _refusal(self, length: int) -> str | None:
+        limit = self.recipe.max_length_tokens
+        if self.recipe.long == "reject" and limit is not None and length > limit:
+            return f"it has {length} tokens, more than the {limit} that the space allows"
+        return None
+
+    def _pieces(self, number: int, content: NDArray[np.int64]) -> list[_Piece]:
+        if self.recipe.long == "truncate":
+            content = content[: self.recipe.max_length_tokens]
+        max_length = self.recipe.max_length_tokens if self.recipe.long == "window" else None
+        parts = windows(len(content), max_length, self.recipe.window_overlap_tokens or 0)
+        special = 1 / len(parts) if self.recipe.pooled_special_tokens else 0.0
+        total = len(content) + 2 * special * len(parts)
+        first, last = self._tokenizer.first_id, self._tokenizer.last_id
+        return [
+            _Piece(
+                number,
+                np.concatenate(([first], content[part.start : part.stop], [last])),
+                (np.concatenate(([special], part.weights, [special])) / total).astype(np.float32),
+            )
+            for part in parts
+        ]
+
+    def _compute(self, pieces: Sequence[_Piece], vectors: NDArray[np.float32], failures: dict[int, str]) -> None:
+        """Add the pieces' weighted sums to the rows of their sequences."""
+        found, refused = self._sums(pieces, self._encoder)
+        broken = [number for number, row in found.items() if not np.isfinite(row).all()]
+        if broken and self._full_encoder is not None:
+            again, refused_again = self._sums([pieces[number] for number in broken], self._full_encoder())
+            found.update({broken[number]: row for number, row in again.items()})
+            refused.update({broken[number]: reason for number, reason in refused_again.items()})
+        for number, row in found.items():
+            vectors[pieces[number].sequence] += row
+        failures.update({pieces[number].sequence: reason for number, reason in refused.items()})
+
+    def _sums(
+        self, pieces: Sequence[_Piece], encoder: Encoder
+    ) -> tuple[dict[int, NDArray[np.float32]], dict[int, str]]:
+        def compute(pack: NDArray[np.int64]) -> NDArray[np.float32]:
+            return _pooled([pieces[number] for number in pack], encoder)
+
+        return compute_in_packs([len(piece.token_ids) for piece in pieces], self.budget, compute)
+
+    def _not_storable(self, vectors: NDArray[np.float32], failures: dict[int, str]) -> dict[int, str]:
+        largest = float(np.finfo(self.recipe.dtype).max)
+        with np.errstate(invalid="ignore"):
+            storable = (np.abs(vectors) <= largest).all(axis=1)  # false for NaN
+        reason = f"the model gives values that are not finite in {self.recipe.dtype}"
+        return {int(row): reason for row in np.flatnonzero(~storable) if int(row) not in failures}
+
+
+@torch.inference_mode()
+def _pooled(pieces: Sequence[_Piece], encoder: Encoder) -> NDArray[np.float32]:
+    """Weighted sums of the states of one pack, (n, d)."""
+    lengths = [len(piece.token_ids) for piece in pieces]
+    token_ids = _on(encoder.device, np.concatenate([piece.token_ids for piece in pieces]))  # (t,)
+    weights = _on(encoder.device, np.concatenate([piece.weights for piece in pieces]))  # (t,)
+    states = encoder.hidden_states(token_ids, lengths)  # (t, d)
+    sums = weighted_sums(states, weights, lengths)  # (n, d)
+    result: NDArray[np.float32] = sums.cpu().numpy()
+    return result
+
+
+def _on(device: torch.device, values: NDArray[np.int64] | NDArray[np.float32]) -> Tensor:
+    tensor = torch.from_numpy(values)
+    if device.type == "cpu":
+        return tensor
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)

@@ -1,0 +1,115 @@
+"""Strict reading of a checkpoint's tensors: every one that is expected, none that is not, nothing executed.
+
+`safetensors` holds nothing but tensors. Pickled files (`pytorch_model.bin`, fair-esm's `.pt`) are read with torch's
+`weights_only`, which refuses whatever is not a tensor or a plain value; fair-esm's configuration, an
+`argparse.Namespace`, is the one class allowed. A missing tensor is never filled with random numbers.
+"""
+
+from __future__ import annotations
+
+import argparse
+import pickle
+import zipfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from embedstore.errors import WeightsError
+from embedstore.models.checkpoint import Checkpoint
+
+_SHOWN = 5
+
+Names = Callable[[str], Sequence[str]]
+"""Name in the file -> the expected names that it stands for: none for a tensor left out on purpose, several for one
+that layers share."""
+
+
+def read_tensors(checkpoint: Checkpoint, expected: Mapping[str, tuple[int, ...]], names: Names) -> dict[str, Tensor]:
+    """Read the tensors of a checkpoint.
+
+    Parameters
+    ----------
+    expected : name -> shape of each tensor that must be there.
+    names : applied to the names in the file; what it does not leave out must be among the expected.
+
+    Returns
+    -------
+    name -> float32 tensor on the CPU, independent of the file.
+
+    Raises
+    ------
+    WeightsError : a file cannot be read or holds more than tensors; tensors are missing, unexpected, there twice, of
+        another shape, or not of floating point.
+    """
+    found: dict[str, Tensor] = {}
+    problems: list[str] = []
+    for file in checkpoint.weights:
+        with _opened(file, checkpoint) as tensors:
+            for original in sorted(tensors):
+                for name in names(original):
+                    if name not in expected:
+                        problems.append(f"{original} is unexpected")
+                    elif name in found:
+                        problems.append(f"{original} is there twice")
+                    else:
+                        found[name] = _checked(original, tensors[original](), expected[name], problems)
+    problems += [f"{name} is missing" for name in expected if name not in found]
+    if problems:
+        raise WeightsError(_message(checkpoint, problems))
+    return found
+
+
+def _checked(name: str, tensor: Tensor, shape: tuple[int, ...], problems: list[str]) -> Tensor:
+    if tuple(tensor.shape) != shape:
+        problems.append(f"{name}: expected shape {shape}, found {tuple(tensor.shape)}")
+    elif not tensor.is_floating_point():
+        problems.append(f"{name}: expected floating point, found {tensor.dtype}")
+    # A copy: the tensors of an open file are views of it, and would change with it.
+    return tensor.to(torch.float32, copy=True)
+
+
+def _message(checkpoint: Checkpoint, problems: Sequence[str]) -> str:
+    shown = "; ".join(problems[:_SHOWN])
+    more = f"; and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
+    return (
+        f"Cannot load {checkpoint.path} as {checkpoint.architecture}: {shown}{more}. "
+        "The tensors must be exactly those of the architecture and of the sizes in its configuration."
+    )
+
+
+@contextmanager
+def _opened(file: Path, checkpoint: Checkpoint) -> Iterator[Mapping[str, Callable[[], Tensor]]]:
+    """The tensors of one file by name, each read when called."""
+    if file.suffix == ".safetensors":
+        try:
+            with safe_open(file, framework="pt", device="cpu") as tensors:
+                yield {name: _reader(tensors.get_tensor, name) for name in tensors.keys()}  # noqa: SIM118
+        except SafetensorError as error:
+            raise WeightsError(f"Cannot read {file}: {error}.") from error
+    else:
+        content = _unpickled(file)
+        state = content.get("model") if checkpoint.layout == "fair-esm" and isinstance(content, dict) else content
+        if not isinstance(state, dict) or not all(isinstance(tensor, Tensor) for tensor in state.values()):
+            raise WeightsError(f"Cannot load {file}: expected tensors by name, found something else.")
+        yield {str(name): _reader(state.__getitem__, name) for name in state}
+
+
+def _reader(read: Callable[[str], Tensor], name: str) -> Callable[[], Tensor]:
+    return lambda: read(name)
+
+
+def _unpickled(file: Path) -> object:
+    try:
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            return torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
+    except pickle.UnpicklingError as error:
+        raise WeightsError(
+            f"Refused to load {file}: it holds something else than tensors, or is damaged. "
+            "Nothing in it was executed. Get the weights from their original source, as safetensors if possible."
+        ) from error
+    except (RuntimeError, OSError, EOFError, ValueError, KeyError) as error:
+        raise WeightsError(f"Cannot read {file}: {error}.") from error
