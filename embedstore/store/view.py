@@ -94,6 +94,8 @@ class SpaceView:
 
 def _by_value(numbers: NDArray[np.int64]) -> Iterator[tuple[int, NDArray[np.int64]]]:
     """Yield each value >= 0 with the positions where it stands, ascending."""
+    if not len(numbers):
+        return
     order = np.argsort(numbers, kind="stable")
     values, starts = np.unique(numbers[order], return_index=True)
     for value, here in zip(values.tolist(), np.split(order, starts[1:]), strict=True):
