@@ -1,0 +1,94 @@
+"""A content-addressed store of sequence embeddings: embed a sequence once, read it everywhere.
+
+    import embedstore
+
+    store = embedstore.open("lab-store", create=True)
+    X = store.embed(["MKTAYIAKQR", "GSHMASMTGG"], model="aac_dpc")  # (2, 420)
+
+Public names are imported when they are first used, so that importing this package costs nothing; torch is imported
+only when a model that needs it is loaded.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from embedstore.errors import EmbedStoreError, MissingEmbeddingError
+    from embedstore.filling import FillOptions, FillReport
+    from embedstore.identity import Recipe, canonical, key_array, key_from_text, key_text, sequence_key
+    from embedstore.library import Store
+    from embedstore.library import open_store as open
+    from embedstore.models.registry import MODELS
+    from embedstore.models.resolution import ModelOptions
+    from embedstore.sequences import read
+    from embedstore.store.space import Space
+    from embedstore.types import EmbeddingBatch, Record, Rejection
+
+    __version__: str
+
+_HOME = {
+    "MODELS": "models.registry",
+    "EmbedStoreError": "errors",
+    "EmbeddingBatch": "types",
+    "FillOptions": "filling",
+    "FillReport": "filling",
+    "MissingEmbeddingError": "errors",
+    "ModelOptions": "models.resolution",
+    "Recipe": "identity",
+    "Record": "types",
+    "Rejection": "types",
+    "Space": "store.space",
+    "Store": "library",
+    "canonical": "identity",
+    "key_array": "identity",
+    "key_from_text": "identity",
+    "key_text": "identity",
+    "open": "library",
+    "read": "sequences",
+    "sequence_key": "identity",
+}
+"""Public name -> module of this package that defines it."""
+
+_OTHER_NAME = {"open": "open_store"}
+"""What the module calls it, where a builtin of the public name is wanted there."""
+
+__all__ = [
+    "MODELS",
+    "EmbedStoreError",
+    "EmbeddingBatch",
+    "FillOptions",
+    "FillReport",
+    "MissingEmbeddingError",
+    "ModelOptions",
+    "Recipe",
+    "Record",
+    "Rejection",
+    "Space",
+    "Store",
+    "__version__",
+    "canonical",
+    "key_array",
+    "key_from_text",
+    "key_text",
+    "open",
+    "read",
+    "sequence_key",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("embedstore")
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"{__name__}.{_HOME[name]}"), _OTHER_NAME.get(name, name))
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

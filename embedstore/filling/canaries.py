@@ -1,0 +1,91 @@
+"""Canaries: fixed sequences whose vectors tell whether a loaded model still gives the numbers of its space.
+
+They catch what no hash of a file can: layers left uninitialised, a library upgrade that moved the numbers, the wrong
+weights under the right name.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from embedstore.errors import CanaryError, ModelError
+from embedstore.identity import Molecule, Recipe
+from embedstore.models.embedder import Embedder
+from embedstore.store.space import Space
+from embedstore.types import Canaries
+
+SEQUENCES: dict[Molecule, tuple[str, ...]] = {
+    "protein": (
+        "ACDEFGHIKLMNPQRSTVWY",
+        "MQIFVKTLTGKTITLEVEPSDTIENVKAKIQDKEGIPPDQQRLIFAGKQLEDGRTLSDYNIQKESTLHLVLRLRGG",  # ubiquitin
+        "MKXBZUOJWWWWCCCCHHHHPPPPGGGGGGGGNNNNQQQQKKKKRRRRDDDDEEEEXXXXMAYLKS",
+    ),
+    "dna": (
+        "ACGTTGCAAGCTTCGA",
+        "GAGTTTTATCGCTTCCATGACGCAGAAGTTAACACTTTCGGATATTTCTGATGAGTCGAAAAATTATCTTGATAAAGCAGGAATTACTACTGCTTGTTTA",
+        "ATATATATATGCGCGCGCGCNNNNRYSWKMACGTACGTTTTTTTTTTAAAAAAAAAACCCCCCCCCCGGGGGGGGGG",
+    ),
+}
+"""Sequences that a new space gets; a space that exists keeps its own. The middle ones are natural (human ubiquitin, the
+beginning of phage phiX174), the others hold every letter and low complexity."""
+
+
+def compute(embedder: Embedder) -> Canaries:
+    """Embed the canaries of a new space.
+
+    Raises
+    ------
+    ModelError : the model has no vector for one of them.
+    """
+    recipe = embedder.recipe
+    # What a model rejects for its length cannot be a canary; no letter of ours is more than one token.
+    limit = recipe.max_length_tokens if recipe.long == "reject" else None
+    sequences = tuple(sequence[:limit] for sequence in SEQUENCES[recipe.molecule])
+    return Canaries(sequences, _vectors(embedder, sequences))
+
+
+def check(space: Space, embedder: Embedder) -> None:
+    """Embed the canaries that the space keeps and compare.
+
+    Raises
+    ------
+    CanaryError : a vector differs beyond the recipe's tolerance.
+    ModelError : the model has no vector for one of them.
+    """
+    expected = space.canaries.vectors
+    found = _vectors(embedder, space.canaries.sequences)
+    if found.shape != expected.shape:
+        raise CanaryError(
+            f"Cannot fill space {space.name} ({space.id[:8]}…): expected vectors of length {expected.shape[1]}, "
+            f"found {found.shape[1]}. Use the model that the space was made with."
+        )
+    tolerance = space.recipe.tolerance
+    difference, row = _worst(expected, found)
+    if not difference <= tolerance:
+        column = int(np.argmax(np.abs(expected[row] - found[row])))
+        raise CanaryError(
+            f"Cannot fill space {space.name} ({space.id[:8]}…): {_name(space.recipe)} does not give the numbers that "
+            f"the space was made with. For its fixed sequence {row + 1} expected value {expected[row, column]:.6g} at "
+            f"position {column}, found {found[row, column]:.6g}: the vectors differ by {difference:.2g} of the largest "
+            f"value, at most {tolerance:g} is allowed. Check the weights and the versions of the installed libraries."
+        )
+
+
+def _worst(expected: NDArray[np.float32], found: NDArray[np.float32]) -> tuple[float, int]:
+    """Largest difference relative to the largest expected value, and its row."""
+    scale = np.maximum(np.abs(expected).max(axis=1), np.finfo(np.float32).tiny)
+    differences = np.abs(expected - found).max(axis=1) / scale
+    row = int(np.argmax(differences))  # the first NaN, if there is one
+    return float(differences[row]), row
+
+
+def _vectors(embedder: Embedder, sequences: tuple[str, ...]) -> NDArray[np.float32]:
+    embedded = embedder.embed([sequence.encode("ascii") for sequence in sequences])
+    for row, reason in embedded.failures.items():
+        raise ModelError(f"{_name(embedder.recipe)} has no vector for the fixed sequence {sequences[row]!r}: {reason}.")
+    return np.asarray(embedded.vectors, dtype=np.float32)
+
+
+def _name(recipe: Recipe) -> str:
+    return f"model {recipe.model}"

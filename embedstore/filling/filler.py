@@ -1,0 +1,261 @@
+"""Filling a space: look up, compute what lacks, commit.
+
+    records ─▶ window of canonical sequences and keys ─▶ look-up ─▶ pool of what lacks ─▶ packs ─▶ model ─▶ segments
+
+Nothing but the model's own work depends on how much lacks: without misses it is not even loaded. Resuming is filling
+again. Memory is bounded by a window, a pool, and two segments, whatever the input.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from embedstore.errors import InputError
+from embedstore.filling import canaries
+from embedstore.filling.committing import Committer, Computed, SegmentLimits
+from embedstore.filling.computing import embed_packs
+from embedstore.filling.distinct import DistinctKeys
+from embedstore.filling.intake import Intake, Selection, Window
+from embedstore.filling.pool import Pack, Pool
+from embedstore.filling.report import FillProgress, FillReport, SpaceSummary
+from embedstore.filling.target import SpaceTarget
+from embedstore.identity import key_array
+from embedstore.models.embedder import Embedded, Embedder
+from embedstore.models.registry import MODELS
+from embedstore.store.space import Space
+from embedstore.types import Record, Rejection, Vectors
+
+_REFRESH_S = 20.0
+"""How often a fill looks what other processes have committed, not to compute it again."""
+
+
+@dataclass(frozen=True, slots=True)
+class FillOptions:
+    """How to fill.
+
+    Attributes
+    ----------
+    device : where the model runs, "cpu", "cuda:0"; None: the best there is.
+    any_molecule : embed proteins that look like DNA.
+    limits : when a segment is committed.
+    """
+
+    device: str | None = None
+    any_molecule: bool = False
+    limits: SegmentLimits = field(default_factory=SegmentLimits)
+
+
+OnProgress = Callable[[FillProgress], None]
+
+
+def fill(
+    records: Iterable[Record | Rejection],
+    target: SpaceTarget,
+    options: FillOptions | None = None,
+    *,
+    on_progress: OnProgress | None = None,
+    selection: Selection | None = None,
+) -> FillReport:
+    """Compute and store the vector of every sequence that the target space lacks.
+
+    Whatever ends it early, an error or Ctrl-C, what was computed until then is committed first. An error is raised
+    then; after Ctrl-C the report says `interrupted`.
+
+    Parameters
+    ----------
+    on_progress : called often, with the same object each time.
+    selection : takes in the ids and keys of all accepted records.
+
+    Raises
+    ------
+    MoleculeError : the input is of the other molecule than the model.
+    CanaryError : the model does not give the numbers that the space was made with.
+    ModelError : something lacks, and the model cannot be had.
+    StoreError : the store refuses.
+    """
+    with DistinctKeys() as distinct:
+        return _Fill(records, target, options or FillOptions(), on_progress, selection, distinct).run()
+
+
+def open_intake(records: Iterable[Record | Rejection], target: SpaceTarget, *, any_molecule: bool) -> Intake:
+    """Return the intake for a space: its molecule decides what a record must be."""
+    molecule = target.recipe.molecule
+    others = [spec.name for spec in MODELS.values() if spec.molecule != molecule]
+    return Intake(records, molecule, any_molecule, others)
+
+
+class _Fill:
+    """One run of `fill`."""
+
+    def __init__(
+        self,
+        records: Iterable[Record | Rejection],
+        target: SpaceTarget,
+        options: FillOptions,
+        on_progress: OnProgress | None,
+        selection: Selection | None,
+        distinct: DistinctKeys,
+    ) -> None:
+        self._target = target
+        self._options = options
+        self._on_progress = on_progress
+        self._selection = selection
+        self._distinct = distinct
+        self._intake = open_intake(records, target, any_molecule=options.any_molecule)
+        self._space = target.space
+        self._embedder: Embedder | None = None
+        self._committer: Committer | None = None
+        self._pool = Pool()
+        self._failures: dict[bytes, str] = {}
+        self._failed: list[Rejection] = []
+        self._compute_seconds = 0.0
+        self._progress = FillProgress()
+
+    def run(self) -> FillReport:
+        started = time.perf_counter()
+        interrupted = False
+        try:
+            for window in self._intake:
+                self._look_up(window)
+                if self._pool.full:
+                    self._compute(f"at least {len(self._pool)}")
+            self._compute(str(len(self._pool)))
+        except KeyboardInterrupt:
+            interrupted = True
+        finally:
+            if self._committer is not None:
+                self._committer.close()
+        if self._committer is not None and not interrupted:
+            self._committer.space.optimise()
+        return self._report(time.perf_counter() - started, interrupted)
+
+    def _look_up(self, window: Window) -> None:
+        """Let those sequences of a window wait that have no vector yet."""
+        keys = window.key_array()
+        self._distinct.add(keys)
+        if self._selection is not None:
+            self._selection.add(window)
+        present = self._space.contains(keys) if self._space is not None else np.zeros(len(keys), np.bool_)
+        uncommitted = self._committer.uncommitted if self._committer is not None else frozenset()
+        for row in np.flatnonzero(~present).tolist():
+            key = window.keys[row]
+            if key in self._failures:
+                record = window.records[row]
+                self._failed.append(Rejection(record.file, record.line, record.id, self._failures[key]))
+            elif key not in uncommitted:
+                self._pool.add(key, window.sequences[row], window.records[row])
+        if self._committer is not None:
+            self._committer.commit_if_due()
+        self._tell_progress()
+
+    def _compute(self, missing: str) -> None:
+        """Embed all that waits."""
+        if not len(self._pool):
+            return
+        embedder, committer = self._prepared(missing)
+        with closing(embed_packs(embedder, self._packs(embedder, committer.space))) as results:
+            started = time.perf_counter()
+            for pack, embedded in results:
+                seconds = time.perf_counter() - started
+                self._compute_seconds += seconds
+                self._keep(pack, embedded, committer, seconds)
+                self._tell_progress()
+                started = time.perf_counter()
+        self._pool = Pool()
+
+    def _prepared(self, missing: str) -> tuple[Embedder, Committer]:
+        """Load the model, make the space if it lacks, compare canaries: once, when something must be computed."""
+        if self._embedder is None or self._committer is None:
+            target = self._target
+            embedder = target.load_model(self._options.device, missing)
+            if self._space is None:
+                if target.store is None:
+                    raise InputError(f"Cannot fill space {target.name}: there is no store. Make one first.")
+                self._space = target.store.create_space(target.recipe, target.name, canaries.compute(embedder))
+            canaries.check(self._space, embedder)
+            self._embedder, self._committer = embedder, Committer(self._space, self._options.limits)
+        return self._embedder, self._committer
+
+    def _packs(self, embedder: Embedder, space: Space) -> Iterator[Pack]:
+        """Yield packs of what waits, without what other processes have committed meanwhile."""
+        space.refresh()
+        refreshed = time.monotonic()
+        waiting = self._pool.keys()
+        self._pool.settle(key.tobytes() for key in waiting[space.contains(waiting)])
+        news = False
+        for pack in self._pool.packs(embedder.pack_letters):
+            if time.monotonic() - refreshed > _REFRESH_S:
+                space.refresh()
+                refreshed, news = time.monotonic(), True
+            if news:
+                present = space.contains(key_array(pack.keys))
+                self._pool.settle(pack.only(present).keys)
+                pack = pack.only(~present)
+            if len(pack):
+                yield pack
+
+    def _keep(self, pack: Pack, embedded: Embedded, committer: Committer, seconds: float) -> None:
+        """Hand the vectors of a pack to the committer, and note which sequences have none."""
+        dtype = committer.space.dtype
+        reasons = {**_unstorable(embedded.vectors, dtype), **embedded.failures}
+        good, vectors = pack, embedded.vectors
+        if reasons:
+            failures = {pack.keys[row]: reason for row, reason in reasons.items()}
+            self._failures.update(failures)
+            self._failed.extend(self._pool.rejections(failures))
+            storable = ~np.isin(np.arange(len(pack)), list(reasons))
+            good, vectors = pack.only(storable), vectors[storable]
+        if len(good):
+            committer.add(Computed(good.keys, vectors.astype(dtype, copy=False), good.letters, seconds))
+        self._pool.settle(pack.keys)
+        self._progress.computed += len(good)
+        self._progress.letters_computed += good.letters
+
+    def _tell_progress(self) -> None:
+        if self._on_progress is not None:
+            progress = self._progress
+            progress.read, progress.rejected = self._intake.read, len(self._intake.rejected)
+            progress.failed = len(self._failed)
+            progress.waiting, progress.letters_waiting = len(self._pool), self._pool.letters
+            self._on_progress(progress)
+
+    def _report(self, seconds: float, interrupted: bool) -> FillReport:
+        unique = self._distinct.count()
+        computed = self._committer.rows_committed if self._committer is not None else 0
+        return FillReport(
+            space=SpaceSummary.of(self._target.recipe, self._space.name if self._space else self._target.name),
+            read=self._intake.read,
+            unique=unique,
+            hits=unique - computed - len(self._failures) - self._count_left(),
+            computed=computed,
+            rejected=tuple(self._intake.rejected),
+            failed=tuple(self._failed),
+            seconds=seconds,
+            compute_seconds=self._compute_seconds,
+            interrupted=interrupted,
+        )
+
+    def _count_left(self) -> int:
+        """Count what still waits: nothing, unless the fill was interrupted."""
+        waiting = self._pool.keys()
+        if self._space is None or not len(waiting):
+            return len(waiting)
+        missing = self._space.missing(waiting)
+        return sum(key.tobytes() not in self._failures for key in missing)
+
+
+def _unstorable(vectors: Vectors, dtype: np.dtype[Any]) -> dict[int, str]:
+    """Find rows that `dtype` cannot hold, each with the reason."""
+    if not len(vectors):
+        return {}
+    limit = np.finfo(dtype).max
+    if max(vectors.max(), -vectors.min()) <= limit:  # false if there is a NaN
+        return {}
+    rows = np.flatnonzero(~(np.abs(vectors) <= limit).all(axis=1))
+    return {int(row): f"its vector has a value that is not finite in {dtype}" for row in rows}

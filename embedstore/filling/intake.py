@@ -1,0 +1,143 @@
+"""From records to windows of canonical sequences and their keys; what cannot be used is kept aside with its reason."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+
+import numpy as np
+
+from embedstore.errors import MoleculeError, SequenceError
+from embedstore.identity import Molecule, canonical, key_array, looks_like_dna, sequence_key
+from embedstore.types import KEY_BYTES, Keys, Record, Rejection
+
+WINDOW_RECORDS = 4096
+WINDOW_LETTERS = 8 << 20
+FIRST_WINDOW_RECORDS = 1000
+"""Records by which the molecule is judged before any work begins."""
+
+_LOOKS_LIKE_DNA = "looks like DNA: at least 95 % of its letters are A, C, G, T, U or N"
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """Accepted records, their canonical sequences and 24-byte keys: a row each, in the order of the input."""
+
+    records: list[Record]
+    sequences: list[bytes]
+    keys: list[bytes]
+
+    def key_array(self) -> Keys:
+        """(n, 24) uint8."""
+        return key_array(self.keys)
+
+
+@dataclass(slots=True)
+class Intake:
+    """Iterates over windows of `records`, and counts what it has read and rejected.
+
+    Parameters
+    ----------
+    records : as they are read; a Rejection is passed on to `rejected`.
+    molecule : what the model embeds.
+    any_molecule : accept sequences that look like the other molecule.
+    other_models : names of models of the other molecule, for the hint.
+
+    Raises
+    ------
+    MoleculeError : more than half of the first 1 000 records are of the other molecule.
+    """
+
+    records: Iterable[Record | Rejection]
+    molecule: Molecule
+    any_molecule: bool = False
+    other_models: Sequence[str] = ()
+    read: int = 0
+    rejected: list[Rejection] = field(default_factory=list)
+    _other_molecule: int = 0
+
+    def __iter__(self) -> Iterator[Window]:
+        source = iter(self.records)
+        window = self._window(source, FIRST_WINDOW_RECORDS)
+        self._judge_molecule()
+        while window is not None:
+            yield window
+            window = self._window(source, WINDOW_RECORDS)
+
+    def _window(self, source: Iterator[Record | Rejection], limit: int) -> Window | None:
+        molecule = self.molecule
+        watch_for_dna = molecule == "protein" and not self.any_molecule
+        records: list[Record] = []
+        sequences: list[bytes] = []
+        read = letters = 0
+        for record in islice(source, limit):
+            read += 1
+            if isinstance(record, Rejection):
+                self.rejected.append(record)
+                continue
+            try:
+                sequence = canonical(record.sequence, molecule)
+            except SequenceError as error:
+                self._reject(record, error.reason)
+                continue
+            if watch_for_dna and looks_like_dna(sequence):
+                self._other_molecule += 1
+                self._reject(record, _LOOKS_LIKE_DNA)
+                continue
+            records.append(record)
+            sequences.append(sequence)
+            letters += len(sequence)
+            if letters >= WINDOW_LETTERS:
+                break
+        self.read += read
+        return Window(records, sequences, list(map(sequence_key, sequences))) if read else None
+
+    def _reject(self, record: Record, reason: str) -> None:
+        self.rejected.append(Rejection(record.file, record.line, record.id, reason))
+        if self.molecule == "dna" and self.read < FIRST_WINDOW_RECORDS and _is_protein(record.sequence):
+            self._other_molecule += 1
+
+    def _judge_molecule(self) -> None:
+        if self.any_molecule or self._other_molecule * 2 <= self.read:
+            return
+        other = "DNA" if self.molecule == "protein" else "protein"
+        mine = "DNA" if self.molecule == "dna" else "protein"
+        models = ", ".join(self.other_models)
+        insist = (
+            "" if self.molecule == "dna" else " To embed them nonetheless, give --any-molecule (any_molecule=True)."
+        )
+        raise MoleculeError(
+            f"Cannot fill a space of {mine} embeddings from this input: expected {mine} sequences, found that "
+            f"{self._other_molecule} of the first {self.read} records are {other}. "
+            f"Use a {other} model{f' ({models})' if models else ''}.{insist}"
+        )
+
+
+class Selection:
+    """Ids and keys of the accepted records, in the order of the input: what was asked for."""
+
+    def __init__(self) -> None:
+        self.ids: list[str] = []
+        self._keys: list[Keys] = []
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def add(self, window: Window) -> None:
+        """Take in the records of one more window."""
+        self.ids.extend([record.id for record in window.records])
+        self._keys.append(window.key_array())
+
+    @property
+    def keys(self) -> Keys:
+        """(n, 24) uint8."""
+        return np.concatenate(self._keys) if self._keys else np.empty((0, KEY_BYTES), np.uint8)
+
+
+def _is_protein(sequence: bytes) -> bool:
+    try:
+        letters = canonical(sequence, "protein")
+    except SequenceError:
+        return False
+    return not looks_like_dna(letters)

@@ -1,0 +1,88 @@
+"""Sequences that wait for the model. Many wait together, so that sorting them by length into packs pays."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from itertools import compress
+
+import numpy as np
+from numpy.typing import NDArray
+
+from embedstore.identity import key_array
+from embedstore.models.batching import packs
+from embedstore.types import Keys, Record, Rejection
+
+POOL_RECORDS = 100_000
+POOL_LETTERS = 64 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Pack:
+    """Sequences that one call of the model works on, with their keys."""
+
+    keys: list[bytes]
+    sequences: list[bytes]
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    @property
+    def letters(self) -> int:
+        return sum(map(len, self.sequences))
+
+    def only(self, wanted: NDArray[np.bool_]) -> Pack:
+        """Return a pack of those sequences for which `wanted`, (n,), is true."""
+        return Pack(list(compress(self.keys, wanted)), list(compress(self.sequences, wanted)))
+
+
+class Pool:
+    """Distinct sequences without a vector, and the records that asked for them."""
+
+    def __init__(self) -> None:
+        self._sequences: dict[bytes, bytes] = {}
+        self._records: list[tuple[bytes, str, int, str]] = []
+        """(key, file, line, id) of every record, those of equal sequences too."""
+        self.letters = 0
+
+    def __len__(self) -> int:
+        return len(self._sequences)
+
+    @property
+    def full(self) -> bool:
+        return len(self._records) >= POOL_RECORDS or self.letters >= POOL_LETTERS
+
+    def add(self, key: bytes, sequence: bytes, record: Record) -> None:
+        """Let a canonical sequence wait, once however many records have it."""
+        self._records.append((key, record.file, record.line, record.id))
+        if key not in self._sequences:
+            self._sequences[key] = sequence
+            self.letters += len(sequence)
+
+    def keys(self) -> Keys:
+        """(n, 24) uint8: keys of what waits."""
+        return key_array(self._sequences)
+
+    def settle(self, keys: Iterable[bytes]) -> None:
+        """Forget sequences that wait no longer."""
+        for key in keys:
+            self.letters -= len(self._sequences.pop(key))
+
+    def packs(self, budget_letters: int) -> list[Pack]:
+        """Pack what waits by length.
+
+        The pack of the longest comes first, so that a machine with too little memory shows it at once; the others come
+        in random order, so that processes filling from the same input share the work, and the letters done so far tell
+        how long the others will take.
+        """
+        keys, sequences = list(self._sequences), list(self._sequences.values())
+        positions = packs([len(sequence) for sequence in sequences], budget_letters)
+        np.random.default_rng().shuffle(positions[1:])
+        return [
+            Pack([keys[place] for place in places], [sequences[place] for place in places])
+            for places in (array.tolist() for array in positions)
+        ]
+
+    def rejections(self, reasons: Mapping[bytes, str]) -> list[Rejection]:
+        """Records whose sequence is among `reasons` (key -> why)."""
+        return [Rejection(file, line, name, reasons[key]) for key, file, line, name in self._records if key in reasons]

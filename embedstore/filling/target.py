@@ -1,0 +1,125 @@
+"""Where vectors go: the store, the recipe, the space if it is there already, and the model if it can be had."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from embedstore.errors import (
+    ModelError,
+    SpaceConflictError,
+    SpaceNotFoundError,
+    UnknownModelError,
+    WeightsNotFoundError,
+)
+from embedstore.identity import Recipe
+from embedstore.models.embedder import Embedder, Model
+from embedstore.models.resolution import ModelOptions, resolve
+from embedstore.store.space import Space
+from embedstore.store.store import SpaceStore
+
+
+@dataclass(frozen=True, slots=True)
+class SpaceTarget:
+    """The space of one recipe in one store.
+
+    Attributes
+    ----------
+    store : None for a store that is not there yet; then nothing can be stored, only counted.
+    name : of the space, existing or to be made.
+    space : None until the first vector is to be stored.
+    model : None if it cannot be had on this machine.
+    obstacle : then, why; raised as soon as something has to be computed.
+    notice : something that the user should know, a sentence.
+    """
+
+    store: SpaceStore | None
+    recipe: Recipe
+    name: str
+    space: Space | None = None
+    model: Model | None = None
+    obstacle: ModelError | None = None
+    notice: str | None = None
+
+    def load_model(self, device: str | None, missing: str) -> Embedder:
+        """Load the model.
+
+        Parameters
+        ----------
+        missing : how many sequences it is needed for, "12" or "at least 12".
+
+        Raises
+        ------
+        ModelError : it cannot be had, or not loaded.
+        """
+        if self.model is not None:
+            return self.model.load(device)
+        obstacle = self.obstacle or UnknownModelError(f"No model for space {self.name}.")
+        raise type(obstacle)(
+            f"Cannot compute {missing} sequences that space {self.name} lacks. {obstacle}"
+        ) from obstacle
+
+
+def find_target(store: SpaceStore | None, model: str, options: ModelOptions, name: str | None = None) -> SpaceTarget:
+    """Find the space that a model fills, or will fill.
+
+    Where the model is unknown or its weights are not on this machine, a space that is called like it will do: what it
+    holds can be read, and only what it lacks needs the model.
+
+    Parameters
+    ----------
+    model : name or directory of a model, or name or id of a space.
+    name : what the space is to be called; None: like the model.
+
+    Raises
+    ------
+    ModelError : no such model, and no such space either.
+    SpaceConflictError : that name is taken by another recipe, or that recipe's space is called otherwise.
+    """
+    try:
+        resolved = resolve(model, options)
+    except (UnknownModelError, WeightsNotFoundError) as error:
+        space = _space_called(store, model, options, name)
+        if store is None or space is None:
+            raise
+        return SpaceTarget(store, space.recipe, space.name, space, obstacle=error)
+    wanted = name or resolved.name
+    space = store.find_space(resolved.recipe, wanted) if store is not None else None
+    if space is None or space.name == wanted:
+        return SpaceTarget(store, resolved.recipe, wanted, space, resolved)
+    if name is not None:
+        raise SpaceConflictError(
+            f"Cannot make space {name}: space {space.name} was made by exactly this recipe, and no vector is computed "
+            f"twice. Leave out --name, or give --name {space.name}.",
+            {"name": (space.name, name)},
+        )
+    notice = f"Using space {space.name}: it was made by exactly this recipe."
+    return SpaceTarget(store, resolved.recipe, space.name, space, resolved, notice=notice)
+
+
+def _space_called(store: SpaceStore | None, model: str, options: ModelOptions, name: str | None) -> Space | None:
+    """Find the space to use in place of a model that cannot be had, if it surely is that model's."""
+    if store is None:
+        return None
+    try:
+        space = store.space(name or model)
+    except SpaceNotFoundError:
+        return None
+    if name is not None and space.recipe.model != model:
+        return None
+    recipe = space.recipe
+    held = {
+        "precision": (recipe.precision, options.precision),
+        "long": (recipe.long, options.long),
+        "max_length_tokens": (recipe.max_length_tokens, options.max_length),
+        "pooling": (recipe.pooling, options.pooling),
+    }
+    differences = {field: pair for field, pair in held.items() if pair[1] is not None and pair[0] != pair[1]}
+    if differences:
+        fields = "; ".join(
+            f"{field}: {there!r} there, {asked!r} asked for" for field, (there, asked) in differences.items()
+        )
+        raise SpaceConflictError(
+            f"Space {space.name} ({space.id[:8]}…) was made by another recipe: {fields}. Ask for what it holds.",
+            differences,
+        )
+    return space

@@ -1,0 +1,224 @@
+"""What the command line and notebooks use: a store that can fill itself, and say what it holds."""
+
+from __future__ import annotations
+
+import html
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from embedstore.errors import InputError
+from embedstore.filling.filler import FillOptions, OnProgress, fill
+from embedstore.filling.report import FillReport
+from embedstore.filling.target import SpaceTarget, find_target
+from embedstore.models.embedder import Embedder, Model
+from embedstore.models.resolution import ModelOptions
+from embedstore.retrieval import Retrieved, fill_and_retrieve, retrieve
+from embedstore.store.documents import SegmentFormat
+from embedstore.store.space import Space
+from embedstore.store.store import SpaceStore
+from embedstore.types import Record, Rejection, Vectors
+
+Sequences = Iterable[Record | Rejection | str | bytes]
+"""Records as they were read, or bare sequences."""
+
+
+def default_place() -> Path:
+    """Return where the store lies unless told otherwise: $EMBEDSTORE_PATH, else $XDG_DATA_HOME/embedstore."""
+    place = os.environ.get("EMBEDSTORE_PATH")
+    if place:
+        return Path(place).expanduser()
+    data = Path(os.environ.get("XDG_DATA_HOME", ""))
+    return (data if data.is_absolute() else Path.home() / ".local" / "share") / "embedstore"
+
+
+def open_store(
+    path: str | Path | None = None, create: bool = False, *, segment_format: SegmentFormat = "zarr"
+) -> Store:
+    """Open the store in a folder.
+
+    Parameters
+    ----------
+    path : None: the default place, see `default_place`.
+    create : make a store where there is nothing, or an empty folder.
+    segment_format : "zarr" or "hdf5", for a store that is made now.
+
+    Raises
+    ------
+    StoreNotFoundError : no store lies there. CorruptStoreError, FormatVersionError : it cannot be read.
+    """
+    return Store.open(default_place() if path is None else path, create=create, segment_format=segment_format)
+
+
+class Store(SpaceStore):
+    """A store of embeddings; `embedstore.open` makes one.
+
+    The model that was loaded last is kept, so that filling again with it does not load it again.
+    """
+
+    _loaded: tuple[tuple[str, str | None], Embedder] | None = None
+
+    def fill(
+        self,
+        records: Sequences,
+        model: str,
+        *,
+        name: str | None = None,
+        options: ModelOptions | None = None,
+        how: FillOptions | None = None,
+        on_progress: OnProgress | None = None,
+    ) -> FillReport:
+        """Compute and store what the space of a model lacks.
+
+        Parameters
+        ----------
+        records : records or bare sequences.
+        model : name or directory of a model.
+        name : of the space, if it is not to be called like the model.
+        options : weights, precision, what happens to long sequences.
+        how : device, limits.
+
+        Raises
+        ------
+        MoleculeError, ModelError, StoreError : see `embedstore.filling.fill`.
+        KeyboardInterrupt : after what was computed has been stored.
+        """
+        target = self.target(model, name=name, options=options)
+        report = fill(as_records(records), target, how, on_progress=on_progress)
+        if report.interrupted:
+            raise KeyboardInterrupt
+        return report
+
+    def get(
+        self, sequences: Sequences, model: str, *, name: str | None = None, options: ModelOptions | None = None
+    ) -> Vectors:
+        """Read the vectors of sequences.
+
+        Parameters
+        ----------
+        sequences : records or bare sequences, in any order, repeated or not.
+        model : name or directory of a model, or name of a space.
+
+        Returns
+        -------
+        (n, dim) in the space's dtype, a row a sequence, in their order.
+
+        Raises
+        ------
+        MissingEmbeddingError : some have no vector yet. InputError : some are not sequences of the model's molecule.
+        """
+        target = self.target(model, name=name, options=options)
+        return _all_of(retrieve(as_records(sequences), target))
+
+    def embed(
+        self,
+        sequences: Sequences,
+        model: str,
+        *,
+        name: str | None = None,
+        options: ModelOptions | None = None,
+        how: FillOptions | None = None,
+        on_progress: OnProgress | None = None,
+    ) -> Vectors:
+        """Read the vectors of sequences, computing and storing what lacks: `fill` and `get` in one pass.
+
+        Returns
+        -------
+        (n, dim) in the space's dtype, a row a sequence, in their order.
+
+        Raises
+        ------
+        InputError : some are not sequences of the model's molecule, or the model has no vector for them.
+        """
+        target = self.target(model, name=name, options=options)
+        return _all_of(fill_and_retrieve(as_records(sequences), target, how, on_progress=on_progress))
+
+    def target(self, model: str, *, name: str | None = None, options: ModelOptions | None = None) -> SpaceTarget:
+        """Find the space that a model fills, or will fill; see `embedstore.filling.find_target`."""
+        target = find_target(self, model, options or ModelOptions(), name)
+        if target.model is None:
+            return target
+        return replace(target, model=replace(target.model, load=partial(self._load, target.model)))
+
+    def _load(self, model: Model, device: str | None) -> Embedder:
+        wanted = (model.recipe.id, device)
+        if self._loaded is None or self._loaded[0] != wanted:
+            self._loaded = None  # free the other model first
+            self._loaded = wanted, model.load(device)
+        return self._loaded[1]
+
+    def __repr__(self) -> str:
+        spaces = self.spaces()
+        held = ", ".join(f"{space.name} ({len(space):,})" for space in spaces) or "empty"
+        return f"<Store {self.location}: {held}>"
+
+    def _repr_html_(self) -> str:
+        fields = ("name", "molecule", "dim", "dtype", "rows")
+        head = "".join(f"<th>{field}</th>" for field in fields)
+        rows = "".join(
+            "<tr>" + "".join(f"<td>{html.escape(str(overview(space)[field]))}</td>" for field in fields) + "</tr>"
+            for space in self.spaces()
+        )
+        return f"<table><caption>Store <b>{html.escape(self.location)}</b></caption><tr>{head}</tr>{rows}</table>"
+
+
+def as_records(sequences: Sequences) -> Iterator[Record | Rejection]:
+    """Make records of bare sequences, without an id; `line` is then the position, from 1.
+
+    Raises
+    ------
+    InputError : one string in place of many, or something that is neither a record nor a sequence.
+    """
+    if isinstance(sequences, (str, bytes)):
+        raise InputError(
+            f"Cannot take {type(sequences).__name__} as sequences: expected a list of them. "
+            "Give [sequence] for one; to read a file, use embedstore.read."
+        )
+    for position, item in enumerate(sequences, start=1):
+        if isinstance(item, (Record, Rejection)):
+            yield item
+        elif isinstance(item, (str, bytes)):
+            yield Record("", item if isinstance(item, bytes) else item.encode("utf-8", "replace"), "", position)
+        else:
+            raise InputError(
+                f"Cannot take item {position} as a sequence: expected a Record, str or bytes, "
+                f"found {type(item).__name__}."
+            )
+
+
+def overview(space: Space) -> dict[str, Any]:
+    """Describe a space in one row, as JSON values; the keys are a contract."""
+    info = space.info()
+    return {
+        "name": space.name,
+        "id": space.id,
+        "molecule": space.molecule,
+        "dim": space.dim,
+        "dtype": str(space.dtype),
+        "rows": info.rows,
+        "bytes": info.size_bytes,
+        "segments": info.segments,
+    }
+
+
+def details(space: Space) -> dict[str, Any]:
+    """Describe a space fully, as JSON values: `overview`, what it cost to compute, and the recipe."""
+    info = space.info()
+    cost = {"compute_seconds": round(info.compute_seconds, 3), "letters": info.letters}
+    return {**overview(space), **cost, "recipe": space.recipe.to_json()}
+
+
+def _all_of(retrieved: Retrieved) -> Vectors:
+    """Return all vectors, unless some were asked for that there are none of."""
+    for refused, what in ((retrieved.rejected, "cannot be taken"), (retrieved.failed, "have no vector")):
+        if refused:
+            first = refused[0]
+            raise InputError(
+                f"Cannot return a vector of each sequence: {len(refused)} {what}, first "
+                f"{first.id or 'without an id'} ({first.file + ', line' if first.file else 'position'} {first.line}): "
+                f"{first.reason}. Leave them out."
+            )
+    return retrieved.read()

@@ -1,0 +1,100 @@
+"""From records to the vectors that a space holds of them, in the order of the records."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+
+from embedstore.errors import MissingEmbeddingError
+from embedstore.filling.filler import FillOptions, OnProgress, fill, open_intake
+from embedstore.filling.intake import Selection
+from embedstore.filling.target import SpaceTarget
+from embedstore.identity import Recipe, key_text
+from embedstore.store.space import Space
+from embedstore.types import Keys, Record, Rejection, Vectors
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Retrieved:
+    """Records whose vectors a space holds, in the order of the input; the vectors are read when asked for.
+
+    Attributes
+    ----------
+    ids : n ids.
+    keys : (n, 24) uint8.
+    name, recipe : of the space.
+    space : None if it has not been made; then there are no rows.
+    rejected : records that are not sequences of the space's molecule.
+    failed : records that the model has no vector for.
+    """
+
+    ids: list[str]
+    keys: Keys
+    name: str
+    recipe: Recipe
+    space: Space | None
+    rejected: tuple[Rejection, ...] = ()
+    failed: tuple[Rejection, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def read(self, start: int = 0, stop: int | None = None) -> Vectors:
+        """Read the vectors of rows [start, stop): (n, dim) in the space's dtype.
+
+        Raises
+        ------
+        CorruptStoreError : bytes are damaged or gone.
+        """
+        if self.space is None:
+            return np.empty((0, self.recipe.dim), self.recipe.dtype)
+        return self.space.read(self.keys[start:stop])
+
+
+def retrieve(records: Iterable[Record | Rejection], target: SpaceTarget, *, any_molecule: bool = False) -> Retrieved:
+    """Find the vectors of records.
+
+    Raises
+    ------
+    MissingEmbeddingError : the space lacks some, named by their ids, or keys where they have none.
+    MoleculeError : the records are of the other molecule than the space.
+    """
+    intake = open_intake(records, target, any_molecule=any_molecule)
+    selection = Selection()
+    for window in intake:
+        selection.add(window)
+    keys = selection.keys
+    present = target.space.contains(keys) if target.space is not None else np.zeros(len(keys), np.bool_)
+    lacking = np.flatnonzero(~present).tolist()
+    if lacking:
+        labels = [selection.ids[row] or key_text(keys[row].tobytes()) for row in lacking]
+        raise MissingEmbeddingError(target.name, labels, requested=len(keys))
+    return Retrieved(selection.ids, keys, target.name, target.recipe, target.space, tuple(intake.rejected))
+
+
+def fill_and_retrieve(
+    records: Iterable[Record | Rejection],
+    target: SpaceTarget,
+    options: FillOptions | None = None,
+    *,
+    on_progress: OnProgress | None = None,
+) -> Retrieved:
+    """Fill what lacks, and find the vectors of all records but those that failed; the records are read once.
+
+    Raises
+    ------
+    KeyboardInterrupt : Ctrl-C, after what was computed until then has been stored.
+    EmbedStoreError : as `fill`.
+    """
+    selection = Selection()
+    report = fill(records, target, options, on_progress=on_progress, selection=selection)
+    if report.interrupted:
+        raise KeyboardInterrupt
+    ids, keys = selection.ids, selection.keys
+    space = target.store.find_space(target.recipe) if target.store is not None else None
+    if report.failed:
+        present = space.contains(keys) if space is not None else np.zeros(len(keys), np.bool_)
+        ids, keys = [ids[row] for row in np.flatnonzero(present).tolist()], keys[present]
+    return Retrieved(ids, keys, report.space.name, target.recipe, space, report.rejected, report.failed)
