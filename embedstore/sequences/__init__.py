@@ -1,0 +1,5 @@
+"""Reading sequences from files."""
+
+from embedstore.sequences.reading import read
+
+__all__ = ["read"]

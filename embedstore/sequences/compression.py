@@ -1,0 +1,163 @@
+"""Decompress a stream of bytes, told by its first bytes what it is, never by a file name.
+
+gzip (also of many members, as bgzip writes), bzip2, xz and zstd (also of many streams or frames). Data that ends early
+or is damaged raises `DamagedDataError` behind everything that could still be decompressed.
+"""
+
+from __future__ import annotations
+
+import bz2
+import lzma
+import sys
+import zlib
+from collections.abc import Callable, Generator, Iterator
+from itertools import chain
+from typing import Protocol
+
+from embedstore.errors import InputError
+
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
+
+_HEADER_BYTES = 18
+"""Enough of a member's head to tell all of them, and bgzip from gzip."""
+
+_BZIP2_FIRST_BLOCK = (b"1AY&SY", b"\x17\x72\x45\x38\x50\x90")
+"""What follows `BZh` and the level: digits of pi before a block, of its root at the end of an empty file."""
+
+_DAMAGE = (zlib.error, lzma.LZMAError, zstd.ZstdError, OSError, EOFError)
+"""What the decompressors raise; OSError comes from bzip2."""
+
+
+class DamagedDataError(InputError):
+    """Compressed data ends early or is damaged; the message is a clause that says which. Stays within this package."""
+
+
+class _Decompressor(Protocol):
+    """What the decompressors of bz2, lzma and zstd have in common: one member, with bounded output."""
+
+    @property
+    def eof(self) -> bool: ...
+    @property
+    def needs_input(self) -> bool: ...
+    @property
+    def unused_data(self) -> bytes: ...
+    def decompress(self, data: bytes, max_length: int = -1) -> bytes: ...
+
+
+class _GzipDecompressor:
+    """One gzip member, zlib's decompressor with the interface of the others."""
+
+    def __init__(self) -> None:
+        self._stream = zlib.decompressobj(wbits=16 + zlib.MAX_WBITS)
+        self.needs_input = True
+
+    @property
+    def eof(self) -> bool:
+        return self._stream.eof
+
+    @property
+    def unused_data(self) -> bytes:
+        return self._stream.unused_data
+
+    def decompress(self, data: bytes, max_length: int = -1) -> bytes:
+        block = self._stream.decompress(self._stream.unconsumed_tail + data, max_length)
+        # zlib may hold more output back even when it has taken in all of the input.
+        self.needs_input = not self._stream.unconsumed_tail and len(block) < max_length
+        return block
+
+
+_DECOMPRESSORS: dict[str, Callable[[], _Decompressor]] = {
+    "gzip": _GzipDecompressor,
+    "bzip2": bz2.BZ2Decompressor,
+    "xz": lambda: lzma.LZMADecompressor(format=lzma.FORMAT_XZ),
+    "zstd": zstd.ZstdDecompressor,
+}
+
+
+def compression_of(head: bytes) -> str | None:
+    """Name the compression of data that begins with `head` (at least 18 bytes, or all there is)."""
+    if head.startswith(b"\x1f\x8b"):
+        return "gzip"
+    if head.startswith(b"BZh") and head[4:10] in _BZIP2_FIRST_BLOCK:
+        return "bzip2"
+    if head.startswith(b"\xfd7zXZ\x00"):
+        return "xz"
+    is_skippable_frame = head[1:4] == b"\x2a\x4d\x18" and 0x50 <= head[0] <= 0x5F
+    if head.startswith(b"\x28\xb5\x2f\xfd") or is_skippable_frame:
+        return "zstd"
+    return None
+
+
+def decompressed(raw: Iterator[bytes], block_bytes: int) -> Iterator[bytes]:
+    """Return the content of `raw`, which passes through as it is when it is not compressed.
+
+    Parameters
+    ----------
+    raw : the bytes of a file, no block of them empty.
+    block_bytes : at most this much is decompressed at once.
+
+    Raises
+    ------
+    DamagedDataError : while iterating; the data ends early or is damaged.
+    """
+    head = _at_least(_HEADER_BYTES, b"", raw)
+    compression = compression_of(head)
+    if compression is None:
+        return chain([head] if head else [], raw)
+    return _members(compression, head, raw, block_bytes)
+
+
+def _members(compression: str, data: bytes, raw: Iterator[bytes], block_bytes: int) -> Iterator[bytes]:
+    cut_off = False
+    while data:
+        is_bgzip = compression == "gzip" and data[3:4] == b"\x04" and data[12:14] == b"BC"
+        size_bytes, data = yield from _member(compression, data, raw, block_bytes)
+        # bgzip ends with an empty member, so that a cut between two members shows too.
+        cut_off = is_bgzip and size_bytes > 0
+        data = _next_member(data, raw)
+    if cut_off:
+        raise DamagedDataError("its gzip data ends early: the empty block that ends bgzip data is missing")
+
+
+def _member(
+    compression: str, data: bytes, raw: Iterator[bytes], block_bytes: int
+) -> Generator[bytes, None, tuple[int, bytes]]:
+    """Yield the content of one member; return its size, and what has been read beyond it."""
+    decompressor = _DECOMPRESSORS[compression]()
+    size_bytes = 0
+    while not decompressor.eof:
+        if decompressor.needs_input and not data:
+            data = next(raw, b"")
+            if not data:
+                raise DamagedDataError(f"its {compression} data ends early: the file is cut off")
+        try:
+            block = decompressor.decompress(data, block_bytes)
+        except _DAMAGE as error:
+            raise DamagedDataError(
+                f"its {compression} data is damaged ({error}), so what was read of it before may be wrong too"
+            ) from error
+        data = b""
+        size_bytes += len(block)
+        if block:
+            yield block
+    return size_bytes, decompressor.unused_data
+
+
+def _next_member(data: bytes, raw: Iterator[bytes]) -> bytes:
+    """Return data that begins with the next member, or b"" at the end; zeros between are padding, as on tapes."""
+    data = data.lstrip(b"\0")
+    while not data:
+        block = next(raw, b"")
+        if not block:
+            return b""
+        data = block.lstrip(b"\0")
+    return _at_least(_HEADER_BYTES, data, raw)
+
+
+def _at_least(size_bytes: int, data: bytes, raw: Iterator[bytes]) -> bytes:
+    while len(data) < size_bytes and (block := next(raw, b"")):
+        data += block
+    return data

@@ -1,0 +1,155 @@
+r"""FASTA: a `>` in column one begins a record; lines that begin with `#` or `;` are comments.
+
+The text between two headers is taken as it is, line ends and blanks included. Most text is regular, and is cut up with
+numpy, all records of a block at once; text with any oddity in it is read record by record.
+"""
+
+from __future__ import annotations
+
+import re
+from itertools import repeat
+from typing import NamedTuple, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from embedstore.types import Record, Rejection
+
+_Text = TypeVar("_Text", bytes, str)
+
+_COMMENT_LINE = re.compile(rb"^[#;][^\n]*\n?", re.MULTILINE)
+_BEGINS_COMMENT = np.isin(np.arange(256), list(b"#;"))
+_ENDS_WORD = np.isin(np.arange(256), list(b" \t\n\v\f"))
+_LONG_TEXT_BYTES = 1 << 22
+"""Text that is longer holds a record longer than a block; cutting it up at once would cost memory and gain nothing."""
+
+
+class FastaParser:
+    r"""Takes blocks cut anywhere, with `\n` line ends, the first of them beginning with `>`.
+
+    Parameters
+    ----------
+    file : name to put into the records.
+    line : 1-based number of the first block's first line.
+    """
+
+    def __init__(self, file: str, line: int) -> None:
+        self._file = file
+        self._line = line  # of the first header in _parts
+        self._parts: list[bytes] = []  # the unfinished record, with the line end before its header
+        self._held = b"\n"  # a line end whose next character is not known yet
+
+    def feed(self, block: bytes) -> list[Record | Rejection]:
+        """Return the records that are complete now."""
+        block = self._held + block
+        self._held = b""
+        if block.endswith(b"\n"):
+            block, self._held = block[:-1], b"\n"
+        cut = block.rfind(b"\n>")
+        if cut < 0:
+            self._parts.append(block)
+            return []
+        self._parts.append(block[:cut])
+        text = b"".join(self._parts)
+        self._parts = [block[cut:]]
+        return self._cut_up(text)
+
+    def finish(self) -> list[Record | Rejection]:
+        """Return the last record: the input ends here."""
+        return self._cut_up(b"".join(self._parts))
+
+    def damaged(self, reason: str) -> list[Record | Rejection]:
+        """Reject the record that was being read: the input breaks off here."""
+        header = b"".join(self._parts)[len(b"\n>") :].partition(b"\n")[0]
+        return [Rejection(self._file, self._line, _first_word(header), reason)]
+
+    def _cut_up(self, text: bytes) -> list[Record | Rejection]:
+        if not text:
+            return []
+        places = None if len(text) > _LONG_TEXT_BYTES or not text.isascii() else _find_regular_records(text)
+        if places is None:
+            records = _records_one_by_one(text, self._file, self._line)
+            self._line += text.count(b"\n")
+            return records
+        rows = zip(
+            _slices(text.decode("ascii"), places.id_starts, places.id_ends),
+            _slices(text, places.sequence_starts, places.sequence_ends),
+            repeat(self._file),
+            (places.lines + self._line).tolist(),
+            strict=False,
+        )
+        self._line += places.line_count
+        # Record(…) is a Python function that calls this; calling it directly takes half the time.
+        return list(map(tuple.__new__, repeat(Record), rows))
+
+
+class _Places(NamedTuple):
+    """Where the r records of a text lie in it. All arrays are (r,) int64."""
+
+    id_starts: NDArray[np.int64]
+    id_ends: NDArray[np.int64]
+    sequence_starts: NDArray[np.int64]
+    sequence_ends: NDArray[np.int64]
+    lines: NDArray[np.int64]
+    """Of the headers, from 0."""
+    line_count: int
+
+
+def _find_regular_records(text: bytes) -> _Places | None:
+    """Find the records of an ASCII text that begins with the line end before its first header.
+
+    None if it is not plain that all are regular: no comment lines, an id directly behind the `>`, and letters in the
+    sequence.
+    """
+    codes = np.frombuffer(text, dtype=np.uint8)
+    blanks = np.flatnonzero(codes <= ord(" "))  # (b,) places of line ends, blanks, and control characters
+    line_ends = np.flatnonzero(codes[blanks] == ord("\n"))  # (l,) in blanks
+    first_letters = codes.take(blanks[line_ends] + 1, mode="clip")  # (l,) of the line behind each line end
+    headers = np.flatnonzero(first_letters == ord(">"))  # (r,) in line_ends
+    if headers[-1] + 1 == len(line_ends) or _BEGINS_COMMENT[first_letters].any():
+        return None  # the last header has no line end, or there are comments
+
+    starts, header_ends = line_ends[headers], line_ends[headers + 1]  # (r,) in blanks: line end before and behind
+    ends = np.append(starts[1:], len(blanks))
+    places = _Places(
+        id_starts=blanks[starts] + len("\n>"),
+        id_ends=blanks[starts + 1],
+        sequence_starts=blanks[header_ends] + 1,
+        sequence_ends=np.append(blanks[starts[1:]], len(text)),
+        lines=headers,
+        line_count=len(line_ends),
+    )
+    has_letters = places.sequence_ends - places.sequence_starts > ends - header_ends - 1
+    has_id = (places.id_ends > places.id_starts) & _ENDS_WORD[codes[places.id_ends]]
+    return places if (has_letters & has_id).all() else None
+
+
+def _slices(text: _Text, starts: NDArray[np.int64], ends: NDArray[np.int64]) -> list[_Text]:
+    return [text[start:end] for start, end in zip(starts.tolist(), ends.tolist(), strict=True)]
+
+
+def _records_one_by_one(text: bytes, file: str, line: int) -> list[Record | Rejection]:
+    records: list[Record | Rejection] = []
+    has_comment_lines = b"\n#" in text or b"\n;" in text
+    start = 0  # of the line end before the header
+    while start < len(text):
+        end = text.find(b"\n>", start + 1)
+        end = len(text) if end < 0 else end
+        header_end = text.find(b"\n", start + 1, end)
+        header_end = end if header_end < 0 else header_end
+        id_ = _first_word(text[start + len("\n>") : header_end])
+        sequence = text[header_end + 1 : end]
+        if has_comment_lines:
+            sequence = _COMMENT_LINE.sub(b"", sequence)
+        if not sequence or sequence.isspace():
+            records.append(Rejection(file, line, id_, "empty record: no sequence behind the header"))
+        else:
+            records.append(Record(id_, sequence, file, line))
+        line += text.count(b"\n", start, end)
+        start = end
+    return records
+
+
+def _first_word(header: bytes) -> str:
+    words = header.split(None, 1)
+    return words[0].decode("utf-8", "replace") if words else ""

@@ -1,0 +1,116 @@
+"""FASTQ of four lines a record: `@` and the id, the sequence, `+`, the quality.
+
+`@` and `+` may begin a quality line too, so a record is told by its place. Behind a malformed record, reading goes on
+at the next `@` line that has a `+` two lines below it.
+"""
+
+from __future__ import annotations
+
+from embedstore.sequences.lines import LineBuffer
+from embedstore.types import Record, Rejection
+
+_RECORD_LINES = 4
+_SHOWN_BYTES = 20
+
+
+class FastqParser:
+    r"""Takes blocks cut anywhere, with `\n` line ends.
+
+    Parameters
+    ----------
+    file : name to put into the records.
+    line : 1-based number of the first block's first line.
+    """
+
+    def __init__(self, file: str, line: int) -> None:
+        self._file = file
+        self._line = line  # of the first of _lines
+        self._lines: list[bytes] = []  # not used yet
+        self._buffer = LineBuffer()
+        self._malformed: Rejection | None = None  # held until it is known where reading goes on
+
+    def feed(self, block: bytes) -> list[Record | Rejection]:
+        """Return the records that are complete now."""
+        text = self._buffer.feed(block)
+        if not text:
+            return []
+        self._lines += text.split(b"\n")[:-1]
+        return self._take_records()
+
+    def finish(self) -> list[Record | Rejection]:
+        """Return the last records: the input ends here."""
+        self._lines.append(self._buffer.rest())
+        records = self._take_records()
+        if self._malformed is not None:
+            return [*records, _with_continuation(self._malformed, "no further record was found")]
+        if self._lines:
+            records.append(self._rejection("incomplete record: the file ends within it", 0))
+        return records
+
+    def damaged(self, reason: str) -> list[Record | Rejection]:
+        """Reject the record that was being read: the input breaks off here."""
+        self._lines.append(self._buffer.rest())
+        malformed = [] if self._malformed is None else [self._malformed]
+        return [*malformed, self._rejection(reason, 0)]
+
+    def _take_records(self) -> list[Record | Rejection]:
+        records: list[Record | Rejection] = []
+        lines, file = self._lines, self._file
+        place = self._next_header(0, records)
+        while self._malformed is None and place + _RECORD_LINES <= len(lines):
+            header, sequence, plus, quality = lines[place : place + _RECORD_LINES]
+            fault = _fault(header, sequence, plus, quality)
+            if fault is not None:
+                self._malformed = self._rejection(fault, place)
+                place += 1
+            elif not sequence.strip():
+                records.append(self._rejection("empty record: no sequence", place))
+                place += _RECORD_LINES
+            else:
+                records.append(Record(_id(header), sequence, file, self._line + place))
+                place += _RECORD_LINES
+            place = self._next_header(place, records)
+        del lines[:place]
+        self._line += place
+        return records
+
+    def _next_header(self, place: int, records: list[Record | Rejection]) -> int:
+        """Return where the next record begins, or what is left to look at when more lines are needed to tell."""
+        lines = self._lines
+        if self._malformed is None:
+            while place < len(lines) and not lines[place].strip():
+                place += 1
+            return place
+        for header in range(place, len(lines) - 2):
+            if lines[header].startswith(b"@") and lines[header + 2].startswith(b"+"):
+                records.append(_with_continuation(self._malformed, f"reading went on at line {self._line + header}"))
+                self._malformed = None
+                return header
+        return max(place, len(lines) - 2)
+
+    def _rejection(self, reason: str, place: int) -> Rejection:
+        return Rejection(self._file, self._line + place, _id(self._lines[place]), reason)
+
+
+def _fault(header: bytes, sequence: bytes, plus: bytes, quality: bytes) -> str | None:
+    if not header.startswith(b"@"):
+        return f"malformed FASTQ record: expected a header that begins with '@', found {_shown(header)}"
+    if not plus.startswith(b"+"):
+        return f"malformed FASTQ record: expected '+' two lines below its header, found {_shown(plus)}"
+    letters, scores = len(sequence.rstrip()), len(quality.rstrip())
+    if letters != scores:
+        return f"malformed FASTQ record: expected {letters} quality scores, one a letter, found {scores}"
+    return None
+
+
+def _with_continuation(rejection: Rejection, continuation: str) -> Rejection:
+    return rejection._replace(reason=f"{rejection.reason}; {continuation}")
+
+
+def _id(header: bytes) -> str:
+    words = header[1:].split(None, 1) if header.startswith(b"@") else []
+    return words[0].decode("utf-8", "replace") if words else ""
+
+
+def _shown(line: bytes) -> str:
+    return repr(line[:_SHOWN_BYTES].decode("utf-8", "replace"))

@@ -1,0 +1,146 @@
+"""Open an input, see through its compression, and find its format and where its first record begins."""
+
+from __future__ import annotations
+
+import stat
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from io import FileIO
+from itertools import chain
+from pathlib import Path
+from typing import BinaryIO
+
+from embedstore.errors import SequenceFileError
+from embedstore.sequences.compression import DamagedDataError, decompressed
+from embedstore.sequences.lines import with_unix_line_ends
+from embedstore.sequences.sniffing import SNIFFED_BYTES, Format, format_of, is_preamble, refusal, skip_preamble
+
+STANDARD_INPUT = "-"
+STANDARD_INPUT_NAME = "<stdin>"
+
+BLOCK_BYTES = 1 << 18
+"""What is read and parsed at once: small enough for the processor's cache, large enough for numpy."""
+
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SequenceText:
+    r"""The decompressed text of an input, from its first record on.
+
+    Attributes
+    ----------
+    file : name for records and messages.
+    format : None when it holds nothing but blank lines and comments.
+    line : 1-based line of the first record.
+    blocks : cut anywhere, with `\n` line ends; raises DamagedDataError where compressed data breaks off.
+    """
+
+    file: str
+    format: Format | None
+    line: int
+    blocks: Iterator[bytes]
+
+
+def check(source: str) -> None:
+    """See that an input can be opened and holds sequences, as far as that can be told without taking from a stream.
+
+    Raises
+    ------
+    SequenceFileError : it cannot be opened, or does not begin like a file of sequences.
+    """
+    if source == STANDARD_INPUT:
+        return
+    try:
+        mode = Path(source).stat().st_mode
+    except OSError as error:
+        raise SequenceFileError(source, _why(error)) from error
+    if stat.S_ISREG(mode) or stat.S_ISDIR(mode):
+        with open_text(source):
+            pass
+
+
+@contextmanager
+def open_text(source: str, block_bytes: int = BLOCK_BYTES) -> Iterator[SequenceText]:
+    """Open a file, or standard input for `-`, and sniff its head.
+
+    Raises
+    ------
+    SequenceFileError : it cannot be opened or read, or is not a file of sequences.
+    """
+    if source == STANDARD_INPUT:
+        if sys.stdin is None:
+            raise SequenceFileError(STANDARD_INPUT_NAME, "there is no standard input")
+        yield _sniffed(STANDARD_INPUT_NAME, sys.stdin.buffer, block_bytes)
+        return
+    try:
+        stream = FileIO(source)
+    except OSError as error:
+        raise SequenceFileError(source, _why(error)) from error
+    with stream:
+        yield _sniffed(source, stream, block_bytes)
+
+
+def _sniffed(file: str, stream: BinaryIO, block_bytes: int) -> SequenceText:
+    raw = _raw_blocks(file, stream, block_bytes)
+    blocks = with_unix_line_ends(_without_byte_order_mark(decompressed(raw, block_bytes)))
+    head, line, damage = _head(blocks)
+    if damage is not None:
+        blocks = _breaking_off(damage)
+    if is_preamble(head):
+        if damage is not None:
+            raise SequenceFileError(file, f"{damage}, before its first record. Get the file again.")
+        return SequenceText(file, None, line, iter(()))
+    text_format = format_of(head)
+    if text_format is None:
+        reason = refusal(head, line) if damage is None else f"{refusal(head, line)} Also, {damage}."
+        raise SequenceFileError(file, reason)
+    return SequenceText(file, text_format, line, chain([head], blocks))
+
+
+def _head(blocks: Iterator[bytes]) -> tuple[bytes, int, DamagedDataError | None]:
+    """Read up to where the format can be told: the text from its first line that counts, and that line's number."""
+    head, line = b"", 1
+    try:
+        while is_preamble(head) or len(head) < SNIFFED_BYTES:
+            block = next(blocks, b"")
+            if not block:
+                break
+            head, lines = skip_preamble(head + block)
+            line += lines
+    except DamagedDataError as damage:
+        return head, line, damage
+    return head, line, None
+
+
+def _breaking_off(damage: DamagedDataError) -> Iterator[bytes]:
+    yield from ()
+    raise damage
+
+
+def _raw_blocks(file: str, stream: BinaryIO, block_bytes: int) -> Iterator[bytes]:
+    try:
+        while block := stream.read(block_bytes):
+            yield block
+    except OSError as error:
+        raise SequenceFileError(file, f"reading stopped: {_why(error)}") from error
+
+
+def _without_byte_order_mark(blocks: Iterable[bytes]) -> Iterator[bytes]:
+    """Drop the mark that some editors put before UTF-8 text."""
+    blocks = iter(blocks)
+    head = b""
+    while len(head) < len(_BYTE_ORDER_MARK) and (block := next(blocks, b"")):
+        head += block
+    head = head.removeprefix(_BYTE_ORDER_MARK)
+    return chain([head] if head else [], blocks)
+
+
+def _why(error: OSError) -> str:
+    if isinstance(error, FileNotFoundError):
+        return "no such file."
+    if isinstance(error, IsADirectoryError):
+        return "it is a directory; name the files in it."
+    return f"{error.strerror or error}."

@@ -1,0 +1,75 @@
+"""Read records from files of sequences, one after the other, whatever their format and compression."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from itertools import chain
+from pathlib import Path
+from typing import Protocol
+
+from embedstore.errors import SequenceFileError
+from embedstore.sequences.compression import DamagedDataError
+from embedstore.sequences.fasta import FastaParser
+from embedstore.sequences.fastq import FastqParser
+from embedstore.sequences.genbank import GenbankParser
+from embedstore.sequences.opening import BLOCK_BYTES, STANDARD_INPUT, STANDARD_INPUT_NAME, check, open_text
+from embedstore.sequences.sniffing import Format
+from embedstore.types import Record, Rejection
+
+
+class _Parser(Protocol):
+    """Is given the blocks of one text, then told once how it ended."""
+
+    def feed(self, block: bytes) -> list[Record | Rejection]: ...
+    def finish(self) -> list[Record | Rejection]: ...
+    def damaged(self, reason: str) -> list[Record | Rejection]: ...
+
+
+_PARSERS: dict[Format, Callable[[str, int], _Parser]] = {
+    "fasta": FastaParser,
+    "fastq": FastqParser,
+    "genbank": GenbankParser,
+}
+
+
+def read(inputs: Sequence[str | Path]) -> Iterator[Record | Rejection]:
+    """Read the records of several inputs, in order.
+
+    FASTA, FASTQ and GenBank, plain or compressed with gzip, bzip2, xz or zstd, told by content. Letters are not looked
+    at here: that is `identity.canonical`'s part. Memory is bounded by the longest record, not by the input.
+
+    Parameters
+    ----------
+    inputs : paths; `-` is standard input, named `<stdin>` in records.
+
+    Returns
+    -------
+    Records, and in their place a rejection for each one that cannot be used: an empty or malformed one, and the one at
+    which compressed data ends early or is damaged.
+
+    Raises
+    ------
+    SequenceFileError : at once, before any record, when an input cannot be opened or is not a file of sequences; while
+        iterating, when that can only be told later (a stream), or reading fails.
+    """
+    sources = [str(source) for source in inputs]
+    if sources.count(STANDARD_INPUT) > 1:
+        raise SequenceFileError(STANDARD_INPUT_NAME, "it is named more than once, and can be read only once.")
+    for source in sources:
+        check(source)
+    return chain.from_iterable(batch for source in sources for batch in read_batches(source))
+
+
+def read_batches(source: str, block_bytes: int = BLOCK_BYTES) -> Iterator[list[Record | Rejection]]:
+    """Read one input, a list of records for each block of it; faster to pass on than single records."""
+    with open_text(source, block_bytes) as text:
+        if text.format is None:
+            return
+        parser = _PARSERS[text.format](text.file, text.line)
+        try:
+            for block in text.blocks:
+                yield parser.feed(block)
+        except DamagedDataError as error:
+            yield parser.damaged(f"{error}; this record and all that follow in the file were not read")
+        else:
+            yield parser.finish()
