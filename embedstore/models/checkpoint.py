@@ -121,6 +121,8 @@ def _hugging_face(folder: Path) -> Checkpoint:
             f"Cannot use {folder}: expected a model_type of {known} in config.json, found {model_type!r}."
         )
     tokenizer = folder / "tokenizer.json"
+    if architecture == "dnabert" and not tokenizer.is_file():
+        raise WeightsNotFoundError(f"Cannot use {folder}: expected tokenizer.json beside config.json, found none.")
     return Checkpoint(
         path=folder,
         architecture=architecture,

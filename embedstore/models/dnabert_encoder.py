@@ -113,6 +113,11 @@ class DnabertEncoder:
         """Where the weights are, and the token ids must be."""
         return self._tensors["embeddings.word_embeddings.weight"].device
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """Type of the weights and of the arithmetic."""
+        return self._tensors["embeddings.word_embeddings.weight"].dtype
+
     def to(self, device: torch.device, dtype: torch.dtype) -> DnabertEncoder:
         """Return the encoder with its weights elsewhere, or of another precision."""
         return DnabertEncoder(self.shape, {name: t.to(device, dtype) for name, t in self._tensors.items()})
@@ -176,7 +181,7 @@ class DnabertEncoder:
         """ALiBi by distance, from -(longest - 1) to longest - 1, multiplied in float32: (h, 2 longest - 1)."""
         distance = torch.arange(1 - longest, longest, device=self.device).abs()  # (2 l - 1,)
         bias = -self._slopes[:, None] * distance  # (h, 2 l - 1)
-        return bias.to(self._tensors["embeddings.word_embeddings.weight"].dtype)
+        return bias.to(self.dtype)  # what a kernel wants; rounded once, after the product
 
 
 def _attention(qkv: Tensor, bias: Tensor, queries_at_once: int) -> Tensor:

@@ -44,7 +44,7 @@ ARCHITECTURES: dict[str, Architecture] = {
     "esm2": Architecture("esm", "esm2/1", "protein", "mean", ("<cls>", "<eos>"), 1022),
     "fastesm2": Architecture("esm", "esm2/1", "protein", "mean", ("<cls>", "<eos>"), 2048),
     # Trained on at most 2 000 tokens, [CLS] and [SEP] among them.
-    "dnabert": Architecture("dnabert_s", "dnabert/1", "dna", "mean_all", ("[CLS]", "[SEP]"), 1998),
+    "dnabert": Architecture("dnabert_s", "dnabert_s/1", "dna", "mean_all", ("[CLS]", "[SEP]"), 1998),
 }
 
 
