@@ -4,7 +4,8 @@
     ├── InputError                 mend the input or the arguments
     │   ├── SequenceError          one sequence is not what its molecule allows: reject that record
     │   ├── SequenceFileError      a file does not hold sequences
-    │   └── MoleculeError          DNA was given to a protein model, or the reverse
+    │   ├── MoleculeError          DNA was given to a protein model, or the reverse
+    │   └── SchemaError            features are not laid out as what they are used with expects
     ├── MissingEmbeddingError      fill first
     ├── StoreError                 look at the store
     │   ├── StoreNotFoundError     there is no store at that place
@@ -55,6 +56,17 @@ class SequenceFileError(InputError):
 
 class MoleculeError(InputError):
     """The sequences are of the other molecule than the model embeds."""
+
+
+class SchemaError(InputError):
+    """Features are not laid out, or not prepared, as what they are used with expects.
+
+    `differences` maps each place that differs to (expected, found).
+    """
+
+    def __init__(self, message: str, differences: Mapping[str, tuple[object, object]]) -> None:
+        super().__init__(message)
+        self.differences = dict(differences)
 
 
 class MissingEmbeddingError(EmbedStoreError):

@@ -1,0 +1,238 @@
+"""What the columns of features mean, how their samples were prepared, and which classes their labels name.
+
+A schema travels with features into a classifier. Before anything is trained, evaluated or predicted, `Schema.require`
+compares the two, since numbers of the right width in the wrong place raise no error by themselves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Self, cast
+
+from embedstore.errors import InputError, SchemaError
+from embedstore.identity import Molecule, Recipe
+
+_ID_DIGITS = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """Consecutive columns of features: the vectors of one space.
+
+    Attributes
+    ----------
+    space : its name, a label for people.
+    space_id : what decides whether two blocks hold the same numbers, 64 hexadecimal digits.
+    start, stop : its columns.
+    """
+
+    space: str
+    space_id: str
+    molecule: Molecule
+    start: int
+    stop: int
+
+    @property
+    def dim(self) -> int:
+        return self.stop - self.start
+
+    def __str__(self) -> str:
+        return f"{self.space} ({self.space_id[:_ID_DIGITS]}…, {self.dim} of {self.molecule})"
+
+
+@dataclass(frozen=True, slots=True)
+class Preparation:
+    """How samples were cut from their sources; None where nobody stated it.
+
+    Attributes
+    ----------
+    chunk_length : bases.
+    genetic_code : number of the NCBI translation table.
+    frames : which reading frames of a chunk may become samples.
+    compat : whose quirks were reproduced, "virnucpro".
+    """
+
+    chunk_length: int | None = None
+    genetic_code: int | None = None
+    frames: str | None = None
+    compat: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Schema:
+    """The ordered blocks of features, the preparation of their samples, and their classes in order.
+
+    Raises
+    ------
+    InputError : blocks do not follow each other from column 0, or a class is named twice.
+    """
+
+    blocks: tuple[Block, ...]
+    preparation: Preparation = Preparation()
+    labels: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        start = 0
+        for block in self.blocks:
+            if block.start != start or block.stop <= start:
+                raise InputError(
+                    f"Cannot lay out features: expected block {block.space} to begin at column {start} and to be at "
+                    f"least one wide, found columns {block.start} to {block.stop}."
+                )
+            start = block.stop
+        if not self.blocks:
+            raise InputError("Cannot lay out features without a block: name at least one model.")
+        if len({block.space_id for block in self.blocks}) != len(self.blocks):
+            raise InputError(f"Cannot lay out features: a space occurs twice in {_listed(self.blocks)}.")
+        if len(set(self.labels)) != len(self.labels):
+            raise InputError(f"Cannot lay out features: a class is named twice in {', '.join(self.labels)}.")
+
+    @classmethod
+    def of_spaces(
+        cls, spaces: Iterable[tuple[str, Recipe]], preparation: Preparation, labels: Sequence[str] = ()
+    ) -> Self:
+        """Lay out spaces, given as (name, recipe), one after the other."""
+        blocks, start = [], 0
+        for name, recipe in spaces:
+            blocks.append(Block(name, recipe.id, recipe.molecule, start, start + recipe.dim))
+            start += recipe.dim
+        return cls(tuple(blocks), preparation, tuple(labels))
+
+    @property
+    def dim(self) -> int:
+        """Number of columns."""
+        return self.blocks[-1].stop
+
+    @property
+    def molecules(self) -> tuple[Molecule, ...]:
+        """What the samples must have a sequence of, each once, in the order of the blocks."""
+        return tuple(dict.fromkeys(block.molecule for block in self.blocks))
+
+    def require(self, found: Schema, *, what: str, owner: str) -> None:
+        """Refuse features whose blocks or preparation are not those of this schema. Labels are `require_labels`'s part.
+
+        Parameters
+        ----------
+        found : schema of the features.
+        what : the features, for the message: "features.zarr".
+        owner : what expects this schema: "the classifier in virus/".
+
+        Raises
+        ------
+        SchemaError : names both sides of every difference.
+        """
+        of_blocks = _block_differences(self.blocks, found.blocks)
+        of_preparation = _preparation_differences(self.preparation, found.preparation)
+        advice = []
+        if of_preparation:
+            advice.append("Prepare the samples again as it was done for what expects them.")
+        if of_blocks:
+            advice.append(f"Merge with --models {','.join(block.space for block in self.blocks)} from the same store.")
+        differences = of_blocks | of_preparation
+        sides = "; ".join(f"{place}: expected {ours}, found {theirs}" for place, (ours, theirs) in differences.items())
+        if differences:
+            raise SchemaError(f"Cannot use {what} with {owner}: {sides}. {' '.join(advice)}", differences)
+
+    def require_labels(self, found: Sequence[str], *, what: str, owner: str) -> None:
+        """Refuse class names that this schema does not have; not all of them need to occur.
+
+        Raises
+        ------
+        SchemaError : names the unknown ones and those that are known.
+        """
+        unknown = [label for label in found if label not in self.labels]
+        if unknown:
+            ours, theirs = ", ".join(self.labels) or "no labels", ", ".join(unknown)
+            raise SchemaError(
+                f"Cannot use {what} with {owner}: labels: expected {ours}, found {theirs}. "
+                "Name the classes alike (--labels FILE).",
+                {"labels": (tuple(self.labels), tuple(found))},
+            )
+
+    def to_json(self) -> dict[str, Any]:
+        """The schema as JSON values; `from_json` reads it back."""
+        return {
+            "blocks": [asdict(block) for block in self.blocks],
+            "preparation": asdict(self.preparation),
+            "labels": list(self.labels),
+        }
+
+    @classmethod
+    def from_json(cls, document: dict[str, Any]) -> Self:
+        """Read a schema back from its parsed JSON.
+
+        Raises
+        ------
+        InputError : a field lacks, is unknown, or has a value of another type.
+        """
+        if not isinstance(document, dict) or set(document) != {field.name for field in fields(cls)}:
+            raise InputError("Cannot read a schema: expected an object of blocks, preparation and labels.")
+        blocks, labels = document["blocks"], document["labels"]
+        if not isinstance(blocks, list) or not isinstance(labels, list):
+            raise InputError("Cannot read a schema: expected lists of blocks and of labels.")
+        if not all(isinstance(label, str) for label in labels):
+            raise InputError("Cannot read a schema: expected labels that are texts.")
+        return cls(
+            tuple(cast(Block, _value_from_json(Block, block)) for block in blocks),
+            cast(Preparation, _value_from_json(Preparation, document["preparation"])),
+            tuple(labels),
+        )
+
+
+_TYPES: dict[str, type | tuple[type, ...]] = {"str": str, "int": int, "Molecule": str}
+
+
+def _value_from_json(kind: type[Block] | type[Preparation], document: object) -> Block | Preparation:
+    """Make a value of a JSON object that has exactly its fields, each of its type."""
+    expected = {field.name: str(field.type) for field in fields(kind)}
+    if not isinstance(document, dict) or set(document) != set(expected):
+        raise InputError(f"Cannot read a schema: expected a {kind.__name__.lower()} of {', '.join(expected)}.")
+    for name, type_name in expected.items():
+        value = document[name]
+        optional = type_name.endswith(" | None")
+        if isinstance(value, bool) or not (
+            isinstance(value, _TYPES[type_name.removesuffix(" | None")]) or (optional and value is None)
+        ):
+            raise InputError(f"Cannot read a schema: expected {name} of type {type_name}, found {value!r}.")
+    return kind(**document)
+
+
+def _block_differences(expected: Sequence[Block], found: Sequence[Block]) -> dict[str, tuple[object, object]]:
+    """Where two rows of blocks differ. Names are not compared: one recipe gives the same numbers under any name."""
+    ours, theirs = [block.space_id for block in expected], [block.space_id for block in found]
+    if ours == theirs:
+        return {}
+    if sorted(ours) == sorted(theirs):
+        return {"order of blocks": (_listed(expected), _listed(found))}
+    if len(ours) != len(theirs):
+        return {"blocks": (_listed(expected), _listed(found))}
+    return {
+        f"block {number}": (_described(block, other), _described(other, block))
+        for number, (block, other) in enumerate(zip(expected, found, strict=True), start=1)
+        if block.space_id != other.space_id
+    }
+
+
+def _listed(blocks: Sequence[Block]) -> str:
+    return ", ".join(map(str, blocks))
+
+
+def _described(block: Block, other: Block) -> str:
+    """Describe a block; of two that only differ in the recipe, say that it is what differs."""
+    if (block.space, block.dim) == (other.space, other.dim):
+        return f"{block.space} of recipe {block.space_id}"
+    return str(block)
+
+
+def _preparation_differences(expected: Preparation, found: Preparation) -> dict[str, tuple[object, object]]:
+    ours, theirs = asdict(expected), asdict(found)
+    return {
+        name.replace("_", " "): (_stated(ours[name]), _stated(theirs[name]))
+        for name in ours
+        if ours[name] != theirs[name]
+    }
+
+
+def _stated(value: object) -> object:
+    return "not stated" if value is None else value
