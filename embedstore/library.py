@@ -10,16 +10,18 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from embedstore.errors import InputError
+from embedstore.errors import InputError, StoreError
 from embedstore.filling.filler import FillOptions, OnProgress, fill
 from embedstore.filling.report import FillReport
 from embedstore.filling.target import SpaceTarget, find_target
 from embedstore.models.embedder import Embedder, Model
 from embedstore.models.resolution import ModelOptions
 from embedstore.retrieval import Retrieved, fill_and_retrieve, retrieve
-from embedstore.store.documents import SegmentFormat
+from embedstore.store.documents import ROOT_NAME, SegmentFormat
+from embedstore.store.local import LocalStorage
 from embedstore.store.space import Space
 from embedstore.store.store import SpaceStore
+from embedstore.store.verification import VerifyReport, verify
 from embedstore.types import Record, Rejection, Vectors
 
 Sequences = Iterable[Record | Rejection | str | bytes]
@@ -51,6 +53,35 @@ def open_store(
     StoreNotFoundError : no store lies there. CorruptStoreError, FormatVersionError : it cannot be read.
     """
     return Store.open(default_place() if path is None else path, create=create, segment_format=segment_format)
+
+
+def make_store(path: str | Path, *, segment_format: SegmentFormat = "zarr") -> Store:
+    """Make a store where there is nothing, or an empty folder; a store like it that is there already will do.
+
+    Raises
+    ------
+    StoreError : a store is there that writes the other format. StoreNotFoundError : something else is there.
+    """
+    store = Store.open(path, create=True, segment_format=segment_format)
+    if store.segment_format != segment_format:
+        raise StoreError(
+            f"Cannot make a store at {store.location}: expected none, or one of format {segment_format}, "
+            f"found one of format {store.segment_format}. Use it as it is, or give another path."
+        )
+    return store
+
+
+def verify_store(path: str | Path | None = None, *, deep: bool = False) -> VerifyReport:
+    """Check a store, one that is too damaged to be opened too.
+
+    Raises
+    ------
+    StoreNotFoundError : nothing of a store lies there.
+    """
+    place = default_place() if path is None else Path(path)
+    if not (place / ROOT_NAME).exists() and not (place / "spaces").is_dir():
+        Store.open(place)
+    return verify(LocalStorage(place), deep=deep)
 
 
 class Store(SpaceStore):

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from embedstore.errors import MissingEmbeddingError
 from embedstore.filling.filler import FillOptions, OnProgress, fill, open_intake
 from embedstore.filling.intake import Selection
+from embedstore.filling.report import SpaceSummary
 from embedstore.filling.target import SpaceTarget
 from embedstore.identity import Recipe, key_text
 from embedstore.store.space import Space
@@ -40,6 +42,15 @@ class Retrieved:
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    def to_json(self) -> dict[str, Any]:
+        """Say what was found, as JSON values, without the rows themselves."""
+        return {
+            "space": SpaceSummary.of(self.recipe, self.name).to_json(),
+            "rows": len(self),
+            "rejected": [rejection._asdict() for rejection in self.rejected],
+            "failed": [rejection._asdict() for rejection in self.failed],
+        }
 
     def read(self, start: int = 0, stop: int | None = None) -> Vectors:
         """Read the vectors of rows [start, stop): (n, dim) in the space's dtype.

@@ -1,0 +1,1 @@
+"""The command line of embedstore: one file a command, no logic."""

@@ -1,0 +1,81 @@
+"""embedstore fill: compute and store what a space lacks."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from embedstore_cli import options
+
+if TYPE_CHECKING:
+    from embedstore.filling import FillReport
+
+
+def fill(
+    inputs: options.Inputs,
+    model: options.Model,
+    store: options.StorePlace = None,
+    name: options.Name = None,
+    weights: options.Weights = None,
+    precision: options.PrecisionChoice = None,
+    long: options.LongChoice = None,
+    max_length: options.MaxLength = None,
+    pooling: options.PoolingChoice = None,
+    device: options.Device = None,
+    any_molecule: options.AnyMolecule = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only count what lacks, and estimate the time.")] = False,
+    json: options.Json = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Embed the sequences that the store lacks.
+
+    What is stored already is not computed again: to go on after a stop, start the same command again.
+    """
+    from embedstore import filling
+    from embedstore.sequences import read
+    from embedstore_cli import places
+    from embedstore_cli.output import write_json
+    from embedstore_cli.progress import shown
+
+    records = read(inputs)
+    choices = options.model_options(weights, precision, long, max_length, pooling)
+    if dry_run:
+        target = filling.find_target(places.store_if_any(store), model, choices, name)
+        report = filling.preview(records, target, any_molecule=any_molecule)
+    else:
+        target = places.target_to_fill(store, model, choices, name, quiet=quiet)
+        with shown(quiet=quiet) as on_progress:
+            report = filling.fill(records, target, options.fill_options(device, any_molecule), on_progress=on_progress)
+    if json:
+        write_json(report.to_json())
+    else:
+        _write_text(report, quiet=quiet)
+    raise typer.Exit(130 if report.interrupted else 0 if report.complete else 3)
+
+
+def _write_text(report: FillReport, *, quiet: bool) -> None:
+    from embedstore_cli.output import count, duration, list_rejections, short, write_facts
+
+    list_rejections(report.rejected, "rejected")
+    list_rejections(report.failed, "failed")
+    if quiet:
+        return
+    space = report.space
+    facts = [
+        ("space", f"{space.name} {short(space.id)} ({space.dim} × {space.dtype})"),
+        ("read", f"{count(report.read)} records, {count(report.unique)} distinct sequences"),
+        ("stored before", count(report.hits)),
+    ]
+    if report.dry_run is not None:
+        seconds = report.dry_run.estimated_seconds
+        estimate = "unknown time" if seconds is None else f"about {duration(seconds)}"
+        facts.append(("to compute", f"{count(report.dry_run.misses)}, {estimate}"))
+    else:
+        facts.append(("computed", f"{count(report.computed)} in {duration(report.compute_seconds)}"))
+    if report.rejected or report.failed:
+        facts.append(("rejected, failed", f"{count(len(report.rejected))}, {count(len(report.failed))} records"))
+    facts.append(("took", duration(report.seconds)))
+    if report.interrupted:
+        facts.append(("interrupted", "what was computed is stored; the same command goes on"))
+    write_facts(facts)

@@ -1,0 +1,25 @@
+"""embedstore init: make a store."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from embedstore_cli.options import Format
+
+
+def init(
+    path: Annotated[Path, typer.Argument(metavar="PATH", help="Nothing, or an empty folder.", show_default=False)],
+    segment_format: Annotated[
+        Format,
+        typer.Option("--format", help="hdf5 makes one file a segment: less of them for file systems that count."),
+    ] = Format.zarr,
+) -> None:
+    """Make a store."""
+    from embedstore.library import make_store
+    from embedstore_cli.output import notice
+
+    store = make_store(path, segment_format=segment_format.value)
+    notice(f"Store at {store.location}: segments will be written as {store.segment_format}.")

@@ -1,0 +1,102 @@
+"""Builds the command line and runs it; the only place where an error becomes an exit code.
+
+0 all well, 1 error, 2 wrong usage, 3 done but some records were rejected or failed, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from typing import Annotated, NoReturn
+
+import typer
+
+from embedstore.errors import EmbedStoreError
+from embedstore_cli.fill import fill
+from embedstore_cli.get import get
+from embedstore_cli.info import info
+from embedstore_cli.init import init
+from embedstore_cli.ls import ls
+from embedstore_cli.models import models
+from embedstore_cli.verify import verify
+
+_INTERRUPTED = 130
+
+app = typer.Typer(
+    name="embedstore",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # importing rich to draw frames around the help takes longer than all the rest
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+for command in (init, fill, get, ls, info, models, verify):
+    app.command()(command)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version
+
+        print(f"embedstore {version('embedstore')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _embedstore(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    """Embed sequences once, read them everywhere: a content-addressed store of embeddings."""
+
+
+def run() -> NoReturn:
+    """Run the command line of this process."""
+    code = main(sys.argv[1:])
+    if code == _INTERRUPTED:
+        os._exit(code)  # a model's thread may still be at work; everything that was to be stored is
+    sys.exit(code)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run a command line and return its exit code."""
+    try:
+        code = _run_app(arguments)
+        _flush()
+    except EmbedStoreError as error:
+        return _fail(str(error))
+    except BrokenPipeError:
+        _mute_output()
+        return 1
+    except OSError as error:
+        _mute_output()
+        return _fail(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}")
+    except KeyboardInterrupt:
+        return _INTERRUPTED
+    return code
+
+
+def _run_app(arguments: Sequence[str]) -> int:
+    try:
+        app(list(arguments), prog_name="embedstore")
+    except SystemExit as done:
+        return done.code if isinstance(done.code, int) else 0
+    return 0
+
+
+def _fail(message: str) -> int:
+    print(f"Error: {message}", file=sys.stderr)
+    return 1
+
+
+def _flush() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        if stream is not None:  # closed by who started us
+            stream.flush()
+
+
+def _mute_output() -> None:
+    """Send what is still buffered nowhere, so that the interpreter does not stumble over it at its end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)

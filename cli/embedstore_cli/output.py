@@ -1,0 +1,98 @@
+"""What commands write: JSON or tables on standard output, notices on standard error."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from embedstore.types import Rejection
+
+_REJECTIONS_SHOWN = 20
+_WIDE = 10_000  # a pipe or file has no width to fit in
+
+
+def notice(text: str) -> None:
+    """Say something beside the result."""
+    print(text, file=sys.stderr)
+
+
+def write_json(document: object) -> None:
+    """Write the result as JSON."""
+    print(json.dumps(document, indent=2))
+
+
+def write_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Write aligned columns; those whose name begins with `>` to the right."""
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
+    for column in columns:
+        table.add_column(column.lstrip(">"), justify="right" if column.startswith(">") else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*map(Text, row))
+    _console().print(table)
+
+
+def write_facts(facts: Iterable[tuple[str, str]]) -> None:
+    """Write names and values, a line each."""
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table.grid(padding=(0, 2, 0, 0))
+    table.add_column(style="bold")
+    table.add_column(overflow="fold")
+    for name, value in facts:
+        table.add_row(name, Text(value))
+    _console().print(table)
+
+
+def list_rejections(rejections: Sequence[Rejection], verb: str) -> None:
+    """List the first records that could not be used, on standard error."""
+    for rejection in rejections[:_REJECTIONS_SHOWN]:
+        notice(f"{verb} {rejection.file}:{rejection.line} {rejection.id or '(no id)'}: {rejection.reason}")
+    if len(rejections) > _REJECTIONS_SHOWN:
+        notice(f"… and {len(rejections) - _REJECTIONS_SHOWN:,} more {verb}; --json lists all")
+
+
+def count(number: int) -> str:
+    """12345 -> 12,345"""
+    return f"{number:,}"
+
+
+def size(size_bytes: int) -> str:
+    """123456789 -> 117.7 MiB"""
+    amount = float(size_bytes)
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if amount < 1024:
+            return f"{amount:.0f} {unit}" if unit == "B" else f"{amount:.1f} {unit}"
+        amount /= 1024
+    return f"{amount:.1f} TiB"
+
+
+def duration(seconds: float) -> str:
+    """3725.2 -> 1 h 2 min"""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes = round(seconds / 60)
+    if minutes < 60:
+        return f"{minutes} min"
+    hours, minutes = divmod(minutes, 60)
+    return f"{count(hours)} h {minutes} min"
+
+
+def short(identifier: str) -> str:
+    """Beginning of an id; long enough to find the space by."""
+    return identifier[:12]
+
+
+def _console() -> Console:
+    from rich.console import Console
+
+    terminal = sys.stdout is not None and sys.stdout.isatty()
+    return Console(width=None if terminal else _WIDE, highlight=False, markup=False, emoji=False)
