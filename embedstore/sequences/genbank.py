@@ -17,6 +17,7 @@ from embedstore.types import Record, Rejection
 RELEASE_HEADER = re.compile(rb"GB[A-Z]+[0-9]*\.SEQ[ \t]+Genetic Sequence Data Bank")
 """First line of the files of a GenBank release (gbvrl1.seq), some lines before the first LOCUS."""
 
+_SHOWN_LETTERS = 100
 _RECORD_START = re.compile(rb"^LOCUS[ \t]", re.MULTILINE)
 _RECORD_END = re.compile(rb"^//[ \t]*\n", re.MULTILINE)
 _ACCESSION = re.compile(rb"^(?:VERSION|ACCESSION|LOCUS)[ \t]+(\S+)", re.MULTILINE)
@@ -108,7 +109,8 @@ def _parsed(text: bytes, file: str, line: int) -> Record | Rejection:
     except UndefinedSequenceError:
         sequence = b""
     except (ValueError, AssertionError, LookupError, TypeError, AttributeError) as error:
-        return Rejection(file, line, _accession(text), f"GenBank record cannot be parsed: {error}")
+        why = " ".join(str(error).split())[:_SHOWN_LETTERS]
+        return Rejection(file, line, _accession(text), f"GenBank record cannot be parsed (Biopython: {why})")
     if not sequence.strip():
         return Rejection(file, line, _accession(text), "GenBank record without a sequence (no ORIGIN)")
     return Record(parsed.id, sequence, file, line)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import stat
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from io import FileIO
@@ -128,14 +128,13 @@ def _raw_blocks(file: str, stream: BinaryIO, block_bytes: int) -> Iterator[bytes
         raise SequenceFileError(file, f"reading stopped: {_why(error)}") from error
 
 
-def _without_byte_order_mark(blocks: Iterable[bytes]) -> Iterator[bytes]:
+def _without_byte_order_mark(blocks: Iterator[bytes]) -> Iterator[bytes]:
     """Drop the mark that some editors put before UTF-8 text."""
-    blocks = iter(blocks)
     head = b""
     while len(head) < len(_BYTE_ORDER_MARK) and (block := next(blocks, b"")):
         head += block
-    head = head.removeprefix(_BYTE_ORDER_MARK)
-    return chain([head] if head else [], blocks)
+    yield head.removeprefix(_BYTE_ORDER_MARK)
+    yield from blocks
 
 
 def _why(error: OSError) -> str:

@@ -41,7 +41,7 @@ _OTHERS: tuple[tuple[re.Pattern[bytes], str], ...] = (
     (re.compile(rb"(?i)\s*<(?:!doctype html|html|head|body)\b"), "an HTML page, perhaps saved instead of the file"),
     (re.compile(rb"\s*<\?xml"), "an XML document"),
     (re.compile(rb"ID   \S"), "an EMBL or UniProt flat file: convert it to FASTA"),
-    (re.compile(rb"(?s)\xff\xfe|\xfe\xff|>\0|\0>|@\0|\0@|L\0O|\0L\0O"), "UTF-16 or UTF-32 text: save it as UTF-8"),
+    (re.compile(rb"\xff\xfe|\xfe\xff|\0+[>@L]|[>@L]\0"), "UTF-16 or UTF-32 text: save it as UTF-8"),
     (re.compile(rb"(?s).*\0"), "binary data"),
 )
 
@@ -80,7 +80,7 @@ def refusal(head: bytes, line: int) -> str:
     other = _other(head)
     if other is not None:
         return f"it is {other} (it begins with {shown!r}); {EXPECTED}."
-    if re.fullmatch(rb"[A-Za-z*\- \t]{10,}", first_line):
+    if re.fullmatch(rb"(?:[A-Z*-]{10,}|[a-z*-]{10,})[ \t]*", first_line):
         return f"line {line} is {shown!r}, perhaps a sequence whose header line is missing; {EXPECTED}."
     return f"line {line} begins with {shown!r}; {EXPECTED}."
 
