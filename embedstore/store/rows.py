@@ -18,10 +18,14 @@ from embedstore.types import KEY_BYTES, EmbeddingBatch, Keys
 _PIECE_BYTES = 16 << 20
 
 
-def row_checksums(rows: NDArray[Any]) -> NDArray[np.uint32]:
-    """CRC-32C (Castagnoli, RFC 3720) of the bytes of each row: (n,) uint32."""
-    checksum = google_crc32c.value
-    return np.fromiter((checksum(row) for row in rows), dtype=np.uint32, count=len(rows))
+def row_checksums(keys: Keys, vectors: NDArray[Any]) -> NDArray[np.uint32]:
+    """CRC-32C (Castagnoli, RFC 3720) of each key followed by the bytes of its vector: (n,) uint32.
+
+    The key is in it so that a damaged key, or a vector in another's place, cannot pass for a row.
+    """
+    value, extend = google_crc32c.value, google_crc32c.extend
+    checksums = (extend(value(key), vector) for key, vector in zip(keys, vectors, strict=True))
+    return np.fromiter(checksums, dtype=np.uint32, count=len(keys))
 
 
 def as_strings(keys: Keys) -> NDArray[np.bytes_]:
@@ -70,7 +74,8 @@ class SortedRows:
         for first in range(start, stop, step):
             rows = self._order[first : min(first + step, stop)]
             piece = self._vectors[rows].astype(little_endian, copy=False)
-            self._row_crc[first : first + len(piece)] = row_checksums(piece)
+            stop_here = first + len(piece)
+            self._row_crc[first:stop_here] = row_checksums(self._keys[first:stop_here], piece)
             yield piece
 
 

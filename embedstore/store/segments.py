@@ -2,7 +2,7 @@
 
 Both layouts hold the same three arrays, sorted by key, uncompressed and in C order, so that a reader needs no library
 to find a row: `key` (n, 24) uint8, `vectors` (n, dim) float16 or float32, `row_crc` (n,) uint32, the CRC-32C of each
-row of `vectors`. The commit says in which file each array's rows lie, and from which byte; reading is one path.
+key and its vector. The commit says in which file each array's rows lie, and from which byte; reading is one path.
 """
 
 from __future__ import annotations
@@ -73,8 +73,12 @@ class Segment:
         keys[rows != inside] = 0
         return keys
 
-    def read_rows(self, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
-        """Bytes of some vectors, (k, row bytes) uint8, each checked against its CRC-32C.
+    def read_rows(self, rows: NDArray[np.int64], keys: Keys) -> NDArray[np.uint8]:
+        """Bytes of the vectors of some keys, (k, row bytes) uint8, each checked against its CRC-32C.
+
+        Parameters
+        ----------
+        rows : where the keys stand.
 
         Raises
         ------
@@ -82,7 +86,7 @@ class Segment:
         """
         vectors = self._gather("vectors", self.row_bytes, rows)
         expected = self._gather("row_crc", CRC_BYTES, rows).view("<u4")[:, 0]
-        damaged = np.flatnonzero(row_checksums(vectors) != expected)
+        damaged = np.flatnonzero(row_checksums(keys, vectors) != expected)
         if len(damaged):
             file = self.commit.arrays["vectors"][0].file
             reason = f"{len(damaged)} of {len(rows)} rows read lack their checksum, the first is row {rows[damaged[0]]}"

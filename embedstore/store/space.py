@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from embedstore.errors import CorruptStoreError, InputError, MissingEmbeddingError, StorageError
 from embedstore.identity import Molecule, Recipe, key_from_text, key_text
 from embedstore.store.documents import Commit, SegmentFormat, SpaceDocument, commit_id
-from embedstore.store.index import KeyIndex, open_index
+from embedstore.store.index import KeyIndex, Places, open_index
 from embedstore.store.rows import as_strings
 from embedstore.store.segments import Segment, write_segment
 from embedstore.store.storage import Entry, Storage
@@ -98,7 +98,8 @@ class Space:
 
     def contains(self, keys: Keys) -> NDArray[np.bool_]:
         """Tell for each key whether it has a vector: (n,) bool."""
-        return self._find(_checked(keys))[1] >= 0
+        _, (ranks, _) = self._find(_checked(keys))
+        return ranks >= 0
 
     def missing(self, keys: Keys) -> Keys:
         """Return those keys that have no vector, in the order given: (m, 24) uint8."""
@@ -119,22 +120,14 @@ class Space:
         ------
         MissingEmbeddingError : a key has no vector. CorruptStoreError : its bytes are damaged or gone.
         """
-        view, ranks, rows = self._find(_checked(keys))
-        if (ranks < 0).any():
-            self.refresh()  # somebody may have filled it since
-            view, ranks, rows = self._find(keys)
-        lacking = np.flatnonzero(ranks < 0)
-        if len(lacking):
-            raise MissingEmbeddingError(
-                self.name, [key_text(keys[row].tobytes()) for row in lacking], requested=len(keys)
-            )
+        view, places = self._find_all(_checked(keys))
         row_bytes = self.dim * self.dtype.itemsize
         try:
-            gathered = view.read(ranks, rows, row_bytes)
+            gathered = view.read(keys, places, row_bytes)
         except FileNotFoundError:  # merged away and collected since we looked
             self.refresh()
-            view, ranks, rows = self._find(keys)
-            gathered = self._or_corrupt(view.read, ranks, rows, row_bytes)
+            view, places = self._find_all(keys)
+            gathered = self._or_corrupt(view.read, keys, places, row_bytes)
         vectors: Vectors = gathered.view(self.dtype.newbyteorder("<"))
         return vectors
 
@@ -230,14 +223,27 @@ class Space:
         rows = "".join(f"<tr><th>{name}</th><td>{html.escape(str(fact))}</td></tr>" for name, fact in facts.items())
         return f"<table><caption>Space <b>{html.escape(self.name)}</b></caption>{rows}</table>"
 
-    def _find(self, keys: Keys) -> tuple[SpaceView, NDArray[np.int64], NDArray[np.int64]]:
+    def _find_all(self, keys: Keys) -> tuple[SpaceView, Places]:
+        """Look up keys each of which must be there; MissingEmbeddingError names those that are not."""
+        view, places = self._find(keys)
+        if (places[0] < 0).any():
+            self.refresh()  # somebody may have filled it since
+            view, places = self._find(keys)
+        lacking = np.flatnonzero(places[0] < 0)
+        if len(lacking):
+            raise MissingEmbeddingError(
+                self.name, [key_text(keys[row].tobytes()) for row in lacking], requested=len(keys)
+            )
+        return view, places
+
+    def _find(self, keys: Keys) -> tuple[SpaceView, Places]:
         view = self._current()
         try:
-            return view, *view.find(keys)
+            return view, view.find(keys)
         except FileNotFoundError:
             self.refresh()
             view = self._current()
-            return view, *self._or_corrupt(view.find, keys)
+            return view, self._or_corrupt(view.find, keys)
 
     def _or_corrupt(self, look: Callable[P, T], *arguments: P.args, **named: P.kwargs) -> T:
         """Call; a file that a live commit names and that is gone is damage, not a race."""

@@ -148,12 +148,14 @@ class _SpaceCheck:
         """Check what digests of files cannot say: that the rows were right when they were written."""
         where = segment.commit.arrays["vectors"][0].file
         try:
-            strings = as_strings(segment.keys)
+            keys = segment.keys
+            strings = as_strings(keys)
             if not (strings[:-1] < strings[1:]).all():
                 self._problem(segment.commit.arrays["key"][0].file, "its keys are not sorted and distinct")
             step = max(1, _PIECE_BYTES // segment.row_bytes)
             for start in range(0, len(segment), step):
-                segment.read_rows(np.arange(start, min(start + step, len(segment))))
+                rows = np.arange(start, min(start + step, len(segment)))
+                segment.read_rows(rows, keys[rows])
         except FileNotFoundError:
             pass  # reported as a file
         except CorruptStoreError as error:

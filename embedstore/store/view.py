@@ -44,11 +44,12 @@ class SpaceView:
         older = (base_ranks >= 0) & ((ranks < 0) | (base_ranks < ranks))
         return np.where(older, base_ranks, ranks), np.where(older, base_rows, rows)
 
-    def read(self, ranks: NDArray[np.int64], rows: NDArray[np.int64], row_bytes: int) -> NDArray[np.uint8]:
-        """Gather vectors found by `find`: (n, row_bytes) uint8, each checked."""
+    def read(self, keys: Keys, places: Places, row_bytes: int) -> NDArray[np.uint8]:
+        """Gather the vectors of keys that `find` found: (n, row_bytes) uint8, each checked."""
+        ranks, rows = places
         gathered: NDArray[np.uint8] | None = None
         for rank, here in _by_value(ranks):
-            vectors = self.segments[rank].read_rows(rows[here])
+            vectors = self.segments[rank].read_rows(rows[here], keys[here])
             if len(here) == len(ranks):
                 return vectors
             if gathered is None:
