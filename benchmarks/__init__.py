@@ -1,0 +1,9 @@
+"""Benchmarks: each module is one command that measures us and others side by side, in one run, and prints ratios.
+
+    python -m benchmarks.reading --json      random vectors by key, against other layouts
+    python -m benchmarks.writing --json      durable writing, against other layouts
+    python -m benchmarks.index --json        look-up among millions of keys in hundreds of segments
+    python -m benchmarks.filling --json      fills with all and with nothing in the store, and their peak memory
+
+Ratios travel from machine to machine, milliseconds do not. `docs/benchmarks.md` has the results of one machine.
+"""

@@ -1,0 +1,313 @@
+"""Speed of computing embeddings, against other ways to do it and against what the machine can do at all.
+
+    python -m benchmarks.extraction --model-shape 8m --json
+
+Random weights of the real shapes: speed does not depend on what the numbers are. Real sequences: their lengths decide
+what padding and batching cost. All contenders take turns, and beside them, in every round, a large float32 matrix
+product says what the processor gives at that moment.
+
+Among the keys: `share_of_matmul`, the arithmetic that our model needs, by the time it took, as a share of that of the
+matrix product; `times_faster`, ours against each contender; `left_out`, who could not take part, and why.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import shutil
+import statistics
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+
+from benchmarks.extraction_contenders import (
+    DNA_CONTENDERS,
+    OWN_WEIGHTS,
+    PROTEIN_CONTENDERS,
+    Run,
+    UnavailableError,
+    Vectors,
+    Workload,
+)
+from benchmarks.timing import Task, Timings, environment, interleaved, parser, print_report, rounded, scratch_folder
+from embedstore.errors import SequenceError
+from embedstore.identity import Molecule, canonical
+from embedstore.models.dnabert_encoder import DnabertShape
+from embedstore.models.dnabert_tokenizer import DnaTokenizer
+from embedstore.models.esm_encoder import EsmShape
+from embedstore.models.threads import cores, single_threaded
+from embedstore.sequences import read
+from embedstore.types import Record
+
+ROOT = Path(__file__).resolve().parents[1]
+REAL = ROOT.parent / "shared" / "data" / "real"
+DNA_TOKENIZER = ROOT / "tests" / "data" / "dnabert_s" / "tokenizer.json"
+
+_LONGEST_RESIDUES = 1022  # every contender takes them whole
+_VIRNUCPRO_RESIDUES = (100, 166)  # frames of chunks of 300 and 500 bases
+_CHUNK_BASES = 500
+_PRODUCT = 1536  # rows and columns of the matrices that say what the processor gives
+_SPECIAL_TOKENS = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """Sizes of a model, and how many letters make a round of bearable length."""
+
+    layers: int
+    hidden: int
+    heads: int
+    letters: int
+    molecule: Molecule = "protein"
+
+
+SHAPES = {
+    "8m": Shape(6, 320, 20, 40_000),
+    "35m": Shape(12, 480, 20, 20_000),
+    "150m": Shape(30, 640, 20, 10_000),
+    "650m": Shape(33, 1280, 20, 4_000),
+    "dnabert_s": Shape(12, 768, 12, 40_000, "dna"),
+}
+
+
+def real_sequences(shape: Shape, lengths: str, letters: int, seed: int) -> list[bytes]:
+    """Draw sequences until they have so many letters.
+
+    Proteins as they are ("real") or pieces as long as VirNucPro's frames ("virnucpro"); DNA in chunks of 500 bases.
+
+    Raises
+    ------
+    SystemExit : the folder of real sequences is not there.
+    """
+    kind, pattern = ("proteins", "*.faa.gz") if shape.molecule == "protein" else ("genomes", "*/*.fna.gz")
+    files = sorted((REAL / kind).glob(pattern))
+    if not files:
+        raise SystemExit(f"Cannot run the benchmark: expected real sequences in {REAL / kind}, found none.")
+    draw = random.Random(seed)
+    found = [letters_of(record, shape.molecule) for record in read(files) if isinstance(record, Record)]
+    pool = [sequence for sequence in found if sequence is not None]
+    draw.shuffle(pool)
+    chosen: list[bytes] = []
+    for sequence in pool if shape.molecule == "protein" else draw.choices(pool, map(len, pool), k=letters):
+        piece = _piece(sequence, shape.molecule, lengths, draw)
+        if piece is not None:
+            chosen.append(piece)
+            letters -= len(piece)
+        if letters <= 0:
+            break
+    return chosen
+
+
+def letters_of(record: Record, molecule: Molecule) -> bytes | None:
+    """Canonical sequence that every contender takes (fair-esm has no J), or None."""
+    try:
+        sequence = canonical(record.sequence, molecule)
+    except SequenceError:
+        return None
+    return None if molecule == "protein" and b"J" in sequence else sequence
+
+
+def _piece(sequence: bytes, molecule: Molecule, lengths: str, draw: random.Random) -> bytes | None:
+    if molecule == "protein" and lengths == "real":
+        return sequence if len(sequence) <= _LONGEST_RESIDUES else None
+    length = _CHUNK_BASES if molecule == "dna" else draw.randint(*_VIRNUCPRO_RESIDUES)
+    if len(sequence) < length:
+        return None
+    start = draw.randint(0, len(sequence) - length)
+    return sequence[start : start + length]
+
+
+def write_checkpoint(folder: Path, shape: Shape, seed: int) -> None:
+    """Write random weights in the layout of the published checkpoints."""
+    inner = 4 * shape.hidden
+    common = {
+        "num_hidden_layers": shape.layers,
+        "hidden_size": shape.hidden,
+        "num_attention_heads": shape.heads,
+        "intermediate_size": inner,
+        "hidden_act": "gelu",
+    }
+    if shape.molecule == "dna":
+        sizes = DnabertShape(shape.hidden, shape.layers, shape.heads, inner, 4096, 2, 1e-12)
+        configuration = {"model_type": "bert", "vocab_size": 4096, "type_vocab_size": 2, "layer_norm_eps": 1e-12}
+        shutil.copy(DNA_TOKENIZER, folder / "tokenizer.json")
+        shapes = sizes.tensors()
+    else:
+        shapes = EsmShape(shape.hidden, shape.layers, shape.heads, inner, 33, 1e-5, True).tensors()
+        configuration = {
+            "model_type": "esm",
+            "architectures": ["EsmModel"],
+            "vocab_size": 33,
+            "position_embedding_type": "rotary",
+            "token_dropout": True,
+            "emb_layer_norm_before": False,
+            "layer_norm_eps": 1e-5,
+            "pad_token_id": 1,
+            "mask_token_id": 32,
+        }
+    (folder / "config.json").write_text(json.dumps(common | configuration))
+    save_file(random_tensors(shapes, seed), folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def random_tensors(shapes: Mapping[str, tuple[int, ...]], seed: int) -> dict[str, torch.Tensor]:
+    """Weights with the spread that the models start training with, norms of one, rotary frequencies as published."""
+    generator = torch.Generator().manual_seed(seed)
+    tensors = {}
+    for name, sizes in shapes.items():
+        if name.endswith("inv_freq"):
+            tensors[name] = 10_000.0 ** -(torch.arange(sizes[0]) / sizes[0])
+        elif "norm" in name.lower() and name.endswith("weight"):
+            tensors[name] = torch.ones(sizes)
+        else:
+            tensors[name] = torch.randn(sizes, generator=generator) * 0.02
+    return tensors
+
+
+def operations(shape: Shape, tokens: Sequence[int]) -> int:
+    """Floating-point operations that a model needs for sequences of so many tokens, without padding.
+
+    Two for each weight of the projections and each token, and for each pair of tokens the two products of attention.
+    """
+    weights = (4 + (8 if shape.molecule == "protein" else 12)) * shape.hidden**2
+    return sum(shape.layers * (2 * weights * length + 4 * length**2 * shape.hidden) for length in tokens)
+
+
+def matrix_products(count: int, workers: int) -> Callable[[int], None]:
+    """Multiply matrices on all cores: one product on all of them, or (workers > 1) one on each."""
+    left, right = (torch.randn(_PRODUCT, _PRODUCT) for _ in range(2))
+
+    def multiply(times: int) -> None:
+        for _ in range(times):
+            torch.mm(left, right)
+
+    def multiply_on_one_core(times: int) -> None:
+        with single_threaded():
+            multiply(times)
+
+    def run(number: int) -> None:
+        del number
+        if workers == 1:
+            multiply(count)
+        else:
+            with ThreadPoolExecutor(workers) as executor:
+                list(executor.map(multiply_on_one_core, [count // workers] * workers))
+
+    return run
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """Contenders that can take part, what each of them gives, and why others cannot."""
+
+    runs: dict[str, Run]
+    vectors: dict[str, Vectors]
+    left_out: dict[str, str]
+
+
+def prepare(workload: Workload, molecule: Molecule, wanted: Sequence[str]) -> Prepared:
+    """Build all contenders and let each compute once, which also warms it up."""
+    contenders = PROTEIN_CONTENDERS if molecule == "protein" else DNA_CONTENDERS
+    prepared = Prepared({}, {}, {})
+    for name, build in contenders.items():
+        if name != "ours" and wanted and name not in wanted:
+            continue
+        print(f"preparing {name}", file=sys.stderr)
+        try:
+            run = build(workload)
+            prepared.vectors[name] = run()
+        except UnavailableError as reason:
+            prepared.left_out[name] = str(reason)
+        else:
+            prepared.runs[name] = run
+    return prepared
+
+
+def measure(prepared: Prepared, rounds: int, products: int, workers: int) -> Timings:
+    """Time contenders and matrix products in turns."""
+    tasks = {name: Task(lambda _, run=run: run()) for name, run in prepared.runs.items()}  # type: ignore[misc]
+    for name, count in (("matmul_all_cores", 1), ("matmul_a_core_each", workers)):
+        tasks[name] = Task(matrix_products(products, count))
+    return interleaved(tasks, rounds)
+
+
+def summary(
+    shape: Shape, workload: Workload, tokens: Sequence[int], prepared: Prepared, timings: Timings, products: int
+) -> dict[str, Any]:
+    """Rates and ratios: of each round, then their medians."""
+    letters = sum(map(len, workload.sequences))
+    products_s = map(min, zip(timings.seconds["matmul_all_cores"], timings.seconds["matmul_a_core_each"], strict=True))
+    rates = [products * 2 * _PRODUCT**3 / seconds for seconds in products_s]
+    needed = operations(shape, tokens)
+    shares, times_faster = {}, {}
+    for name in prepared.runs:
+        seconds = timings.seconds[name]
+        shares[name] = rounded(statistics.median(needed / s / rate for s, rate in zip(seconds, rates, strict=True)))
+        pairs = zip(seconds, timings.seconds["ours"], strict=True)
+        times_faster[name] = rounded(statistics.median(theirs / mine for theirs, mine in pairs))
+    ours = prepared.vectors["ours"]
+    compared = [name for name in prepared.vectors if shape.molecule == "dna" or name not in OWN_WEIGHTS]
+    return {
+        "share_of_matmul": shares["ours"],
+        "times_faster": {name: ratio for name, ratio in times_faster.items() if name != "ours"},
+        "letters_per_s": {name: rounded(letters / timings.median_s(name)) for name in prepared.runs},
+        "shares_of_matmul": shares,
+        "matmul_gflops": rounded(statistics.median(rates) / 1e9),
+        "largest_difference": {
+            name: rounded(float(np.abs(prepared.vectors[name] - ours).max())) for name in compared if name != "ours"
+        },
+        "left_out": prepared.left_out,
+    }
+
+
+def _options() -> argparse.Namespace:
+    options = parser("extraction", __doc__)
+    options.add_argument("--model-shape", choices=SHAPES, default="8m")
+    options.add_argument("--lengths", choices=("real", "virnucpro"), default="real", help="of proteins")
+    options.add_argument("--letters", type=int, help="in all sequences together (default: by the model's shape)")
+    options.add_argument("--rounds", type=int, default=3)
+    options.add_argument("--contenders", nargs="+", default=[], help="besides ours (default: all)")
+    return options.parse_args()
+
+
+def main() -> None:
+    """Run the benchmark."""
+    options = _options()
+    shape = SHAPES[options.model_shape]
+    workers = cores()
+    sequences = real_sequences(shape, options.lengths, options.letters or shape.letters, options.seed)
+    with scratch_folder(options.directory, 2**32) as folder:
+        write_checkpoint(folder, shape, options.seed)
+        workload = Workload(sequences, folder, workers)
+        tokens = [len(sequence) + _SPECIAL_TOKENS for sequence in sequences]
+        if shape.molecule == "dna":
+            tokenizer = DnaTokenizer.from_file(folder / "tokenizer.json")
+            tokens = [len(tokenizer.content_ids(sequence)) + _SPECIAL_TOKENS for sequence in sequences]
+        products = max(workers, round(operations(shape, tokens) / (20 * _PRODUCT**3)) // workers * workers)
+        prepared = prepare(workload, shape.molecule, options.contenders)
+        timings = measure(prepared, options.rounds, products, workers)
+    report = {
+        "model_shape": options.model_shape,
+        "workload": {
+            "lengths": options.lengths if shape.molecule == "protein" else f"chunks of {_CHUNK_BASES} bases",
+            "sequences": len(sequences),
+            "letters": sum(map(len, sequences)),
+            "tokens": sum(tokens),
+            "longest": max(map(len, sequences)),
+            "rounds": options.rounds,
+        },
+        **summary(shape, workload, tokens, prepared, timings, products),
+        "environment": environment("torch", "transformers", "fair-esm", "openvino", "onnxruntime"),
+    }
+    print_report(report, as_json=options.json)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,124 @@
+"""Look keys up among millions in hundreds of segments: opening a store in a fresh process, and its memory.
+
+The store is written with the store's own parts, its vectors tiny. The index is then built and published as `fill` does
+it. A fresh process opens the store, twice looks up keys of which half are there, and says how much memory that took.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.contenders import random_keys, toy_recipe
+from benchmarks.memory import resident_bytes
+from benchmarks.timing import environment, parser, print_report, rounded, scratch_folder
+from embedstore.store import SpaceStore
+from embedstore.store.documents import Commit
+from embedstore.store.local import LocalStorage
+from embedstore.store.segments import write_segment
+from embedstore.types import Canaries, EmbeddingBatch
+
+_DIM = 2
+_SPACE = "benchmark"
+
+
+def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
+    """Run the benchmark; print and return the report."""
+    options = parser("index", __doc__)
+    options.add_argument("--keys", type=int, default=10_000_000, help="in the store (default: %(default)s)")
+    options.add_argument("--segments", type=int, default=300, help="that hold them (default: %(default)s)")
+    options.add_argument("--queries", type=int, default=10_000, help="keys looked up (default: %(default)s)")
+    options.add_argument("--rounds", type=int, default=5, help="fresh processes (default: %(default)s)")
+    options.add_argument("--look-up", metavar="STORE", type=Path, help="only open this store and look up")
+    given = options.parse_args(arguments)
+    if given.look_up:
+        found = _look_up(given.look_up)
+        print(json.dumps(found))
+        return found
+
+    described = environment("embedstore", "numpy", "google-crc32c")
+    with scratch_folder(given.directory, 100 * given.keys) as folder:
+        build_seconds, index_bytes = _build(folder / "store", given.keys, given.segments, given.queries, given.seed)
+        runs = [_fresh_process(folder / "store") for _ in range(given.rounds)]
+        report = {
+            "benchmark": "index",
+            "environment": described,
+            "keys": given.keys,
+            "segments": given.segments,
+            "queries": given.queries,
+            "rounds": given.rounds,
+            **{name: rounded(statistics.median(run[name] for run in runs)) for name in runs[0]},
+            "index_build_seconds": rounded(build_seconds),
+            "index_mib": rounded(index_bytes / 2**20),
+        }
+    print_report(report, as_json=given.json)
+    return report
+
+
+def _build(folder: Path, keys: int, segments: int, queries: int, seed: int) -> tuple[float, int]:
+    """Write the store, its index, and the queries beside it; return the seconds that the index took, and its size."""
+    recipe = toy_recipe(_DIM)
+    canaries = Canaries(("M",), np.zeros((1, _DIM), np.float32))
+    space = SpaceStore.open(folder, create=True).create_space(recipe, _SPACE, canaries)
+    storage, place = LocalStorage(folder), f"spaces/{recipe.id}/"
+    rng = np.random.default_rng(seed)
+    queried = [random_keys(queries - queries // 2, rng)]
+    for number, rows in enumerate(_shares(keys, segments)):
+        batch = EmbeddingBatch(random_keys(rows, rng), np.zeros((rows, _DIM), np.float32))
+        queried.append(batch.keys[: _shares(queries // 2, segments)[number]])
+        files, arrays = write_segment(storage, place, batch, "zarr", {})
+        content = Commit(recipe.id, files.nonce, "zarr", rows, number, arrays, files.facts).to_bytes()
+        storage.write(f"{place}commits/{hashlib.sha256(content).hexdigest()}.json", [content])
+    np.save(_queries_file(folder), rng.permutation(np.concatenate(queried)))
+    started = time.perf_counter()
+    space.optimise()
+    seconds = time.perf_counter() - started
+    return seconds, sum(path.stat().st_size for path in folder.rglob("*.idx"))
+
+
+def _look_up(folder: Path) -> dict[str, float]:
+    keys = np.load(_queries_file(folder))
+    before = resident_bytes()
+    started = time.perf_counter()
+    space = SpaceStore.open(folder).space(_SPACE)
+    first = space.contains(keys)
+    opened = time.perf_counter()
+    again = space.contains(keys)
+    ended = time.perf_counter()
+    after = resident_bytes()
+    if not first.sum() == again.sum() == len(keys) // 2:
+        raise SystemExit(f"Expected {len(keys) // 2} of {len(keys)} keys to be found, found {first.sum()}.")
+    return {
+        "milliseconds_opening_and_look_up": (opened - started) * 1000,
+        "milliseconds_look_up_again": (ended - opened) * 1000,
+        "resident_growth_mib_own": (after.own - before.own) / 2**20,
+        "resident_growth_mib_mapped_files": (after.mapped_files - before.mapped_files) / 2**20,
+    }
+
+
+def _fresh_process(folder: Path) -> dict[str, float]:
+    command = [sys.executable, "-m", "benchmarks.index", "--look-up", str(folder)]
+    found: dict[str, float] = json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
+    return found
+
+
+def _shares(total: int, parts: int) -> list[int]:
+    """Divide a number into parts as equal as whole numbers can be."""
+    return np.diff(np.linspace(0, total, parts + 1, dtype=np.int64)).tolist()
+
+
+def _queries_file(folder: Path) -> Path:
+    return folder.with_name(f"{folder.name}-queries.npy")
+
+
+if __name__ == "__main__":
+    main()
