@@ -1,0 +1,110 @@
+"""Genomes to samples: read, cut, translate, and write a folder that fill and merge take.
+
+Nothing is kept in memory but the longest sequence, one window of chunks, and a few bytes a record.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import IO, BinaryIO
+
+from embedstore.samples.cutting import SourceSummary, cut_samples
+from embedstore.samples.folder import OutputFolder
+from embedstore.samples.inputs import LabelledInput, find_files, parse_input
+from embedstore.samples.options import PrepareOptions
+from embedstore.samples.outputs import SETTINGS_NAME, open_outputs
+from embedstore.samples.report import PrepareCounts, PrepareReport
+from embedstore.samples.sources import SourceReader
+
+_SPOOLED_BYTES = 1 << 24
+_COPIED_BYTES = 1 << 20
+
+OnProgress = Callable[[PrepareCounts], object]
+
+
+def prepare(
+    inputs: Sequence[str | os.PathLike[str] | LabelledInput],
+    output: str | os.PathLike[str],
+    options: PrepareOptions | None = None,
+    *,
+    on_progress: OnProgress | None = None,
+) -> PrepareReport:
+    """Cut genomes or contigs into samples, and write `samples.tsv`, `dna.fna`, `protein.faa` and `prepare.json`.
+
+    With `compat="virnucpro"` the two FASTA files are byte for byte what VirNucPro writes, and for each input file
+    `FILE_chunkedLENGTH.fa`, `FILE_identified_nucleotide.fa` and `FILE_identified_protein.faa` are written too.
+
+    Parameters
+    ----------
+    inputs : files and folders; a text may be `LABEL=PATH`. `-` is standard input.
+    output : folder, made if it lacks; files of these names in it are replaced once all new ones are complete.
+    on_progress : called after every window of chunks.
+
+    Raises
+    ------
+    InputError : an input or an option is wrong. SequenceFileError : a file holds no sequences. MoleculeError : the
+        input is proteins. In each case nothing is written.
+    """
+    started = time.monotonic()
+    options = options or PrepareOptions()
+    labelled = tuple(parse_input(one) for one in inputs)
+    sources = find_files(labelled, options.group_by)
+    reader = SourceReader(sources.files)
+    counts = PrepareCounts()
+    with OutputFolder(Path(output)) as folder, tempfile.SpooledTemporaryFile(_SPOOLED_BYTES) as summaries:
+        files = open_outputs(folder, sources.files, options)
+        for cut in cut_samples(reader, options):
+            for file in files:
+                file.write(cut)
+            summaries.write(b"".join(map(_summary_line, cut.finished)))
+            counts.add(cut, reader.read)
+            if on_progress is not None:
+                on_progress(counts)
+        for file in files:
+            file.finish()
+        report = PrepareReport(
+            output=Path(output),
+            options=options,
+            inputs=labelled,
+            files=len(sources.files),
+            skipped=sources.skipped,
+            counts=replace(counts, records=reader.read),
+            rejected=tuple(reader.rejected),
+            seconds=time.monotonic() - started,
+        )
+        _write_settings(report, summaries, folder.create(SETTINGS_NAME))
+        folder.publish(SETTINGS_NAME)
+    return report
+
+
+def _summary_line(summary: SourceSummary) -> bytes:
+    facts = {
+        "length": summary.length_bases,
+        "chunks": summary.chunks,
+        "samples": summary.samples,
+        "dropped": summary.dropped,
+    }
+    return f"  {json.dumps(summary.source)}: {json.dumps(facts)},\n".encode()
+
+
+def _write_settings(report: PrepareReport, summaries: IO[bytes], stream: BinaryIO) -> None:
+    """Write the report, and behind it one line a source, which need not fit in memory together."""
+    head = json.dumps(report.to_json(), indent=1)
+    stream.write(head.removesuffix("\n}").encode() + b',\n "sources": {\n')
+    size_bytes = summaries.tell()
+    summaries.seek(0)
+    copied_bytes = max(size_bytes - len(b",\n"), 0)
+    _copy(summaries, stream, copied_bytes)
+    stream.write((b"\n" if size_bytes else b"") + b" }\n}\n")
+
+
+def _copy(source: IO[bytes], target: BinaryIO, size_bytes: int) -> None:
+    while size_bytes and (block := source.read(min(size_bytes, _COPIED_BYTES))):
+        target.write(block)
+        size_bytes -= len(block)

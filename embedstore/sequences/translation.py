@@ -1,0 +1,151 @@
+"""Translate the six frames of many chunks at once.
+
+Three letters at any place of a sequence are a codon of one of the frames. So every place is looked up once, in a table
+of 125 codons (of A, C, G, T, and anything else), and once more in a table for the other strand. A frame of a chunk is
+then every third of these residues, and whether it holds a stop is a question of where the stops lie. Chunks that
+overlap, and their frames, share all of that.
+
+Rules: a codon with any letter but A, C, G, T is X, even where all its readings would give one residue. Codons that a
+genetic code reads both as a stop and as a residue (codes 27, 28 and 31) are that residue, as in NCBI's and Biopython's
+translations. Start codons are translated like any other.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from embedstore.errors import InputError
+from embedstore.sequences.chunking import Bounds
+
+FRAMES: tuple[tuple[str, int], ...] = (("+", 1), ("+", 2), ("+", 3), ("-", 1), ("-", 2), ("-", 3))
+"""Strand and number of the six frames, in this order everywhere. Frame 1 of a strand begins at its first base."""
+
+FRAMES_A_STRAND = 3
+CODON_BASES = 3
+STOP = b"*"
+UNKNOWN = b"X"
+
+Spans = NDArray[np.int64]
+"""(n, 6, 2) int64: where the whole codons of each frame of n chunks lie, 0-based, half-open, on the forward strand."""
+
+_BASES = "ACGT"
+_CODES = bytes(_BASES.find(chr(letter)) % 5 for letter in range(256))  # other letters: -1 % 5 = 4
+_COMPLEMENTS = bytes.maketrans(b"ACGTRYSWKMBDHVN", b"TGCAYRSWMKVHDBN")
+
+
+@dataclass(frozen=True, slots=True)
+class GeneticCode:
+    """A genetic code as two tables for `bytes.translate`.
+
+    Attributes
+    ----------
+    number : NCBI's `transl_table`.
+    forward : residue of the codon a b c, at place 25 a + 5 b + c.
+    reverse : residue of its reverse complement, at the same place.
+    """
+
+    number: int
+    name: str
+    forward: bytes
+    reverse: bytes
+
+
+@cache
+def genetic_code(number: int) -> GeneticCode:
+    """Return one of NCBI's genetic codes.
+
+    Raises
+    ------
+    InputError : there is none of that number.
+    """
+    from Bio.Data import CodonTable  # takes a tenth of a second, and only translation needs it
+
+    tables = CodonTable.unambiguous_dna_by_id
+    if number not in tables:
+        known = ", ".join(map(str, sorted(tables)))
+        raise InputError(f"Cannot translate with genetic code {number}: expected one of NCBI's, {known}.")
+    table = tables[number]
+    residues = {**dict.fromkeys(table.stop_codons, "*"), **table.forward_table}
+    codons = [first + second + third for first in "ACGTN" for second in "ACGTN" for third in "ACGTN"]
+    forward = "".join(residues.get(codon, "X") for codon in codons)
+    reverse = "".join(residues.get(reverse_complement(codon.encode()).decode(), "X") for codon in codons)
+    padding = bytes(256 - len(codons))
+    return GeneticCode(number, str(table.names[0]), forward.encode() + padding, reverse.encode() + padding)
+
+
+def reverse_complement(letters: bytes) -> bytes:
+    """Return the other strand of canonical DNA; IUPAC letters are complemented too (R and Y, K and M, B and V, …)."""
+    return letters.translate(_COMPLEMENTS)[::-1]
+
+
+def frame_spans(bounds: Bounds) -> Spans:
+    """Return where the whole codons of the six frames of each chunk lie; a frame without any has start = end.
+
+    Parameters
+    ----------
+    bounds : (n, 2) int64.
+    """
+    starts, ends = bounds[:, :1], bounds[:, 1:]  # (n, 1)
+    skipped = np.arange(FRAMES_A_STRAND, dtype=np.int64)  # (3,) bases before the first codon
+    lengths = np.maximum(ends - starts - skipped, 0) // CODON_BASES * CODON_BASES  # (n, 3)
+    forward = np.stack([starts + skipped, starts + skipped + lengths], axis=2)  # (n, 3, 2)
+    reverse = np.stack([ends - skipped - lengths, ends - skipped], axis=2)  # (n, 3, 2)
+    return np.concatenate([forward, reverse], axis=1)
+
+
+class SixFrames:
+    """Both strands of a text of upper-case DNA, translated at every place.
+
+    The text may be several sequences end to end: residues across their borders are never part of a frame of a chunk.
+    """
+
+    def __init__(self, letters: bytes, code: GeneticCode) -> None:
+        codes = np.frombuffer(letters.translate(_CODES), dtype=np.uint8)  # (l,)
+        codons = (25 * codes[:-2] + 5 * codes[1:-1] + codes[2:]).tobytes()  # (l - 2,), at most 124
+        self._strands = (codons.translate(code.forward), codons.translate(code.reverse))
+        self._stops = tuple(_Marks(strand, STOP) for strand in self._strands)
+        self._unknown = _Marks(self._strands[0], UNKNOWN)  # the same codons on both strands
+
+    def open_frames(self, spans: Spans) -> NDArray[np.bool_]:
+        """(n, 6) bool: which frames have a codon, and no stop among them."""
+        stops = [
+            marks.count(spans[:, strand * FRAMES_A_STRAND : (strand + 1) * FRAMES_A_STRAND])
+            for strand, marks in enumerate(self._stops)
+        ]
+        is_open: NDArray[np.bool_] = (np.concatenate(stops, axis=1) == 0) & (spans[..., 1] > spans[..., 0])
+        return is_open
+
+    def known_frames(self, spans: Spans) -> NDArray[np.bool_]:
+        """(n, 6) bool: which frames have a residue that is not X."""
+        codons = (spans[..., 1] - spans[..., 0]) // CODON_BASES
+        known: NDArray[np.bool_] = self._unknown.count(spans) < codons
+        return known
+
+    def protein(self, start: int, end: int, strand: str) -> bytes:
+        """Return the residues of a span of whole codons."""
+        if strand == "+":
+            return self._strands[0][start : max(end - 2, start) : CODON_BASES]
+        return self._strands[1][start : max(end - 2, start) : CODON_BASES][::-1]
+
+
+class _Marks:
+    """Places of one residue in a strand, ready to be counted within spans of whole codons."""
+
+    def __init__(self, strand: bytes, residue: bytes) -> None:
+        is_marked = np.frombuffer(strand, dtype=np.uint8) == ord(residue)
+        # Codons of one frame lie three places apart: sorted by phase first, those of a span are neighbours.
+        self._phase_size = len(strand) // CODON_BASES + 2
+        self._places = np.concatenate(
+            [np.flatnonzero(is_marked[phase::CODON_BASES]) + phase * self._phase_size for phase in range(CODON_BASES)]
+        )
+
+    def count(self, spans: Spans) -> NDArray[np.int64]:
+        """(n, f) int64 for (n, f, 2) spans: how many of their codons are marked."""
+        starts, ends = spans[..., 0], spans[..., 1]
+        first = starts % CODON_BASES * self._phase_size + starts // CODON_BASES
+        behind = first + (ends - starts) // CODON_BASES
+        return np.searchsorted(self._places, behind) - np.searchsorted(self._places, first)
