@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -170,6 +170,19 @@ class Features:
         from embedstore.features.torch_dataset import make_dataset
 
         return make_dataset(self)
+
+    def to_json(self) -> dict[str, Any]:
+        """Describe the features as JSON values, without their rows."""
+        labels = self.samples.labels.codes
+        counts = np.bincount(labels[labels >= 0], minlength=len(self.labels)).tolist()
+        return {
+            "rows": len(self),
+            "dim": self.dim,
+            "groups": len(np.unique(self.groups.codes)),
+            "samples_by_label": dict(zip(self.labels, counts, strict=True)),
+            "unlabelled": int((labels < 0).sum()),
+            "schema": self.schema.to_json(),
+        }
 
     def _gather(self, indices: Indices, rows: NDArray[np.float32]) -> None:
         self._source.gather(indices, rows)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
 import numpy as np
@@ -81,8 +81,8 @@ class Samples:
     sources : the sequence that each was cut from.
     groups : what must not be divided by a split (a genome).
     labels : class of each, -1 where it has none.
-    start, end : (n,) int64, place in the source, 0-based, half open.
-    strand : (n,) int8, 1 or -1. frame : (n,) int8, 1 to 3.
+    start, end : (n,) int64, place in the source, 1-based, both ends included, on its forward strand.
+    strand : (n,) int8, 1 or -1. frame : (n,) int8, 1 to 3, from the chunk's first base on the strand.
     keys : (n, 24) uint8 for each molecule that the samples have a sequence of.
     preparation : how they were cut.
     origin : where they come from, for messages.
@@ -125,20 +125,12 @@ class Samples:
         return replace(self, **columns, keys={molecule: keys[rows] for molecule, keys in self.keys.items()})
 
 
-_COLUMNS = tuple(column.name for column in fields(Samples) if column.name not in ("keys", "preparation", "origin"))
-
-
-def refuse_repeated(ids: Texts, origin: str) -> None:
-    """Refuse ids that occur twice.
-
-    Raises
-    ------
-    InputError : counts and names them.
-    """
-    ordered = np.sort(ids)
-    again = ordered[1:][ordered[1:] == ordered[:-1]]
-    if len(again):
-        names = ", ".join(np.unique(again)[:10].tolist())
-        raise InputError(
-            f"Cannot use {origin}: {len(again)} sample ids occur again, among them {names}. Give each sample one id."
-        )
+ARRAYS: dict[str, np.dtype[Any]] = {
+    "ids": TEXT,
+    "start": np.dtype(np.int64),
+    "end": np.dtype(np.int64),
+    "strand": np.dtype(np.int8),
+    "frame": np.dtype(np.int8),
+}
+CATEGORIES = ("sources", "groups", "labels")
+_COLUMNS = (*ARRAYS, *CATEGORIES)

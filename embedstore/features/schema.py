@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
-from typing import Any, Self, cast
+from typing import Any, Self
 
 from embedstore.errors import InputError, SchemaError
 from embedstore.identity import Molecule, Recipe
@@ -57,6 +57,16 @@ class Preparation:
     genetic_code: int | None = None
     frames: str | None = None
     compat: str | None = None
+
+    @classmethod
+    def from_json(cls, document: object) -> Self:
+        """Read a preparation back from its parsed JSON.
+
+        Raises
+        ------
+        InputError : a field lacks, is unknown, or has a value of another type.
+        """
+        return cls(**_checked(cls, document))
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,8 +184,8 @@ class Schema:
         if not all(isinstance(label, str) for label in labels):
             raise InputError("Cannot read a schema: expected labels that are texts.")
         return cls(
-            tuple(cast(Block, _value_from_json(Block, block)) for block in blocks),
-            cast(Preparation, _value_from_json(Preparation, document["preparation"])),
+            tuple(Block(**_checked(Block, block)) for block in blocks),
+            Preparation.from_json(document["preparation"]),
             tuple(labels),
         )
 
@@ -183,8 +193,8 @@ class Schema:
 _TYPES: dict[str, type | tuple[type, ...]] = {"str": str, "int": int, "Molecule": str}
 
 
-def _value_from_json(kind: type[Block] | type[Preparation], document: object) -> Block | Preparation:
-    """Make a value of a JSON object that has exactly its fields, each of its type."""
+def _checked(kind: type[Block] | type[Preparation], document: object) -> dict[str, Any]:
+    """Return a JSON object that has exactly the fields of a value, each of its type."""
     expected = {field.name: str(field.type) for field in fields(kind)}
     if not isinstance(document, dict) or set(document) != set(expected):
         raise InputError(f"Cannot read a schema: expected a {kind.__name__.lower()} of {', '.join(expected)}.")
@@ -195,7 +205,7 @@ def _value_from_json(kind: type[Block] | type[Preparation], document: object) ->
             isinstance(value, _TYPES[type_name.removesuffix(" | None")]) or (optional and value is None)
         ):
             raise InputError(f"Cannot read a schema: expected {name} of type {type_name}, found {value!r}.")
-    return kind(**document)
+    return document
 
 
 def _block_differences(expected: Sequence[Block], found: Sequence[Block]) -> dict[str, tuple[object, object]]:
@@ -235,4 +245,4 @@ def _preparation_differences(expected: Preparation, found: Preparation) -> dict[
 
 
 def _stated(value: object) -> object:
-    return "not stated" if value is None else value
+    return "none stated" if value is None else value

@@ -1,0 +1,226 @@
+"""What a merged file holds, whatever its format: named columns and one JSON text.
+
+    X            (n, d) float32, C order, uncompressed: its rows are found without any library
+    row_crc      (n,) uint32, CRC-32C of the bytes of each row of X (little-endian)
+    ids          (n,) texts
+    y            (n,) int64, place in the schema's labels, -1 for none
+    source, group          (n,) int32, place in source_names, group_names, -1 for none
+    source_names, group_names     texts, sorted
+    start, end (n,) int64, 1-based, both included; strand, frame (n,) int8
+    dna_key, protein_key   (n, 24) uint8, where the samples have them
+
+The text, `embedstore_features`, is an object of `format`, `version` and `schema`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import google_crc32c
+import numpy as np
+from numpy.typing import NDArray
+
+from embedstore.errors import FormatVersionError, InputError
+from embedstore.features.features import Features
+from embedstore.features.samples import TEXT, Categories, Samples
+from embedstore.features.schema import Schema
+from embedstore.identity import Molecule
+from embedstore.store.documents import Part
+from embedstore.types import KEY_BYTES, Keys
+
+HEADER = "embedstore_features"
+FORMAT = "embedstore-features"
+FORMAT_VERSION = 1
+ROW_DTYPE = np.dtype("<f4")
+BLOCK_BYTES = 64 << 20
+_BLOCK_ROWS = 1 << 16
+_MOLECULES: tuple[Molecule, ...] = ("dna", "protein")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Column:
+    """One array on its way into a file.
+
+    Attributes
+    ----------
+    dtype : `samples.TEXT` for texts.
+    block_rows : how many rows a block has, but for the last one.
+    blocks : yields them in order.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    block_rows: int
+    blocks: Callable[[], Iterator[NDArray[Any]]]
+
+    @property
+    def is_text(self) -> bool:
+        return self.dtype == TEXT
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Content:
+    """What was found in a file.
+
+    Attributes
+    ----------
+    header : the JSON text.
+    columns : all but `X`.
+    shape : of `X`, (n, d).
+    folder, parts : where its rows lie as raw bytes; files are named from the folder.
+    """
+
+    header: str
+    columns: Mapping[str, NDArray[Any]]
+    shape: tuple[int, ...]
+    folder: Path
+    parts: tuple[Part, ...]
+
+
+def row_checksums(rows: NDArray[Any]) -> NDArray[np.uint32]:
+    """CRC-32C (Castagnoli, RFC 3720) of the bytes of each row: (n,) uint32."""
+    checksum = google_crc32c.value
+    return np.fromiter((checksum(row) for row in rows), dtype=np.uint32, count=len(rows))
+
+
+def header_of(features: Features) -> str:
+    """Return the JSON text of features."""
+    return json.dumps({"format": FORMAT, "version": FORMAT_VERSION, "schema": features.schema.to_json()}, indent=1)
+
+
+def schema_from(header: str) -> Schema:
+    """Read the schema out of the JSON text.
+
+    Raises
+    ------
+    InputError : it is not such a text. FormatVersionError : a newer embedstore wrote it.
+    """
+    try:
+        document = json.loads(header)
+    except ValueError as error:
+        raise InputError(f"expected JSON in {HEADER}, found {header[:20]!r}") from error
+    if not isinstance(document, dict) or document.get("format") != FORMAT:
+        raise InputError(f"expected the format {FORMAT} in {HEADER}")
+    version = document.get("version")
+    if version != FORMAT_VERSION:
+        raise FormatVersionError(
+            f"Cannot read features of format version {version}: this embedstore reads {FORMAT_VERSION}. "
+            "Upgrade embedstore."
+        )
+    return Schema.from_json(document.get("schema", {}))
+
+
+def columns_of(features: Features) -> list[Column]:
+    """Return the columns of features. `row_crc` is counted while the blocks of `X` pass, which is the first column."""
+    samples = features.samples
+    rows = _Rows(features)
+    columns = [Column("X", (len(features), features.dim), ROW_DTYPE, rows.block_rows, rows.blocks)]
+    arrays: dict[str, NDArray[Any]] = {
+        "row_crc": rows.checksums,
+        "ids": samples.ids,
+        "y": features.y,
+        "source": samples.sources.codes,
+        "source_names": samples.sources.names,
+        "group": samples.groups.codes,
+        "group_names": samples.groups.names,
+        "start": samples.start,
+        "end": samples.end,
+        "strand": samples.strand,
+        "frame": samples.frame,
+    }
+    arrays |= {f"{molecule}_key": keys for molecule, keys in samples.keys.items()}
+    return columns + [_column(name, array) for name, array in arrays.items()]
+
+
+def samples_from(columns: Mapping[str, NDArray[Any]], schema: Schema, origin: str) -> Samples:
+    """Put the samples of a file together.
+
+    Raises
+    ------
+    InputError : a column lacks, or has another shape or type than it must have.
+    """
+    count = len(_checked(columns, "ids", TEXT, 1))
+
+    def categories(name: str) -> Categories:
+        return _in_range(
+            name, _checked(columns, f"{name}_names", TEXT, 1), _checked(columns, name, np.dtype(np.int32), 1)
+        )
+
+    keys: dict[Molecule, Keys] = {
+        molecule: _checked(columns, f"{molecule}_key", np.dtype(np.uint8), 2).reshape(count, KEY_BYTES)
+        for molecule in _MOLECULES
+        if f"{molecule}_key" in columns
+    }
+    y = _checked(columns, "y", np.dtype(np.int64), 1)
+    return Samples(
+        ids=columns["ids"],
+        sources=categories("source"),
+        groups=categories("group"),
+        labels=_in_range("y", np.array(schema.labels, dtype=TEXT), y),
+        start=_checked(columns, "start", np.dtype(np.int64), 1),
+        end=_checked(columns, "end", np.dtype(np.int64), 1),
+        strand=_checked(columns, "strand", np.dtype(np.int8), 1),
+        frame=_checked(columns, "frame", np.dtype(np.int8), 1),
+        keys=keys,
+        preparation=schema.preparation,
+        origin=origin,
+    )
+
+
+class _Rows:
+    """The rows of features, block by block, with the checksum of each that has passed."""
+
+    def __init__(self, features: Features) -> None:
+        self._features = features
+        self.block_rows = max(1, BLOCK_BYTES // (features.dim * ROW_DTYPE.itemsize))
+        self.checksums = np.zeros(len(features), np.uint32)
+
+    def blocks(self) -> Iterator[NDArray[Any]]:
+        for start, rows in self._features.batches(self.block_rows):
+            block = rows.astype(ROW_DTYPE, copy=False)
+            self.checksums[start : start + len(block)] = row_checksums(block)
+            yield block
+
+
+def _column(name: str, array: NDArray[Any]) -> Column:
+    def blocks() -> Iterator[NDArray[Any]]:
+        for start in range(0, len(array), _BLOCK_ROWS):
+            yield array[start : start + _BLOCK_ROWS]
+
+    return Column(name, array.shape, array.dtype, _BLOCK_ROWS, blocks)
+
+
+def _checked(columns: Mapping[str, NDArray[Any]], name: str, dtype: np.dtype[Any], dimensions: int) -> NDArray[Any]:
+    column = columns.get(name)
+    if column is None:
+        raise InputError(f"column {name} lacks")
+    if column.ndim != dimensions or column.dtype != dtype:
+        raise InputError(
+            f"expected column {name} of {dimensions} dimensions and dtype {dtype}, found {column.shape} {column.dtype}"
+        )
+    return column
+
+
+def _in_range(name: str, names: NDArray[Any], codes: NDArray[Any]) -> Categories:
+    if len(codes) and not -1 <= codes.min() <= codes.max() < len(names):
+        raise InputError(
+            f"expected places of {len(names)} names in column {name}, found {codes.min()} to {codes.max()}"
+        )
+    return Categories(names, codes.astype(np.int32, copy=False))
+
+
+def expect_columns(found: Sequence[str]) -> None:
+    """Refuse a file without the columns that every one has, before they are read.
+
+    Raises
+    ------
+    InputError : names those that lack.
+    """
+    lacking = [name for name in ("X", "row_crc", "ids") if name not in found]
+    if lacking:
+        raise InputError(f"{' and '.join(lacking)} lack: expected a file that `embedstore merge` wrote")

@@ -1,0 +1,142 @@
+"""Merged files: features with all that belongs to them, as `.zarr`, `.h5` or `.npz`; `columns` says what is inside.
+
+Rows pass through by blocks on the way in, and are read where they lie, mapped, on the way out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from embedstore.errors import CorruptStoreError, FormatVersionError, InputError
+from embedstore.features import hdf5_file, npz_file, zarr_file
+from embedstore.features.columns import (
+    ROW_DTYPE,
+    Column,
+    Content,
+    columns_of,
+    header_of,
+    row_checksums,
+    samples_from,
+    schema_from,
+)
+from embedstore.features.features import Features
+from embedstore.features.samples import Indices
+from embedstore.output import complete
+from embedstore.store.local import LocalStorage
+
+
+class _Format(NamedTuple):
+    write: Callable[[Path, str, Sequence[Column]], None]
+    read: Callable[[Path], Content]
+
+
+_FORMATS = {
+    ".zarr": _Format(zarr_file.write, zarr_file.read),
+    ".h5": _Format(hdf5_file.write, hdf5_file.read),
+    ".npz": _Format(npz_file.write, npz_file.read),
+}
+SUFFIXES = tuple(_FORMATS)
+
+
+def is_merged_file(path: Path) -> bool:
+    """Tell by its name whether a path is one of features."""
+    return path.suffix in _FORMATS
+
+
+def check_output(path: Path) -> None:
+    """Refuse a path that features cannot be written to.
+
+    Raises
+    ------
+    InputError : its suffix is none of `SUFFIXES`, or a folder of something else is there.
+    """
+    if path.suffix not in _FORMATS:
+        raise InputError(f"Cannot write features to {path}: expected a name that ends in {', '.join(SUFFIXES)}.")
+    if path.is_dir() and not (path.suffix == ".zarr" and (path / "zarr.json").is_file()):
+        raise InputError(f"Cannot write features to {path}: another folder is there. Give another name.")
+
+
+def write_features(features: Features, path: Path) -> None:
+    """Write a merged file; what was at `path` before is replaced once the new one is complete.
+
+    Raises
+    ------
+    InputError : see `check_output`; or a value is not finite, the sample is named, and nothing is written.
+    StorageError : it cannot be written.
+    """
+    check_output(path)
+    with complete(path) as temporary:
+        _FORMATS[path.suffix].write(temporary, header_of(features), columns_of(features))
+
+
+def open_features(path: str | Path) -> Features:
+    """Open a merged file; its rows are read when they are asked for.
+
+    Raises
+    ------
+    InputError : there is none, or it is damaged. FormatVersionError : a newer embedstore wrote it.
+    """
+    path = Path(path)
+    if path.suffix not in _FORMATS or not path.exists():
+        found = "something else" if path.exists() else "nothing"
+        raise InputError(f"Cannot open features {path}: expected a {', '.join(SUFFIXES)} file, found {found} there.")
+    try:
+        content = _FORMATS[path.suffix].read(path)
+        schema = schema_from(content.header)
+        samples = samples_from(content.columns, schema, path.name)
+        return Features(samples, schema, FileRows(content, len(samples), schema.dim, path.name), path.name)
+    except FormatVersionError:
+        raise
+    except (InputError, OSError) as error:
+        raise InputError(f"Cannot open features {path}: {str(error).rstrip('.')}. Merge again.") from error
+
+
+class FileRows:
+    """The rows of a merged file, each checked against its CRC-32C.
+
+    Raises
+    ------
+    InputError : the file does not hold (n, d) rows and a checksum for each.
+    """
+
+    def __init__(self, content: Content, count: int, dim: int, name: str) -> None:
+        checksums = content.columns["row_crc"]
+        if content.shape != (count, dim) or checksums.shape != (count,) or checksums.dtype != np.uint32:
+            raise InputError(
+                f"expected X of shape ({count}, {dim}) and as many checksums, "
+                f"found {content.shape} and {checksums.shape} {checksums.dtype}"
+            )
+        storage = LocalStorage(content.folder)
+        sizes = {part.file: storage.entry(part.file).size_bytes for part in content.parts}
+        self._row_bytes = dim * ROW_DTYPE.itemsize
+        for part in content.parts:
+            end = part.offset + part.rows * self._row_bytes
+            if end > sizes[part.file]:
+                raise InputError(f"expected at least {end} bytes in {part.file}, found {sizes[part.file]}")
+        self._parts = [(part, storage.open(part.file, sizes[part.file])) for part in content.parts]
+        self._firsts = np.cumsum([0, *(part.rows for part in content.parts)])
+        self._checksums = checksums
+        self._name = name
+
+    def gather(self, indices: Indices, rows: NDArray[np.float32]) -> None:
+        bounds = np.searchsorted(indices, self._firsts)  # indices ascend, so each part has a run of them
+        for number, (part, blob) in enumerate(self._parts):
+            here = slice(int(bounds[number]), int(bounds[number + 1]))
+            if here.start < here.stop:
+                try:
+                    found = blob.rows(part.offset, self._row_bytes, indices[here] - self._firsts[number])
+                except CorruptStoreError as error:
+                    raise InputError(f"Cannot read {self._name}: {error.file}: {error.reason}. Merge again.") from error
+                rows[here] = found.view(ROW_DTYPE)
+        # A value that is not finite is the caller's to refuse, by name.
+        damaged = np.flatnonzero(row_checksums(rows.astype(ROW_DTYPE, copy=False)) != self._checksums[indices])
+        if len(damaged) and np.isfinite(rows).all():
+            raise InputError(
+                f"Cannot read {self._name}: it is damaged: {len(damaged)} of {len(rows)} rows lack their checksum, "
+                f"the first is row {indices[damaged[0]]}. Merge again."
+            )

@@ -1,0 +1,171 @@
+"""Merging: the vectors of samples, joined by key, side by side.
+
+    samples ─▶ spaces of the models ─▶ (fill) ─▶ is every key there? ─▶ a view on the store ─▶ (a merged file)
+
+A sample's row is found by what its sequences are. Neither its id nor its place in any file is looked at.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from embedstore.errors import InputError, MissingEmbeddingError
+from embedstore.features.assignments import with_labels
+from embedstore.features.features import Features
+from embedstore.features.gathering import StoreRows
+from embedstore.features.loading import load_samples
+from embedstore.features.merged_file import check_output, open_features, write_features
+from embedstore.features.samples import Samples
+from embedstore.features.schema import Schema
+from embedstore.filling import FillOptions, FillReport, SpaceTarget, fill, find_target
+from embedstore.filling.filler import OnProgress
+from embedstore.identity import Molecule
+from embedstore.models.resolution import ModelOptions
+from embedstore.samples.outputs import DNA_NAME, PROTEIN_NAME
+from embedstore.sequences import read
+from embedstore.store.store import SpaceStore
+
+_WINDOW_KEYS = 1 << 18
+_FILE_NAMES: dict[Molecule, str] = {"dna": DNA_NAME, "protein": PROTEIN_NAME}
+
+
+@dataclass(frozen=True, slots=True)
+class FillFrom:
+    """Where the sequences of samples are, to compute what lacks.
+
+    Attributes
+    ----------
+    folder : with `dna.fna` and `protein.faa`.
+    on_report : told what was filled, after each space.
+    """
+
+    folder: Path
+    options: FillOptions = field(default_factory=FillOptions)
+    on_progress: OnProgress | None = None
+    on_report: Callable[[FillReport], object] | None = None
+
+
+def merge(
+    samples: Samples | str | Path,
+    store: SpaceStore,
+    models: Sequence[str],
+    output: str | Path | None = None,
+    fill: bool | FillFrom = False,
+    *,
+    labels: str | Path | None = None,
+    options: Mapping[str, ModelOptions] | None = None,
+) -> Features:
+    """Join samples with their vectors, one block a model, in the order asked.
+
+    Parameters
+    ----------
+    samples : a `samples.tsv`, or what was loaded from one.
+    models : names or directories of models, or names of spaces.
+    output : write a merged file (`.zarr`, `.h5`, `.npz`) and return its features; None: return a view on the store.
+    fill : compute what lacks, from `dna.fna` and `protein.faa` beside the table, or as `FillFrom` says.
+    labels : table that labels the samples, see `assignments`.
+    options : model -> weights, precision and so on, where not the defaults.
+
+    Raises
+    ------
+    MissingEmbeddingError : samples have no vector; counts and names them. Nothing is written.
+    InputError : a table is wrong, ids repeat, the samples have no sequences of a model's molecule, a vector is not
+        finite. ModelError, StoreError : as `find_target` and `fill`.
+    """
+    if output is not None:
+        check_output(Path(output))
+    source = fill if isinstance(fill, FillFrom) else None
+    if fill is True:
+        if isinstance(samples, Samples):
+            raise InputError(f"Cannot fill {samples.origin}: tell where its sequences are (fill=FillFrom(folder)).")
+        source = FillFrom(Path(samples).parent)
+    if not isinstance(samples, Samples):
+        samples = load_samples(samples)
+    if labels is not None:
+        samples = with_labels(samples, labels)
+    targets = [find_target(store, model, (options or {}).get(model, ModelOptions()), None) for model in models]
+    schema = schema_of(targets, samples)
+    failures = [_fill(target, source) if source is not None else {} for target in targets]
+    features = _view(samples, schema, [_found_again(target) for target in targets], failures)
+    if output is None:
+        return features
+    write_features(features, Path(output))
+    return open_features(output)
+
+
+def schema_of(targets: Sequence[SpaceTarget], samples: Samples) -> Schema:
+    """Lay out the spaces of some targets for samples; none of them needs to exist yet.
+
+    Raises
+    ------
+    InputError : a space is named twice, or the samples have no sequences of its molecule.
+    """
+    for target in targets:
+        if target.recipe.molecule not in samples.keys:
+            raise InputError(
+                f"Cannot merge {samples.origin} with {target.name}: expected {target.recipe.molecule} keys, "
+                f"found {' and '.join(samples.keys) or 'none'}."
+            )
+    spaces = [(target.name, target.recipe) for target in targets]
+    return Schema.of_spaces(spaces, samples.preparation, samples.labels.names.tolist())
+
+
+def view(samples: Samples, targets: Sequence[SpaceTarget]) -> Features:
+    """Return features that are read from the store; nothing is written.
+
+    Raises
+    ------
+    MissingEmbeddingError : samples have no vector; counts and names them.
+    InputError : see `schema_of`.
+    """
+    return _view(samples, schema_of(targets, samples), targets, [{}] * len(targets))
+
+
+def lacking(samples: Samples, target: SpaceTarget) -> NDArray[np.bool_]:
+    """Tell which samples have no vector in a space, (n,) bool."""
+    keys = samples.keys[target.recipe.molecule]
+    absent = np.ones(len(keys), np.bool_)
+    if target.space is not None:
+        for start in range(0, len(keys), _WINDOW_KEYS):
+            absent[start : start + _WINDOW_KEYS] = ~target.space.contains(keys[start : start + _WINDOW_KEYS])
+    return absent
+
+
+def _fill(target: SpaceTarget, source: FillFrom) -> dict[str, str]:
+    """Compute what lacks; return why records have no vector, by their ids."""
+    # What `prepare` translated is protein, however much a repeat of A, C, G and T in it may look like DNA.
+    options = replace(source.options, any_molecule=True)
+    records = read([source.folder / _FILE_NAMES[target.recipe.molecule]])
+    report = fill(records, target, options, on_progress=source.on_progress)
+    if source.on_report is not None:
+        source.on_report(report)
+    if report.interrupted:
+        raise KeyboardInterrupt
+    return {failed.id: failed.reason for failed in (*report.rejected, *report.failed)}
+
+
+def _found_again(target: SpaceTarget) -> SpaceTarget:
+    """Return the target with its space, if that was made since."""
+    if target.space is not None or target.store is None:
+        return target
+    return replace(target, space=target.store.find_space(target.recipe))
+
+
+def _view(
+    samples: Samples, schema: Schema, targets: Sequence[SpaceTarget], failures: Sequence[Mapping[str, str]]
+) -> Features:
+    blocks = []
+    for target, reasons in zip(targets, failures, strict=True):
+        rows = np.flatnonzero(lacking(samples, target))
+        if len(rows):
+            ids = samples.ids[rows].tolist()
+            labels = [f"{name} ({reasons[name]})" if name in reasons else name for name in ids]
+            raise MissingEmbeddingError(target.name, labels, requested=len(samples))
+        if target.space is not None:
+            blocks.append((target.space, samples.keys[target.recipe.molecule]))
+    return Features(samples, schema, StoreRows(blocks), samples.origin)

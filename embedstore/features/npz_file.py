@@ -1,0 +1,89 @@
+"""Features in one `.npz`: stored, not deflated, so that the rows can be mapped where they lie."""
+
+from __future__ import annotations
+
+import struct
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from embedstore.errors import InputError
+from embedstore.features.columns import HEADER, ROW_DTYPE, Column, Content, expect_columns
+from embedstore.features.samples import TEXT
+from embedstore.store.documents import Part
+
+_LOCAL_HEADER = struct.Struct("<26x2H")
+"""Of a zip member: its last two fields are the lengths of the name and of the extra field that follow."""
+
+
+def write(path: Path, header: str, columns: Sequence[Column]) -> None:
+    """Write a new file. Texts are fixed-width unicode, since variable-width ones would have to be pickled."""
+    with zipfile.ZipFile(path, "x", zipfile.ZIP_STORED) as archive:
+        for column in columns:
+            dtype = _unicode(column) if column.is_text else column.dtype
+            with archive.open(f"{column.name}.npy", "w", force_zip64=True) as member:
+                described = {
+                    "descr": np.lib.format.dtype_to_descr(dtype),
+                    "fortran_order": False,
+                    "shape": column.shape,
+                }
+                np.lib.format.write_array_header_1_0(member, described)
+                for block in column.blocks():
+                    member.write(np.ascontiguousarray(block.astype(dtype, copy=False)).data)
+        with archive.open(f"{HEADER}.npy", "w") as member:
+            np.lib.format.write_array(member, np.array(header), allow_pickle=False)
+
+
+def read(path: Path) -> Content:
+    """Read all but the rows, and find where those lie.
+
+    Raises
+    ------
+    InputError : not such a file. OSError : it cannot be read.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            members = {member.filename.removesuffix(".npy"): member for member in archive.infolist()}
+            expect_columns(list(members))
+            columns = {name: _array(archive, member) for name, member in members.items() if name != "X"}
+            shape, offset = _rows(archive, members["X"], path)
+    except (zipfile.BadZipFile, ValueError, EOFError, struct.error) as error:
+        raise InputError(f"it is not an .npz file that can be read ({error})") from error
+    header = str(columns.pop(HEADER, ""))
+    return Content(header, columns, shape, path.parent, (Part(path.name, offset, shape[0]),) if shape[0] else ())
+
+
+def _unicode(column: Column) -> np.dtype[Any]:
+    longest = max((int(np.strings.str_len(block).max()) for block in column.blocks()), default=0)
+    return np.dtype(f"<U{max(1, longest)}")
+
+
+def _array(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> NDArray[Any]:
+    with archive.open(member) as content:
+        array: NDArray[Any] = np.lib.format.read_array(content, allow_pickle=False)
+    return array.astype(TEXT) if array.dtype.kind == "U" and array.ndim else array
+
+
+def _rows(archive: zipfile.ZipFile, member: zipfile.ZipInfo, path: Path) -> tuple[tuple[int, ...], int]:
+    """Shape of `X`, and the byte of the file at which its rows begin."""
+    if member.compress_type != zipfile.ZIP_STORED:
+        raise InputError("expected X to be stored, found it deflated. Merge again")
+    with path.open("rb") as file:
+        file.seek(member.header_offset)
+        name_bytes, extra_bytes = _LOCAL_HEADER.unpack(file.read(_LOCAL_HEADER.size))
+        file.seek(name_bytes + extra_bytes, 1)
+        shape, fortran_order, dtype = _npy_header(file)
+        offset = file.tell()
+    if dtype != ROW_DTYPE or fortran_order:
+        raise InputError(f"expected X to be float32 in C order, found {dtype}")
+    return shape, offset
+
+
+def _npy_header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    if np.lib.format.read_magic(file) != (1, 0):
+        raise ValueError("another version of the npy format")
+    return np.lib.format.read_array_header_1_0(file)

@@ -1,0 +1,55 @@
+"""Files and folders that appear under their names only when they are complete."""
+
+from __future__ import annotations
+
+import shutil
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from embedstore.errors import InputError, StorageError
+
+
+@contextmanager
+def complete(path: Path) -> Iterator[Path]:
+    """Give a temporary path beside `path` to write a file or folder to; it takes the place of `path` at the end.
+
+    After an error nothing new is there, and what was at `path` still is.
+
+    Raises
+    ------
+    InputError : a folder lacks. StorageError : it cannot be written.
+    """
+    if not path.parent.is_dir():
+        raise InputError(f"Cannot write {path}: there is no folder {path.parent}. Make it first.")
+    temporary = _beside(path)
+    try:
+        yield temporary
+        _replace(temporary, path)
+    except OSError as error:
+        raise StorageError(f"Cannot write {path}: {error.strerror or error}.") from error
+    finally:
+        remove(temporary)
+
+
+def remove(path: Path) -> None:
+    """Remove a file or folder, if it is there."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _replace(temporary: Path, path: Path) -> None:
+    if not path.is_dir():
+        temporary.replace(path)
+        return
+    old = _beside(path)  # a folder that holds something is not replaced in one step
+    path.rename(old)
+    temporary.rename(path)
+    remove(old)
+
+
+def _beside(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
