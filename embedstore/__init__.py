@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from embedstore.library import open_store as open
     from embedstore.models.registry import MODELS
     from embedstore.models.resolution import ModelOptions
+    from embedstore.samples import PrepareOptions, PrepareReport, prepare, read_samples
     from embedstore.sequences import read
     from embedstore.store.space import Space
     from embedstore.types import EmbeddingBatch, Record, Rejection
@@ -36,6 +37,8 @@ _HOME = {
     "FillReport": "filling",
     "MissingEmbeddingError": "errors",
     "ModelOptions": "models.resolution",
+    "PrepareOptions": "samples",
+    "PrepareReport": "samples",
     "Recipe": "identity",
     "Record": "types",
     "Rejection": "types",
@@ -46,7 +49,9 @@ _HOME = {
     "key_from_text": "identity",
     "key_text": "identity",
     "open": "library",
+    "prepare": "samples",
     "read": "sequences",
+    "read_samples": "samples",
     "sequence_key": "identity",
 }
 """Public name -> module of this package that defines it."""
@@ -62,6 +67,8 @@ __all__ = [
     "FillReport",
     "MissingEmbeddingError",
     "ModelOptions",
+    "PrepareOptions",
+    "PrepareReport",
     "Recipe",
     "Record",
     "Rejection",
@@ -73,7 +80,9 @@ __all__ = [
     "key_from_text",
     "key_text",
     "open",
+    "prepare",
     "read",
+    "read_samples",
     "sequence_key",
 ]
 

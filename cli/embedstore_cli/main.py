@@ -19,6 +19,7 @@ from embedstore_cli.info import info
 from embedstore_cli.init import init
 from embedstore_cli.ls import ls
 from embedstore_cli.models import models
+from embedstore_cli.prepare import prepare
 from embedstore_cli.verify import verify
 
 _INTERRUPTED = 130
@@ -31,7 +32,7 @@ app = typer.Typer(
     rich_markup_mode=None,  # importing rich to draw frames around the help takes longer than all the rest
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (init, fill, get, ls, info, models, verify):
+for command in (init, fill, get, prepare, ls, info, models, verify):
     app.command()(command)
 
 
