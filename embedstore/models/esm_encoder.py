@@ -5,6 +5,10 @@ attention runs over groups of equal lengths: nothing is padded, and no vector de
 rotary (Su et al. 2021, arXiv:2104.09864), with the frequencies that the checkpoint holds: where they were stored
 rounded, recomputed ones give other numbers.
 
+Two liberties, neither of which changes what is computed. The values of each query and key head are put in another order
+when the weights are taken over, so that the two that are turned together lie side by side and make one complex number.
+And large intermediate results are changed in place: on a CPU, fresh memory costs more than the arithmetic.
+
 Shapes in the comments: t tokens of the pack; n sequences of one length l; h heads of width e; d = h * e; f the width
 between the two feed-forward products.
 """
@@ -14,6 +18,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -151,10 +156,10 @@ class EsmEncoder:
             return len(frequencies) - 1
 
         def layer(name: str) -> _Layer:
-            heads = [affine(f"{name}attention.self.{part}") for part in ("query", "key", "value")]
+            query, key, value = (affine(f"{name}attention.self.{part}") for part in ("query", "key", "value"))
             return _Layer(
                 attention_norm=affine(name + "attention.LayerNorm"),
-                qkv=_Affine(torch.cat([h.weight for h in heads]), torch.cat([h.bias for h in heads])),
+                qkv=_stacked(_with_pairs_adjacent(query, shape.heads), _with_pairs_adjacent(key, shape.heads), value),
                 attention_out=affine(name + "attention.output.dense"),
                 norm=affine(name + "LayerNorm"),
                 expand=affine(name + "intermediate.dense"),
@@ -208,8 +213,8 @@ class EsmEncoder:
         states = functional.embedding(token_ids, self._embeddings)  # (t, d)
         rotations = [self._rotation(frequencies, pack) for frequencies in self._frequencies]
         for layer in self._layers:
-            states += self._attend(layer, states, pack, rotations[layer.frequencies])  # (t, d)
-            states += self._feed_forward(layer, states)  # (t, d)
+            self._attend(layer, states, pack, rotations[layer.frequencies])
+            self._feed_forward(layer, states)
         return self._norm(self._final_norm, states)
 
     def _pack(self, lengths: Sequence[int]) -> _Pack:
@@ -222,38 +227,56 @@ class EsmEncoder:
             longest=max(lengths),
         )
 
-    def _rotation(self, frequencies: Tensor, pack: _Pack) -> tuple[Tensor, Tensor]:
-        """Cosine and sine of each token's angles, (t, 1, e / 2) each."""
+    def _rotation(self, frequencies: Tensor, pack: _Pack) -> Tensor:
+        """Each token's angles as complex numbers of length one, (t, 1, 1, e / 2) complex64."""
         angles = torch.arange(pack.longest, device=self.device).float()[:, None] * frequencies  # (l, e / 2)
-        table = torch.stack((angles.cos(), angles.sin())).to(self.dtype)  # (2, l, e / 2)
-        cosine, sine = table[:, pack.positions, None]  # (t, 1, e / 2) each
-        return cosine, sine
+        return torch.polar(torch.ones_like(angles), angles)[pack.positions, None, None]
 
-    def _attend(self, layer: _Layer, states: Tensor, pack: _Pack, rotation: tuple[Tensor, Tensor]) -> Tensor:
+    def _attend(self, layer: _Layer, states: Tensor, pack: _Pack, rotation: Tensor) -> None:
+        """Add the layer's attention to the states."""
         heads, width = self.shape.heads, self.shape.hidden // self.shape.heads
-        qkv = _project(layer.qkv, self._norm(layer.attention_norm, states)).view(-1, 3, heads, width)  # (t, 3, h, e)
-        query = _rotated(qkv[:, 0], rotation)  # (t, h, e)
-        key = _rotated(qkv[:, 1], rotation)  # (t, h, e)
-        mixed = _attention(query, key, qkv[:, 2], pack)  # (t, d)
-        return _project(layer.attention_out, mixed)
+        normed = self._norm(layer.attention_norm, states)  # (t, d)
+        qkv = _project(layer.qkv, normed).view(-1, 3, heads, width)  # (t, 3, h, e)
+        _rotate(qkv[:, :2], rotation)
+        _add_projection(states, layer.attention_out, _attention(qkv, pack))
 
-    def _feed_forward(self, layer: _Layer, states: Tensor) -> Tensor:
-        inner = functional.gelu(_project(layer.expand, self._norm(layer.norm, states)))  # (t, f); by the error function
-        return _project(layer.contract, inner)  # (t, d)
+    def _feed_forward(self, layer: _Layer, states: Tensor) -> None:
+        """Add the layer's feed-forward block to the states."""
+        inner = _project(layer.expand, self._norm(layer.norm, states))  # (t, f)
+        torch.ops.aten.gelu_(inner)  # by the error function
+        _add_projection(states, layer.contract, inner)
 
     def _norm(self, norm: _Affine, states: Tensor) -> Tensor:
         return functional.layer_norm(states, (self.shape.hidden,), norm.weight, norm.bias, self.shape.norm_epsilon)
+
+
+def _with_pairs_adjacent(affine: _Affine, heads: int) -> _Affine:
+    """Reorder each head's e outputs from 0 … e - 1 to 0, e / 2, 1, e / 2 + 1 …
+
+    Queries and keys in the same order have the same products.
+    """
+    order = torch.arange(len(affine.bias)).view(heads, 2, -1).transpose(1, 2).flatten()  # (d,)
+    return _Affine(affine.weight[order], affine.bias[order])
+
+
+def _stacked(*parts: _Affine) -> _Affine:
+    return _Affine(torch.cat([part.weight for part in parts]), torch.cat([part.bias for part in parts]))
 
 
 def _project(affine: _Affine, states: Tensor) -> Tensor:
     return functional.linear(states, affine.weight, affine.bias)
 
 
-def _rotated(vectors: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
-    """Turn each pair (i, i + e / 2) of (t, h, e) by its angle."""
-    cosine, sine = rotation  # (t, 1, e / 2)
-    first, second = vectors.chunk(2, -1)  # (t, h, e / 2) each
-    return torch.cat((first * cosine - second * sine, second * cosine + first * sine), -1)
+def _add_projection(states: Tensor, affine: _Affine, values: Tensor) -> None:
+    states.add_(affine.bias).addmm_(values, affine.weight.t())
+
+
+def _rotate(vectors: Tensor, rotation: Tensor) -> None:
+    """Turn neighbouring values of (t, 2, h, e) by their angles, in float32 and in place."""
+    full = vectors.float()  # the same memory if that is what they are
+    torch.view_as_complex(full.unflatten(-1, (-1, 2))).mul_(rotation)
+    if full is not vectors:
+        vectors.copy_(full)
 
 
 def _groups(lengths: Sequence[int]) -> Iterator[tuple[int, int, int]]:
@@ -264,14 +287,16 @@ def _groups(lengths: Sequence[int]) -> Iterator[tuple[int, int, int]]:
         start += count * length
 
 
-def _attention(query: Tensor, key: Tensor, value: Tensor, pack: _Pack) -> Tensor:
-    """Attend within each sequence; (t, h, e) each -> (t, d)."""
-    if varlen_attn is not None and query.is_cuda and query.dtype == torch.float16:
-        mixed: Tensor = varlen_attn(query, key, value, pack.starts, pack.starts, pack.longest, pack.longest)  # type: ignore[assignment]
-        return mixed.flatten(1)
+def _attention(qkv: Tensor, pack: _Pack) -> Tensor:
+    """Attend within each sequence; (t, 3, h, e) -> (t, d)."""
+    if varlen_attn is not None and qkv.is_cuda and qkv.dtype == torch.float16:
+        query, key, value = qkv.unbind(1)  # (t, h, e) each
+        mixed: Any = varlen_attn(query, key, value, pack.starts, pack.starts, pack.longest, pack.longest)
+        return torch.flatten(mixed, 1)
     parts = []
     for start, count, length in pack.groups:
-        tokens = slice(start, start + count * length)
-        group = [part[tokens].unflatten(0, (count, length)).transpose(1, 2) for part in (query, key, value)]
-        parts.append(functional.scaled_dot_product_attention(*group).transpose(1, 2).flatten(0, 1))  # (n l, h, e)
+        group = qkv[start : start + count * length].unflatten(0, (count, length))  # (n, l, 3, h, e)
+        query, key, value = group.permute(2, 0, 3, 1, 4)  # (n, h, l, e) each
+        mixed = functional.scaled_dot_product_attention(query, key, value)  # (n, h, l, e)
+        parts.append(mixed.transpose(1, 2).flatten(0, 1))  # (n l, h, e)
     return torch.cat(parts).flatten(1)
