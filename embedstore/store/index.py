@@ -14,13 +14,14 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import google_crc32c
 import numpy as np
 from numpy.typing import NDArray
 
 from embedstore.errors import CorruptStoreError, StoreError
+from embedstore.store.rows import as_strings
 from embedstore.store.storage import Blob, Buffer, Storage
 from embedstore.types import KEY_BYTES, Keys
 
@@ -33,8 +34,17 @@ _CHECK_AT_OPEN_BYTES = 64 << 20  # larger ones are checked by `verify`; reading 
 Places = tuple[NDArray[np.int64], NDArray[np.int64]]
 """(segment number or -1, row), both (n,) int64."""
 
-ReadKeys = Callable[[NDArray[np.int64], NDArray[np.int64]], Keys]
-"""(segment numbers, rows) -> the full keys there, (n, 24) uint8."""
+Holds = Callable[[NDArray[np.int64], NDArray[np.int64], Keys], NDArray[np.bool_]]
+"""(segment numbers, rows, keys) -> whether each full key stands there: (n,) bool."""
+
+
+class Indexed(Protocol):
+    """What an index needs of a segment."""
+
+    commit_id: str
+
+    @property
+    def keys(self) -> Keys: ...
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -47,18 +57,27 @@ class KeyIndex:
     prefix : (n,) uint64, ascending.
     segment : (n,) uint16.
     row : (n,) uint32.
+    file : what the arrays are mapped from, asked whether it is whole before they are touched.
     """
 
     commits: tuple[str, ...]
     prefix: NDArray[np.uint64]
     segment: NDArray[np.uint16]
     row: NDArray[np.uint32]
+    file: Blob | None = None
 
     def __len__(self) -> int:
         return len(self.prefix)
 
-    def find(self, keys: Keys, read_keys: ReadKeys) -> Places:
-        """Look up keys; where a key is not, the segment number is -1."""
+    def find(self, keys: Keys, holds: Holds) -> Places:
+        """Look up keys; where a key is not, the segment number is -1.
+
+        Raises
+        ------
+        CorruptStoreError : its file was truncated.
+        """
+        if self.file is not None:
+            self.file.bytes(0, 0)
         segments = np.full(len(keys), -1, np.int64)
         rows = np.zeros(len(keys), np.int64)
         if not len(self) or not len(keys):
@@ -72,7 +91,7 @@ class KeyIndex:
             alike = (self.prefix[inside] == wanted) & (places < len(self))
             pending, places, wanted = pending[alike], places[alike], wanted[alike]
             segment, row = self.segment[places].astype(np.int64), self.row[places].astype(np.int64)
-            same = same_keys(read_keys(segment, row), keys[pending])
+            same = holds(segment, row, keys[pending])
             segments[pending[same]], rows[pending[same]] = segment[same], row[same]
             # Another key with the same prefix may follow: rare, so nearly always nothing is left.
             pending, places, wanted = pending[~same], places[~same] + 1, wanted[~same]
@@ -93,25 +112,26 @@ class KeyIndex:
         yield from arrays
 
 
-def build_index(commits: Sequence[str], segment_keys: Sequence[Keys]) -> KeyIndex:
+def build_index(segments: Sequence[Indexed]) -> KeyIndex:
     """Merge sorted segments, given older first; of a key in several the oldest is kept."""
-    if len(commits) > MAX_SEGMENTS:
-        raise StoreError(f"Cannot index {len(commits)} segments: expected at most {MAX_SEGMENTS}. Compact the space.")
-    counts = [len(keys) for keys in segment_keys]
-    prefix = np.concatenate([key_prefixes(keys) for keys in segment_keys] or [np.zeros(0, np.uint64)])
+    if len(segments) > MAX_SEGMENTS:
+        raise StoreError(f"Cannot index {len(segments)} segments: expected at most {MAX_SEGMENTS}. Compact the space.")
+    prefixes = [key_prefixes(segment.keys) for segment in segments]
+    counts = [len(each) for each in prefixes]
+    prefix = np.concatenate(prefixes or [np.zeros(0, np.uint64)])
     segment = np.repeat(np.arange(len(counts), dtype=np.uint16), counts)
     row = np.concatenate([np.arange(count, dtype=np.uint32) for count in counts] or [np.zeros(0, np.uint32)])
     order = np.argsort(prefix, kind="stable")  # runs are sorted: a merge
     prefix, segment, row = prefix[order], segment[order], row[order]
-    kept = ~_repeated(prefix, segment, row, segment_keys)
-    return KeyIndex(tuple(commits), prefix[kept], segment[kept], row[kept])
+    kept = ~_repeated(prefix, segment, row, segments)
+    return KeyIndex(tuple(each.commit_id for each in segments), prefix[kept], segment[kept], row[kept])
 
 
 def _repeated(
     prefix: NDArray[np.uint64],
     segment: NDArray[np.uint16],
     row: NDArray[np.uint32],
-    segment_keys: Sequence[Keys],
+    segments: Sequence[Indexed],
 ) -> NDArray[np.bool_]:
     """Mark entries whose full key stands at an earlier entry, i.e. in an older segment."""
     repeated = np.zeros(len(prefix), np.bool_)
@@ -122,8 +142,8 @@ def _repeated(
     full = np.empty((len(involved), KEY_BYTES), np.uint8)
     for number in np.unique(segment[involved]):
         here = segment[involved] == number
-        full[here] = segment_keys[number][row[involved[here]]]
-    _, first = np.unique(full, axis=0, return_index=True)  # the first of each key: stable, so the oldest
+        full[here] = segments[number].keys[row[involved[here]]]
+    _, first = np.unique(as_strings(full), return_index=True)  # the first of each key: stable, so the oldest
     repeated[involved] = True
     repeated[involved[first]] = False
     return repeated
@@ -160,6 +180,7 @@ def open_index(storage: Storage, name: str, size_bytes: int, *, check: bool | No
         prefix=content[:rows_start].view("<u8"),
         row=content[rows_start:segments_start].view("<u4"),
         segment=content[segments_start:].view("<u2"),
+        file=blob,
     )
 
 

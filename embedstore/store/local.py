@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embedstore.errors import CorruptStoreError, StorageError
-from embedstore.store.storage import Blob, Buffer, Entry, memory
+from embedstore.store.storage import Blob, Buffer, Entry, empty_rows, memory
 
 TEMPORARY_PREFIX = ".tmp-"
 
@@ -142,8 +142,12 @@ class MappedBlob:
 
     def rows(self, start: int, row_bytes: int, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
         self._refuse_truncated()
-        table = self._content[start : start + (len(self._content) - start) // row_bytes * row_bytes]
-        return np.take(table.reshape(-1, row_bytes), rows, axis=0)
+        count = (len(self._content) - start) // row_bytes
+        if len(rows) and not (rows.min() >= 0 and rows.max() < count):
+            raise IndexError(f"{self._name} has {count} rows of {row_bytes} bytes, not {rows.min()} to {rows.max()}")
+        table = self._content[start : start + count * row_bytes].reshape(count, row_bytes)
+        # Any mode but "clip" would gather into a copy first.
+        return np.take(table, rows, axis=0, out=empty_rows(len(rows), row_bytes), mode="clip")
 
     def _refuse_truncated(self) -> None:
         """Touching pages beyond the end of a file kills the process, so ask before. A deleted file stays readable."""
@@ -169,7 +173,7 @@ class PreadBlob:
         return content
 
     def rows(self, start: int, row_bytes: int, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
-        gathered = np.empty((len(rows), row_bytes), np.uint8)
+        gathered = empty_rows(len(rows), row_bytes)
         for place in np.argsort(rows, kind="stable"):  # ascending: what read-ahead expects
             self._read_into(gathered[place], start + int(rows[place]) * row_bytes)
         return gathered

@@ -7,14 +7,14 @@ key and its vector. The commit says in which file each array's rows lie, and fro
 
 from __future__ import annotations
 
-from functools import cached_property
-
 import numpy as np
 from numpy.typing import NDArray
 
 from embedstore.errors import CorruptStoreError
 from embedstore.store import hdf5_layout, zarr_layout
 from embedstore.store.documents import Commit, Part, SegmentFormat
+from embedstore.store.index import same_keys
+from embedstore.store.open_files import OpenFiles
 from embedstore.store.rows import SegmentFiles, SortedRows, row_checksums
 from embedstore.store.storage import Blob, Storage
 from embedstore.types import KEY_BYTES, EmbeddingBatch, Keys
@@ -48,30 +48,28 @@ def write_segment(
 class Segment:
     """A committed segment; its files are opened on first use."""
 
-    def __init__(self, storage: Storage, folder: str, commit_id: str, commit: Commit, row_bytes: int) -> None:
-        self._storage = storage
+    def __init__(self, files: OpenFiles, folder: str, commit_id: str, commit: Commit, row_bytes: int) -> None:
+        self._files = files
         self._folder = folder
         self.row_bytes = row_bytes
-        self._blobs: dict[str, Blob] = {}
         self.commit_id = commit_id
         self.commit = commit
 
     def __len__(self) -> int:
         return self.commit.rows
 
-    @cached_property
+    @property
     def keys(self) -> Keys:
-        """(n, 24) uint8, sorted; mapped where the storage maps."""
+        """(n, 24) uint8, sorted; mapped where the storage maps, so to be used at once and not kept."""
         parts = [self._blob(part.file).bytes(part.offset, part.rows * KEY_BYTES) for part in self.commit.arrays["key"]]
         joined = parts[0] if len(parts) == 1 else np.concatenate(parts)
         return joined.reshape(-1, KEY_BYTES)
 
-    def read_keys(self, rows: NDArray[np.int64]) -> Keys:
-        """Keys of some rows, (k, 24) uint8; a row that does not exist (asked by a damaged index) matches nothing."""
+    def holds(self, rows: NDArray[np.int64], keys: Keys) -> NDArray[np.bool_]:
+        """Tell whether keys stand at some rows, which need not exist (a damaged index may name any): (k,) bool."""
         inside = np.minimum(rows, len(self) - 1)
-        keys = self._gather("key", KEY_BYTES, inside)
-        keys[rows != inside] = 0
-        return keys
+        same: NDArray[np.bool_] = same_keys(self._gather("key", KEY_BYTES, inside), keys) & (rows == inside)
+        return same
 
     def read_rows(self, rows: NDArray[np.int64], keys: Keys) -> NDArray[np.uint8]:
         """Bytes of the vectors of some keys, (k, row bytes) uint8, each checked against its CRC-32C.
@@ -107,8 +105,4 @@ class Segment:
         return gathered
 
     def _blob(self, file: str) -> Blob:
-        blob = self._blobs.get(file)
-        if blob is None:
-            size_bytes = self.commit.files[file].size_bytes
-            blob = self._blobs[file] = self._storage.open(f"{self._folder}{file}", size_bytes)
-        return blob
+        return self._files.blob(f"{self._folder}{file}", self.commit.files[file].size_bytes)

@@ -10,10 +10,10 @@ import hashlib
 import html
 import threading
 import uuid
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,13 +22,13 @@ from embedstore.errors import CorruptStoreError, InputError, MissingEmbeddingErr
 from embedstore.identity import Molecule, Recipe, key_from_text, key_text
 from embedstore.store.documents import Commit, SegmentFormat, SpaceDocument, commit_id
 from embedstore.store.index import KeyIndex, Places, open_index
+from embedstore.store.open_files import OpenFiles
 from embedstore.store.rows import as_strings
 from embedstore.store.segments import Segment, write_segment
 from embedstore.store.storage import Entry, Storage
 from embedstore.store.view import SpaceView
 from embedstore.types import KEY_BYTES, Canaries, EmbeddingBatch, Keys, Vectors
 
-P = ParamSpec("P")
 T = TypeVar("T")
 
 _ALWAYS_INDEXED_KEYS = 2_000_000  # writing their index takes a fraction of a second
@@ -56,8 +56,11 @@ class Space:
     name, id, dim, dtype, recipe, molecule, canaries : as its document says.
     """
 
-    def __init__(self, storage: Storage, document: SpaceDocument, segment_format: SegmentFormat) -> None:
+    def __init__(
+        self, storage: Storage, files: OpenFiles, document: SpaceDocument, segment_format: SegmentFormat
+    ) -> None:
         self._storage = storage
+        self._files = files
         self._segment_format: SegmentFormat = segment_format
         self._folder = f"spaces/{document.recipe.id}/"
         self._lock = threading.Lock()
@@ -83,7 +86,7 @@ class Space:
         return self.recipe.molecule
 
     def __len__(self) -> int:
-        return self._current().count()
+        return self._ask(SpaceView.count)
 
     def __contains__(self, key: object) -> bool:
         if isinstance(key, str):
@@ -94,7 +97,7 @@ class Space:
 
     def keys(self) -> Keys:
         """All keys, sorted: (n, 24) uint8."""
-        return self._current().keys()
+        return self._ask(SpaceView.keys)
 
     def contains(self, keys: Keys) -> NDArray[np.bool_]:
         """Tell for each key whether it has a vector: (n,) bool."""
@@ -127,7 +130,8 @@ class Space:
         except FileNotFoundError:  # merged away and collected since we looked
             self.refresh()
             view, places = self._find_all(keys)
-            gathered = self._or_corrupt(view.read, keys, places, row_bytes)
+            with self._gone_is_damage():
+                gathered = view.read(keys, places, row_bytes)
         vectors: Vectors = gathered.view(self.dtype.newbyteorder("<"))
         return vectors
 
@@ -190,7 +194,7 @@ class Space:
         few = uncovered < _MAX_UNCOVERED_SEGMENTS and len(view.delta) < covered * _MAX_UNCOVERED_SHARE
         if not uncovered or (large and few):
             return
-        index = view.merged_index()
+        view, index = self._ask(lambda view: (view, view.merged_index()))
         with suppress(StorageError):
             self._publish_index(index)
         with self._lock:
@@ -237,18 +241,22 @@ class Space:
         return view, places
 
     def _find(self, keys: Keys) -> tuple[SpaceView, Places]:
-        view = self._current()
+        return self._ask(lambda view: (view, view.find(keys)))
+
+    def _ask(self, question: Callable[[SpaceView], T]) -> T:
+        """Ask the current view; where a file has gone since it was made, ask a new one."""
         try:
-            return view, view.find(keys)
+            return question(self._current())
         except FileNotFoundError:
             self.refresh()
-            view = self._current()
-            return view, self._or_corrupt(view.find, keys)
+            with self._gone_is_damage():
+                return question(self._current())
 
-    def _or_corrupt(self, look: Callable[P, T], *arguments: P.args, **named: P.kwargs) -> T:
-        """Call; a file that a live commit names and that is gone is damage, not a race."""
+    @contextmanager
+    def _gone_is_damage(self) -> Iterator[None]:
+        """A file that a live commit names and that is gone is damage, not a race."""
         try:
-            return look(*arguments, **named)
+            yield
         except FileNotFoundError as error:
             name = str(error.filename or "").partition(self._folder)[2]
             raise CorruptStoreError(f"{self._folder}{name}", "it is gone, and a live commit needs it") from error
@@ -276,7 +284,7 @@ class Space:
                         name, f"expected a commit of space {self.id}, found one of {commit.space_id}"
                     )
                 row_bytes = self.dim * self.dtype.itemsize
-                segments[commit_id(name)] = Segment(self._storage, self._folder, commit_id(name), commit, row_bytes)
+                segments[commit_id(name)] = Segment(self._files, self._folder, commit_id(name), commit, row_bytes)
         present = {commit_id(name) for name in listed} & set(segments)
         replaced = {old for commit in present for old in segments[commit].commit.replaces}
         live = sorted(present - replaced, key=lambda commit: (segments[commit].commit.created_ns, commit))
@@ -284,7 +292,8 @@ class Space:
             return before
         base = before.base if before and before.base and set(before.base.commits) <= set(live) else None
         base = base or self._open_base(set(live))
-        return self._or_corrupt(SpaceView, [segments[commit] for commit in live], base)
+        with self._gone_is_damage():
+            return SpaceView([segments[commit] for commit in live], base)
 
     def _open_base(self, live: set[str]) -> KeyIndex | None:
         """Open the newest published index all of whose segments are live; a damaged one is passed over."""

@@ -23,6 +23,20 @@ def memory(buffer: Buffer) -> memoryview:
     return view.cast("B")
 
 
+_CACHE_LINE_BYTES = 64
+
+
+def empty_rows(count: int, row_bytes: int) -> NDArray[np.uint8]:
+    """Return (count, row_bytes) uint8, not initialised, that begins with a cache line.
+
+    Large arrays of numpy begin 16 bytes behind the start of a page. Where rows are multiples of 1 KiB, copying them
+    there from a file took twice as long on AMD Zen 3, whose string instructions mind such neighbouring offsets.
+    """
+    block = np.empty(count * row_bytes + _CACHE_LINE_BYTES, np.uint8)
+    start = -block.ctypes.data % _CACHE_LINE_BYTES
+    return block[start : start + count * row_bytes].reshape(count, row_bytes)
+
+
 class Entry(NamedTuple):
     """What a listing says of a file, or of a folder (whose name ends with `/`)."""
 

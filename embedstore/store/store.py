@@ -17,6 +17,7 @@ from embedstore.errors import (
 from embedstore.identity import Recipe
 from embedstore.store.documents import ROOT_NAME, Root, SegmentFormat, SpaceDocument
 from embedstore.store.local import TEMPORARY_PREFIX, LocalStorage
+from embedstore.store.open_files import OpenFiles
 from embedstore.store.space import Space
 from embedstore.store.storage import Storage
 from embedstore.store.verification import VerifyReport, verify
@@ -38,6 +39,7 @@ class SpaceStore:
 
     def __init__(self, storage: Storage, *, create: bool = False, segment_format: SegmentFormat = "zarr") -> None:
         self._storage = storage
+        self._files = OpenFiles(storage)
         self._spaces: dict[str, Space] = {}
         root = _read_root(storage, create=create, segment_format=segment_format)
         self.location = storage.location
@@ -137,7 +139,7 @@ class SpaceStore:
             content = self._storage.read(file)
         except FileNotFoundError:  # being made just now, or left by a crash
             return None
-        return Space(self._storage, SpaceDocument.from_bytes(file, content), self.segment_format)
+        return Space(self._storage, self._files, SpaceDocument.from_bytes(file, content), self.segment_format)
 
 
 def _read_root(storage: Storage, *, create: bool, segment_format: SegmentFormat) -> Root:

@@ -17,6 +17,7 @@ from embedstore.errors import CorruptStoreError, FormatVersionError, StorageErro
 from embedstore.store.documents import ROOT_NAME, Commit, Root, SpaceDocument, commit_id
 from embedstore.store.index import open_index
 from embedstore.store.local import TEMPORARY_PREFIX
+from embedstore.store.open_files import OpenFiles
 from embedstore.store.rows import as_strings
 from embedstore.store.segments import Segment
 from embedstore.store.storage import Storage, memory
@@ -88,10 +89,11 @@ class _SpaceCheck:
         commits = self._commits()
         replaced = {old for commit in commits.values() for old in commit.replaces}
         live = {name: commit for name, commit in commits.items() if name not in replaced}
+        files = OpenFiles(self._storage)
         for name, commit in live.items():
             self._check_files(commit)
             if self._report.deep and document is not None:
-                self._check_rows(Segment(self._storage, self._folder, name, commit, _row_bytes(document)))
+                self._check_rows(Segment(files, self._folder, name, commit, _row_bytes(document)))
         self._check_indexes(set(commits) | replaced)
         needed = {f"{self._folder}{file}" for commit in commits.values() for file in commit.files}
         self._report.orphans += [file for file in self._files("data/") if file not in needed]

@@ -33,7 +33,7 @@ class SpaceView:
         uncovered = [segment for segment in self.segments if segment.commit_id not in set(covered)]
         self._base_ranks = np.array([ranks[commit] for commit in covered], np.int64)
         self._delta_ranks = np.array([ranks[segment.commit_id] for segment in uncovered], np.int64)
-        self.delta = build_index([segment.commit_id for segment in uncovered], [segment.keys for segment in uncovered])
+        self.delta = build_index(uncovered)
 
     def find(self, keys: Keys) -> Places:
         """Look up keys: (rank of the segment or -1, row), both (n,) int64."""
@@ -61,33 +61,35 @@ class SpaceView:
         """Number of distinct keys."""
         if self.base is None or not len(self.delta):
             return len(self.delta) + (len(self.base) if self.base else 0)
-        uncovered = np.concatenate([self.segments[rank].keys for rank in self._delta_ranks])
-        ranks, _ = self._find_in(self.base, self._base_ranks, uncovered)
-        return len(self.base) + len(np.unique(as_strings(uncovered[ranks < 0])))
+        added = []
+        for rank in self._delta_ranks:
+            keys = self.segments[rank].keys
+            added.append(keys[self._find_in(self.base, self._base_ranks, keys)[0] < 0])
+        return len(self.base) + len(np.unique(as_strings(np.concatenate(added))))
 
     def keys(self) -> Keys:
         """All distinct keys, sorted: (n, 24) uint8."""
-        if not self.segments:
-            return np.zeros((0, KEY_BYTES), np.uint8)
-        joined = np.concatenate([segment.keys for segment in self.segments])
+        joined = np.empty((sum(map(len, self.segments)), KEY_BYTES), np.uint8)
+        start = 0
+        for segment in self.segments:
+            joined[start : start + len(segment)] = segment.keys
+            start += len(segment)
         _, first = np.unique(as_strings(joined), return_index=True)
         return joined[first]
 
     def merged_index(self) -> KeyIndex:
         """Build one index over all segments."""
-        return build_index(
-            [segment.commit_id for segment in self.segments], [segment.keys for segment in self.segments]
-        )
+        return build_index(self.segments)
 
     def _find_in(self, index: KeyIndex, ranks: NDArray[np.int64], keys: Keys) -> Places:
-        def read_keys(numbers: NDArray[np.int64], rows: NDArray[np.int64]) -> Keys:
-            full = np.zeros((len(numbers), KEY_BYTES), np.uint8)
+        def holds(numbers: NDArray[np.int64], rows: NDArray[np.int64], wanted: Keys) -> NDArray[np.bool_]:
+            same = np.zeros(len(numbers), np.bool_)
             for number, here in _by_value(numbers):
                 if number < len(ranks):  # a damaged index may name any number
-                    full[here] = self.segments[ranks[number]].read_keys(rows[here])
-            return full
+                    same[here] = self.segments[ranks[number]].holds(rows[here], wanted[here])
+            return same
 
-        numbers, rows = index.find(keys, read_keys)
+        numbers, rows = index.find(keys, holds)
         found = numbers >= 0
         numbers[found] = ranks[numbers[found]]
         return numbers, rows
