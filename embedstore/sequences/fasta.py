@@ -6,7 +6,6 @@ numpy, all records of a block at once; text with any oddity in it is read record
 
 from __future__ import annotations
 
-import re
 from itertools import repeat
 from typing import NamedTuple, TypeVar
 
@@ -17,7 +16,6 @@ from embedstore.types import Record, Rejection
 
 _Text = TypeVar("_Text", bytes, str)
 
-_COMMENT_LINE = re.compile(rb"^[#;][^\n]*\n?", re.MULTILINE)
 _BEGINS_COMMENT = np.isin(np.arange(256), list(b"#;"))
 _ENDS_WORD = np.isin(np.arange(256), list(b" \t\n\v\f"))
 _LONG_TEXT_BYTES = 1 << 22
@@ -49,8 +47,7 @@ class FastaParser:
         if cut < 0:
             self._parts.append(block)
             return []
-        self._parts.append(block[:cut])
-        text = b"".join(self._parts)
+        text = b"".join([*self._parts, memoryview(block)[:cut]])
         self._parts = [block[cut:]]
         return self._cut_up(text)
 
@@ -66,18 +63,17 @@ class FastaParser:
     def _cut_up(self, text: bytes) -> list[Record | Rejection]:
         if not text:
             return []
-        places = None if len(text) > _LONG_TEXT_BYTES or not text.isascii() else _find_regular_records(text)
+        places = None if len(text) > _LONG_TEXT_BYTES else _find_regular_records(text)
         if places is None:
             records = _records_one_by_one(text, self._file, self._line)
             self._line += text.count(b"\n")
             return records
-        rows = zip(
-            _slices(text.decode("ascii"), places.id_starts, places.id_ends),
-            _slices(text, places.sequence_starts, places.sequence_ends),
-            repeat(self._file),
-            (places.lines + self._line).tolist(),
-            strict=False,
-        )
+        if text.isascii():
+            ids = _slices(text.decode("ascii"), places.id_starts, places.id_ends)
+        else:
+            ids = [id_.decode("utf-8", "replace") for id_ in _slices(text, places.id_starts, places.id_ends)]
+        sequences = _slices(text, places.sequence_starts, places.sequence_ends)
+        rows = zip(ids, sequences, repeat(self._file), (places.lines + self._line).tolist(), strict=False)
         self._line += places.line_count
         # Record(…) is a Python function that calls this; calling it directly takes half the time.
         return list(map(tuple.__new__, repeat(Record), rows))
@@ -96,7 +92,7 @@ class _Places(NamedTuple):
 
 
 def _find_regular_records(text: bytes) -> _Places | None:
-    """Find the records of an ASCII text that begins with the line end before its first header.
+    """Find the records of a text that begins with the line end before its first header.
 
     None if it is not plain that all are regular: no comment lines, an id directly behind the `>`, and letters in the
     sequence.
@@ -130,7 +126,8 @@ def _slices(text: _Text, starts: NDArray[np.int64], ends: NDArray[np.int64]) -> 
 
 def _records_one_by_one(text: bytes, file: str, line: int) -> list[Record | Rejection]:
     records: list[Record | Rejection] = []
-    has_comment_lines = b"\n#" in text or b"\n;" in text
+    # Looking for the one character first is many times faster, and mostly settles it.
+    has_comment_lines = (b"#" in text and b"\n#" in text) or (b";" in text and b"\n;" in text)
     start = 0  # of the line end before the header
     while start < len(text):
         end = text.find(b"\n>", start + 1)
@@ -140,7 +137,7 @@ def _records_one_by_one(text: bytes, file: str, line: int) -> list[Record | Reje
         id_ = _first_word(text[start + len("\n>") : header_end])
         sequence = text[header_end + 1 : end]
         if has_comment_lines:
-            sequence = _COMMENT_LINE.sub(b"", sequence)
+            sequence = b"\n".join(line for line in sequence.split(b"\n") if not line.startswith((b"#", b";")))
         if not sequence or sequence.isspace():
             records.append(Rejection(file, line, id_, "empty record: no sequence behind the header"))
         else:

@@ -20,7 +20,7 @@ from embedstore.sequences.sniffing import SNIFFED_BYTES, Format, format_of, is_p
 STANDARD_INPUT = "-"
 STANDARD_INPUT_NAME = "<stdin>"
 
-BLOCK_BYTES = 1 << 18
+BLOCK_BYTES = 1 << 17
 """What is read and parsed at once: small enough for the processor's cache, large enough for numpy."""
 
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"

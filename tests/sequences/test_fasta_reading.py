@@ -46,7 +46,7 @@ def test_blank_and_comment_lines_before_the_first_header_are_skipped_and_counted
 
 def test_comment_lines_within_and_between_records_are_dropped(tmp_path: Path) -> None:
     text = b">a\n# c\nMK\n;c >x\nVL\n#c\n>b\nAC;\n; last"
-    assert _read(tmp_path, text) == [Record("a", b"MK\nVL\n", "f", 1), Record("b", b"AC;\n", "f", 7)]
+    assert _read(tmp_path, text) == [Record("a", b"MK\nVL", "f", 1), Record("b", b"AC;", "f", 7)]
 
 
 def test_comment_signs_in_headers_and_after_column_one_are_text(tmp_path: Path) -> None:
