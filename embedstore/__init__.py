@@ -15,7 +15,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from embedstore.errors import EmbedStoreError, MissingEmbeddingError
+    from embedstore.errors import EmbedStoreError, MissingEmbeddingError, SchemaError
+    from embedstore.features import Features, Schema, merge, open_features
     from embedstore.filling import FillOptions, FillReport
     from embedstore.identity import Recipe, canonical, key_array, key_from_text, key_text, sequence_key
     from embedstore.library import Store
@@ -33,6 +34,7 @@ _HOME = {
     "MODELS": "models.registry",
     "EmbedStoreError": "errors",
     "EmbeddingBatch": "types",
+    "Features": "features",
     "FillOptions": "filling",
     "FillReport": "filling",
     "MissingEmbeddingError": "errors",
@@ -42,13 +44,17 @@ _HOME = {
     "Recipe": "identity",
     "Record": "types",
     "Rejection": "types",
+    "Schema": "features",
+    "SchemaError": "errors",
     "Space": "store.space",
     "Store": "library",
     "canonical": "identity",
     "key_array": "identity",
     "key_from_text": "identity",
     "key_text": "identity",
+    "merge": "features",
     "open": "library",
+    "open_features": "features",
     "prepare": "samples",
     "read": "sequences",
     "read_samples": "samples",
@@ -63,6 +69,7 @@ __all__ = [
     "MODELS",
     "EmbedStoreError",
     "EmbeddingBatch",
+    "Features",
     "FillOptions",
     "FillReport",
     "MissingEmbeddingError",
@@ -72,6 +79,8 @@ __all__ = [
     "Recipe",
     "Record",
     "Rejection",
+    "Schema",
+    "SchemaError",
     "Space",
     "Store",
     "__version__",
@@ -79,7 +88,9 @@ __all__ = [
     "key_array",
     "key_from_text",
     "key_text",
+    "merge",
     "open",
+    "open_features",
     "prepare",
     "read",
     "read_samples",

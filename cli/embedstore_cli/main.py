@@ -18,6 +18,7 @@ from embedstore_cli.get import get
 from embedstore_cli.info import info
 from embedstore_cli.init import init
 from embedstore_cli.ls import ls
+from embedstore_cli.merge import merge
 from embedstore_cli.models import models
 from embedstore_cli.prepare import prepare
 from embedstore_cli.verify import verify
@@ -32,7 +33,7 @@ app = typer.Typer(
     rich_markup_mode=None,  # importing rich to draw frames around the help takes longer than all the rest
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (init, fill, get, prepare, ls, info, models, verify):
+for command in (init, fill, get, prepare, merge, ls, info, models, verify):
     app.command()(command)
 
 

@@ -1,4 +1,4 @@
-"""Samples, and spaces in which the right vector of each follows from its key, so that any row can be judged by itself."""
+"""Samples, and spaces in which the vector of each follows from its key, so that any row can be judged by itself."""
 
 from __future__ import annotations
 
