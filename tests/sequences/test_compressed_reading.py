@@ -121,7 +121,7 @@ def test_truncation_at_any_offset_rejects_the_record_it_falls_into(
     path.write_bytes(text)
     expected = list(read([path]))
     packed = compress(text)
-    offsets = sorted({*range(1, len(packed), 1 + len(packed) // 120), *range(len(packed) - 40, len(packed))})
+    offsets = sorted({*range(1, len(packed), 1 + len(packed) // 50), *range(len(packed) - 20, len(packed))})
     for offset in offsets:
         path.write_bytes(packed[:offset])
         rejection = _records_then_rejection(path, expected)
@@ -147,7 +147,7 @@ def test_flipped_byte_at_any_offset_never_passes_unnoticed(tmp_path: Path, compr
     path.write_bytes(text)
     expected = list(read([path]))
     packed = compress(text)
-    for offset in range(0, len(packed), 1 + len(packed) // 150):
+    for offset in range(0, len(packed), 1 + len(packed) // 90):
         path.write_bytes(packed[:offset] + bytes([packed[offset] ^ 0x41]) + packed[offset + 1 :])
         try:
             items = list(read([path]))
@@ -219,12 +219,12 @@ def test_content_does_not_depend_on_how_the_file_is_read(compress: Callable[[byt
 def test_memory_does_not_grow_with_the_input(tmp_path: Path) -> None:
     batch = b"".join(b">p%d\n%s\n" % (number, b"MKVLA" * 60) for number in range(3_000))
     path = tmp_path / "large.gz"
-    path.write_bytes(b"".join([gzip.compress(batch)] * 20))
+    path.write_bytes(b"".join([gzip.compress(batch)] * 10))
     tracemalloc.start()
     try:
         count = sum(1 for _ in read([path]))
         _, peak_bytes = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    assert count == 60_000
-    assert peak_bytes < 8 << 20 < len(batch) * 20
+    assert count == 30_000
+    assert peak_bytes < 4 << 20 < 8 << 20 < len(batch) * 10

@@ -100,21 +100,21 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("properties") / "input"
 
 
-@settings(max_examples=250, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(fasta=_fasta(), layout=_LAYOUT)
 def test_any_fasta_reads_back_equal(path: Path, fasta: tuple[list[str], list[_Written]], layout: _Layout) -> None:
     lines, written = fasta
     assert list(_read_back(path, layout.pack(lines), layout.block_bytes)) == written
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(fastq=_fastq(), layout=_LAYOUT)
 def test_any_fastq_reads_back_equal(path: Path, fastq: tuple[list[str], list[_Written]], layout: _Layout) -> None:
     lines, written = fastq
     assert list(_read_back(path, layout.pack(lines), layout.block_bytes)) == written
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(
     content=st.binary(max_size=300), start=st.sampled_from([b">", b"@a\n", b"LOCUS       a\n"]), size=st.integers(1, 50)
 )
