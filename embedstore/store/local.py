@@ -130,6 +130,8 @@ class LocalStorage:
 class MappedBlob:
     """A file mapped into memory; the kernel's page cache is the only cache."""
 
+    gather_bytes = 1 << 20  # stays in the processor's cache while it is checked and copied on
+
     def __init__(self, name: str, path: Path, descriptor: int, size_bytes: int) -> None:
         self._name = name
         self._path = path
@@ -159,6 +161,8 @@ class MappedBlob:
 
 class PreadBlob:
     """A file read at given places; nothing of it stays mapped."""
+
+    gather_bytes = 16 << 20
 
     def __init__(self, name: str, descriptor: int) -> None:
         self._name = name

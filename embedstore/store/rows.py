@@ -24,8 +24,7 @@ def row_checksums(keys: Keys, vectors: NDArray[Any]) -> NDArray[np.uint32]:
     The key is in it so that a damaged key, or a vector in another's place, cannot pass for a row.
     """
     value, extend = google_crc32c.value, google_crc32c.extend
-    checksums = (extend(value(key), vector) for key, vector in zip(keys, vectors, strict=True))
-    return np.fromiter(checksums, dtype=np.uint32, count=len(keys))
+    return np.fromiter(map(extend, map(value, keys), vectors), dtype=np.uint32, count=len(keys))
 
 
 def as_strings(keys: Keys) -> NDArray[np.bytes_]:

@@ -7,6 +7,8 @@ key and its vector. The commit says in which file each array's rows lie, and fro
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -16,7 +18,7 @@ from embedstore.store.documents import Commit, Part, SegmentFormat
 from embedstore.store.index import same_keys
 from embedstore.store.open_files import OpenFiles
 from embedstore.store.rows import SegmentFiles, SortedRows, row_checksums
-from embedstore.store.storage import Blob, Storage
+from embedstore.store.storage import Blob, Storage, empty_rows
 from embedstore.types import KEY_BYTES, EmbeddingBatch, Keys
 
 CRC_BYTES = 4
@@ -72,37 +74,56 @@ class Segment:
         return same
 
     def read_rows(self, rows: NDArray[np.int64], keys: Keys) -> NDArray[np.uint8]:
-        """Bytes of the vectors of some keys, (k, row bytes) uint8, each checked against its CRC-32C.
+        """Bytes of the vectors of some keys, (k, row bytes) uint8, each checked; see `read_into`."""
+        vectors = empty_rows(len(rows), self.row_bytes)
+        self.read_into(vectors, np.arange(len(rows)), rows, keys)
+        return vectors
+
+    def read_into(
+        self, vectors: NDArray[np.uint8], places: NDArray[np.int64], rows: NDArray[np.int64], keys: Keys
+    ) -> None:
+        """Put the vectors of some keys where they are wanted, each checked against its CRC-32C.
 
         Parameters
         ----------
-        rows : where the keys stand.
+        vectors : (n, row bytes) uint8, to be filled.
+        places : (k,) rows of `vectors` that are wanted here.
+        rows : (k,) where the keys stand in this segment.
 
         Raises
         ------
         CorruptStoreError : a row does not have its checksum, or a file its size.
         """
-        vectors = self._gather("vectors", self.row_bytes, rows)
         expected = self._gather("row_crc", CRC_BYTES, rows).view("<u4")[:, 0]
-        damaged = np.flatnonzero(row_checksums(keys, vectors) != expected)
-        if len(damaged):
-            file = self.commit.arrays["vectors"][0].file
-            reason = f"{len(damaged)} of {len(rows)} rows read lack their checksum, the first is row {rows[damaged[0]]}"
-            raise CorruptStoreError(f"{self._folder}{file}", reason)
-        return vectors
+        for part, first, here in self._by_part("vectors", rows):
+            blob = self._blob(part.file)
+            step = max(1, blob.gather_bytes // self.row_bytes)
+            for some in np.split(here, range(step, len(here), step)):
+                block = blob.rows(part.offset, self.row_bytes, rows[some] - first)
+                damaged = np.flatnonzero(row_checksums(keys[some], block) != expected[some])
+                if len(damaged):
+                    row = rows[some[damaged[0]]]
+                    reason = f"{len(damaged)} of {len(some)} rows read lack their checksum, the first is row {row}"
+                    raise CorruptStoreError(f"{self._folder}{part.file}", reason)
+                vectors[places[some]] = block
 
     def _gather(self, array: str, row_bytes: int, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
-        parts = self.commit.arrays[array]
-        if len(parts) == 1:
-            return self._blob(parts[0].file).rows(parts[0].offset, row_bytes, rows)
         gathered = np.empty((len(rows), row_bytes), np.uint8)
+        for part, first, here in self._by_part(array, rows):
+            found = self._blob(part.file).rows(part.offset, row_bytes, rows[here] - first)
+            if len(here) == len(rows):
+                return found
+            gathered[here] = found
+        return gathered
+
+    def _by_part(self, array: str, rows: NDArray[np.int64]) -> Iterator[tuple[Part, int, NDArray[np.int64]]]:
+        """Yield the files that hold some of the rows, each with its first row and the positions in `rows` it holds."""
         first = 0
-        for part in parts:
+        for part in self.commit.arrays[array]:
             here = np.flatnonzero((rows >= first) & (rows < first + part.rows))
             if len(here):
-                gathered[here] = self._blob(part.file).rows(part.offset, row_bytes, rows[here] - first)
+                yield part, first, here
             first += part.rows
-        return gathered
 
     def _blob(self, file: str) -> Blob:
         return self._files.blob(f"{self._folder}{file}", self.commit.files[file].size_bytes)

@@ -49,6 +49,9 @@ class Entry(NamedTuple):
 class Blob(Protocol):
     """A file opened for reading."""
 
+    gather_bytes: int
+    """How much to ask of `rows` at once: what suits the storage best."""
+
     def bytes(self, start: int, length: int) -> NDArray[np.uint8]:
         """Return `length` bytes from `start`; no copy where the file is mapped."""
         ...

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from embedstore.errors import CorruptStoreError, FormatVersionError, StorageError
+from embedstore.errors import CorruptStoreError, StorageError, StoreError
 from embedstore.store.documents import ROOT_NAME, Commit, Root, SpaceDocument, commit_id
 from embedstore.store.index import open_index
 from embedstore.store.local import TEMPORARY_PREFIX
@@ -65,7 +65,7 @@ def verify(storage: Storage, *, deep: bool = False) -> VerifyReport:
         Root.from_bytes(_read(storage, ROOT_NAME, report))
     except FileNotFoundError:
         report.problems.append(Problem(ROOT_NAME, "it is gone"))
-    except (CorruptStoreError, FormatVersionError) as error:
+    except StoreError as error:
         report.problems.append(Problem(ROOT_NAME, _reason(error)))
     for folder in storage.list("spaces/"):
         if folder.name.endswith("/"):
@@ -83,8 +83,11 @@ class _SpaceCheck:
         self._storage = storage
         self._folder = folder
         self._report = report
+        self._accounted: set[str] = set()
+        """Files that the store knows the purpose of, whole or damaged."""
 
     def run(self) -> None:
+        indexed = self._check_indexes()  # before the commits are listed: they name none that comes later
         document = self._space_document()
         commits = self._commits()
         replaced = {old for commit in commits.values() for old in commit.replaces}
@@ -94,18 +97,21 @@ class _SpaceCheck:
             self._check_files(commit)
             if self._report.deep and document is not None:
                 self._check_rows(Segment(files, self._folder, name, commit, _row_bytes(document)))
-        self._check_indexes(set(commits) | replaced)
-        needed = {f"{self._folder}{file}" for commit in commits.values() for file in commit.files}
-        self._report.orphans += [file for file in self._files("data/") if file not in needed]
+        for lost in sorted(indexed - replaced):
+            if f"{self._folder}commits/{lost}.json" not in self._accounted:
+                self._problem(f"commits/{lost}.json", "it is gone, and an index names it")
+        self._accounted |= {f"{self._folder}{file}" for commit in commits.values() for file in commit.files}
+        self._report.orphans += [file for file in self._files("") if file not in self._accounted]
 
     def _space_document(self) -> SpaceDocument | None:
         file = f"{self._folder}space.json"
+        self._accounted.add(file)
         try:
             return SpaceDocument.from_bytes(file, _read(self._storage, file, self._report))
         except FileNotFoundError:
             if self._storage.list(f"{self._folder}commits/"):
                 self._problem("space.json", "it is gone, and there are commits")
-        except CorruptStoreError as error:
+        except StoreError as error:
             self._problem("space.json", _reason(error))
         return None
 
@@ -113,13 +119,20 @@ class _SpaceCheck:
         commits = {}
         for entry in self._storage.list(f"{self._folder}commits/"):
             if not entry.name.endswith(".json"):
-                self._report.orphans.append(entry.name)
                 continue
+            self._accounted.add(entry.name)
             try:
                 content = _read(self._storage, entry.name, self._report)
-                commits[commit_id(entry.name)] = Commit.from_bytes(entry.name, content)
-            except CorruptStoreError as error:
+                commit = Commit.from_bytes(entry.name, content)
+            except FileNotFoundError:
+                continue  # replaced and collected since the listing
+            except StoreError as error:
                 self._report.problems.append(Problem(entry.name, _reason(error)))
+                continue
+            if f"spaces/{commit.space_id}/" == self._folder:
+                commits[commit_id(entry.name)] = commit
+            else:
+                self._report.problems.append(Problem(entry.name, f"it is a commit of space {commit.space_id}"))
         return commits
 
     def _check_files(self, commit: Commit) -> None:
@@ -136,8 +149,8 @@ class _SpaceCheck:
                         self._problem(file, f"expected SHA-256 {fact.sha256}, found {digest}")
             except FileNotFoundError:
                 self._problem(file, "it is gone, and a live commit needs it")
-            except StorageError as error:
-                self._problem(file, str(error))
+            except StoreError as error:
+                self._problem(file, _reason(error))
 
     def _digest(self, file: str, size_bytes: int) -> str:
         digest = hashlib.sha256()
@@ -148,7 +161,6 @@ class _SpaceCheck:
 
     def _check_rows(self, segment: Segment) -> None:
         """Check what digests of files cannot say: that the rows were right when they were written."""
-        where = segment.commit.arrays["vectors"][0].file
         try:
             keys = segment.keys
             strings = as_strings(keys)
@@ -158,27 +170,29 @@ class _SpaceCheck:
             for start in range(0, len(segment), step):
                 rows = np.arange(start, min(start + step, len(segment)))
                 segment.read_rows(rows, keys[rows])
-        except FileNotFoundError:
+        except (FileNotFoundError, StorageError):
             pass  # reported as a file
         except CorruptStoreError as error:
-            self._problem(where, _reason(error))
+            self._report.problems.append(Problem(error.file, _reason(error)))
 
-    def _check_indexes(self, known_commits: set[str]) -> None:
+    def _check_indexes(self) -> set[str]:
+        """Return the commits that the indexes name."""
+        named: set[str] = set()
         for entry in self._storage.list(f"{self._folder}index/"):
             if not entry.name.endswith(".idx"):
-                self._report.orphans.append(entry.name)
                 continue
+            self._accounted.add(entry.name)
             try:
                 index = open_index(self._storage, entry.name, entry.size_bytes, check=self._report.deep)
             except FileNotFoundError:
                 continue  # replaced by a newer one since the listing
-            except CorruptStoreError as error:
+            except StoreError as error:
                 self._report.problems.append(Problem(entry.name, f"{_reason(error)} (derived: it may be deleted)"))
                 continue
             self._report.checked_files += 1
             self._report.checked_bytes += entry.size_bytes if self._report.deep else 0
-            for lost in sorted(set(index.commits) - known_commits):
-                self._problem(f"commits/{lost}.json", "it is gone, and an index names it")
+            named |= set(index.commits)
+        return named
 
     def _files(self, folder: str) -> Iterator[str]:
         for entry in self._storage.list(f"{self._folder}{folder}"):

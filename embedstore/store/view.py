@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from embedstore.store.index import KeyIndex, Places, build_index
 from embedstore.store.rows import as_strings
 from embedstore.store.segments import Segment
+from embedstore.store.storage import empty_rows
 from embedstore.types import KEY_BYTES, Keys
 
 
@@ -47,15 +48,10 @@ class SpaceView:
     def read(self, keys: Keys, places: Places, row_bytes: int) -> NDArray[np.uint8]:
         """Gather the vectors of keys that `find` found: (n, row_bytes) uint8, each checked."""
         ranks, rows = places
-        gathered: NDArray[np.uint8] | None = None
+        gathered = empty_rows(len(ranks), row_bytes)
         for rank, here in _by_value(ranks):
-            vectors = self.segments[rank].read_rows(rows[here], keys[here])
-            if len(here) == len(ranks):
-                return vectors
-            if gathered is None:
-                gathered = np.empty((len(ranks), row_bytes), np.uint8)
-            gathered[here] = vectors
-        return np.empty((0, row_bytes), np.uint8) if gathered is None else gathered
+            self.segments[rank].read_into(gathered, here, rows[here], keys[here])
+        return gathered
 
     def count(self) -> int:
         """Number of distinct keys."""
