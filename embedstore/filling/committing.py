@@ -27,20 +27,10 @@ class SegmentLimits:
     seconds: float = 120.0
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Computed:
-    """Vectors of one pack, in the space's dtype, and what they cost.
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What a pack has cost: letters computed, and seconds that the model took."""
 
-    Attributes
-    ----------
-    keys : n keys.
-    vectors : (n, dim).
-    letters : of their sequences together.
-    seconds : that the model took.
-    """
-
-    keys: list[bytes]
-    vectors: Vectors
     letters: int
     seconds: float
 
@@ -53,33 +43,31 @@ class Committer:
     """
 
     def __init__(self, space: Space, limits: SegmentLimits, clock: Callable[[], float] = time.monotonic) -> None:
+        self.space = space
         self.uncommitted: set[bytes] = set()
         """Keys that were given and are not in the space yet."""
         self.rows_committed = 0
-        self.space = space
         self._limits = limits
         self._clock = clock
-        self._since = clock()
-        self._collected: list[Computed] = []
+        self._capacity_rows = max(1, min(limits.rows, limits.size_bytes // (space.dim * space.dtype.itemsize)))
+        self._collected = _Collected(space, self._capacity_rows, clock())
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="embedstore-commit")
-        self._outstanding: tuple[Future[None], list[bytes]] | None = None
+        self._outstanding: tuple[Future[int], list[bytes]] | None = None
 
-    def add(self, computed: Computed) -> None:
-        """Take vectors; commits if a limit is reached."""
-        if not self._collected:
-            self._since = self._clock()
-        self.uncommitted.update(computed.keys)
-        self._collected.append(computed)
+    def add(self, keys: list[bytes], vectors: Vectors, cost: Cost) -> None:
+        """Take vectors, (n, dim) of finite values, and what they cost; commits if a limit is reached."""
+        if len(self._collected.keys) + len(keys) > self._capacity_rows:
+            self._hand_over()
+            if len(keys) > self._capacity_rows:
+                self._collected = _Collected(self.space, len(keys), self._clock())
+        self.uncommitted.update(keys)
+        self._collected.add(keys, vectors, cost)
         self.commit_if_due()
 
     def commit_if_due(self) -> None:
         """Hand what is collected to the background if a limit is reached."""
-        limits, collected = self._limits, self._collected
-        if collected and (
-            sum(computed.vectors.nbytes for computed in collected) >= limits.size_bytes
-            or sum(len(computed.keys) for computed in collected) >= limits.rows
-            or self._clock() - self._since >= limits.seconds
-        ):
+        collected = self._collected
+        if len(collected.keys) >= self._capacity_rows or self._clock() - collected.since >= self._limits.seconds:
             self._hand_over()
 
     def close(self) -> None:
@@ -92,10 +80,9 @@ class Committer:
 
     def _hand_over(self) -> None:
         self._settle()
-        if self._collected:
-            collected, self._collected = self._collected, []
-            keys = [key for computed in collected for key in computed.keys]
-            self._outstanding = self._thread.submit(_commit, self.space, keys, collected), keys
+        collected, self._collected = self._collected, _Collected(self.space, self._capacity_rows, self._clock())
+        if collected.keys:
+            self._outstanding = self._thread.submit(collected.commit), collected.keys
 
     def _settle(self) -> None:
         """Wait for the outstanding commit; an interrupted wait can be taken up again."""
@@ -109,12 +96,27 @@ class Committer:
         self.uncommitted.difference_update(keys)
 
 
-def _commit(space: Space, keys: list[bytes], collected: list[Computed]) -> None:
-    vectors = np.concatenate([computed.vectors for computed in collected])
-    provenance = {
-        "embedstore": version("embedstore"),
-        "compute_seconds": sum(computed.seconds for computed in collected),
-        "letters": sum(computed.letters for computed in collected),
-    }
-    collected.clear()  # so that the vectors are in memory once
-    space.append(EmbeddingBatch(key_array(keys), vectors), provenance)
+class _Collected:
+    """Rows of the next segment, copied to where they are committed from: memory is used as far as it is filled."""
+
+    def __init__(self, space: Space, capacity_rows: int, since: float) -> None:
+        self.keys: list[bytes] = []
+        self.since = since
+        self._space = space
+        self._vectors = np.empty((capacity_rows, space.dim), space.dtype)
+        self._letters = 0
+        self._seconds = 0.0
+
+    def add(self, keys: list[bytes], vectors: Vectors, cost: Cost) -> None:
+        self._vectors[len(self.keys) : len(self.keys) + len(keys)] = vectors
+        self.keys += keys  # last of what decides on the rows, so that an interrupt leaves whole ones
+        self._letters += cost.letters
+        self._seconds += cost.seconds
+
+    def commit(self) -> int:
+        provenance = {
+            "embedstore": version("embedstore"),
+            "compute_seconds": self._seconds,
+            "letters": self._letters,
+        }
+        return self._space.append(EmbeddingBatch(key_array(self.keys), self._vectors[: len(self.keys)]), provenance)

@@ -9,7 +9,7 @@ again. Memory is bounded by a window, a pool, and two segments, whatever the inp
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,7 +18,7 @@ import numpy as np
 
 from embedstore.errors import InputError
 from embedstore.filling import canaries
-from embedstore.filling.committing import Committer, Computed, SegmentLimits
+from embedstore.filling.committing import Committer, Cost, SegmentLimits
 from embedstore.filling.computing import embed_packs
 from embedstore.filling.distinct import DistinctKeys
 from embedstore.filling.intake import Intake, Selection, Window
@@ -142,16 +142,17 @@ class _Fill:
         if self._selection is not None:
             self._selection.add(window)
         present = self._space.contains(keys) if self._space is not None else np.zeros(len(keys), np.bool_)
-        uncommitted = self._committer.uncommitted if self._committer is not None else frozenset()
-        for row in np.flatnonzero(~present).tolist():
-            key = window.keys[row]
-            if key in self._failures:
-                record = window.records[row]
-                self._failed.append(Rejection(record.file, record.line, record.id, self._failures[key]))
-            elif key not in uncommitted:
-                self._pool.add(key, window.sequences[row], window.records[row])
+        rows = np.flatnonzero(~present).tolist()
+        if self._failures:
+            self._failed += [
+                _rejection(window, row, self._failures) for row in rows if window.keys[row] in self._failures
+            ]
+            rows = [row for row in rows if window.keys[row] not in self._failures]
         if self._committer is not None:
+            uncommitted = self._committer.uncommitted
+            rows = [row for row in rows if window.keys[row] not in uncommitted]
             self._committer.commit_if_due()
+        self._pool.add(window, rows)
         self._tell_progress()
 
     def _compute(self, missing: str) -> None:
@@ -212,7 +213,7 @@ class _Fill:
             storable = ~np.isin(np.arange(len(pack)), list(reasons))
             good, vectors = pack.only(storable), vectors[storable]
         if len(good):
-            committer.add(Computed(good.keys, vectors.astype(dtype, copy=False), good.letters, seconds))
+            committer.add(good.keys, vectors, Cost(good.letters, seconds))
         self._pool.settle(pack.keys)
         self._progress.computed += len(good)
         self._progress.letters_computed += good.letters
@@ -248,6 +249,11 @@ class _Fill:
             return len(waiting)
         missing = self._space.missing(waiting)
         return sum(key.tobytes() not in self._failures for key in missing)
+
+
+def _rejection(window: Window, row: int, reasons: Mapping[bytes, str]) -> Rejection:
+    record = window.records[row]
+    return Rejection(record.file, record.line, record.id, reasons[window.keys[row]])
 
 
 def _unstorable(vectors: Vectors, dtype: np.dtype[Any]) -> dict[int, str]:

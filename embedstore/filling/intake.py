@@ -108,8 +108,8 @@ class Intake:
             "" if self.molecule == "dna" else " To embed them nonetheless, give --any-molecule (any_molecule=True)."
         )
         raise MoleculeError(
-            f"Cannot fill a space of {mine} embeddings from this input: expected {mine} sequences, found that "
-            f"{self._other_molecule} of the first {self.read} records are {other}. "
+            f"Cannot embed this input with a {mine} model: expected {mine} sequences, found {other} in "
+            f"{self._other_molecule} of the first {self.read} records. "
             f"Use a {other} model{f' ({models})' if models else ''}.{insist}"
         )
 

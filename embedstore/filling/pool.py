@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import compress
+from operator import itemgetter
 
 import numpy as np
 from numpy.typing import NDArray
 
+from embedstore.filling.intake import Window
 from embedstore.identity import key_array
 from embedstore.models.batching import packs
-from embedstore.types import Keys, Record, Rejection
+from embedstore.types import Keys, Rejection
 
 POOL_RECORDS = 100_000
 POOL_LETTERS = 64 << 20
@@ -36,13 +38,17 @@ class Pack:
         return Pack(list(compress(self.keys, wanted)), list(compress(self.sequences, wanted)))
 
 
+_label = itemgetter(2, 3, 0)  # file, line and id of a record
+
+
 class Pool:
     """Distinct sequences without a vector, and the records that asked for them."""
 
     def __init__(self) -> None:
         self._sequences: dict[bytes, bytes] = {}
-        self._records: list[tuple[bytes, str, int, str]] = []
-        """(key, file, line, id) of every record, those of equal sequences too."""
+        self._asked: list[bytes] = []
+        self._labels: list[tuple[str, int, str]] = []
+        """(file, line, id) of the record that asked for the key at the same place of `_asked`."""
         self.letters = 0
 
     def __len__(self) -> int:
@@ -50,14 +56,17 @@ class Pool:
 
     @property
     def full(self) -> bool:
-        return len(self._records) >= POOL_RECORDS or self.letters >= POOL_LETTERS
+        return len(self._asked) >= POOL_RECORDS or self.letters >= POOL_LETTERS
 
-    def add(self, key: bytes, sequence: bytes, record: Record) -> None:
-        """Let a canonical sequence wait, once however many records have it."""
-        self._records.append((key, record.file, record.line, record.id))
-        if key not in self._sequences:
-            self._sequences[key] = sequence
-            self.letters += len(sequence)
+    def add(self, window: Window, rows: Sequence[int]) -> None:
+        """Let some records of a window wait; equal sequences wait once."""
+        keys = [window.keys[row] for row in rows]
+        self._asked += keys
+        self._labels += [_label(window.records[row]) for row in rows]
+        for key, row in zip(keys, rows, strict=True):
+            if key not in self._sequences:
+                sequence = self._sequences[key] = window.sequences[row]
+                self.letters += len(sequence)
 
     def keys(self) -> Keys:
         """(n, 24) uint8: keys of what waits."""
@@ -65,8 +74,7 @@ class Pool:
 
     def settle(self, keys: Iterable[bytes]) -> None:
         """Forget sequences that wait no longer."""
-        for key in keys:
-            self.letters -= len(self._sequences.pop(key))
+        self.letters -= sum([len(self._sequences.pop(key)) for key in keys])
 
     def packs(self, budget_letters: int) -> list[Pack]:
         """Pack what waits by length.
@@ -85,4 +93,8 @@ class Pool:
 
     def rejections(self, reasons: Mapping[bytes, str]) -> list[Rejection]:
         """Records whose sequence is among `reasons` (key -> why)."""
-        return [Rejection(file, line, name, reasons[key]) for key, file, line, name in self._records if key in reasons]
+        return [
+            Rejection(*label, reasons[key])
+            for key, label in zip(self._asked, self._labels, strict=True)
+            if key in reasons
+        ]
