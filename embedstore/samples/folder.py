@@ -10,7 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, Self
 
-from embedstore.errors import InputError
+from embedstore.errors import InputError, StorageError
 
 
 class OutputFolder:
@@ -21,7 +21,7 @@ class OutputFolder:
 
     Raises
     ------
-    InputError : the folder cannot be made or written.
+    InputError : the folder cannot be made or written. StorageError : writing fails later, as when the disk is full.
     """
 
     def __init__(self, path: Path) -> None:
@@ -41,11 +41,14 @@ class OutputFolder:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._open_files.close()
+        with suppress(OSError):  # of no interest behind an error; without one, publish has closed them
+            self._open_files.close()
         shutil.rmtree(self._hidden, ignore_errors=True)
         if kind is not None and self._is_new:
             with suppress(OSError):  # somebody else has put something there
                 self._path.rmdir()
+        if isinstance(error, OSError):
+            raise StorageError(f"Cannot write into {self._path}: {error.strerror or error}.") from error
 
     def create(self, name: str) -> BinaryIO:
         """Open a new file; it is closed at the end."""
