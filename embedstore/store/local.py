@@ -13,6 +13,7 @@ from __future__ import annotations
 import errno
 import mmap
 import os
+import re
 import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -52,6 +53,7 @@ _NETWORK_FILE_SYSTEMS = frozenset(  # as the mount table names them; those of FU
         "rclone",
     ]
 )
+_OCTAL = re.compile(r"\\([0-7]{3})")  # how the mount table writes blanks and backslashes
 _NO_HARD_LINKS = frozenset({errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV})
 
 
@@ -153,7 +155,7 @@ class MappedBlob:
 
     def _refuse_truncated(self) -> None:
         """Touching pages beyond the end of a file kills the process, so ask before. A deleted file stays readable."""
-        with suppress(FileNotFoundError):
+        with suppress(OSError):  # it cannot be seen any more, but its pages can
             found = self._path.stat().st_size
             if found < len(self._content):
                 raise CorruptStoreError(self._name, f"expected {len(self._content)} bytes, found {found}")
@@ -224,7 +226,8 @@ def _publish(temporary: Path, path: Path) -> None:
     except OSError as error:
         if error.errno not in _NO_HARD_LINKS:
             raise
-        temporary.rename(path)
+        if not path.exists():  # a rename would replace it
+            temporary.rename(path)
 
 
 def _make_folders(folder: Path) -> None:
@@ -262,16 +265,27 @@ def _explained(action: str, path: Path) -> Iterator[None]:
 
 def _is_network(folder: Path) -> bool:
     """Tell by the mount table (Linux; elsewhere False) whether a folder lies on a network file system."""
+    where = os.path.realpath(folder)  # first: it may be what makes the automounter mount it
     try:
-        table = Path("/proc/self/mountinfo").read_text(encoding="utf-8", errors="replace")
+        table = Path("/proc/self/mountinfo").read_text(encoding="utf-8", errors="surrogateescape")
     except OSError:
         return False
-    where = os.path.realpath(folder)
+    return file_system_kind(table, where) in _NETWORK_FILE_SYSTEMS
+
+
+def file_system_kind(table: str, where: str) -> str:
+    """Return the kind of file system that a path lies on.
+
+    Parameters
+    ----------
+    table : as in `/proc/self/mountinfo` (proc(5)).
+    where : absolute, without symbolic links.
+    """
     best, kind = "", ""
     for line in table.splitlines():
         before, _, after = line.partition(" - ")
-        mount_point = before.split(" ")[4].encode().decode("unicode_escape")
+        mount_point = _OCTAL.sub(lambda match: chr(int(match[1], 8)), before.split(" ")[4])
         inside = where == mount_point or where.startswith(mount_point.rstrip("/") + "/")
         if inside and len(mount_point) >= len(best):
             best, kind = mount_point, after.split(" ")[0]
-    return kind.removeprefix("fuse.") in _NETWORK_FILE_SYSTEMS
+    return kind.removeprefix("fuse.")

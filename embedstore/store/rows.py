@@ -24,7 +24,8 @@ def row_checksums(keys: Keys, vectors: NDArray[Any]) -> NDArray[np.uint32]:
     The key is in it so that a damaged key, or a vector in another's place, cannot pass for a row.
     """
     value, extend = google_crc32c.value, google_crc32c.extend
-    return np.fromiter(map(extend, map(value, keys), vectors), dtype=np.uint32, count=len(keys))
+    whole_keys = np.ascontiguousarray(keys).view(f"V{KEY_BYTES}").reshape(-1).tolist()  # faster than row by row
+    return np.fromiter(map(extend, map(value, whole_keys), vectors), dtype=np.uint32, count=len(keys))
 
 
 def as_strings(keys: Keys) -> NDArray[np.bytes_]:

@@ -19,8 +19,7 @@ Buffer = bytes | NDArray[Any]
 
 def memory(buffer: Buffer) -> memoryview:
     """View a buffer as its bytes."""
-    view = memoryview(buffer) if isinstance(buffer, bytes) else buffer.data
-    return view.cast("B")
+    return memoryview(buffer) if isinstance(buffer, bytes) else buffer.reshape(-1).view(np.uint8).data
 
 
 _CACHE_LINE_BYTES = 64

@@ -96,7 +96,9 @@ def _by_value(numbers: NDArray[np.int64]) -> Iterator[tuple[int, NDArray[np.int6
     if not len(numbers):
         return
     order = np.argsort(numbers, kind="stable")
-    values, starts = np.unique(numbers[order], return_index=True)
-    for value, here in zip(values.tolist(), np.split(order, starts[1:]), strict=True):
+    ordered = numbers[order]
+    starts = np.flatnonzero(ordered[1:] != ordered[:-1]) + 1
+    for here in np.split(order, starts):
+        value = int(numbers[here[0]])
         if value >= 0:
             yield value, here
