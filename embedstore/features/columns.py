@@ -9,7 +9,9 @@
     start, end (n,) int64, 1-based, both included; strand, frame (n,) int8
     dna_key, protein_key   (n, 24) uint8, where the samples have them
 
-The text, `embedstore_features`, is an object of `format`, `version` and `schema`.
+The text, `embedstore_features`, is an object of `format`, `version`, `schema` and `crc32c`. This is the CRC-32C of the
+schema as compact JSON with sorted keys, then of each column but X in the order of their names: the name, and its bytes
+(little-endian), or its texts in UTF-8, each followed by a NUL. So no damage to what belongs to the rows goes unseen.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +33,7 @@ from embedstore.features.samples import TEXT, Categories, Samples
 from embedstore.features.schema import Schema
 from embedstore.identity import Molecule
 from embedstore.store.documents import Part
-from embedstore.types import KEY_BYTES, Keys
+from embedstore.types import Keys
 
 HEADER = "embedstore_features"
 FORMAT = "embedstore-features"
@@ -88,22 +91,24 @@ def row_checksums(rows: NDArray[Any]) -> NDArray[np.uint32]:
     return np.fromiter((checksum(row) for row in rows), dtype=np.uint32, count=len(rows))
 
 
-def header_of(features: Features) -> str:
-    """Return the JSON text of features."""
-    return json.dumps({"format": FORMAT, "version": FORMAT_VERSION, "schema": features.schema.to_json()}, indent=1)
+def header_of(schema: Schema, columns: Sequence[Column]) -> str:
+    """Return the JSON text of features whose rows have all passed."""
+    checksum = _checksum(schema, {column.name: column.blocks for column in columns if column.name != "X"})
+    document = {"format": FORMAT, "version": FORMAT_VERSION, "schema": schema.to_json(), "crc32c": checksum}
+    return json.dumps(document, indent=1)
 
 
-def schema_from(header: str) -> Schema:
-    """Read the schema out of the JSON text.
+def schema_from(content: Content) -> Schema:
+    """Read the schema out of the JSON text, and check everything but the rows.
 
     Raises
     ------
-    InputError : it is not such a text. FormatVersionError : a newer embedstore wrote it.
+    InputError : it is not such a text, or something is damaged. FormatVersionError : a newer embedstore wrote it.
     """
     try:
-        document = json.loads(header)
+        document = json.loads(content.header)
     except ValueError as error:
-        raise InputError(f"expected JSON in {HEADER}, found {header[:20]!r}") from error
+        raise InputError(f"expected JSON in {HEADER}, found {content.header[:20]!r}") from error
     if not isinstance(document, dict) or document.get("format") != FORMAT:
         raise InputError(f"expected the format {FORMAT} in {HEADER}")
     version = document.get("version")
@@ -112,7 +117,12 @@ def schema_from(header: str) -> Schema:
             f"Cannot read features of format version {version}: this embedstore reads {FORMAT_VERSION}. "
             "Upgrade embedstore."
         )
-    return Schema.from_json(document.get("schema", {}))
+    schema = Schema.from_json(document.get("schema", {}))
+    expected = document.get("crc32c")
+    found = _checksum(schema, {name: partial(_blocks, column) for name, column in content.columns.items()})
+    if found != expected:
+        raise InputError(f"it is damaged: expected the CRC-32C {expected} of all but the rows, found {found}")
+    return schema
 
 
 def columns_of(features: Features) -> list[Column]:
@@ -144,7 +154,6 @@ def samples_from(columns: Mapping[str, NDArray[Any]], schema: Schema, origin: st
     ------
     InputError : a column lacks, or has another shape or type than it must have.
     """
-    count = len(_checked(columns, "ids", TEXT, 1))
 
     def categories(name: str) -> Categories:
         return _in_range(
@@ -152,13 +161,13 @@ def samples_from(columns: Mapping[str, NDArray[Any]], schema: Schema, origin: st
         )
 
     keys: dict[Molecule, Keys] = {
-        molecule: _checked(columns, f"{molecule}_key", np.dtype(np.uint8), 2).reshape(count, KEY_BYTES)
+        molecule: _checked(columns, f"{molecule}_key", np.dtype(np.uint8), 2)
         for molecule in _MOLECULES
         if f"{molecule}_key" in columns
     }
     y = _checked(columns, "y", np.dtype(np.int64), 1)
     return Samples(
-        ids=columns["ids"],
+        ids=_checked(columns, "ids", TEXT, 1),
         sources=categories("source"),
         groups=categories("group"),
         labels=_in_range("y", np.array(schema.labels, dtype=TEXT), y),
@@ -188,11 +197,28 @@ class _Rows:
 
 
 def _column(name: str, array: NDArray[Any]) -> Column:
-    def blocks() -> Iterator[NDArray[Any]]:
-        for start in range(0, len(array), _BLOCK_ROWS):
-            yield array[start : start + _BLOCK_ROWS]
+    return Column(name, array.shape, array.dtype, _BLOCK_ROWS, partial(_blocks, array))
 
-    return Column(name, array.shape, array.dtype, _BLOCK_ROWS, blocks)
+
+def _blocks(array: NDArray[Any]) -> Iterator[NDArray[Any]]:
+    for start in range(0, len(array), _BLOCK_ROWS):
+        yield array[start : start + _BLOCK_ROWS]
+
+
+def _checksum(schema: Schema, columns: Mapping[str, Callable[[], Iterator[NDArray[Any]]]]) -> int:
+    text = json.dumps(schema.to_json(), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    checksum: int = google_crc32c.value(text.encode())
+    for name, blocks in sorted(columns.items()):
+        checksum = google_crc32c.extend(checksum, name.encode())
+        for block in blocks():
+            checksum = google_crc32c.extend(checksum, _bytes_of(block))
+    return checksum
+
+
+def _bytes_of(block: NDArray[Any]) -> bytes:
+    if block.dtype == TEXT:
+        return "".join([f"{text}\0" for text in block.tolist()]).encode()
+    return block.astype(block.dtype.newbyteorder("<"), copy=False).tobytes()
 
 
 def _checked(columns: Mapping[str, NDArray[Any]], name: str, dtype: np.dtype[Any], dimensions: int) -> NDArray[Any]:

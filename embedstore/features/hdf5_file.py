@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import h5py
@@ -14,10 +14,9 @@ from embedstore.features.samples import TEXT
 from embedstore.store.documents import Part
 
 
-def write(path: Path, header: str, columns: Sequence[Column]) -> None:
-    """Write a new file."""
+def write(path: Path, columns: Sequence[Column], header: Callable[[], str]) -> None:
+    """Write a new file; `header` is asked when all columns have passed."""
     with h5py.File(path, "x", libver="v110", locking=False) as file:
-        file.attrs[HEADER] = header
         for column in columns:
             dtype = h5py.string_dtype("utf-8") if column.is_text else column.dtype
             dataset = file.create_dataset(column.name, column.shape, dtype=dtype)
@@ -25,6 +24,7 @@ def write(path: Path, header: str, columns: Sequence[Column]) -> None:
             for block in column.blocks():
                 dataset[start : start + len(block)] = block
                 start += len(block)
+        file.attrs[HEADER] = header()
 
 
 def read(path: Path) -> Content:
@@ -32,7 +32,7 @@ def read(path: Path) -> Content:
 
     Raises
     ------
-    InputError : not such a file. OSError : it cannot be read.
+    InputError : not such a file. Errors of h5py : it is damaged.
     """
     with h5py.File(path, "r", locking=False) as file:
         expect_columns(list(file))

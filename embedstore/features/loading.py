@@ -1,4 +1,4 @@
-"""From the table that `prepare` writes to samples in memory, about 150 bytes each."""
+"""From the table that `prepare` writes to samples in memory: a few hundred bytes each."""
 
 from __future__ import annotations
 

@@ -5,11 +5,15 @@ Rows pass through by blocks on the way in, and are read where they lie, mapped, 
 
 from __future__ import annotations
 
+import struct
+import zipfile
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import zarr.errors
 from numpy.typing import NDArray
 
 from embedstore.errors import CorruptStoreError, FormatVersionError, InputError
@@ -31,7 +35,7 @@ from embedstore.store.local import LocalStorage
 
 
 class _Format(NamedTuple):
-    write: Callable[[Path, str, Sequence[Column]], None]
+    write: Callable[[Path, Sequence[Column], Callable[[], str]], None]
     read: Callable[[Path], Content]
 
 
@@ -41,6 +45,9 @@ _FORMATS = {
     ".npz": _Format(npz_file.write, npz_file.read),
 }
 SUFFIXES = tuple(_FORMATS)
+
+_UNREADABLE = (OSError, RuntimeError, LookupError, ValueError, TypeError, EOFError, MemoryError, struct.error)
+"""What h5py, zarr and zipfile raise, by measurement, when single bytes of a file are damaged."""
 
 
 def is_merged_file(path: Path) -> bool:
@@ -70,8 +77,9 @@ def write_features(features: Features, path: Path) -> None:
     StorageError : it cannot be written.
     """
     check_output(path)
+    columns = columns_of(features)
     with complete(path) as temporary:
-        _FORMATS[path.suffix].write(temporary, header_of(features), columns_of(features))
+        _FORMATS[path.suffix].write(temporary, columns, partial(header_of, features.schema, columns))
 
 
 def open_features(path: str | Path) -> Features:
@@ -87,12 +95,12 @@ def open_features(path: str | Path) -> Features:
         raise InputError(f"Cannot open features {path}: expected a {', '.join(SUFFIXES)} file, found {found} there.")
     try:
         content = _FORMATS[path.suffix].read(path)
-        schema = schema_from(content.header)
+        schema = schema_from(content)
         samples = samples_from(content.columns, schema, path.name)
         return Features(samples, schema, FileRows(content, len(samples), schema.dim, path.name), path.name)
     except FormatVersionError:
         raise
-    except (InputError, OSError) as error:
+    except (InputError, *_UNREADABLE, zarr.errors.BaseZarrError, zipfile.BadZipFile) as error:
         raise InputError(f"Cannot open features {path}: {str(error).rstrip('.')}. Merge again.") from error
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -20,8 +20,11 @@ _LOCAL_HEADER = struct.Struct("<26x2H")
 """Of a zip member: its last two fields are the lengths of the name and of the extra field that follow."""
 
 
-def write(path: Path, header: str, columns: Sequence[Column]) -> None:
-    """Write a new file. Texts are fixed-width unicode, since variable-width ones would have to be pickled."""
+def write(path: Path, columns: Sequence[Column], header: Callable[[], str]) -> None:
+    """Write a new file; `header` is asked when all columns have passed.
+
+    Texts are fixed-width unicode, since texts of variable width would have to be pickled.
+    """
     with zipfile.ZipFile(path, "x", zipfile.ZIP_STORED) as archive:
         for column in columns:
             dtype = _unicode(column) if column.is_text else column.dtype
@@ -35,7 +38,7 @@ def write(path: Path, header: str, columns: Sequence[Column]) -> None:
                 for block in column.blocks():
                     member.write(np.ascontiguousarray(block.astype(dtype, copy=False)).data)
         with archive.open(f"{HEADER}.npy", "w") as member:
-            np.lib.format.write_array(member, np.array(header), allow_pickle=False)
+            np.lib.format.write_array(member, np.array(header()), allow_pickle=False)
 
 
 def read(path: Path) -> Content:
@@ -43,16 +46,13 @@ def read(path: Path) -> Content:
 
     Raises
     ------
-    InputError : not such a file. OSError : it cannot be read.
+    InputError : not such a file. Errors of zipfile and numpy : it is damaged.
     """
-    try:
-        with zipfile.ZipFile(path) as archive:
-            members = {member.filename.removesuffix(".npy"): member for member in archive.infolist()}
-            expect_columns(list(members))
-            columns = {name: _array(archive, member) for name, member in members.items() if name != "X"}
-            shape, offset = _rows(archive, members["X"], path)
-    except (zipfile.BadZipFile, ValueError, EOFError, struct.error) as error:
-        raise InputError(f"it is not an .npz file that can be read ({error})") from error
+    with zipfile.ZipFile(path) as archive:
+        members = {member.filename.removesuffix(".npy"): member for member in archive.infolist()}
+        expect_columns(list(members))
+        columns = {name: _array(archive, member) for name, member in members.items() if name != "X"}
+        shape, offset = _rows(members["X"], path)
     header = str(columns.pop(HEADER, ""))
     return Content(header, columns, shape, path.parent, (Part(path.name, offset, shape[0]),) if shape[0] else ())
 
@@ -68,7 +68,7 @@ def _array(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> NDArray[Any]:
     return array.astype(TEXT) if array.dtype.kind == "U" and array.ndim else array
 
 
-def _rows(archive: zipfile.ZipFile, member: zipfile.ZipInfo, path: Path) -> tuple[tuple[int, ...], int]:
+def _rows(member: zipfile.ZipInfo, path: Path) -> tuple[tuple[int, ...], int]:
     """Shape of `X`, and the byte of the file at which its rows begin."""
     if member.compress_type != zipfile.ZIP_STORED:
         raise InputError("expected X to be stored, found it deflated. Merge again")

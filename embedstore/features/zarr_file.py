@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import zarr
-import zarr.errors
 from zarr.codecs import BytesCodec
 
 from embedstore.errors import InputError
@@ -16,9 +15,9 @@ from embedstore.features.columns import HEADER, ROW_DTYPE, Column, Content, expe
 from embedstore.store.documents import Part
 
 
-def write(path: Path, header: str, columns: Sequence[Column]) -> None:
-    """Write a new group."""
-    group = zarr.open_group(path, mode="w-", zarr_format=3, attributes={HEADER: header})
+def write(path: Path, columns: Sequence[Column], header: Callable[[], str]) -> None:
+    """Write a new group; `header` is asked when all columns have passed."""
+    group = zarr.open_group(path, mode="w-", zarr_format=3)
     for column in columns:
         count, width = column.shape[0], column.shape[1:]
         array = group.create_array(
@@ -35,6 +34,7 @@ def write(path: Path, header: str, columns: Sequence[Column]) -> None:
         for block in column.blocks():
             array[start : start + len(block)] = block
             start += len(block)
+    group.attrs[HEADER] = header()
 
 
 def read(path: Path) -> Content:
@@ -42,15 +42,14 @@ def read(path: Path) -> Content:
 
     Raises
     ------
-    InputError : not such a group.
+    InputError : not such a group. Errors of zarr : it is damaged.
     """
-    try:
-        group = zarr.open_group(path, mode="r", zarr_format=3)
-        arrays = dict(group.arrays())
-        expect_columns(list(arrays))
-        columns = {name: np.asarray(array[:]) for name, array in arrays.items() if name != "X"}
-    except (zarr.errors.BaseZarrError, KeyError, ValueError, TypeError) as error:
-        raise InputError(f"it is not a Zarr group that can be read ({error})") from error
+    group = zarr.open_group(path, mode="r", zarr_format=3)
+    # A group's own listing only warns of members that are damaged.
+    names = [folder.name for folder in path.iterdir() if folder.is_dir()]
+    expect_columns(names)
+    arrays: dict[str, Any] = {name: group[name] for name in names}
+    columns = {name: np.asarray(array[:]) for name, array in arrays.items() if name != "X"}
     rows = arrays["X"]
     header = group.attrs.get(HEADER, "")
     return Content(str(header), columns, rows.shape, path, _parts(path, rows))
