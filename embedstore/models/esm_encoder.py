@@ -274,7 +274,7 @@ def _add_projection(states: Tensor, affine: _Affine, values: Tensor) -> None:
 def _rotate(vectors: Tensor, rotation: Tensor) -> None:
     """Turn neighbouring values of (t, 2, h, e) by their angles, in float32 and in place."""
     full = vectors.float()  # the same memory if that is what they are
-    torch.view_as_complex(full.unflatten(-1, (-1, 2))).mul_(rotation)
+    torch.view_as_complex(full.view(*full.shape[:-1], -1, 2)).mul_(rotation)  # (t, 2, h, e / 2)
     if full is not vectors:
         vectors.copy_(full)
 
@@ -295,7 +295,7 @@ def _attention(qkv: Tensor, pack: _Pack) -> Tensor:
         return torch.flatten(mixed, 1)
     parts = []
     for start, count, length in pack.groups:
-        group = qkv[start : start + count * length].unflatten(0, (count, length))  # (n, l, 3, h, e)
+        group = qkv[start : start + count * length].view(count, length, *qkv.shape[1:])  # (n, l, 3, h, e)
         query, key, value = group.permute(2, 0, 3, 1, 4)  # (n, h, l, e) each
         mixed = functional.scaled_dot_product_attention(query, key, value)  # (n, h, l, e)
         parts.append(mixed.transpose(1, 2).flatten(0, 1))  # (n l, h, e)

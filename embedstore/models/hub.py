@@ -44,12 +44,11 @@ def download(spec: ModelSpec) -> Path:
     if obstacle is not None:
         raise WeightsNotFoundError(_what_to_do(spec, obstacle))
     # Its errors derive from those of the HTTP library that it uses, which differs from release to release.
-    http_errors: tuple[type[Exception], ...] = hub.errors.HfHubHTTPError.__bases__
+    errors: tuple[type[BaseException], ...] = (OSError, *hub.errors.HfHubHTTPError.__bases__)
     try:
         return _folder(fetch, spec)
-    except (OSError, *http_errors) as error:
-        reason = str(error).strip().splitlines() or [type(error).__name__]
-        raise WeightsNotFoundError(_what_to_do(spec, reason[0])) from error
+    except errors as error:
+        raise WeightsNotFoundError(_what_to_do(spec, _first_cause(error))) from error
 
 
 def _folder(fetch: Callable[..., str], spec: ModelSpec) -> Path:
@@ -73,6 +72,13 @@ def _obstacle(endpoint: str) -> str | None:
     except OSError as error:
         return f"{host} cannot be reached: {error}"
     return None
+
+
+def _first_cause(error: BaseException) -> str:
+    """First line of what went wrong first; what is raised in the end only says to check the connection."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def _what_to_do(spec: ModelSpec, reason: str) -> str:

@@ -24,5 +24,5 @@ def weighted_sums(states: Tensor, weights: Tensor, lengths: Sequence[int]) -> Te
     -------
     (len(lengths), d) float32, same device.
     """
-    parts = zip(weights.split(list(lengths)), states.float().split(list(lengths)), strict=True)
+    parts = zip(torch.split(weights, list(lengths)), torch.split(states.float(), list(lengths)), strict=True)
     return torch.stack([weight @ state for weight, state in parts])  # (n, d)
