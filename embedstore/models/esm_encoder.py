@@ -138,6 +138,7 @@ class EsmEncoder:
         self._frequencies = tuple(frequencies)
         self._layers = tuple(layers)
         self._final_norm = final_norm
+        self._variable_length = _has_variable_length_attention(self.device, self.dtype)
 
     @classmethod
     def from_tensors(cls, shape: EsmShape, tensors: Mapping[str, Tensor]) -> EsmEncoder:
@@ -238,7 +239,8 @@ class EsmEncoder:
         normed = self._norm(layer.attention_norm, states)  # (t, d)
         qkv = _project(layer.qkv, normed).view(-1, 3, heads, width)  # (t, 3, h, e)
         _rotate(qkv[:, :2], rotation)
-        _add_projection(states, layer.attention_out, _attention(qkv, pack))
+        mixed = _variable_length_attention(qkv, pack) if self._variable_length else _attention(qkv, pack)  # (t, d)
+        _add_projection(states, layer.attention_out, mixed)
 
     def _feed_forward(self, layer: _Layer, states: Tensor) -> None:
         """Add the layer's feed-forward block to the states."""
@@ -287,12 +289,21 @@ def _groups(lengths: Sequence[int]) -> Iterator[tuple[int, int, int]]:
         start += count * length
 
 
+def _has_variable_length_attention(device: torch.device, dtype: torch.dtype) -> bool:
+    """Flash attention wants float16 and a GPU of the Ampere generation or later."""
+    usable = varlen_attn is not None and device.type == "cuda" and dtype == torch.float16
+    return usable and torch.cuda.get_device_capability(device) >= (8, 0)
+
+
+def _variable_length_attention(qkv: Tensor, pack: _Pack) -> Tensor:
+    """Attend within each sequence, all in one kernel; (t, 3, h, e) -> (t, d)."""
+    query, key, value = qkv.unbind(1)  # (t, h, e) each
+    mixed: Any = varlen_attn(query, key, value, pack.starts, pack.starts, pack.longest, pack.longest)  # (t, h, e)
+    return torch.flatten(mixed, 1)
+
+
 def _attention(qkv: Tensor, pack: _Pack) -> Tensor:
-    """Attend within each sequence; (t, 3, h, e) -> (t, d)."""
-    if varlen_attn is not None and qkv.is_cuda and qkv.dtype == torch.float16:
-        query, key, value = qkv.unbind(1)  # (t, h, e) each
-        mixed: Any = varlen_attn(query, key, value, pack.starts, pack.starts, pack.longest, pack.longest)
-        return torch.flatten(mixed, 1)
+    """Attend within each sequence, a group of equal lengths at a time; (t, 3, h, e) -> (t, d)."""
     parts = []
     for start, count, length in pack.groups:
         group = qkv[start : start + count * length].view(count, length, *qkv.shape[1:])  # (n, l, 3, h, e)

@@ -159,8 +159,9 @@ class PackedEmbedder:
             again, refused_again = self._sums([pieces[number] for number in broken], self._full_encoder())
             found.update({broken[number]: row for number, row in again.items()})
             refused.update({broken[number]: reason for number, reason in refused_again.items()})
-        for number, row in found.items():
-            vectors[pieces[number].sequence] += row
+        with np.errstate(invalid="ignore", over="ignore"):  # what is not finite is reported by sequence
+            for number, row in found.items():
+                vectors[pieces[number].sequence] += row
         failures.update({pieces[number].sequence: reason for number, reason in refused.items()})
 
     def _sums(

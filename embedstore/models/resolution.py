@@ -207,12 +207,8 @@ def _check_sizes(spec: ModelSpec, checkpoint: Checkpoint) -> None:
 
 
 def _check_digests(spec: ModelSpec, checkpoint: Checkpoint, weights: str, tokenizer: str | None) -> None:
-    fair_esm = checkpoint.layout == "fair-esm"
-    published = spec.fair_esm_sha256 if fair_esm else spec.weights_sha256
-    # The same numbers in another container have another digest, which we may not know: the recipe will pin it.
-    known_container = fair_esm or {file.name for file in checkpoint.weights} <= set(spec.files)
-    expected = [("weights", published if known_container else None, weights)]
-    expected.append(("tokenizer", spec.tokenizer_sha256, tokenizer or ""))
+    published = spec.fair_esm_sha256 if checkpoint.layout == "fair-esm" else spec.weights_sha256
+    expected = (("weights", published, weights), ("tokenizer", spec.tokenizer_sha256, tokenizer or ""))
     for what, known, found in expected:
         if known is not None and known != found:
             raise WeightsError(

@@ -96,7 +96,7 @@ def test_truncation_and_rejection_follow_the_recipe(recipe: Recipe) -> None:
     proteins = [b"MMMMWWWW", b"MWMW", b"WWWWW"]
     short = replace(recipe, max_length_tokens=4, long="truncate", window_overlap_tokens=None)
     vectors, failures = embed(short, Ids(), proteins)
-    np.testing.assert_allclose(vectors, [[20, 1], [21, 1], [22, 1]], rtol=1e-6)
+    np.testing.assert_allclose(vectors, [[20.0, 1.0], [21.0, 1.0], [22.0, 1.0]], rtol=1e-6)
     vectors, failures = embed(replace(short, long="reject"), Ids(), proteins)
     assert failures == {
         0: "it has 8 tokens, more than the 4 that the space allows",
@@ -110,7 +110,7 @@ def test_what_overflows_is_computed_again_in_full_precision(recipe: Recipe) -> N
     proteins = [b"MM", b"AW", b"WW"]
     vectors, failures = embed(recipe, Ids(torch.float16), proteins, full_encoder=lambda: full)
     assert failures == {}
-    np.testing.assert_allclose(vectors, [[20, 1], [50_011, 50_000.5], [22, 1]], rtol=1e-6)
+    np.testing.assert_allclose(vectors, [[20.0, 1.0], [50_011.0, 50_000.5], [22.0, 1.0]], rtol=1e-6)
     assert full.packs == [4]  # only the one that overflowed
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -102,6 +104,14 @@ def test_other_weights_than_the_published_are_refused_with_both_digests(tmp_path
         resolve("esm2_t6_8m", ModelOptions(weights=folder))
 
 
+def test_named_dna_model_refuses_all_weights_but_the_pinned_in_any_container(tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(DATA.parent / "dnabert_s", tmp_path / "dnabert"))
+    configured_as(folder, hidden_size=768, num_hidden_layers=12)
+    found = file_sha256(folder / "model.safetensors")
+    with pytest.raises(WeightsError, match=rf"{MODELS['dnabert_s'].weights_sha256}.*{found}"):
+        resolve("dnabert_s", ModelOptions(weights=folder))
+
+
 def test_weights_of_another_architecture_are_refused(tmp_path: Path) -> None:
     folder = configured_as(copy(tmp_path), hidden_size=768, num_hidden_layers=12)
     with pytest.raises(WeightsError, match="architecture dnabert, found fastesm2"):
@@ -191,8 +201,5 @@ def test_shards_have_one_digest_that_names_their_order(tmp_path: Path) -> None:
 
 
 def set_age(file: Path, seconds: int) -> None:
-    import os
-    import time
-
     then = time.time() - seconds
     os.utime(file, (then, then))
