@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from rich.console import Console
+    from rich.table import Table
 
     from embedstore.types import Rejection
 
@@ -36,7 +36,7 @@ def write_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
         table.add_column(column.lstrip(">"), justify="right" if column.startswith(">") else "left", overflow="fold")
     for row in rows:
         table.add_row(*map(Text, row))
-    _console().print(table)
+    _write(table)
 
 
 def write_facts(facts: Iterable[tuple[str, str]]) -> None:
@@ -49,7 +49,7 @@ def write_facts(facts: Iterable[tuple[str, str]]) -> None:
     table.add_column(overflow="fold")
     for name, value in facts:
         table.add_row(name, Text(value))
-    _console().print(table)
+    _write(table)
 
 
 def list_rejections(rejections: Sequence[Rejection], verb: str) -> None:
@@ -91,8 +91,12 @@ def short(identifier: str) -> str:
     return identifier[:12]
 
 
-def _console() -> Console:
+def _write(table: Table) -> None:
     from rich.console import Console
 
     terminal = sys.stdout is not None and sys.stdout.isatty()
-    return Console(width=None if terminal else _WIDE, highlight=False, markup=False, emoji=False)
+    console = Console(width=None if terminal else _WIDE, highlight=False, markup=False, emoji=False)
+    with console.capture() as captured:
+        console.print(table)
+    for line in captured.get().splitlines():
+        print(line.rstrip())

@@ -88,11 +88,11 @@ def find_target(store: SpaceStore | None, model: str, options: ModelOptions, nam
         return SpaceTarget(store, resolved.recipe, wanted, space, resolved)
     if name is not None:
         raise SpaceConflictError(
-            f"Cannot make space {name}: space {space.name} was made by exactly this recipe, and no vector is computed "
-            f"twice. Leave out --name, or give --name {space.name}.",
+            f"Cannot use the name {name}: space {space.name} holds exactly this recipe, and nothing is computed twice. "
+            f"Leave out --name, or give --name {space.name}.",
             {"name": (space.name, name)},
         )
-    notice = f"Using space {space.name}: it was made by exactly this recipe."
+    notice = f"Using space {space.name}: it holds exactly this recipe."
     return SpaceTarget(store, resolved.recipe, space.name, space, resolved, notice=notice)
 
 
