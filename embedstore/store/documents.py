@@ -1,31 +1,35 @@
 """The JSON documents of a store, as values: root, space and commit.
 
-Root and space documents carry their own SHA-256, a commit is named by it. A document is accepted only if its bytes are
-exactly what we would write for its content, so that no damaged byte goes unseen.
+Root and space documents carry their own SHA-256, a commit is named by it.
 """
 
 from __future__ import annotations
 
 import base64
+import dataclasses
 import hashlib
-import json
 import re
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, cast, get_args
 
 import numpy as np
 
 from embedstore.errors import CorruptStoreError, FormatVersionError, InputError
-from embedstore.identity import Recipe
+from embedstore.identity import Molecule, Precision, Recipe
+from embedstore.store.strict_json import canonical, field, one_of, parsed, sealed, typed, unsealed, well_formed
 from embedstore.types import Canaries
 
 SegmentFormat = Literal["zarr", "hdf5"]
 
 FORMAT_VERSION = 1
 ROOT_NAME = "embedstore.json"
+SPACE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,99}")
+MAX_SEGMENT_ROWS = 1 << 32  # the index counts rows in four bytes
+COSTS = ("compute_seconds", "letters")
+"""What `provenance` may say of what a segment cost; numbers, added up by `info`."""
 
+_COMMIT_NAME = re.compile(r"[0-9a-f]{64}\.json")
 _NONCE = re.compile(r"[0-9a-f]{32}")
 _DATA_NAME = re.compile(r"data/[0-9a-f]{32}(\.h5|(/[A-Za-z0-9_][A-Za-z0-9_.]*)+)")
 
@@ -41,7 +45,7 @@ class Root:
     features: tuple[str, ...] = ()
 
     def to_bytes(self) -> bytes:
-        return _sealed(
+        return sealed(
             {
                 "format": "embedstore",
                 "version": self.version,
@@ -61,16 +65,22 @@ class Root:
         CorruptStoreError : damaged.
         FormatVersionError : a newer embedstore is needed.
         """
-        document = _unsealed(ROOT_NAME, content)
-        needed, features = document.get("minimal_reader_version", 0), document.get("features", [])
-        if needed > FORMAT_VERSION or features:
-            raise FormatVersionError(
-                f"Cannot read this store: it needs format version {needed}"
-                f"{' with ' + ', '.join(features) if features else ''}, this embedstore reads {FORMAT_VERSION}. "
-                "Upgrade embedstore."
+        document = unsealed(ROOT_NAME, content)
+        with well_formed(ROOT_NAME):
+            one_of("format", document["format"], ["embedstore"])
+            needed = field(document, "minimal_reader_version", int)
+            features = [typed("feature", feature, str) for feature in field(document, "features", list)]
+            if needed > FORMAT_VERSION or features:
+                raise _newer(f"version {needed}{' with ' if features else ''}{', '.join(features)}")
+            segment_format = field(document, "segment_format", str)
+            if segment_format not in get_args(SegmentFormat):
+                raise _newer(f"a version with segments as {segment_format}")
+            return cls(
+                field(document, "store_id", str),
+                cast(SegmentFormat, segment_format),
+                field(document, "version", int),
+                needed,
             )
-        with _shaped(ROOT_NAME):
-            return cls(document["store_id"], document["segment_format"], document["version"], needed)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +93,7 @@ class SpaceDocument:
 
     def to_bytes(self) -> bytes:
         vectors = np.ascontiguousarray(self.canaries.vectors, dtype="<f4")
-        return _sealed(
+        return sealed(
             {
                 "name": self.name,
                 "id": self.recipe.id,
@@ -98,17 +108,21 @@ class SpaceDocument:
     @classmethod
     def from_bytes(cls, file: str, content: bytes) -> SpaceDocument:
         """Read a space document; CorruptStoreError when it is damaged."""
-        document = _unsealed(file, content)
-        with _shaped(file):
-            recipe = Recipe.from_json(document["recipe"])
+        document = unsealed(file, content)
+        with well_formed(file):
+            recipe = _recipe(field(document, "recipe", dict))
             if recipe.id != document["id"] or f"spaces/{recipe.id}/" not in file:
                 raise CorruptStoreError(
                     file, f"expected the recipe of space {document['id']}, found that of {recipe.id}"
                 )
-            canaries = document["canaries"]
-            vectors = np.frombuffer(base64.b64decode(canaries["vectors_float32_base64"]), dtype="<f4")
-            sequences = tuple(canaries["sequences"])
-            return cls(document["name"], recipe, Canaries(sequences, vectors.reshape(len(sequences), recipe.dim)))
+            name = field(document, "name", str)
+            if not SPACE_NAME.fullmatch(name):
+                raise ValueError(f"name: expected letters, digits, and . _ + -, found {name!r}")
+            canaries = field(document, "canaries", dict)
+            encoded = field(canaries, "vectors_float32_base64", str)
+            vectors = np.frombuffer(base64.b64decode(encoded, validate=True), dtype="<f4")
+            sequences = tuple(typed("canary", each, str) for each in field(canaries, "sequences", list))
+            return cls(name, recipe, Canaries(sequences, vectors.reshape(len(sequences), recipe.dim)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,14 +159,14 @@ class Commit:
     arrays: Mapping[str, tuple[Part, ...]]
     files: Mapping[str, FileFact]
     replaces: tuple[str, ...] = ()
-    provenance: Mapping[str, Any] = field(default_factory=dict)
+    provenance: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     @property
     def size_bytes(self) -> int:
         return sum(fact.size_bytes for fact in self.files.values())
 
     def to_bytes(self) -> bytes:
-        return _canonical(
+        return canonical(
             {
                 "format": "embedstore-commit",
                 "space": self.space_id,
@@ -185,21 +199,22 @@ class Commit:
         digest = hashlib.sha256(content).hexdigest()
         if commit_id(file) != digest:
             raise CorruptStoreError(file, f"expected content with the SHA-256 in its name, found {digest}")
-        with _shaped(file):
-            document = json.loads(content)
+        document = parsed(file, content)
+        with well_formed(file):
+            one_of("format", document["format"], ["embedstore-commit"])
+            layout = field(document, "layout", str)
+            one_of("layout", layout, get_args(SegmentFormat))
+            arrays = field(document, "arrays", dict)
             commit = cls(
-                document["space"],
-                document["nonce"],
-                document["layout"],
-                document["rows"],
-                document["created_ns"],
-                {
-                    name: tuple(Part(part["file"], part["offset"], part["rows"]) for part in document["arrays"][name])
-                    for name in ARRAYS
-                },
-                {name: FileFact(fact["size"], fact["sha256"]) for name, fact in document["files"].items()},
-                tuple(document["replaces"]),
-                document["provenance"],
+                field(document, "space", str),
+                field(document, "nonce", str),
+                cast(SegmentFormat, layout),
+                field(document, "rows", int),
+                field(document, "created_ns", int),
+                {name: tuple(map(_part, field(arrays, name, list))) for name in ARRAYS},
+                {name: _file_fact(fact) for name, fact in field(document, "files", dict).items()},
+                tuple(typed("replaces", old, str) for old in field(document, "replaces", list)),
+                checked_provenance(field(document, "provenance", dict)),
             )
         commit._check(file)
         return commit
@@ -209,6 +224,8 @@ class Commit:
         own = f"data/{self.nonce}"
         if not _NONCE.fullmatch(self.nonce):
             raise CorruptStoreError(file, f"expected a nonce of 32 hexadecimal digits, found {self.nonce!r}")
+        if not 0 < self.rows <= MAX_SEGMENT_ROWS:
+            raise CorruptStoreError(file, f"expected 1 to {MAX_SEGMENT_ROWS} rows, found {self.rows}")
         for name in self.files:
             if not _DATA_NAME.fullmatch(name) or not name.startswith(own):
                 raise CorruptStoreError(file, f"expected files of {own}, found {name!r}")
@@ -224,32 +241,48 @@ def commit_id(file: str) -> str:
     return file.rpartition("/")[2].removesuffix(".json")
 
 
-def _canonical(document: Mapping[str, Any]) -> bytes:
-    return (json.dumps(document, sort_keys=True, indent=1, ensure_ascii=False) + "\n").encode("utf-8")
+def is_commit(file: str) -> bool:
+    """Tell a commit from what else may lie beside it: temporary files, and those of operating systems."""
+    return _COMMIT_NAME.fullmatch(file.rpartition("/")[2]) is not None
 
 
-def _sealed(document: dict[str, Any]) -> bytes:
-    return _canonical({**document, "sha256": hashlib.sha256(_canonical(document)).hexdigest()})
-
-
-def _unsealed(file: str, content: bytes) -> dict[str, Any]:
+def checked_provenance(provenance: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the provenance of a commit; InputError if it is not JSON, or if what it cost is not in numbers."""
     try:
-        document = json.loads(content)
-    except ValueError as error:
-        raise CorruptStoreError(file, f"expected JSON, found {content[:20]!r}… ({error})") from error
-    if not isinstance(document, dict):
-        raise CorruptStoreError(file, "expected a JSON object")
-    document.pop("sha256", None)
-    if _sealed(document) != content:
-        raise CorruptStoreError(file, "its content does not have the SHA-256 that it states")
-    return document
+        canonical(provenance)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise InputError(f"Cannot keep the provenance: expected JSON values, found {error}.") from error
+    for name in COSTS:
+        if type(provenance.get(name, 0)) not in (int, float):
+            raise InputError(f"Cannot keep the provenance: expected a number as {name}, found {provenance[name]!r}.")
+    return dict(provenance)
 
 
-@contextmanager
-def _shaped(file: str) -> Iterator[None]:
-    """Turn what a document lacks into a CorruptStoreError that names the file."""
-    try:
-        yield
-    except (KeyError, TypeError, ValueError, AttributeError, InputError) as error:
-        reason = f"expected the fields of format version {FORMAT_VERSION}: {error!r}"
-        raise CorruptStoreError(file, reason) from error
+def _recipe(document: dict[str, Any]) -> Recipe:
+    """Read a recipe, checking the fields that the store itself goes by."""
+    recipe = Recipe.from_json(document)
+    for name in ("model", "source", "implementation", "pooling"):
+        field(document, name, str)
+    one_of("molecule", recipe.molecule, get_args(Molecule))
+    one_of("precision", recipe.precision, get_args(Precision))
+    one_of("dtype", recipe.dtype, ["float16", "float32"])
+    if field(document, "dim", int) < 1:
+        raise ValueError(f"dim: expected at least 1, found {recipe.dim}")
+    return recipe
+
+
+def _part(document: object) -> Part:
+    part = typed("part", document, dict)
+    return Part(field(part, "file", str), field(part, "offset", int), field(part, "rows", int))
+
+
+def _file_fact(document: object) -> FileFact:
+    fact = typed("file", document, dict)
+    return FileFact(field(fact, "size", int), field(fact, "sha256", str))
+
+
+def _newer(needed: str) -> FormatVersionError:
+    return FormatVersionError(
+        f"Cannot read this store: it needs format {needed}, this embedstore reads version {FORMAT_VERSION}. "
+        "Upgrade embedstore."
+    )

@@ -48,7 +48,12 @@ def write_segment(
 
 
 class Segment:
-    """A committed segment; its files are opened on first use."""
+    """A committed segment; its files are opened on first use.
+
+    Raises
+    ------
+    CorruptStoreError : the commit does not fit the space's vectors.
+    """
 
     def __init__(self, files: OpenFiles, folder: str, commit_id: str, commit: Commit, row_bytes: int) -> None:
         self._files = files
@@ -56,6 +61,7 @@ class Segment:
         self.row_bytes = row_bytes
         self.commit_id = commit_id
         self.commit = commit
+        self._refuse_rows_beyond_files()
 
     def __len__(self) -> int:
         return self.commit.rows
@@ -95,17 +101,17 @@ class Segment:
         CorruptStoreError : a row does not have its checksum, or a file its size.
         """
         expected = self._gather("row_crc", CRC_BYTES, rows).view("<u4")[:, 0]
-        for part, first, here in self._by_part("vectors", rows):
-            blob = self._blob(part.file)
-            step = max(1, blob.gather_bytes // self.row_bytes)
-            for some in np.split(here, range(step, len(here), step)):
-                block = blob.rows(part.offset, self.row_bytes, rows[some] - first)
-                damaged = np.flatnonzero(row_checksums(keys[some], block) != expected[some])
-                if len(damaged):
-                    row = rows[some[damaged[0]]]
-                    reason = f"{len(damaged)} of {len(some)} rows read lack their checksum, the first is row {row}"
-                    raise CorruptStoreError(f"{self._folder}{part.file}", reason)
-                vectors[places[some]] = block
+        first_file = self.commit.arrays["vectors"][0].file
+        step = max(1, self._blob(first_file).gather_bytes // self.row_bytes)
+        for start in range(0, len(rows), step):
+            some = slice(start, start + step)
+            block = self._gather("vectors", self.row_bytes, rows[some])
+            damaged = np.flatnonzero(row_checksums(keys[some], block) != expected[some])
+            if len(damaged):
+                row = rows[some][damaged[0]]
+                reason = f"{len(damaged)} of {len(block)} rows read lack their checksum, the first is row {row}"
+                raise CorruptStoreError(f"{self._folder}{first_file}", reason)
+            vectors[places[some]] = block
 
     def _gather(self, array: str, row_bytes: int, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
         gathered = np.empty((len(rows), row_bytes), np.uint8)

@@ -20,12 +20,12 @@ from numpy.typing import NDArray
 
 from embedstore.errors import CorruptStoreError, InputError, MissingEmbeddingError, StorageError
 from embedstore.identity import Molecule, Recipe, key_from_text, key_text
-from embedstore.store.documents import Commit, SegmentFormat, SpaceDocument, commit_id
+from embedstore.store.documents import Commit, SegmentFormat, SpaceDocument, checked_provenance, commit_id, is_commit
 from embedstore.store.index import KeyIndex, Places, open_index
 from embedstore.store.open_files import OpenFiles
 from embedstore.store.rows import as_strings
 from embedstore.store.segments import Segment, write_segment
-from embedstore.store.storage import Entry, Storage
+from embedstore.store.storage import Storage
 from embedstore.store.view import SpaceView
 from embedstore.types import KEY_BYTES, Canaries, EmbeddingBatch, Keys, Vectors
 
@@ -151,9 +151,11 @@ class Space:
 
         Raises
         ------
-        InputError : wrong dim or dtype, or two vectors for one key that differ beyond the recipe's tolerance.
+        InputError : wrong dim or dtype, provenance that is not JSON, or two vectors for one key that differ beyond
+            the recipe's tolerance.
         """
         self._refuse_other_shape(batch)
+        provenance = checked_provenance(provenance or {})
         batch = self._without_present(self._without_repeated(batch))
         if not len(batch):
             return 0
@@ -169,7 +171,7 @@ class Space:
                 created_ns=max(files.written_ns, newest + 1),
                 arrays=arrays,
                 files=files.facts,
-                provenance=dict(provenance or {}),
+                provenance=provenance,
             )
         )
         self.refresh()
@@ -208,7 +210,7 @@ class Space:
             rows=len(self),
             size_bytes=sum(commit.size_bytes for commit in commits),
             segments=len(commits),
-            compute_seconds=sum(float(commit.provenance.get("compute_seconds", 0.0)) for commit in commits),
+            compute_seconds=sum(float(commit.provenance.get("compute_seconds", 0)) for commit in commits),
             letters=sum(int(commit.provenance.get("letters", 0)) for commit in commits),
         )
 
@@ -271,7 +273,7 @@ class Space:
         """Make the view of what is committed now, keeping what is open already."""
         known = {segment.commit_id: segment for segment in before.segments} if before else {}
         segments = dict(known)
-        listed = [entry.name for entry in self._storage.list(f"{self._folder}commits/") if _is_commit(entry)]
+        listed = [entry.name for entry in self._storage.list(f"{self._folder}commits/") if is_commit(entry.name)]
         for name in listed:
             if commit_id(name) not in known:
                 try:
@@ -364,7 +366,3 @@ def _checked(keys: Keys) -> Keys:
         found = f"{keys.shape} {keys.dtype}" if isinstance(keys, np.ndarray) else type(keys).__name__
         raise InputError(f"Cannot look up keys: expected an array of shape (n, {KEY_BYTES}) uint8, found {found}.")
     return keys
-
-
-def _is_commit(entry: Entry) -> bool:
-    return entry.name.endswith(".json")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import uuid
 from pathlib import Path
 from typing import Self
@@ -15,7 +14,7 @@ from embedstore.errors import (
     StoreNotFoundError,
 )
 from embedstore.identity import Recipe
-from embedstore.store.documents import ROOT_NAME, Root, SegmentFormat, SpaceDocument
+from embedstore.store.documents import ROOT_NAME, SPACE_NAME, Root, SegmentFormat, SpaceDocument
 from embedstore.store.local import TEMPORARY_PREFIX, LocalStorage
 from embedstore.store.open_files import OpenFiles
 from embedstore.store.space import Space
@@ -23,7 +22,6 @@ from embedstore.store.storage import Storage
 from embedstore.store.verification import VerifyReport, verify
 from embedstore.types import Canaries
 
-_SPACE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,99}")
 _MIN_ID_PREFIX = 8
 
 
@@ -117,7 +115,7 @@ class SpaceStore:
         ------
         InputError : not a name. SpaceConflictError : another recipe has that name.
         """
-        if not _SPACE_NAME.fullmatch(name):
+        if not SPACE_NAME.fullmatch(name):
             raise InputError(f"Cannot name a space {name!r}: expected up to 100 letters, digits, and . _ + -")
         existing = self.find_space(recipe, name)
         if existing is not None:

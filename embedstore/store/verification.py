@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from embedstore.errors import CorruptStoreError, StorageError, StoreError
-from embedstore.store.documents import ROOT_NAME, Commit, Root, SpaceDocument, commit_id
+from embedstore.store.documents import ROOT_NAME, Commit, Root, SpaceDocument, commit_id, is_commit
 from embedstore.store.index import open_index
 from embedstore.store.local import TEMPORARY_PREFIX
 from embedstore.store.open_files import OpenFiles
@@ -95,8 +95,8 @@ class _SpaceCheck:
         files = OpenFiles(self._storage)
         for name, commit in live.items():
             self._check_files(commit)
-            if self._report.deep and document is not None:
-                self._check_rows(Segment(files, self._folder, name, commit, _row_bytes(document)))
+            if document is not None:
+                self._check_segment(files, name, commit, _row_bytes(document))
         for lost in sorted(indexed - replaced):
             if f"{self._folder}commits/{lost}.json" not in self._accounted:
                 self._problem(f"commits/{lost}.json", "it is gone, and an index names it")
@@ -118,7 +118,7 @@ class _SpaceCheck:
     def _commits(self) -> dict[str, Commit]:
         commits = {}
         for entry in self._storage.list(f"{self._folder}commits/"):
-            if not entry.name.endswith(".json"):
+            if not is_commit(entry.name):
                 continue
             self._accounted.add(entry.name)
             try:
@@ -159,21 +159,26 @@ class _SpaceCheck:
             digest.update(memory(blob.bytes(start, min(_PIECE_BYTES, size_bytes - start))))
         return digest.hexdigest()
 
-    def _check_rows(self, segment: Segment) -> None:
-        """Check what digests of files cannot say: that the rows were right when they were written."""
+    def _check_segment(self, files: OpenFiles, name: str, commit: Commit, row_bytes: int) -> None:
         try:
-            keys = segment.keys
-            strings = as_strings(keys)
-            if not (strings[:-1] < strings[1:]).all():
-                self._problem(segment.commit.arrays["key"][0].file, "its keys are not sorted and distinct")
-            step = max(1, _PIECE_BYTES // segment.row_bytes)
-            for start in range(0, len(segment), step):
-                rows = np.arange(start, min(start + step, len(segment)))
-                segment.read_rows(rows, keys[rows])
+            segment = Segment(files, self._folder, name, commit, row_bytes)
+            if self._report.deep:
+                self._check_rows(segment)
         except (FileNotFoundError, StorageError):
             pass  # reported as a file
         except CorruptStoreError as error:
             self._report.problems.append(Problem(error.file, _reason(error)))
+
+    def _check_rows(self, segment: Segment) -> None:
+        """Check what digests of files cannot say: that the rows were right when they were written."""
+        keys = segment.keys
+        strings = as_strings(keys)
+        if not (strings[:-1] < strings[1:]).all():
+            self._problem(segment.commit.arrays["key"][0].file, "its keys are not sorted and distinct")
+        step = max(1, _PIECE_BYTES // segment.row_bytes)
+        for start in range(0, len(segment), step):
+            rows = np.arange(start, min(start + step, len(segment)))
+            segment.read_rows(rows, keys[rows])
 
     def _check_indexes(self) -> set[str]:
         """Return the commits that the indexes name."""
