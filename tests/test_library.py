@@ -1,0 +1,256 @@
+"""The library: a store that fills itself, gives vectors in the order asked for, and exports them."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+import zarr
+
+import embedstore
+from embedstore.errors import InputError, MissingEmbeddingError, StorageError, StoreError, StoreNotFoundError
+from embedstore.export import export
+from embedstore.library import Store, as_records, default_place, details, make_store, overview, verify_store
+from embedstore.models.composition import residues_and_pairs
+from embedstore.retrieval import Retrieved, fill_and_retrieve, retrieve
+from embedstore.types import Record, Rejection
+
+SEQUENCES = ["MKTAYIAKQR", "GSHMASMTGG", "WWWWW"]
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return embedstore.open(tmp_path / "store", create=True)
+
+
+def composition(sequences: list[str]) -> np.ndarray:
+    return residues_and_pairs([sequence.encode() for sequence in sequences]).vectors
+
+
+def test_get_gives_rows_in_the_order_asked_for(store: Store) -> None:
+    store.fill(SEQUENCES, model="aac_dpc")
+    asked = ["WWWWW", "mktayiakqr*", "WWWWW", "GSHMASMTGG"]
+    np.testing.assert_array_equal(
+        store.get(asked, model="aac_dpc"), composition(["WWWWW", "MKTAYIAKQR", "WWWWW", "GSHMASMTGG"])
+    )
+
+
+def test_get_takes_records_strings_and_bytes(store: Store) -> None:
+    store.fill(SEQUENCES, model="aac_dpc")
+    mixed = [Record("a", b"WWW\nWW", "x.faa", 1), "WWWWW", b"WWWWW"]
+    np.testing.assert_array_equal(store.get(mixed, model="aac_dpc"), composition(["WWWWW"] * 3))
+
+
+def test_get_takes_the_name_of_a_space(store: Store) -> None:
+    store.fill(SEQUENCES, model="aac_dpc", name="mine")
+    assert store.get(SEQUENCES, model="mine").shape == (3, 420)
+    assert store.get(SEQUENCES, model=store.space("mine").id[:10]).shape == (3, 420)
+
+
+def test_get_of_nothing_is_an_empty_array(store: Store) -> None:
+    assert store.get([], model="aac_dpc").shape == (0, 420)
+
+
+def test_missing_sequences_are_named_by_id_or_key(store: Store) -> None:
+    store.fill(SEQUENCES, model="aac_dpc")
+    with pytest.raises(MissingEmbeddingError) as caught:
+        store.get([Record("sp|P1", b"AAAA", "x.faa", 1), "CCCC", "WWWWW"], model="aac_dpc")
+    assert caught.value.missing == ["sp|P1", embedstore.key_text(embedstore.sequence_key(b"CCCC"))]
+    assert caught.value.requested == 3
+
+
+def test_embed_fills_what_lacks_and_gives_all(store: Store) -> None:
+    store.fill(SEQUENCES[:1], model="aac_dpc")
+    np.testing.assert_array_equal(store.embed(SEQUENCES, model="aac_dpc"), composition(SEQUENCES))
+    assert len(store.space("aac_dpc")) == 3
+
+
+@pytest.mark.parametrize(("sequences", "reason"), [(["MKV", "M-V"], "position 2"), (["MKV", "XXX"], "no vector")])
+def test_embed_refuses_what_has_no_vector(store: Store, sequences: list[str], reason: str) -> None:
+    with pytest.raises(InputError, match=reason):
+        store.embed(sequences, model="aac_dpc")
+
+
+@pytest.mark.parametrize("given", ["MKV", b"MKV", [1, 2], [("id", "MKV")]])
+def test_what_is_no_list_of_sequences_is_refused(given: object) -> None:
+    with pytest.raises(InputError, match="expected"):
+        list(as_records(given))  # type: ignore[arg-type]
+
+
+def test_the_loaded_model_is_kept(store: Store) -> None:
+    first, second = store.target("aac_dpc").model, store.target("aac_dpc").model
+    assert first is not None
+    assert second is not None
+    assert first.load(None) is second.load(None)
+
+
+def test_representations_name_the_spaces(store: Store) -> None:
+    assert "empty" in repr(store)
+    store.fill(SEQUENCES, model="aac_dpc")
+    assert "aac_dpc (3)" in repr(store)
+    assert "<td>aac_dpc</td>" in store._repr_html_()
+
+
+def test_overview_and_details_have_the_promised_keys(store: Store) -> None:
+    store.fill(SEQUENCES, model="aac_dpc")
+    space = store.space("aac_dpc")
+    assert set(overview(space)) == {"name", "id", "molecule", "dim", "dtype", "rows", "bytes", "segments"}
+    assert {"recipe", "compute_seconds", "letters", *overview(space)} == set(details(space))
+    json.dumps(details(space))
+
+
+def test_the_default_place_follows_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("EMBEDSTORE_PATH", raising=False)
+    monkeypatch.delenv("XDG_DATA_HOME", raising=False)
+    assert default_place() == Path.home() / ".local" / "share" / "embedstore"
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
+    assert default_place() == tmp_path / "data" / "embedstore"
+    monkeypatch.setenv("EMBEDSTORE_PATH", str(tmp_path / "mine"))
+    assert default_place() == tmp_path / "mine"
+    assert embedstore.open(create=True).location == str(tmp_path / "mine")
+
+
+def test_open_does_not_make_a_store_unless_asked(tmp_path: Path) -> None:
+    with pytest.raises(StoreNotFoundError):
+        embedstore.open(tmp_path / "nothing")
+
+
+def test_a_store_of_the_other_format_is_not_taken_for_a_new_one(tmp_path: Path) -> None:
+    make_store(tmp_path / "store", segment_format="hdf5")
+    assert make_store(tmp_path / "store", segment_format="hdf5").segment_format == "hdf5"
+    with pytest.raises(StoreError, match="expected none, or one of format zarr, found one of format hdf5"):
+        make_store(tmp_path / "store")
+
+
+def test_a_store_whose_root_is_damaged_can_be_verified(store: Store) -> None:
+    store.fill(SEQUENCES, model="aac_dpc")
+    root = Path(store.location) / "embedstore.json"
+    root.write_bytes(root.read_bytes()[:-5])
+    assert [problem.file for problem in verify_store(store.location).problems] == ["embedstore.json"]
+    root.unlink()
+    assert not verify_store(store.location).clean
+    with pytest.raises(StoreNotFoundError):
+        verify_store(Path(store.location) / "nothing")
+
+
+def test_every_public_name_can_be_had() -> None:
+    for name in embedstore.__all__:
+        assert getattr(embedstore, name) is not None
+    assert set(embedstore.__all__) == set(dir(embedstore))
+    with pytest.raises(AttributeError, match="nonsense"):
+        _ = embedstore.nonsense
+
+
+def test_what_needs_no_model_imports_none(tmp_path: Path) -> None:
+    script = f"""
+import sys
+import embedstore
+assert "numpy" not in sys.modules
+store = embedstore.open({str(tmp_path / "store")!r}, create=True)
+store.embed(["MKTAYIAKQR"], model="aac_dpc")
+found = {{"torch", "transformers", "tokenizers", "safetensors", "huggingface_hub"}} & set(sys.modules)
+assert not found, found
+"""
+    subprocess.run([sys.executable, "-W", "error", "-c", script], check=True)
+
+
+def retrieved(store: Store, count: int = 4) -> Retrieved:
+    ids = ["sp|P1|first", "", "ünïcode €", "x" * 300][:count]
+    sequences = ["WWWWW", "MKTAYIAKQR", "GSHMASMTGG", "WWWWW"]
+    records = [Record(name, text.encode(), "a.faa", 1) for name, text in zip(ids, sequences, strict=False)]
+    store.fill(sequences, model="aac_dpc")
+    return retrieve(records, store.target("aac_dpc"))
+
+
+def read_export(path: Path) -> tuple[list[str], np.ndarray, np.ndarray, dict[str, str]]:
+    if path.suffix == ".npz":
+        with np.load(path) as archive:
+            facts = {name: str(archive[name]) for name in ("space", "space_id", "recipe")}
+            return archive["ids"].tolist(), archive["keys"], archive["X"], facts
+    if path.suffix == ".h5":
+        with h5py.File(path) as file:
+            return file["ids"].asstr()[:].tolist(), file["keys"][:], file["X"][:], dict(file.attrs)
+    group = zarr.open_group(path, mode="r")
+    return group["ids"][:].tolist(), group["keys"][:], group["X"][:], dict(group.attrs)
+
+
+@pytest.mark.parametrize("suffix", [".npz", ".h5", ".zarr"])
+@pytest.mark.parametrize("count", [0, 1, 4])
+def test_export_writes_rows_in_order_and_says_where_they_are_from(
+    store: Store, tmp_path: Path, suffix: str, count: int
+) -> None:
+    rows, path = retrieved(store, count), tmp_path / f"x{suffix}"
+    export(rows, path)
+    ids, keys, vectors, facts = read_export(path)
+    assert ids == rows.ids
+    np.testing.assert_array_equal(keys, rows.keys)
+    assert vectors.dtype == np.float32
+    np.testing.assert_array_equal(vectors, rows.read())
+    assert facts["space"] == "aac_dpc"
+    assert facts["space_id"] == store.space("aac_dpc").id
+    assert json.loads(facts["recipe"]) == store.space("aac_dpc").recipe.to_json()
+
+
+@pytest.mark.parametrize("suffix", [".npz", ".h5", ".zarr"])
+def test_export_in_many_blocks_is_the_same(
+    store: Store, tmp_path: Path, suffix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("embedstore.export._BLOCK_BYTES", 2 * 420 * 4)
+    monkeypatch.setattr("embedstore.export._IDS_A_BLOCK", 3)
+    rows, path = retrieved(store), tmp_path / f"x{suffix}"
+    export(rows, path)
+    ids, _, vectors, _ = read_export(path)
+    assert ids == rows.ids
+    np.testing.assert_array_equal(vectors, rows.read())
+
+
+@pytest.mark.parametrize("suffix", [".npz", ".h5", ".zarr"])
+def test_export_replaces_what_was_there_and_leaves_nothing_else(store: Store, tmp_path: Path, suffix: str) -> None:
+    folder = tmp_path / "out"
+    folder.mkdir()
+    export(retrieved(store, 4), folder / f"x{suffix}")
+    export(retrieved(store, 1), folder / f"x{suffix}")
+    assert len(read_export(folder / f"x{suffix}")[0]) == 1
+    assert [path.name for path in folder.iterdir()] == [f"x{suffix}"]
+
+
+def test_export_that_fails_leaves_what_was_there(store: Store, tmp_path: Path) -> None:
+    folder = tmp_path / "out"
+    folder.mkdir()
+    export(retrieved(store, 4), folder / "x.npz")
+    before = (folder / "x.npz").read_bytes()
+    rows = retrieved(store, 1)
+    for vectors in Path(store.location).glob("spaces/*/data/*/vectors/c/*/*"):
+        vectors.write_bytes(bytes(vectors.stat().st_size))
+    with pytest.raises(StoreError, match="damaged"):
+        export(rows, folder / "x.npz")
+    assert (folder / "x.npz").read_bytes() == before
+    assert len(list(folder.iterdir())) == 1
+
+
+def test_export_refuses_other_suffixes_foreign_folders_and_unwritable_places(store: Store, tmp_path: Path) -> None:
+    rows = retrieved(store, 1)
+    with pytest.raises(InputError, match=r"\.npz, \.h5, \.zarr"):
+        export(rows, tmp_path / "x.csv")
+    (tmp_path / "mine.zarr").mkdir()
+    with pytest.raises(InputError, match="would not replace"):
+        export(rows, tmp_path / "mine.zarr")
+    with pytest.raises(StorageError, match="Cannot write"):
+        export(rows, tmp_path / "no" / "such" / "folder" / "x.npz")
+
+
+def test_fill_and_retrieve_leaves_out_what_is_rejected_or_failed(store: Store) -> None:
+    records = [
+        Record(name, text, "a.faa", 1) for name, text in (("a", b"MKV"), ("b", b"M-V"), ("c", b"XX"), ("d", b"MA"))
+    ]
+    found = fill_and_retrieve(records, store.target("aac_dpc"))
+    assert found.ids == ["a", "d"]
+    np.testing.assert_array_equal(found.read(), composition(["MKV", "MA"]))
+    assert [item.id for item in found.rejected] == ["b"]
+    assert [item.id for item in found.failed] == ["c"]
+    assert isinstance(found.failed[0], Rejection)
