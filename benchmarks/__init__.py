@@ -4,6 +4,8 @@
     python -m benchmarks.writing --json      durable writing, against other layouts
     python -m benchmarks.index --json        look-up among millions of keys in hundreds of segments
     python -m benchmarks.filling --json      fills with all and with nothing in the store, and their peak memory
+    python -m benchmarks.preparing --json    six frames against a dictionary and Biopython; the whole of prepare
+    python -m benchmarks.extraction --json   language models, against other ways to run them and the processor itself
 
 Ratios travel from machine to machine, milliseconds do not. `docs/benchmarks.md` has the results of one machine.
 """

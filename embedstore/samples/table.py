@@ -19,7 +19,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embedstore.errors import InputError
-from embedstore.identity import key_text
 from embedstore.types import KEY_BYTES, Keys
 
 COLUMNS = ("sample", "source", "group", "label", "start", "end", "strand", "frame", "dna_key", "protein_key")
@@ -101,12 +100,20 @@ class SampleWriter:
 
     def write(self, batch: SampleBatch) -> None:
         """Append rows."""
-        lines = [
-            f"{row.sample}\t{row.source}\t{row.group}\t{row.label}\t{row.start}\t{row.end}\t{row.strand}\t{row.frame}\t"
-            f"{key_text(row.dna_key)}\t{key_text(row.protein_key)}\n"
-            for row in batch.rows()
-        ]
-        self._stream.write("".join(lines).encode())
+        columns = (
+            batch.samples,
+            batch.sources,
+            batch.groups,
+            batch.labels,
+            map(str, batch.starts.tolist()),
+            map(str, batch.ends.tolist()),
+            batch.strands,
+            map(str, batch.frames.tolist()),
+            _key_texts(batch.dna_keys),
+            _key_texts(batch.protein_keys),
+        )
+        lines = ["\t".join(fields) for fields in zip(*columns, strict=True)]
+        self._stream.write("\n".join([*lines, ""]).encode())
 
 
 def read_samples(path: str | Path, batch_rows: int = _BATCH_ROWS) -> Iterator[SampleBatch]:
@@ -175,6 +182,12 @@ def _numbers(texts: tuple[str, ...], column: str, path: str | Path, first_line: 
         if not (text.isascii() and text.isdecimal()):
             raise _malformed(path, number, f"expected a whole number as {column}, found {text!r}")
     return np.array([int(text) for text in texts], dtype=np.int64)
+
+
+def _key_texts(keys: Keys) -> list[str]:
+    """Write keys as text, all at once: see `_keys`."""
+    letters = base64.urlsafe_b64encode(keys.tobytes()).decode("ascii")
+    return [_KEY_PREFIX + letters[place : place + _KEY_LETTERS] for place in range(0, len(letters), _KEY_LETTERS)]
 
 
 def _keys(texts: tuple[str, ...], column: str, path: str | Path, first_line: int) -> Keys:
