@@ -13,162 +13,40 @@ matrix product; `times_faster`, ours against each contender; `left_out`, who cou
 from __future__ import annotations
 
 import argparse
-import json
-import random
-import shutil
 import statistics
 import sys
-from collections.abc import Callable, Mapping, Sequence
+import time
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
 
 from benchmarks.extraction_contenders import (
     DNA_CONTENDERS,
     OWN_WEIGHTS,
     PROTEIN_CONTENDERS,
+)
+from benchmarks.extraction_workload import (
+    CHUNK_BASES,
+    SHAPES,
     Run,
+    Shape,
     UnavailableError,
     Vectors,
     Workload,
+    real_sequences,
+    write_checkpoint,
 )
 from benchmarks.timing import Task, Timings, environment, interleaved, parser, print_report, rounded, scratch_folder
-from embedstore.errors import SequenceError
-from embedstore.identity import Molecule, canonical
-from embedstore.models.dnabert_encoder import DnabertShape
+from embedstore.identity import Molecule
 from embedstore.models.dnabert_tokenizer import DnaTokenizer
-from embedstore.models.esm_encoder import EsmShape
 from embedstore.models.threads import cores, single_threaded
-from embedstore.sequences import read
-from embedstore.types import Record
 
-ROOT = Path(__file__).resolve().parents[1]
-REAL = ROOT.parent / "shared" / "data" / "real"
-DNA_TOKENIZER = ROOT / "tests" / "data" / "dnabert_s" / "tokenizer.json"
-
-_LONGEST_RESIDUES = 1022  # every contender takes them whole
-_VIRNUCPRO_RESIDUES = (100, 166)  # frames of chunks of 300 and 500 bases
-_CHUNK_BASES = 500
 _PRODUCT = 1536  # rows and columns of the matrices that say what the processor gives
 _SPECIAL_TOKENS = 2
-
-
-@dataclass(frozen=True, slots=True)
-class Shape:
-    """Sizes of a model, and how many letters make a round of bearable length."""
-
-    layers: int
-    hidden: int
-    heads: int
-    letters: int
-    molecule: Molecule = "protein"
-
-
-SHAPES = {
-    "8m": Shape(6, 320, 20, 40_000),
-    "35m": Shape(12, 480, 20, 20_000),
-    "150m": Shape(30, 640, 20, 10_000),
-    "650m": Shape(33, 1280, 20, 4_000),
-    "dnabert_s": Shape(12, 768, 12, 40_000, "dna"),
-}
-
-
-def real_sequences(shape: Shape, lengths: str, letters: int, seed: int) -> list[bytes]:
-    """Draw sequences until they have so many letters.
-
-    Proteins as they are ("real") or pieces as long as VirNucPro's frames ("virnucpro"); DNA in chunks of 500 bases.
-
-    Raises
-    ------
-    SystemExit : the folder of real sequences is not there.
-    """
-    kind, pattern = ("proteins", "*.faa.gz") if shape.molecule == "protein" else ("genomes", "*/*.fna.gz")
-    files = sorted((REAL / kind).glob(pattern))
-    if not files:
-        raise SystemExit(f"Cannot run the benchmark: expected real sequences in {REAL / kind}, found none.")
-    draw = random.Random(seed)
-    found = [letters_of(record, shape.molecule) for record in read(files) if isinstance(record, Record)]
-    pool = [sequence for sequence in found if sequence is not None]
-    draw.shuffle(pool)
-    chosen: list[bytes] = []
-    for sequence in pool if shape.molecule == "protein" else draw.choices(pool, map(len, pool), k=letters):
-        piece = _piece(sequence, shape.molecule, lengths, draw)
-        if piece is not None:
-            chosen.append(piece)
-            letters -= len(piece)
-        if letters <= 0:
-            break
-    return chosen
-
-
-def letters_of(record: Record, molecule: Molecule) -> bytes | None:
-    """Canonical sequence that every contender takes (fair-esm has no J), or None."""
-    try:
-        sequence = canonical(record.sequence, molecule)
-    except SequenceError:
-        return None
-    return None if molecule == "protein" and b"J" in sequence else sequence
-
-
-def _piece(sequence: bytes, molecule: Molecule, lengths: str, draw: random.Random) -> bytes | None:
-    if molecule == "protein" and lengths == "real":
-        return sequence if len(sequence) <= _LONGEST_RESIDUES else None
-    length = _CHUNK_BASES if molecule == "dna" else draw.randint(*_VIRNUCPRO_RESIDUES)
-    if len(sequence) < length:
-        return None
-    start = draw.randint(0, len(sequence) - length)
-    return sequence[start : start + length]
-
-
-def write_checkpoint(folder: Path, shape: Shape, seed: int) -> None:
-    """Write random weights in the layout of the published checkpoints."""
-    inner = 4 * shape.hidden
-    common = {
-        "num_hidden_layers": shape.layers,
-        "hidden_size": shape.hidden,
-        "num_attention_heads": shape.heads,
-        "intermediate_size": inner,
-        "hidden_act": "gelu",
-    }
-    if shape.molecule == "dna":
-        sizes = DnabertShape(shape.hidden, shape.layers, shape.heads, inner, 4096, 2, 1e-12)
-        configuration = {"model_type": "bert", "vocab_size": 4096, "type_vocab_size": 2, "layer_norm_eps": 1e-12}
-        shutil.copy(DNA_TOKENIZER, folder / "tokenizer.json")
-        shapes = sizes.tensors()
-    else:
-        shapes = EsmShape(shape.hidden, shape.layers, shape.heads, inner, 33, 1e-5, True).tensors()
-        configuration = {
-            "model_type": "esm",
-            "architectures": ["EsmModel"],
-            "vocab_size": 33,
-            "position_embedding_type": "rotary",
-            "token_dropout": True,
-            "emb_layer_norm_before": False,
-            "layer_norm_eps": 1e-5,
-            "pad_token_id": 1,
-            "mask_token_id": 32,
-        }
-    (folder / "config.json").write_text(json.dumps(common | configuration))
-    save_file(random_tensors(shapes, seed), folder / "model.safetensors", metadata={"format": "pt"})
-
-
-def random_tensors(shapes: Mapping[str, tuple[int, ...]], seed: int) -> dict[str, torch.Tensor]:
-    """Weights with the spread that the models start training with, norms of one, rotary frequencies as published."""
-    generator = torch.Generator().manual_seed(seed)
-    tensors = {}
-    for name, sizes in shapes.items():
-        if name.endswith("inv_freq"):
-            tensors[name] = 10_000.0 ** -(torch.arange(sizes[0]) / sizes[0])
-        elif "norm" in name.lower() and name.endswith("weight"):
-            tensors[name] = torch.ones(sizes)
-        else:
-            tensors[name] = torch.randn(sizes, generator=generator) * 0.02
-    return tensors
 
 
 def operations(shape: Shape, tokens: Sequence[int]) -> int:
@@ -219,7 +97,7 @@ def prepare(workload: Workload, molecule: Molecule, wanted: Sequence[str]) -> Pr
     for name, build in contenders.items():
         if name != "ours" and wanted and name not in wanted:
             continue
-        print(f"preparing {name}", file=sys.stderr)
+        started = time.perf_counter()
         try:
             run = build(workload)
             prepared.vectors[name] = run()
@@ -227,6 +105,7 @@ def prepare(workload: Workload, molecule: Molecule, wanted: Sequence[str]) -> Pr
             prepared.left_out[name] = str(reason)
         else:
             prepared.runs[name] = run
+        print(f"{name}: prepared in {time.perf_counter() - started:.1f} s", file=sys.stderr)
     return prepared
 
 
@@ -296,7 +175,7 @@ def main() -> None:
     report = {
         "model_shape": options.model_shape,
         "workload": {
-            "lengths": options.lengths if shape.molecule == "protein" else f"chunks of {_CHUNK_BASES} bases",
+            "lengths": options.lengths if shape.molecule == "protein" else f"chunks of {CHUNK_BASES} bases",
             "sequences": len(sequences),
             "letters": sum(map(len, sequences)),
             "tokens": sum(tokens),

@@ -9,12 +9,9 @@ from __future__ import annotations
 
 import importlib
 import logging
-import math
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -22,45 +19,19 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import functional
 from transformers import EsmModel
+from transformers.utils import logging as transformers_logging
 
+from benchmarks.extraction_dnabert import dnabert_one_at_a_time
+from benchmarks.extraction_workload import Run, UnavailableError, Vectors, Workload
 from embedstore.models.batching import packs
 from embedstore.models.checkpoint import find_checkpoint
-from embedstore.models.dnabert_encoder import alibi_slopes
-from embedstore.models.dnabert_s import read_shape
-from embedstore.models.dnabert_tokenizer import DnaTokenizer
 from embedstore.models.esm_tokenizer import VOCABULARY, ProteinTokenizer
 from embedstore.models.packed import Tokenizer
 from embedstore.models.resolution import ModelOptions, resolve
 from embedstore.models.threads import single_threaded
-from embedstore.models.weights import read_tensors
 
 PAD = VOCABULARY.index("<pad>")
-
-
-class UnavailableError(Exception):
-    """A contender cannot take part here; the message says why."""
-
-
-@dataclass(frozen=True, slots=True)
-class Workload:
-    """What is to be embedded, and with what.
-
-    Attributes
-    ----------
-    sequences : canonical, in the order of the file.
-    checkpoint : folder with random weights in the published layout.
-    cores : that a contender may use.
-    """
-
-    sequences: Sequence[bytes]
-    checkpoint: Path
-    cores: int
-
-
-Vectors = NDArray[np.float32]
-Run = Callable[[], Vectors]
 
 
 def ours(workload: Workload) -> Run:
@@ -146,7 +117,10 @@ def torch_compile(workload: Workload) -> Run:
     def run() -> Vectors:
         return np.stack([compiled(_one(sequence))[0, 1:-1].mean(0).numpy() for sequence in workload.sequences])
 
-    _try(run, "torch.compile", workload)
+    try:
+        run()
+    except Exception as error:  # torch's compiler has many ways to fail on a machine
+        raise UnavailableError(f"torch.compile failed here: {type(error).__name__}") from error
     return run
 
 
@@ -184,50 +158,6 @@ def onnxruntime(workload: Workload) -> Run:
     settings.intra_op_num_threads = workload.cores
     session = ort.InferenceSession(file, settings, providers=["CPUExecutionProvider"])
     return _by_arrays(workload, lambda ids: session.run(None, {"token_ids": ids})[0])
-
-
-def dnabert_one_at_a_time(workload: Workload) -> Run:
-    """DNABERT as VirNucPro calls it, a sequence a call on all cores, attention as its own code does it without triton.
-
-    That is: the l x l ALiBi bias in memory, scores, softmax and their product with the values as separate steps.
-    """
-    checkpoint = find_checkpoint(workload.checkpoint)
-    shape = read_shape(checkpoint)
-    tokenizer = DnaTokenizer.from_file(workload.checkpoint / "tokenizer.json")
-    tensors = read_tensors(checkpoint, shape.tensors(), lambda name: [name])
-    slopes = torch.tensor(alibi_slopes(shape.heads))[:, None, None]
-
-    def linear(name: str, states: Tensor) -> Tensor:
-        return functional.linear(states, tensors[f"{name}.weight"], tensors.get(f"{name}.bias"))
-
-    def norm(name: str, states: Tensor) -> Tensor:
-        weight, bias = tensors[f"{name}.weight"], tensors[f"{name}.bias"]
-        return functional.layer_norm(states, (shape.hidden,), weight, bias, shape.norm_epsilon)
-
-    def layer(name: str, states: Tensor, bias: Tensor) -> Tensor:
-        qkv = linear(f"{name}.attention.self.Wqkv", states).view(len(states), 3, shape.heads, -1)  # (l, 3, h, e)
-        query, key, value = qkv.permute(1, 2, 0, 3)  # (h, l, e) each
-        scores = query @ key.transpose(1, 2) / math.sqrt(query.shape[-1]) + bias  # (h, l, l)
-        mixed = (scores.softmax(-1) @ value).transpose(0, 1).reshape(len(states), -1)  # (l, d)
-        states = norm(f"{name}.attention.output.LayerNorm", linear(f"{name}.attention.output.dense", mixed) + states)
-        gate, inner = linear(f"{name}.mlp.gated_layers", states).chunk(2, -1)  # (l, f) each
-        return norm(f"{name}.mlp.layernorm", linear(f"{name}.mlp.wo", functional.gelu(gate) * inner) + states)
-
-    @torch.no_grad()
-    def run() -> Vectors:
-        means = []
-        for sequence in workload.sequences:
-            ids = _framed(tokenizer, sequence)
-            places = torch.arange(len(ids))
-            bias = -slopes * (places[:, None] - places).abs()  # (h, l, l)
-            words = tensors["embeddings.word_embeddings.weight"][ids]
-            states = norm("embeddings.LayerNorm", words + tensors["embeddings.token_type_embeddings.weight"][0])
-            for number in range(shape.layers):
-                states = layer(f"encoder.layer.{number}", states, bias)
-            means.append(states.mean(0).numpy())
-        return np.stack(means)
-
-    return run
 
 
 PROTEIN_CONTENDERS: dict[str, Callable[[Workload], Run]] = {
@@ -271,8 +201,11 @@ def _package(module: str, package: str) -> ModuleType:
 
 
 def _hugging_face(workload: Workload) -> EsmModel:
-    model = EsmModel.from_pretrained(workload.checkpoint, add_pooling_layer=False, local_files_only=True)
-    return model.eval()
+    transformers_logging.set_verbosity_error()  # it misses heads for other tasks
+    transformers_logging.disable_progress_bar()
+    model: EsmModel = EsmModel.from_pretrained(workload.checkpoint, add_pooling_layer=False, local_files_only=True)
+    model.eval()
+    return model
 
 
 def _framed(tokenizer: Tokenizer, sequence: bytes) -> Tensor:
@@ -344,12 +277,3 @@ def _by_arrays(workload: Workload, states_of: Callable[[NDArray[np.int64]], Any]
 def _in_order(parts: Iterable[tuple[NDArray[np.int64], Vectors]]) -> Vectors:
     rows, vectors = zip(*parts, strict=True)
     return np.concatenate(vectors)[np.argsort(np.concatenate(rows))]
-
-
-def _try(run: Run, what: str, workload: Workload) -> None:
-    """Compile before the clock runs; torch's compiler has many ways to fail on a machine."""
-    del workload
-    try:
-        run()
-    except Exception as error:  # whatever the compiler raises means that it cannot take part
-        raise UnavailableError(f"{what} failed here: {type(error).__name__}") from error

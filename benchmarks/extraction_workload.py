@@ -1,0 +1,169 @@
+"""What the extraction benchmark embeds and with what: real sequences, random weights of the real shapes."""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import save_file
+
+from embedstore.errors import SequenceError
+from embedstore.identity import Molecule, canonical
+from embedstore.models.dnabert_encoder import DnabertShape
+from embedstore.models.esm_encoder import EsmShape
+from embedstore.sequences import read
+from embedstore.types import Record
+
+ROOT = Path(__file__).resolve().parents[1]
+REAL = ROOT.parent / "shared" / "data" / "real"
+DNA_TOKENIZER = ROOT / "tests" / "data" / "dnabert_s" / "tokenizer.json"
+
+_LONGEST_RESIDUES = 1022  # every contender takes them whole
+_VIRNUCPRO_RESIDUES = (100, 166)  # frames of chunks of 300 and 500 bases
+CHUNK_BASES = 500
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """Sizes of a model, and how many letters make a round of bearable length."""
+
+    layers: int
+    hidden: int
+    heads: int
+    letters: int
+    molecule: Molecule = "protein"
+
+
+SHAPES = {
+    "8m": Shape(6, 320, 20, 40_000),
+    "35m": Shape(12, 480, 20, 20_000),
+    "150m": Shape(30, 640, 20, 10_000),
+    "650m": Shape(33, 1280, 20, 4_000),
+    "dnabert_s": Shape(12, 768, 12, 40_000, "dna"),
+}
+
+
+class UnavailableError(Exception):
+    """A contender cannot take part here; the message says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Workload:
+    """What is to be embedded, and with what.
+
+    Attributes
+    ----------
+    sequences : canonical, in the order of the file.
+    checkpoint : folder with random weights in the published layout.
+    cores : that a contender may use.
+    """
+
+    sequences: Sequence[bytes]
+    checkpoint: Path
+    cores: int
+
+
+Vectors = NDArray[np.float32]
+Run = Callable[[], Vectors]
+
+
+def real_sequences(shape: Shape, lengths: str, letters: int, seed: int) -> list[bytes]:
+    """Draw sequences until they have so many letters.
+
+    Proteins as they are ("real") or pieces as long as VirNucPro's frames ("virnucpro"); DNA in chunks of 500 bases.
+
+    Raises
+    ------
+    SystemExit : the folder of real sequences is not there.
+    """
+    kind, pattern = ("proteins", "*.faa.gz") if shape.molecule == "protein" else ("genomes", "*/*.fna.gz")
+    files = sorted((REAL / kind).glob(pattern))
+    if not files:
+        raise SystemExit(f"Cannot run the benchmark: expected real sequences in {REAL / kind}, found none.")
+    draw = random.Random(seed)
+    found = [letters_of(record, shape.molecule) for record in read(files) if isinstance(record, Record)]
+    pool = [sequence for sequence in found if sequence is not None]
+    draw.shuffle(pool)
+    chosen: list[bytes] = []
+    for sequence in (
+        pool if shape.molecule == "protein" else draw.choices(pool, [len(genome) for genome in pool], k=letters)
+    ):
+        piece = _piece(sequence, shape.molecule, lengths, draw)
+        if piece is not None:
+            chosen.append(piece)
+            letters -= len(piece)
+        if letters <= 0:
+            break
+    return chosen
+
+
+def letters_of(record: Record, molecule: Molecule) -> bytes | None:
+    """Canonical sequence that every contender takes (fair-esm has no J), or None."""
+    try:
+        sequence = canonical(record.sequence, molecule)
+    except SequenceError:
+        return None
+    return None if molecule == "protein" and b"J" in sequence else sequence
+
+
+def _piece(sequence: bytes, molecule: Molecule, lengths: str, draw: random.Random) -> bytes | None:
+    if molecule == "protein" and lengths == "real":
+        return sequence if len(sequence) <= _LONGEST_RESIDUES else None
+    length = CHUNK_BASES if molecule == "dna" else draw.randint(*_VIRNUCPRO_RESIDUES)
+    if len(sequence) < length:
+        return None
+    start = draw.randint(0, len(sequence) - length)
+    return sequence[start : start + length]
+
+
+def write_checkpoint(folder: Path, shape: Shape, seed: int) -> None:
+    """Write random weights in the layout of the published checkpoints."""
+    inner = 4 * shape.hidden
+    common = {
+        "num_hidden_layers": shape.layers,
+        "hidden_size": shape.hidden,
+        "num_attention_heads": shape.heads,
+        "intermediate_size": inner,
+        "hidden_act": "gelu",
+    }
+    if shape.molecule == "dna":
+        sizes = DnabertShape(shape.hidden, shape.layers, shape.heads, inner, 4096, 2, 1e-12)
+        configuration = {"model_type": "bert", "vocab_size": 4096, "type_vocab_size": 2, "layer_norm_eps": 1e-12}
+        shutil.copy(DNA_TOKENIZER, folder / "tokenizer.json")
+        shapes = sizes.tensors()
+    else:
+        shapes = EsmShape(shape.hidden, shape.layers, shape.heads, inner, 33, 1e-5, True).tensors()
+        configuration = {
+            "model_type": "esm",
+            "architectures": ["EsmModel"],
+            "vocab_size": 33,
+            "position_embedding_type": "rotary",
+            "token_dropout": True,
+            "emb_layer_norm_before": False,
+            "layer_norm_eps": 1e-5,
+            "pad_token_id": 1,
+            "mask_token_id": 32,
+        }
+    (folder / "config.json").write_text(json.dumps(common | configuration))
+    save_file(random_tensors(shapes, seed), folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def random_tensors(shapes: Mapping[str, tuple[int, ...]], seed: int) -> dict[str, torch.Tensor]:
+    """Weights with the spread that the models start training with, norms of one, rotary frequencies as published."""
+    generator = torch.Generator().manual_seed(seed)
+    tensors = {}
+    for name, sizes in shapes.items():
+        if name.endswith("inv_freq"):
+            tensors[name] = 10_000.0 ** -(torch.arange(sizes[0]) / sizes[0])
+        elif "norm" in name.lower() and name.endswith("weight"):
+            tensors[name] = torch.ones(sizes)
+        else:
+            tensors[name] = torch.randn(sizes, generator=generator) * 0.02
+    return tensors
