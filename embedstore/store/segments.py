@@ -113,6 +113,17 @@ class Segment:
                 raise CorruptStoreError(f"{self._folder}{first_file}", reason)
             vectors[places[some]] = block
 
+    def _refuse_rows_beyond_files(self) -> None:
+        widths = {"key": KEY_BYTES, "vectors": self.row_bytes, "row_crc": CRC_BYTES}
+        for array, parts in self.commit.arrays.items():
+            for part in parts:
+                stop, size_bytes = part.offset + part.rows * widths[array], self.commit.files[part.file].size_bytes
+                if stop > size_bytes:
+                    raise CorruptStoreError(
+                        f"{self._folder}commits/{self.commit_id}.json",
+                        f"array {array} ends at byte {stop} of a file of {size_bytes} bytes",
+                    )
+
     def _gather(self, array: str, row_bytes: int, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
         gathered = np.empty((len(rows), row_bytes), np.uint8)
         for part, first, here in self._by_part(array, rows):
