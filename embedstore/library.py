@@ -170,9 +170,12 @@ class Store(SpaceStore):
     def target(self, model: str, *, name: str | None = None, options: ModelOptions | None = None) -> SpaceTarget:
         """Find the space that a model fills, or will fill; see `embedstore.filling.find_target`."""
         target = find_target(self, model, options or ModelOptions(), name)
-        if target.model is None:
-            return target
-        return replace(target, model=replace(target.model, load=partial(self._load, target.model)))
+
+        def obtain() -> Model:
+            model = target.obtain()
+            return replace(model, load=partial(self._load, model))
+
+        return replace(target, obtain=obtain)
 
     def _load(self, model: Model, device: str | None) -> Embedder:
         wanted = (model.recipe.id, device)

@@ -71,12 +71,9 @@ class Committer:
             self._hand_over()
 
     def close(self) -> None:
-        """Commit all that is left, and wait until it is durable."""
-        try:
-            self._hand_over()
-            self._settle()
-        finally:
-            self._thread.shutdown()
+        """Commit all that is left, and wait until it is durable; if that is interrupted, it can be taken up again."""
+        self._hand_over()
+        self._settle()
 
     def _hand_over(self) -> None:
         self._settle()

@@ -121,19 +121,28 @@ class _Fill:
         started = time.perf_counter()
         interrupted = False
         try:
-            for window in self._intake:
-                self._look_up(window)
-                if self._pool.full:
-                    self._compute(f"at least {len(self._pool)}")
-            self._compute(str(len(self._pool)))
+            self._work()
+            self._commit_rest()
         except KeyboardInterrupt:
             interrupted = True
-        finally:
-            if self._committer is not None:
-                self._committer.close()
+            self._commit_rest()  # a second Ctrl-C stops this, too
+        except BaseException:
+            self._commit_rest()
+            raise
         if self._committer is not None and not interrupted:
             self._committer.space.optimise()
         return self._report(time.perf_counter() - started, interrupted)
+
+    def _work(self) -> None:
+        for window in self._intake:
+            self._look_up(window)
+            if self._pool.full:
+                self._compute(f"at least {len(self._pool)}")
+        self._compute(str(len(self._pool)))
+
+    def _commit_rest(self) -> None:
+        if self._committer is not None:
+            self._committer.close()
 
     def _look_up(self, window: Window) -> None:
         """Let those sequences of a window wait that have no vector yet."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import compress
@@ -84,11 +85,11 @@ class Pool:
         how long the others will take.
         """
         keys, sequences = list(self._sequences), list(self._sequences.values())
-        positions = packs([len(sequence) for sequence in sequences], budget_letters)
-        np.random.default_rng().shuffle(positions[1:])
+        longest, *others = packs([len(sequence) for sequence in sequences], budget_letters)
+        random.shuffle(others)
         return [
             Pack([keys[place] for place in places], [sequences[place] for place in places])
-            for places in (array.tolist() for array in positions)
+            for places in (array.tolist() for array in (longest, *others))
         ]
 
     def rejections(self, reasons: Mapping[bytes, str]) -> list[Rejection]:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 from embedstore.errors import (
+    MissingDependencyError,
     ModelError,
     SpaceConflictError,
     SpaceNotFoundError,
@@ -15,7 +18,7 @@ from embedstore.identity import Recipe
 from embedstore.models.embedder import Embedder, Model
 from embedstore.models.resolution import ModelOptions, resolve
 from embedstore.store.space import Space
-from embedstore.store.store import SpaceStore
+from embedstore.store.store import SpaceStore, recipe_conflict
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,17 +30,15 @@ class SpaceTarget:
     store : None for a store that is not there yet; then nothing can be stored, only counted.
     name : of the space, existing or to be made.
     space : None until the first vector is to be stored.
-    model : None if it cannot be had on this machine.
-    obstacle : then, why; raised as soon as something has to be computed.
+    obtain : gives the model, from the hub if need be; called when something has to be computed. Raises ModelError.
     notice : something that the user should know, a sentence.
     """
 
     store: SpaceStore | None
     recipe: Recipe
     name: str
-    space: Space | None = None
-    model: Model | None = None
-    obstacle: ModelError | None = None
+    space: Space | None
+    obtain: Callable[[], Model]
     notice: str | None = None
 
     def load_model(self, device: str | None, missing: str) -> Embedder:
@@ -49,21 +50,23 @@ class SpaceTarget:
 
         Raises
         ------
-        ModelError : it cannot be had, or not loaded.
+        ModelError : it cannot be had, or not loaded. SpaceConflictError : its recipe is not the space's.
         """
-        if self.model is not None:
-            return self.model.load(device)
-        obstacle = self.obstacle or UnknownModelError(f"No model for space {self.name}.")
-        raise type(obstacle)(
-            f"Cannot compute {missing} sequences that space {self.name} lacks. {obstacle}"
-        ) from obstacle
+        try:
+            model = self.obtain()
+        except ModelError as error:
+            reason = f"Cannot compute {missing} sequences that space {self.name} lacks. {error}"
+            raise type(error)(reason) from error
+        if model.recipe != self.recipe:
+            raise recipe_conflict(self.name, self.recipe, model.recipe)
+        return model.load(device)
 
 
 def find_target(store: SpaceStore | None, model: str, options: ModelOptions, name: str | None = None) -> SpaceTarget:
     """Find the space that a model fills, or will fill.
 
     Where the model is unknown or its weights are not on this machine, a space that is called like it will do: what it
-    holds can be read, and only what it lacks needs the model.
+    holds can be read, and only what it lacks needs the model, which is fetched then.
 
     Parameters
     ----------
@@ -76,16 +79,16 @@ def find_target(store: SpaceStore | None, model: str, options: ModelOptions, nam
     SpaceConflictError : that name is taken by another recipe, or that recipe's space is called otherwise.
     """
     try:
-        resolved = resolve(model, options)
-    except (UnknownModelError, WeightsNotFoundError) as error:
+        resolved = resolve(model, options, download=False)
+    except (UnknownModelError, WeightsNotFoundError, MissingDependencyError):
         space = _space_called(store, model, options, name)
-        if store is None or space is None:
-            raise
-        return SpaceTarget(store, space.recipe, space.name, space, obstacle=error)
+        if space is not None:
+            return SpaceTarget(store, space.recipe, space.name, space, partial(resolve, model, options))
+        resolved = resolve(model, options)
     wanted = name or resolved.name
     space = store.find_space(resolved.recipe, wanted) if store is not None else None
     if space is None or space.name == wanted:
-        return SpaceTarget(store, resolved.recipe, wanted, space, resolved)
+        return SpaceTarget(store, resolved.recipe, wanted, space, lambda: resolved)
     if name is not None:
         raise SpaceConflictError(
             f"Cannot use the name {name}: space {space.name} holds exactly this recipe, and nothing is computed twice. "
@@ -93,7 +96,7 @@ def find_target(store: SpaceStore | None, model: str, options: ModelOptions, nam
             {"name": (space.name, name)},
         )
     notice = f"Using space {space.name}: it holds exactly this recipe."
-    return SpaceTarget(store, resolved.recipe, space.name, space, resolved, notice=notice)
+    return SpaceTarget(store, resolved.recipe, space.name, space, lambda: resolved, notice)
 
 
 def _space_called(store: SpaceStore | None, model: str, options: ModelOptions, name: str | None) -> Space | None:

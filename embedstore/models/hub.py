@@ -20,8 +20,12 @@ from embedstore.models.registry import ModelSpec
 _ANSWER_TIMEOUT_S = 10
 
 
-def download(spec: ModelSpec) -> Path:
+def find(spec: ModelSpec, *, download: bool = True) -> Path:
     """Return the folder with the files that the model needs.
+
+    Parameters
+    ----------
+    download : fetch them if they are not in the local cache.
 
     Raises
     ------
@@ -40,6 +44,8 @@ def download(spec: ModelSpec) -> Path:
         return _folder(partial(fetch, local_files_only=True), spec)
     except OSError:
         pass  # not in the cache, or not all of it
+    if not download:
+        raise WeightsNotFoundError(_what_to_do(spec, "not asked for"))
     obstacle = "HF_HUB_OFFLINE is set" if hub.constants.HF_HUB_OFFLINE else _obstacle(hub.constants.ENDPOINT)
     if obstacle is not None:
         raise WeightsNotFoundError(_what_to_do(spec, obstacle))

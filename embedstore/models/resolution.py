@@ -44,8 +44,12 @@ class ModelOptions:
 _DEFAULT_OPTIONS = ModelOptions()
 
 
-def resolve(model: str, options: ModelOptions = _DEFAULT_OPTIONS) -> Model:
+def resolve(model: str, options: ModelOptions = _DEFAULT_OPTIONS, *, download: bool = True) -> Model:
     """Return the model of that name, or of that directory (or `.pt` file); a name of the registry comes first.
+
+    Parameters
+    ----------
+    download : fetch the weights of a named model if they are not on this machine.
 
     Raises
     ------
@@ -59,7 +63,7 @@ def resolve(model: str, options: ModelOptions = _DEFAULT_OPTIONS) -> Model:
         return _local(model, options)
     if spec.built_in:
         return _built_in(spec, options)
-    checkpoint = find_checkpoint(options.weights or hub.download(spec))
+    checkpoint = find_checkpoint(options.weights or hub.find(spec, download=download))
     _check_sizes(spec, checkpoint)
     weights_sha256, tokenizer_sha256 = checkpoint.weights_sha256(), checkpoint.tokenizer_sha256()
     _check_digests(spec, checkpoint, weights_sha256, tokenizer_sha256)

@@ -105,7 +105,7 @@ class SpaceStore:
                 return space
         for space in spaces:
             if space.name == name:
-                raise _conflict(space, recipe)
+                raise recipe_conflict(space.name, space.recipe, recipe)
         return None
 
     def create_space(self, recipe: Recipe, name: str, canaries: Canaries) -> Space:
@@ -163,11 +163,12 @@ def _space_file(space_id: str) -> str:
     return f"spaces/{space_id}/space.json"
 
 
-def _conflict(space: Space, recipe: Recipe) -> SpaceConflictError:
-    differences = space.recipe.differences(recipe)
-    fields = "; ".join(f"{name}: {mine!r} there, {asked!r} asked for" for name, (mine, asked) in differences.items())
+def recipe_conflict(name: str, recipe: Recipe, asked: Recipe) -> SpaceConflictError:
+    """Return the error for a space of that name and recipe where another recipe was asked for."""
+    differences = recipe.differences(asked)
+    fields = "; ".join(f"{field}: {there!r} there, {here!r} asked for" for field, (there, here) in differences.items())
     return SpaceConflictError(
-        f"Space {space.name} ({space.id[:8]}…) was made by another recipe: {fields}. "
+        f"Space {name} ({recipe.id[:8]}…) was made by another recipe: {fields}. "
         "Ask for what it holds, or give the new space another name (--name).",
         differences,
     )

@@ -17,9 +17,28 @@ import numpy as np
 import pytest
 from toy_model import RECIPE, ToyEmbedder, expected, full_precision, keys_of, proteins, records, toy_target
 
-from embedstore.errors import CanaryError, ModelError, MoleculeError, SpaceConflictError, WeightsNotFoundError
-from embedstore.filling import FillOptions, FillProgress, SegmentLimits, SpaceTarget, fill, filler, find_target, pool
+from embedstore.errors import (
+    CanaryError,
+    InputError,
+    ModelError,
+    MoleculeError,
+    SpaceConflictError,
+    WeightsNotFoundError,
+)
+from embedstore.filling import (
+    FillOptions,
+    FillProgress,
+    SegmentLimits,
+    SpaceTarget,
+    canaries,
+    fill,
+    filler,
+    find_target,
+    pool,
+)
 from embedstore.library import Store
+from embedstore.models import hub
+from embedstore.models.embedder import Model
 from embedstore.models.resolution import ModelOptions
 from embedstore.types import Record, Rejection
 
@@ -241,7 +260,6 @@ def test_fills_side_by_side_all_succeed_with_one_vector_a_key(store: Store) -> N
 def test_a_space_can_be_used_without_the_weights_until_something_lacks(store: Store) -> None:
     fill(records(SEQUENCES[:50]), toy_target(store, ToyEmbedder()))
     target = find_target(store, "toy", ModelOptions())
-    assert target.model is None
     assert fill(records(SEQUENCES[:50]), target).hits == 50
     with pytest.raises(ModelError, match="Cannot compute 10 sequences that space toy lacks"):
         fill(records(SEQUENCES), target)
@@ -270,7 +288,11 @@ def test_a_name_taken_by_another_recipe_is_refused(store: Store) -> None:
 
 def test_missing_weights_are_told_with_how_many_sequences_they_are_needed_for(store: Store) -> None:
     space = fill(records(SEQUENCES[:5]), toy_target(store, ToyEmbedder())).space
-    target = replace(toy_target(store), model=None, obstacle=WeightsNotFoundError("No weights."))
+
+    def nowhere() -> Model:
+        raise WeightsNotFoundError("No weights.")
+
+    target = replace(toy_target(store), obtain=nowhere)
     with pytest.raises(WeightsNotFoundError, match=f"Cannot compute 55 sequences that space {space.name} lacks"):
         fill(records(SEQUENCES), target)
 
@@ -326,6 +348,16 @@ def test_the_json_of_a_report_has_the_promised_keys(store: Store) -> None:
 
 
 def test_a_fill_without_a_store_says_so() -> None:
-    target = SpaceTarget(None, RECIPE, "toy")
-    with pytest.raises(ModelError, match="lacks"):
+    target = SpaceTarget(None, RECIPE, "toy", None, lambda: Model("toy", RECIPE, lambda _: ToyEmbedder()))
+    with pytest.raises(InputError, match="no store"):
         fill([Record("a", b"MKV", "a.faa", 1)], target)
+
+
+def test_weights_that_are_not_here_are_not_fetched_while_nothing_lacks(
+    store: Store, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(hub, "_obstacle", lambda endpoint: pytest.fail(f"{endpoint} was asked"))
+    store.create_space(replace(RECIPE, model="fastesm2_650"), "fastesm2_650", canaries.compute(ToyEmbedder()))
+    report = fill([], find_target(store, "fastesm2_650", ModelOptions()))
+    assert (report.space.name, report.computed) == ("fastesm2_650", 0)

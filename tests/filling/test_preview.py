@@ -27,7 +27,9 @@ def test_preview_counts_hits_and_misses_without_the_model(tmp_path: Path) -> Non
 
 
 def test_preview_works_without_a_store(tmp_path: Path) -> None:
-    report = preview(records(SEQUENCES), SpaceTarget(None, RECIPE, "toy"))
+    report = preview(
+        records(SEQUENCES), SpaceTarget(None, RECIPE, "toy", None, lambda: pytest.fail("the model was asked for"))
+    )
     assert report.dry_run is not None
     assert (report.hits, report.dry_run.misses, report.dry_run.estimated_seconds) == (0, 40, None)
     assert report.to_json()["estimated_seconds"] is None

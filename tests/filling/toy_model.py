@@ -80,7 +80,7 @@ def toy_target(store: Store, embedder: ToyEmbedder | None = None, name: str = "t
         return embedder
 
     recipe = embedder.recipe if embedder else RECIPE
-    return SpaceTarget(store, recipe, name, store.find_space(recipe, name), Model(name, recipe, load))
+    return SpaceTarget(store, recipe, name, store.find_space(recipe, name), lambda: Model(name, recipe, load))
 
 
 def full_precision(embedder: ToyEmbedder) -> ToyEmbedder:
