@@ -18,7 +18,9 @@ class RowSource(Protocol):
     """Rows of features, gathered on demand."""
 
     def gather(self, indices: Indices, rows: NDArray[np.float32]) -> None:
-        """Write the rows at `indices` (ascending) into `rows`, (k, d) float32.
+        """Write the rows at `indices`, in any order, repeated or not, into `rows`, (k, d) float32.
+
+        A source reads them in the order in which they lie.
 
         Raises
         ------

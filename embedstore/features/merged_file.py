@@ -10,6 +10,7 @@ import zipfile
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
+from tokenize import TokenError
 from typing import NamedTuple
 
 import numpy as np
@@ -46,8 +47,19 @@ _FORMATS = {
 }
 SUFFIXES = tuple(_FORMATS)
 
-_UNREADABLE = (OSError, RuntimeError, LookupError, ValueError, TypeError, EOFError, MemoryError, struct.error)
-"""What h5py, zarr and zipfile raise, by measurement, when single bytes of a file are damaged."""
+_UNREADABLE = (
+    OSError,
+    RuntimeError,
+    LookupError,
+    ValueError,
+    TypeError,
+    EOFError,
+    MemoryError,
+    struct.error,
+    TokenError,
+    SyntaxError,
+)
+"""What h5py, zarr, zipfile and numpy were seen to raise when single bytes of a file are damaged."""
 
 
 def is_merged_file(path: Path) -> bool:
@@ -132,15 +144,17 @@ class FileRows:
         self._name = name
 
     def gather(self, indices: Indices, rows: NDArray[np.float32]) -> None:
-        bounds = np.searchsorted(indices, self._firsts)  # indices ascend, so each part has a run of them
+        order = np.argsort(indices, kind="stable")
+        ascending = indices[order]
+        bounds = np.searchsorted(ascending, self._firsts)  # each part has a run of them
         for number, (part, blob) in enumerate(self._parts):
             here = slice(int(bounds[number]), int(bounds[number + 1]))
             if here.start < here.stop:
                 try:
-                    found = blob.rows(part.offset, self._row_bytes, indices[here] - self._firsts[number])
+                    found = blob.rows(part.offset, self._row_bytes, ascending[here] - self._firsts[number])
                 except CorruptStoreError as error:
                     raise InputError(f"Cannot read {self._name}: {error.file}: {error.reason}. Merge again.") from error
-                rows[here] = found.view(ROW_DTYPE)
+                rows[order[here]] = found.view(ROW_DTYPE)
         # A value that is not finite is the caller's to refuse, by name.
         damaged = np.flatnonzero(row_checksums(rows.astype(ROW_DTYPE, copy=False)) != self._checksums[indices])
         if len(damaged) and np.isfinite(rows).all():
