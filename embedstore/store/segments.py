@@ -101,17 +101,18 @@ class Segment:
         CorruptStoreError : a row does not have its checksum, or a file its size.
         """
         expected = self._gather("row_crc", CRC_BYTES, rows).view("<u4")[:, 0]
-        first_file = self.commit.arrays["vectors"][0].file
-        step = max(1, self._blob(first_file).gather_bytes // self.row_bytes)
-        for start in range(0, len(rows), step):
-            some = slice(start, start + step)
-            block = self._gather("vectors", self.row_bytes, rows[some])
-            damaged = np.flatnonzero(row_checksums(keys[some], block) != expected[some])
-            if len(damaged):
-                row = rows[some][damaged[0]]
-                reason = f"{len(damaged)} of {len(block)} rows read lack their checksum, the first is row {row}"
-                raise CorruptStoreError(f"{self._folder}{first_file}", reason)
-            vectors[places[some]] = block
+        for part, first, here in self._by_part("vectors", rows):
+            blob = self._blob(part.file)
+            step = max(1, blob.gather_bytes // self.row_bytes)
+            for start in range(0, len(here), step):
+                some = here[start : start + step]
+                block = blob.rows(part.offset, self.row_bytes, rows[some] - first)
+                damaged = np.flatnonzero(row_checksums(keys[some], block) != expected[some])
+                if len(damaged):
+                    row = rows[some[damaged[0]]]
+                    reason = f"{len(damaged)} of {len(some)} rows read lack their checksum, the first is row {row}"
+                    raise CorruptStoreError(f"{self._folder}{part.file}", reason)
+                vectors[places[some]] = block
 
     def _refuse_rows_beyond_files(self) -> None:
         widths = {"key": KEY_BYTES, "vectors": self.row_bytes, "row_crc": CRC_BYTES}

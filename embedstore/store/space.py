@@ -34,6 +34,7 @@ T = TypeVar("T")
 _ALWAYS_INDEXED_KEYS = 2_000_000  # writing their index takes a fraction of a second
 _MAX_UNCOVERED_SEGMENTS = 16
 _MAX_UNCOVERED_SHARE = 0.25
+_COMPARED_BYTES = 16 << 20  # comparing takes several times as much memory
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,6 +162,7 @@ class Space:
             return 0
         about = {"space": self.name, "space_id": self.id, "recipe": self.recipe.to_json()}
         files, arrays = write_segment(self._storage, self._folder, batch, self._segment_format, {"embedstore": about})
+        self._refuse_different_from_present(batch)  # of what others committed while we wrote; it stays older than ours
         newest = max((segment.commit.created_ns for segment in self._current().segments), default=0)
         self._publish(
             Commit(
@@ -334,18 +336,26 @@ class Space:
         _, first, which = np.unique(as_strings(batch.keys), return_index=True, return_inverse=True)
         if len(first) == len(batch):
             return batch
-        self._refuse_different(batch.keys, batch.vectors, batch.vectors[first[which]])
+        again = np.flatnonzero(first[which] != np.arange(len(batch)))
+        self._refuse_different(batch.keys[again], batch.vectors[again], batch.vectors[first[which[again]]])
         first = np.sort(first)
         return EmbeddingBatch(batch.keys[first], batch.vectors[first])
 
     def _without_present(self, batch: EmbeddingBatch) -> EmbeddingBatch:
+        present = self._refuse_different_from_present(batch)
+        return EmbeddingBatch(batch.keys[~present], batch.vectors[~present]) if present.any() else batch
+
+    def _refuse_different_from_present(self, batch: EmbeddingBatch) -> NDArray[np.bool_]:
+        """Compare with what is committed by now; return for each key whether it is there."""
         self.refresh()
         present = self.contains(batch.keys)
-        if not present.any():
-            return batch
-        keys = batch.keys[present]
-        self._refuse_different(keys, batch.vectors[present], self.read(keys))
-        return EmbeddingBatch(batch.keys[~present], batch.vectors[~present])
+        here = np.flatnonzero(present)
+        step = max(1, _COMPARED_BYTES // (self.dim * self.dtype.itemsize))
+        for start in range(0, len(here), step):
+            some = here[start : start + step]
+            keys = batch.keys[some]
+            self._refuse_different(keys, batch.vectors[some], self.read(keys))
+        return present
 
     def _refuse_different(self, keys: Keys, some: Vectors, others: Vectors) -> None:
         largest = np.abs(others).max(axis=1, initial=0).astype(np.float64)
