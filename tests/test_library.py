@@ -83,10 +83,8 @@ def test_what_is_no_list_of_sequences_is_refused(given: object) -> None:
 
 
 def test_the_loaded_model_is_kept(store: Store) -> None:
-    first, second = store.target("aac_dpc").model, store.target("aac_dpc").model
-    assert first is not None
-    assert second is not None
-    assert first.load(None) is second.load(None)
+    first, second = store.target("aac_dpc"), store.target("aac_dpc")
+    assert first.load_model(None, "all") is second.load_model(None, "all")
 
 
 def test_representations_name_the_spaces(store: Store) -> None:

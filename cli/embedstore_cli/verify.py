@@ -29,6 +29,6 @@ def verify(
             print(f"{problem.file}: {problem.reason}")
         for orphan in report.orphans:
             print(f"{orphan}: nothing refers to it (left by a stopped process; harmless)")
-        state = "Clean" if report.clean else f"{count(len(report.problems))} problems"
-        notice(f"{state}: checked {count(report.checked_files)} files, {size(report.checked_bytes)}.")
+        state = "Clean" if report.clean else f"Problems: {count(len(report.problems))}"
+        notice(f"{state}; checked {count(report.checked_files)} files, {size(report.checked_bytes)}.")
     raise typer.Exit(0 if report.clean else 1)

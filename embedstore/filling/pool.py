@@ -85,11 +85,12 @@ class Pool:
         how long the others will take.
         """
         keys, sequences = list(self._sequences), list(self._sequences.values())
-        longest, *others = packs([len(sequence) for sequence in sequences], budget_letters)
+        positions = packs([len(sequence) for sequence in sequences], budget_letters)
+        longest, others = positions[:1], positions[1:]
         random.shuffle(others)
         return [
             Pack([keys[place] for place in places], [sequences[place] for place in places])
-            for places in (array.tolist() for array in (longest, *others))
+            for places in (array.tolist() for array in longest + others)
         ]
 
     def rejections(self, reasons: Mapping[bytes, str]) -> list[Rejection]:

@@ -238,6 +238,15 @@ def test_what_others_commit_meanwhile_is_not_computed(store: Store, monkeypatch:
     np.testing.assert_array_equal(stored(store), expected(SEQUENCES))
 
 
+def test_a_fill_that_comes_too_late_computes_nothing(store: Store) -> None:
+    fill(records(SEQUENCES[:1]), toy_target(store, ToyEmbedder()))
+    target = toy_target(store, ToyEmbedder(before=lambda *_: pytest.fail("something was computed")))
+    assert len(target.space or ()) == 1
+    fill(records(SEQUENCES), toy_target(Store.open(store.location), ToyEmbedder()))
+    report = fill(records(SEQUENCES), target)
+    assert (report.hits, report.computed) == (60, 0)
+
+
 def test_fills_side_by_side_all_succeed_with_one_vector_a_key(store: Store) -> None:
     reports = []
 
