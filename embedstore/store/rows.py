@@ -15,7 +15,7 @@ from embedstore.store.documents import FileFact
 from embedstore.store.storage import Buffer, Storage, memory
 from embedstore.types import KEY_BYTES, EmbeddingBatch, Keys
 
-_PIECE_BYTES = 16 << 20
+_PIECE_BYTES = 1 << 20  # stays in the processor's cache while it is checksummed, digested and written
 
 
 def row_checksums(keys: Keys, vectors: NDArray[Any]) -> NDArray[np.uint32]:
@@ -73,7 +73,7 @@ class SortedRows:
         little_endian = self.shapes["vectors"][1]
         for first in range(start, stop, step):
             rows = self._order[first : min(first + step, stop)]
-            piece = self._vectors[rows].astype(little_endian, copy=False)
+            piece = np.take(self._vectors, rows, axis=0).astype(little_endian, copy=False)
             stop_here = first + len(piece)
             self._row_crc[first:stop_here] = row_checksums(self._keys[first:stop_here], piece)
             yield piece

@@ -333,9 +333,11 @@ class Space:
             )
 
     def _without_repeated(self, batch: EmbeddingBatch) -> EmbeddingBatch:
-        _, first, which = np.unique(as_strings(batch.keys), return_index=True, return_inverse=True)
-        if len(first) == len(batch):
+        strings = as_strings(batch.keys)
+        ordered = np.sort(strings)
+        if (ordered[1:] != ordered[:-1]).all():
             return batch
+        _, first, which = np.unique(strings, return_index=True, return_inverse=True)
         again = np.flatnonzero(first[which] != np.arange(len(batch)))
         self._refuse_different(batch.keys[again], batch.vectors[again], batch.vectors[first[which[again]]])
         first = np.sort(first)
