@@ -1,7 +1,7 @@
 """Tables that say something of samples: their labels, or the clusters that a split must not divide.
 
-Tab-separated, with a header: `sample`, `source` or `group` says what the first column names; the other is `label` or
-`cluster`. An empty value takes the label away. What the table does not name stays as it is.
+Tab-separated, with a header: `sample`, `source` or `group` says what the first column names; the other is `label`,
+`cluster` or `part`. An empty value takes the label away. What the table does not name stays as it is.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def with_clusters(samples: Samples, path: str | Path) -> Samples:
     return replace(samples, groups=_assigned(samples, samples.groups, read_assignments(path, "cluster")))
 
 
-def read_assignments(path: str | Path, value: Literal["label", "cluster"]) -> Assignments:
+def read_assignments(path: str | Path, value: Literal["label", "cluster", "part"]) -> Assignments:
     """Read a table.
 
     Raises

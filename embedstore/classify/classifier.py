@@ -1,0 +1,214 @@
+"""A classifier on disk: a folder of plain tensors and JSON, read strictly. There is no pickle in it.
+
+classifier.safetensors   the tensors of `network.tensor_shapes`, float32
+classifier.json          format, version, network, schema, calibration, SHA-256 of the tensors' file, and how it
+                         came about: options, split by group, epochs, metrics, versions
+report.html, scores.tsv  for people: plots, and the scores of the test part that every number can be checked on
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from embedstore.classify.calibration import Calibration
+from embedstore.classify.network import Network, Tensors, tensor_problems, tensor_shapes
+from embedstore.classify.options import NetworkKind
+from embedstore.errors import FormatVersionError, InputError, MissingDependencyError, WeightsError
+from embedstore.features import Schema
+from embedstore.output import complete
+
+TENSORS_NAME = "classifier.safetensors"
+DOCUMENT_NAME = "classifier.json"
+REPORT_NAME = "report.html"
+SCORES_NAME = "scores.tsv"
+
+FORMAT = "embedstore-classifier"
+FORMAT_VERSION = 1
+
+_LARGEST_DOCUMENT_BYTES = 1 << 28
+_KINDS: dict[str, NetworkKind] = {"mlp": "mlp", "linear": "linear"}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Classifier:
+    """A trained network with all that decides whether features belong to it.
+
+    Attributes
+    ----------
+    schema : of the features that it takes; `schema.labels` are its classes.
+    about : how it came about, JSON values.
+    name : for messages.
+
+    Raises
+    ------
+    InputError : the parts are not of one size.
+    """
+
+    schema: Schema
+    network: Network
+    calibration: Calibration
+    about: Mapping[str, Any] = field(default_factory=dict)
+    name: str = "the classifier"
+
+    def __post_init__(self) -> None:
+        expected = (self.schema.dim, len(self.schema.labels), len(self.schema.labels))
+        found = (self.network.dim, self.network.classes, len(self.calibration.scale))
+        if expected != found:
+            raise InputError(
+                f"Cannot use {self.name}: its schema expects columns, classes and calibrated classes of {expected}, "
+                f"found {found} in its network and calibration."
+            )
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Names of the classes, in the order of the scores."""
+        return self.schema.labels
+
+    @property
+    def owner(self) -> str:
+        """What it is called in messages about schemas."""
+        return f"the classifier {self.name}"
+
+    def to_json(self) -> dict[str, Any]:
+        """What belongs into `classifier.json`, but for the checksum."""
+        return {
+            "format": FORMAT,
+            "version": FORMAT_VERSION,
+            "network": self.network.kind,
+            "schema": self.schema.to_json(),
+            "calibration": self.calibration.to_json(),
+            "about": dict(self.about),
+        }
+
+
+def check_output(path: Path) -> None:
+    """Refuse a place where something else than a classifier lies.
+
+    Raises
+    ------
+    InputError : a file, or a folder without a classifier, is there; or the folder above lacks.
+    """
+    is_empty = path.is_dir() and not any(path.iterdir())
+    if path.exists() and not is_empty and not (path / DOCUMENT_NAME).is_file():
+        raise InputError(f"Cannot write a classifier to {path}: something else is there. Give another name.")
+    if not path.absolute().parent.is_dir():
+        raise InputError(f"Cannot write a classifier to {path}: there is no folder {path.parent}. Make it first.")
+
+
+def save_classifier(classifier: Classifier, path: Path, others: Mapping[str, bytes] | None = None) -> None:
+    """Write a classifier's folder; it appears under its name when all of it is there.
+
+    Parameters
+    ----------
+    others : further files of the folder, by name.
+    """
+    save = _safetensors().save
+    check_output(path)
+    tensors = save(dict(classifier.network.tensors))
+    document = {**classifier.to_json(), "sha256": hashlib.sha256(tensors).hexdigest()}
+    files = {
+        TENSORS_NAME: tensors,
+        DOCUMENT_NAME: (json.dumps(document, indent=1, ensure_ascii=False) + "\n").encode(),
+        **(others or {}),
+    }
+    with _complete(path) as folder:
+        folder.mkdir()
+        for name, content in files.items():
+            (folder / name).write_bytes(content)
+
+
+def load_classifier(path: str | Path) -> Classifier:
+    """Read a classifier; nothing in it is executed.
+
+    Raises
+    ------
+    InputError : there is none, or its JSON is not one's. FormatVersionError : a newer embedstore wrote it.
+    WeightsError : its tensors are damaged, or not exactly those that its JSON describes.
+    """
+    path = Path(path)
+    document = _document(path)
+    kind = _KINDS.get(str(document.get("network")))
+    if kind is None:
+        raise InputError(
+            f"Cannot read the classifier {path}: expected a network mlp or linear, found {document.get('network')!r}."
+        )
+    try:
+        schema = Schema.from_json(document.get("schema", {}))
+        calibration = Calibration.from_json(document.get("calibration"), len(schema.labels))
+    except InputError as error:
+        raise InputError(f"Cannot read the classifier {path}: {str(error).rstrip('.')}. Train it again.") from error
+    if len(schema.labels) < 2:
+        raise InputError(f"Cannot read the classifier {path}: expected at least two classes, found {schema.labels}.")
+    shapes = tensor_shapes(kind, schema.dim, len(schema.labels))
+    tensors = _tensors(path / TENSORS_NAME, document.get("sha256"), shapes)
+    network = Network(kind, schema.dim, len(schema.labels), tensors)
+    about = document.get("about")
+    return Classifier(schema, network, calibration, about if isinstance(about, dict) else {}, str(path))
+
+
+def _document(path: Path) -> dict[str, Any]:
+    file = path / DOCUMENT_NAME
+    if not file.is_file():
+        found = "a file" if path.is_file() else "a folder without it" if path.is_dir() else "nothing"
+        hint = " To read a head of VirNucPro, use `embedstore import-classifier`." if path.is_file() else ""
+        raise InputError(
+            f"Cannot read the classifier {path}: expected a folder with {DOCUMENT_NAME}, found {found}.{hint}"
+        )
+    try:
+        if file.stat().st_size > _LARGEST_DOCUMENT_BYTES:
+            raise InputError(f"Cannot read the classifier {path}: {DOCUMENT_NAME} is too large to be one.")
+        document = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"Cannot read the classifier {path}: {DOCUMENT_NAME}: {error}.") from error
+    if not isinstance(document, dict) or document.get("format") != FORMAT:
+        raise InputError(f"Cannot read the classifier {path}: expected the format {FORMAT} in {DOCUMENT_NAME}.")
+    if document.get("version") != FORMAT_VERSION:
+        raise FormatVersionError(
+            f"Cannot read the classifier {path}: expected format version {FORMAT_VERSION}, found "
+            f"{document.get('version')!r}. Upgrade embedstore."
+        )
+    return document
+
+
+def _tensors(file: Path, sha256: object, shapes: Mapping[str, tuple[int, ...]]) -> Tensors:
+    safetensors = _safetensors()
+    from safetensors import SafetensorError
+
+    try:
+        content = file.read_bytes()
+    except OSError as error:
+        raise WeightsError(f"Cannot read {file}: {error.strerror}. Train the classifier again.") from error
+    found = hashlib.sha256(content).hexdigest()
+    try:
+        tensors: Tensors = safetensors.load(content)
+    except (SafetensorError, ValueError, KeyError, TypeError) as error:
+        raise WeightsError(f"Cannot read {file}: it is damaged: {error}. Train the classifier again.") from error
+    problems = tensor_problems(tensors, shapes)
+    if problems:
+        raise WeightsError(f"Cannot use {file}: {'; '.join(problems[:5])}. Train the classifier again.")
+    if found != sha256:
+        raise WeightsError(
+            f"Cannot use {file}: it is damaged, or of another classifier: expected SHA-256 {sha256}, found {found}. "
+            "Train the classifier again."
+        )
+    return tensors
+
+
+def _complete(path: Path) -> AbstractContextManager[Path]:
+    return complete(path.absolute())
+
+
+def _safetensors() -> Any:
+    try:
+        import safetensors.numpy
+    except ImportError as error:
+        raise MissingDependencyError(
+            "Cannot use classifiers: safetensors is not installed. Install it with `pip install 'embedstore[train]'`."
+        ) from error
+    return safetensors.numpy

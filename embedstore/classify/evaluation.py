@@ -1,0 +1,138 @@
+"""Evaluation: how a classifier does on any labelled samples."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from embedstore.classify.assessment import assess
+from embedstore.classify.classifier import REPORT_NAME, SCORES_NAME, Classifier, load_classifier
+from embedstore.classify.inputs import FeatureInput, Reading, relabelled
+from embedstore.classify.scores import Scores, score, write_scores
+from embedstore.classify.spaces import fill_spaces, find_spaces, require_schema
+from embedstore.errors import InputError
+from embedstore.features import Features, FillFrom, Samples, Schema, is_merged_file, load_samples, open_features, view
+from embedstore.output import complete
+
+EVALUATION_NAME = "evaluation.json"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Evaluation:
+    """How a classifier did.
+
+    Attributes
+    ----------
+    metrics : JSON values, see `assessment.assess`; `unlabelled` samples were left out, `groups_seen_in_training` were
+        used to make the classifier.
+    scores : what they are computed from.
+    """
+
+    classifier: Classifier
+    metrics: dict[str, Any]
+    scores: Scores
+
+    def to_json(self) -> dict[str, Any]:
+        """The evaluation as JSON values."""
+        return {"classifier": self.classifier.name, "samples_of": self.scores.samples.origin, **self.metrics}
+
+
+def evaluate(
+    given: FeatureInput,
+    classifier: Classifier | str | Path,
+    reading: Reading | None = None,
+    output: str | Path | None = None,
+    *,
+    seed: int = 1,
+) -> Evaluation:
+    """Score labelled samples and measure.
+
+    Parameters
+    ----------
+    given : features, a merged file, or samples; their vectors are read from the store of `reading`.
+    output : folder for `evaluation.json`, `report.html` and `scores.tsv`; None: nothing is written.
+    seed : of the bootstrap.
+
+    Raises
+    ------
+    SchemaError : the features are not laid out, prepared or labelled as the classifier expects; both sides are named.
+        This is looked at first.
+    MissingEmbeddingError : samples have no vector. InputError : no sample has a label.
+    """
+    classifier = classifier if isinstance(classifier, Classifier) else load_classifier(classifier)
+    if output is not None:
+        _check_output(Path(output))
+    features, samples = _checked_input(given, classifier, reading or Reading())
+    y = _classes(samples, features.schema, classifier)
+    rows = np.flatnonzero(y >= 0)
+    rows = rows[np.argsort(samples.ids[rows], kind="stable")]
+    network, calibration = classifier.network, classifier.calibration
+    scores = score(features, samples, rows, y[rows], classifier.labels, network, calibration)
+    metrics = {
+        **assess(scores, seed, samples.preparation.chunk_length),
+        "unlabelled": int((y < 0).sum()),
+        "groups_seen_in_training": _seen(classifier, scores),
+    }
+    evaluation = Evaluation(classifier, metrics, scores)
+    if output is not None:
+        _write(evaluation, Path(output))
+    return evaluation
+
+
+def _checked_input(given: FeatureInput, classifier: Classifier, how: Reading) -> tuple[Features, Samples]:
+    if isinstance(given, Features) or (not isinstance(given, Samples) and is_merged_file(Path(given))):
+        features = given if isinstance(given, Features) else open_features(given)
+        classifier.schema.require(features.schema, what=features.name, owner=classifier.owner)
+        return features, relabelled(features.samples, how)
+    if how.store is None:
+        raise InputError("Cannot evaluate on a table of samples without a store: give the one with their vectors.")
+    samples = given if isinstance(given, Samples) else load_samples(given)
+    targets = find_spaces(classifier, how.store, how.models, how.options)
+    require_schema(classifier, targets, samples.preparation, samples.origin)
+    samples = relabelled(samples, how)
+    source = how.fill if isinstance(how.fill, FillFrom) else None
+    if how.fill is True and not isinstance(given, Samples):
+        source = FillFrom(Path(given).parent)
+    if source is not None:
+        targets, _ = fill_spaces(targets, source)
+    return view(samples, targets), samples
+
+
+def _classes(samples: Samples, schema: Schema, classifier: Classifier) -> Any:
+    """(n,) int64: the class of each sample in the classifier's order, -1 without a label."""
+    names = samples.labels.names.tolist()
+    used = [names[code] for code in np.unique(samples.labels.codes).tolist() if code >= 0]
+    classifier.schema.require_labels(used, what=samples.origin, owner=classifier.owner)
+    places = {label: place for place, label in enumerate(classifier.labels)}
+    return np.array([places.get(name, -1) for name in names] + [-1], np.int64)[samples.labels.codes]
+
+
+def _seen(classifier: Classifier, scores: Scores) -> list[str]:
+    """Groups that training, early stopping or calibration used; of those tested on then, this is no second test."""
+    split = classifier.about.get("split")
+    parts = split.get("groups", {}) if isinstance(split, dict) else {}
+    used = {name for part, names in parts.items() if part != "test" for name in names}
+    codes = np.unique(scores.samples.groups.codes)
+    return sorted(used & {scores.samples.groups.names[code] for code in codes.tolist() if code >= 0})
+
+
+def _check_output(path: Path) -> None:
+    is_ours = path.is_dir() and (not any(path.iterdir()) or (path / EVALUATION_NAME).is_file())
+    if path.exists() and not is_ours:
+        raise InputError(f"Cannot write an evaluation to {path}: something else is there. Give another name.")
+
+
+def _write(evaluation: Evaluation, path: Path) -> None:
+    from embedstore.classify.report import evaluation_report
+
+    page = evaluation_report(evaluation.classifier, evaluation.metrics, evaluation.scores)
+    with complete(path.absolute()) as folder:
+        folder.mkdir()
+        write_scores(evaluation.scores, folder / SCORES_NAME)
+        (folder / REPORT_NAME).write_text(page, encoding="utf-8")
+        document = json.dumps(evaluation.to_json(), indent=1, ensure_ascii=False)
+        (folder / EVALUATION_NAME).write_text(document + "\n", encoding="utf-8")

@@ -1,0 +1,59 @@
+"""How far metrics could be off: a bootstrap over groups, since the samples of one genome are not independent."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from embedstore.classify.metrics import Classes, Measures
+
+LEVEL = 0.95
+REPLICATES = 300
+
+
+def bootstrap(
+    measures: Measures, y: Classes, groups: NDArray[np.int64], seed: int, replicates: int = REPLICATES
+) -> dict[str, tuple[float, float]]:
+    """Return the interval of each metric, by its path ("classes/virus/auroc"), from drawing groups with replacement.
+
+    Groups are drawn within their most frequent class, so that every class stays.
+
+    Parameters
+    ----------
+    groups : (n,) numbers of the samples' groups.
+    """
+    used, members = np.unique(groups, return_inverse=True)
+    classes = int(y.max()) + 1
+    counts = np.bincount(members * classes + y, minlength=len(used) * classes).reshape(len(used), classes)
+    strata = counts.argmax(axis=1)
+    generator = np.random.default_rng(seed)
+    drawn: dict[str, list[float]] = {}
+    for _ in range(replicates):
+        times = np.zeros(len(used))
+        for stratum in np.unique(strata):
+            candidates = np.flatnonzero(strata == stratum)
+            np.add.at(times, generator.choice(candidates, len(candidates)), 1)
+        for path, number in numbers(measures.at(times[members])):
+            drawn.setdefault(path, []).append(number)
+    tail = 100 * (1 - LEVEL) / 2
+    return {path: _interval(np.array(found), tail) for path, found in drawn.items()}
+
+
+def numbers(document: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, float]]:
+    """Yield all numbers of nested metrics with their paths."""
+    for name, value in document.items():
+        if isinstance(value, Mapping):
+            yield from numbers(value, f"{above}{name}/")
+        elif name != "samples":
+            yield f"{above}{name}", float(value)
+
+
+def _interval(found: NDArray[np.float64], tail: float) -> tuple[float, float]:
+    defined = found[~np.isnan(found)]
+    if not len(defined):
+        return float("nan"), float("nan")
+    low, high = np.percentile(defined, [tail, 100 - tail])
+    return float(low), float(high)

@@ -1,0 +1,133 @@
+"""The spaces that a classifier's columns come from: found in a store, compared with its schema before any work."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Literal
+
+from embedstore.classify.classifier import Classifier
+from embedstore.errors import ModelError, SchemaError, SpaceConflictError, UnknownModelError
+from embedstore.features import Block, FillFrom, Preparation, Schema
+from embedstore.filling import FillReport, SpaceTarget, fill, find_target
+from embedstore.identity import Molecule, Recipe
+from embedstore.models.embedder import Model
+from embedstore.models.resolution import ModelOptions, resolve
+from embedstore.samples.outputs import DNA_NAME, PROTEIN_NAME
+from embedstore.sequences import read
+from embedstore.store.space import Space
+from embedstore.store.store import SpaceStore
+
+_HINT = "Name the models or their directories with --models, in the order of the classifier's blocks."
+_FILE_NAMES: dict[Molecule, str] = {"dna": DNA_NAME, "protein": PROTEIN_NAME}
+
+
+def find_spaces(
+    classifier: Classifier,
+    store: SpaceStore,
+    models: Sequence[str] = (),
+    options: Mapping[str, ModelOptions] | None = None,
+) -> tuple[SpaceTarget, ...]:
+    """Find the spaces of a classifier's blocks, in their order.
+
+    Parameters
+    ----------
+    models : names or directories of models, or spaces, one a block; none: those that the schema names.
+
+    Raises
+    ------
+    ModelError : a model is not known, and the store has no such space.
+    """
+    chosen = options or {}
+    if models:
+        return tuple(find_target(store, model, chosen.get(model, ModelOptions()), None) for model in models)
+    return tuple(_space_of(classifier, block, store, chosen) for block in classifier.schema.blocks)
+
+
+def require_schema(classifier: Classifier, targets: Sequence[SpaceTarget], preparation: Preparation, what: str) -> None:
+    """Refuse spaces or a preparation that are not those that a classifier was trained on.
+
+    Raises
+    ------
+    SchemaError : both sides of every difference are named.
+    """
+    spaces = [(target.name, target.recipe) for target in targets]
+    classifier.schema.require(Schema.of_spaces(spaces, preparation), what=what, owner=classifier.owner)
+
+
+def fill_spaces(targets: Sequence[SpaceTarget], source: FillFrom) -> tuple[tuple[SpaceTarget, ...], list[FillReport]]:
+    """Compute what spaces lack of prepared samples, one space after the other.
+
+    Returns
+    -------
+    The targets with spaces that were made since, and what was done for each.
+
+    Raises
+    ------
+    KeyboardInterrupt : Ctrl-C, after what was computed has been stored. EmbedStoreError : as `embedstore.filling.fill`.
+    """
+    # What `prepare` translated is protein, however much a repeat of A, C, G and T in it may look like DNA.
+    options = replace(source.options, any_molecule=True)
+    filled, reports = [], []
+    for target in targets:
+        records = read([source.folder / _FILE_NAMES[target.recipe.molecule]])
+        report = fill(records, target, options, on_progress=source.on_progress)
+        if source.on_report is not None:
+            source.on_report(report)
+        if report.interrupted:
+            raise KeyboardInterrupt
+        space = target.space
+        if space is None and target.store is not None:
+            space = target.store.find_space(target.recipe)
+        filled.append(replace(target, space=space))
+        reports.append(report)
+    return tuple(filled), reports
+
+
+def _space_of(
+    classifier: Classifier, block: Block, store: SpaceStore, options: Mapping[str, ModelOptions]
+) -> SpaceTarget:
+    """Find the space of one block: by its id, which decides, and else by its name."""
+    space = _space_by_id(store, block.space_id)
+    if space is not None:
+        chosen = options.get(block.space) or _options_of(space.recipe)
+        return SpaceTarget(store, space.recipe, space.name, space, partial(_obtain, space, chosen))
+    try:
+        return find_target(store, block.space, options.get(block.space, ModelOptions()))
+    except SpaceConflictError as error:
+        raise _other_recipe(classifier, block, store, error) from error
+    except ModelError as error:
+        raise type(error)(f"Cannot find block {block} of {classifier.owner}. {error} {_HINT}") from error
+
+
+def _obtain(space: Space, options: ModelOptions) -> Model:
+    try:
+        return resolve(space.recipe.model, options)
+    except UnknownModelError as error:
+        raise UnknownModelError(f"{error} {_HINT}") from error
+
+
+def _other_recipe(classifier: Classifier, block: Block, store: SpaceStore, error: SpaceConflictError) -> SchemaError:
+    """Say which space has the name, where it is not the block's."""
+    found = store.space(block.space)
+    sides = (f"{block.space} of recipe {block.space_id}", f"{found.name} of recipe {found.id}")
+    return SchemaError(
+        f"Cannot use the store {store.location} with {classifier.owner}: expected {sides[0]}, found {sides[1]}. "
+        "Use the store that it was trained on, or train again.",
+        {"space": sides, **error.differences},
+    )
+
+
+def _space_by_id(store: SpaceStore, space_id: str) -> Space | None:
+    return next((space for space in store.spaces() if space.id == space_id), None)
+
+
+def _options_of(recipe: Recipe) -> ModelOptions:
+    """Return the options that lead to a recipe; the built-in models have none."""
+    if recipe.weights_sha256 is None:
+        return ModelOptions()
+    pooling: Literal["mean", "mean_all"] = "mean_all" if recipe.pooling == "mean_all" else "mean"
+    return ModelOptions(
+        precision=recipe.precision, long=recipe.long, max_length=recipe.max_length_tokens, pooling=pooling
+    )

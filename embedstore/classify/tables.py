@@ -1,0 +1,248 @@
+"""The tables of a prediction: a row a sample, a row a sequence, and VirNucPro's two for who has scripts for them."""
+
+from __future__ import annotations
+
+import heapq
+import tempfile
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import IO, Any, BinaryIO, Literal, Protocol
+
+import numpy as np
+
+from embedstore.classify.calibration import Probabilities
+from embedstore.classify.classifier import Classifier
+from embedstore.classify.contigs import Contig, ContigTable, SourceCounts, why_unscored
+from embedstore.errors import InputError
+from embedstore.features import Samples
+from embedstore.samples import PrepareOptions
+from embedstore.samples.folder import OutputFolder
+from embedstore.sequences.chunking import Bounds
+
+PREDICTIONS_NAME = "predictions.tsv"
+CONTIGS_NAME = "contigs.tsv"
+VIRNUCPRO_CHUNKS_NAME = "prediction_results.txt"
+VIRNUCPRO_CONSENSUS_NAME = "prediction_results_highestscore.csv"
+
+NO_VECTOR = "no vector"
+_VIRUS = "virus"
+_RUN_ROWS = 1 << 20
+
+
+@dataclass(slots=True)
+class Tally:
+    """How many sequences and samples were called what.
+
+    Attributes
+    ----------
+    contigs : call, or why there is none -> sequences.
+    """
+
+    labels: tuple[str, ...]
+    samples: Counter[str] = field(default_factory=Counter)
+    contigs: Counter[str] = field(default_factory=Counter)
+    samples_without_vector: int = 0
+
+    def add(self, scores: Probabilities, contigs: Iterable[Contig]) -> None:
+        """Take in a batch."""
+        present = scores[~np.isnan(scores[:, 0])]
+        self.samples_without_vector += len(scores) - len(present)
+        for place, count in enumerate(np.bincount(present.argmax(axis=1), minlength=len(self.labels)).tolist()):
+            self.samples[self.labels[place]] += count
+        for contig in contigs:
+            self.contigs[why_unscored(contig.counts) if contig.scores is None else self.labels[contig.call]] += 1
+
+    def to_json(self) -> dict[str, Any]:
+        """The tally as JSON values."""
+        return {
+            "samples_called": dict(self.samples),
+            "sequences_called": dict(self.contigs),
+            "samples_without_vector": self.samples_without_vector,
+        }
+
+
+class Tables(Protocol):
+    """Takes scored samples, and the sequences that are complete with them."""
+
+    def write(self, samples: Samples | None, scores: Probabilities, contigs: Sequence[Contig]) -> None: ...
+
+    def finish(self) -> None: ...
+
+
+def open_tables(
+    folder: OutputFolder,
+    classifier: Classifier,
+    options: PrepareOptions,
+    sources: Iterator[SourceCounts],
+    *,
+    compat: Literal["virnucpro"] | None,
+) -> Tables:
+    """Create the tables that are wanted.
+
+    Parameters
+    ----------
+    sources : what was cut, drawn from when the first samples come.
+
+    Raises
+    ------
+    InputError : VirNucPro's tables are wanted of a classifier that is not one of viruses and others.
+    """
+    ours = OwnTables(folder, classifier.labels)
+    return Both((ours, VirnucproTables(folder, classifier, options, sources))) if compat == "virnucpro" else ours
+
+
+@dataclass(frozen=True, slots=True)
+class Both:
+    """Several kinds of tables at once."""
+
+    tables: tuple[Tables, ...]
+
+    def write(self, samples: Samples | None, scores: Probabilities, contigs: Sequence[Contig]) -> None:
+        for table in self.tables:
+            table.write(samples, scores, contigs)
+
+    def finish(self) -> None:
+        for table in self.tables:
+            table.finish()
+
+
+class OwnTables:
+    """`predictions.tsv` and `contigs.tsv`."""
+
+    def __init__(self, folder: OutputFolder, labels: tuple[str, ...]) -> None:
+        self._labels = labels
+        self._predictions = folder.create(PREDICTIONS_NAME)
+        self._contigs = ContigTable(folder.create(CONTIGS_NAME), labels)
+        scores = (f"score_{label}" for label in labels)
+        names = ("sample", "source", "start", "end", "strand", "frame", *scores, "call")
+        self._predictions.write(("\t".join(names) + "\n").encode())
+
+    def write(self, samples: Samples | None, scores: Probabilities, contigs: Sequence[Contig]) -> None:
+        """Append rows."""
+        if samples is not None:
+            self._predictions.write("".join(self._lines(samples, scores)).encode())
+        self._contigs.write(contigs)
+
+    def finish(self) -> None:
+        """Nothing is left to write."""
+
+    def _lines(self, samples: Samples, scores: Probabilities) -> Iterable[str]:
+        ids, sources = samples.ids.tolist(), samples.sources.texts().tolist()
+        places = zip(
+            samples.start.tolist(), samples.end.tolist(), samples.strand.tolist(), samples.frame.tolist(), strict=True
+        )
+        calls = np.where(np.isnan(scores[:, 0]), -1, scores.argmax(axis=1)).tolist()
+        empty = "\t" * (len(self._labels) - 1)
+        rows = zip(ids, sources, places, scores.tolist(), calls, strict=True)
+        for id_, source, (start, end, strand, frame), numbers, call in rows:
+            texts = empty if call < 0 else "\t".join([f"{number:.6f}" for number in numbers])
+            sign = "+" if strand > 0 else "-"
+            name = NO_VECTOR if call < 0 else self._labels[call]
+            yield f"{id_}\t{source}\t{start}\t{end}\t{sign}\t{frame}\t{texts}\t{name}\n"
+
+
+class VirnucproTables:
+    """What `prediction.py` of Li-Jing-1997/VirNucPro (at 0f93f27) writes.
+
+    A row a sample (`Sequence_ID Prediction score1 score2`, the second score is virus), and one a chunk (`Modified_ID
+    Is_Virus`): whether its best virus score is at least its best other score; sorted by id, as pandas groups.
+    """
+
+    def __init__(
+        self, folder: OutputFolder, classifier: Classifier, options: PrepareOptions, sources: Iterator[SourceCounts]
+    ) -> None:
+        if len(classifier.labels) != 2 or _VIRUS not in classifier.labels:
+            raise InputError(
+                f"Cannot write VirNucPro's tables with {classifier.owner}: expected two classes, one of them {_VIRUS}, "
+                f"found {', '.join(classifier.labels)}. Leave out --compat."
+            )
+        self._names = _Names(options, sources)
+        self._virus = classifier.labels.index(_VIRUS)
+        self._chunks = folder.create(VIRNUCPRO_CHUNKS_NAME)
+        self._consensus = folder.create(VIRNUCPRO_CONSENSUS_NAME)
+        self._chunks.write(b"Sequence_ID\tPrediction\tscore1\tscore2\n")
+        self._best: dict[str, tuple[np.float32, np.float32]] = {}
+        self._sorted = SortedLines()
+
+    def write(self, samples: Samples | None, scores: Probabilities, contigs: Sequence[Contig]) -> None:
+        """Append rows of samples; those without a vector are left out, as VirNucPro has none."""
+        if samples is None:
+            return
+        ours, others = scores[:, self._virus].astype(np.float32), scores[:, 1 - self._virus].astype(np.float32)
+        lines = []
+        for (chunk, frame), virus, other in zip(self._names.of(samples), ours, others, strict=True):
+            if np.isnan(virus):
+                continue
+            lines.append(f"{chunk}{frame}\t{'virus' if virus > other else 'others'}\t{other!s}\t{virus!s}\n")
+            if chunk not in self._best:
+                self._settle()
+            best = self._best.get(chunk, (other, virus))
+            self._best[chunk] = (max(best[0], other), max(best[1], virus))
+        self._chunks.write("".join(lines).encode())
+
+    def finish(self) -> None:
+        """Write the consensus."""
+        self._settle()
+        self._consensus.write(b"Modified_ID\tIs_Virus\n")
+        self._sorted.write_to(self._consensus)
+
+    def _settle(self) -> None:
+        """Keep the last chunk's result: the samples of a chunk follow each other."""
+        for chunk, (other, virus) in self._best.items():
+            self._sorted.add(f"{chunk}\t{virus >= other}\n")
+        self._best.clear()
+
+
+class _Names:
+    """Names samples as VirNucPro does: `RECORD_chunk_NUMBER`, and F1 to R3."""
+
+    def __init__(self, options: PrepareOptions, sources: Iterator[SourceCounts]) -> None:
+        self._options = options
+        self._sources = sources
+        self._source = ""
+        self._bounds: Bounds = np.empty((0, 2), np.int64)
+
+    def of(self, samples: Samples) -> Iterator[tuple[str, str]]:
+        """Yield chunk and frame of each sample; samples come in the order of the sources."""
+        if self._options.compat == "virnucpro":  # they are called so already
+            yield from ((id_[:-2], id_[-2:]) for id_ in samples.ids.tolist())
+            return
+        places = (samples.start.tolist(), samples.end.tolist(), samples.strand.tolist(), samples.frame.tolist())
+        for source, start, end, strand, frame in zip(samples.sources.texts().tolist(), *places, strict=True):
+            while source != self._source:
+                counts = next(self._sources)
+                self._source = counts.source
+                self._bounds = self._options.cut(counts.length_bases, self._options.length_bases)
+            if strand > 0:
+                number = np.searchsorted(self._bounds[:, 0], start - frame)
+            else:
+                number = np.searchsorted(self._bounds[:, 1], end + frame - 1)
+            yield f"{source}_chunk_{number + 1}", f"{'F' if strand > 0 else 'R'}{frame}"
+
+
+class SortedLines:
+    """Lines that are written sorted, in bounded memory: sorted runs of them wait in temporary files."""
+
+    def __init__(self) -> None:
+        self._held: list[str] = []
+        self._runs: list[IO[str]] = []
+
+    def add(self, line: str) -> None:
+        """Take in a line."""
+        self._held.append(line)
+        if len(self._held) >= _RUN_ROWS:
+            run = tempfile.TemporaryFile("w+", encoding="utf-8", newline="\n")  # noqa: SIM115
+            run.writelines(sorted(self._held))
+            run.seek(0)
+            self._runs.append(run)
+            self._held = []
+
+    def write_to(self, stream: BinaryIO) -> None:
+        """Write all lines."""
+        with ExitStack() as files:
+            for run in self._runs:
+                files.enter_context(run)
+            for line in heapq.merge(*self._runs, sorted(self._held)):
+                stream.write(line.encode())

@@ -1,0 +1,162 @@
+"""Training: split by group, fit, calibrate, test, and write a folder that says all of it.
+
+features ─ splitting ─▶ train │ validation │ calibration │ test
+                          └─ fitting ─┘           │            │
+                          network ─ calibration ◀─┘            │
+                          classifier ─ assessment ◀────────────┘ ─▶ classifier.safetensors, .json, report.html
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from embedstore.classify.assessment import assess
+from embedstore.classify.calibration import Calibration, calibrate, uncalibrated
+from embedstore.classify.classifier import REPORT_NAME, SCORES_NAME, Classifier, check_output, save_classifier
+from embedstore.classify.fitting import Fitted, OnEpoch, PartRows, fit
+from embedstore.classify.inputs import FeatureInput, Reading, open_input
+from embedstore.classify.options import TrainOptions
+from embedstore.classify.scores import Scores, logits_of, score, write_scores
+from embedstore.classify.splitting import Part, Split, given_split, split_samples
+from embedstore.features import Features, Samples
+from embedstore.features.assignments import read_assignments
+
+_PACKAGES = ("embedstore", "torch", "numpy", "scipy", "scikit-learn")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class TrainReport:
+    """What training gave.
+
+    Attributes
+    ----------
+    evaluation : metrics of the test part, see `assessment.assess`.
+    """
+
+    output: Path
+    classifier: Classifier
+    split: Split
+    fitted: Fitted
+    evaluation: dict[str, Any]
+    seconds: float
+
+    def to_json(self) -> dict[str, Any]:
+        """The report as JSON values."""
+        return {
+            "output": str(self.output),
+            "network": self.classifier.network.kind,
+            "labels": list(self.classifier.labels),
+            "split": self.split.to_json(),
+            "epochs": len(self.fitted.epochs),
+            "best_epoch": self.fitted.best_epoch,
+            "evaluation": self.evaluation,
+            "seconds": round(self.seconds, 3),
+        }
+
+
+def train(
+    given: FeatureInput,
+    output: str | Path,
+    options: TrainOptions | None = None,
+    reading: Reading | None = None,
+    *,
+    split: str | Path | None = None,
+    on_epoch: OnEpoch | None = None,
+    on_split: Callable[[Split], object] | None = None,
+) -> TrainReport:
+    """Train a classifier, test it on groups that it has never seen, and write its folder.
+
+    Parameters
+    ----------
+    given : features, a merged file, or samples that `reading` joins with the spaces of a store.
+    output : the classifier's folder; a classifier that is there is replaced once the new one is complete.
+    split : table of sample, source or group, and part (train, validation, calibration, test); None: by groups, seeded.
+
+    Raises
+    ------
+    InputError : samples cannot be split honestly (see `splitting`), or a value is not finite. Nothing is written.
+    MissingEmbeddingError : samples have no vector.
+    """
+    started = time.monotonic()
+    options, output = options or TrainOptions(), Path(output)
+    check_output(output)
+    features, samples = open_input(given, reading or Reading())
+    if split is None:
+        parts = split_samples(samples, options)
+    else:
+        parts = given_split(samples, read_assignments(split, "part"), options)
+    if on_split is not None:
+        on_split(parts)
+    labels = tuple(samples.labels.names.tolist())
+    rows = {part: _part(features, samples, parts, part) for part in parts.rows}
+    weights = _class_weights(rows["train"].y, len(labels), balance=options.balance_classes)
+    fitted = fit(rows["train"], rows["validation"], weights, options, on_epoch=on_epoch)
+    calibration = _calibration(rows.get("calibration"), fitted, options)
+    test = score(features, samples, rows["test"].indices, rows["test"].y, labels, fitted.network, calibration)
+    chunk_length = samples.preparation.chunk_length
+    evaluation = assess(test, options.seed, chunk_length)
+    classifier = Classifier(
+        replace(features.schema, labels=labels),
+        fitted.network,
+        calibration,
+        {
+            "options": options.to_json(),
+            "trained_on": samples.origin,
+            "split": parts.to_json(),
+            "class_weights": dict(zip(labels, weights.tolist(), strict=True)),
+            "epochs": [epoch.to_json() for epoch in fitted.epochs],
+            "best_epoch": fitted.best_epoch,
+            "test": evaluation,
+            "versions": {name: found for name in _PACKAGES if (found := _installed(name))},
+        },
+        str(output),
+    )
+    save_classifier(classifier, output, _for_people(classifier, test))
+    return TrainReport(output, classifier, parts, fitted, evaluation, time.monotonic() - started)
+
+
+def _part(features: Features, samples: Samples, split: Split, part: Part) -> PartRows:
+    rows = split.rows[part]
+    return PartRows(features, rows, samples.labels.codes[rows].astype(np.int64))
+
+
+def _class_weights(y: NDArray[np.int64], classes: int, *, balance: bool) -> NDArray[np.float64]:
+    """(classes,) with mean 1 over the samples."""
+    if not balance:
+        return np.ones(classes)
+    counts = np.bincount(y, minlength=classes)
+    return len(y) / (classes * counts)
+
+
+def _calibration(part: PartRows | None, fitted: Fitted, options: TrainOptions) -> Calibration:
+    if part is None:
+        return uncalibrated(fitted.network.classes)
+    weights = _class_weights(part.y, fitted.network.classes, balance=options.balance_classes)
+    logits = logits_of(part.features, part.indices, fitted.network)
+    return calibrate(logits, part.y, weights[part.y], options.calibration)
+
+
+def _for_people(classifier: Classifier, test: Scores) -> dict[str, bytes]:
+    """Return the files that are for people, by name."""
+    from embedstore.classify.report import training_report
+
+    with tempfile.TemporaryDirectory(prefix="embedstore-") as folder:
+        table = Path(folder) / SCORES_NAME
+        write_scores(test, table)
+        return {REPORT_NAME: training_report(classifier, test).encode(), SCORES_NAME: table.read_bytes()}
+
+
+def _installed(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
