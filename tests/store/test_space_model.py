@@ -164,9 +164,9 @@ def test_hundreds_of_segments_need_few_open_files(tmp_path: Path) -> None:
         space = open_space(tmp_path)
         assert np.array_equal(space.read(keys), right_vectors(keys, space.recipe))
         space.optimise()
-        again = open_space(tmp_path)
-        assert np.array_equal(again.read(keys[::-1]), right_vectors(keys[::-1], space.recipe))
-        assert len(again) == len(again.keys()) == len(keys)
+        space = open_space(tmp_path)
+        assert np.array_equal(space.read(keys[::-1]), right_vectors(keys[::-1], space.recipe))
+        assert len(space) == len(space.keys()) == len(keys)
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, limits)
 
