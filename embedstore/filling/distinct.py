@@ -22,7 +22,7 @@ class DistinctKeys:
     and counted alone.
     """
 
-    def __init__(self, capacity: int = 1 << 20) -> None:
+    def __init__(self, capacity: int = 1 << 18) -> None:
         self._capacity = capacity
         self._held: list[Keys] = []
         self._held_rows = 0
