@@ -72,6 +72,7 @@ def _measured(
         "ratio_to_memory_map_by_layout": {name: timings.ratio(name, limit.name) for name in ours},
         "times_faster": {name: timings.ratio(name, slower) for name in others},
         "milliseconds": timings.milliseconds(),
+        "read_from_disk_mib": timings.disk_mib(),
         "scaled_up_from_queries": {
             contender.name: len(queries[0].part(contender.share)) for contender in contenders if contender.share < 1
         },

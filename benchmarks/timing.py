@@ -6,19 +6,22 @@ import argparse
 import json
 import os
 import platform
+import resource
 import shutil
 import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+
+_BLOCK_BYTES = 512  # in which getrusage counts, on any disk
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,9 +44,16 @@ class Task:
 
 @dataclass(frozen=True, slots=True)
 class Timings:
-    """Seconds of each task, a list with one number for each round that it took part in."""
+    """Measurements of each task, a list with one number for each round that it took part in.
 
-    seconds: dict[str, list[float]] = field(default_factory=dict)
+    Attributes
+    ----------
+    seconds : elapsed.
+    disk_bytes : read from a disk meanwhile; zero if all was warm.
+    """
+
+    seconds: dict[str, list[float]]
+    disk_bytes: dict[str, list[int]]
 
     def median_s(self, name: str) -> float:
         """Median over the rounds."""
@@ -54,6 +64,11 @@ class Timings:
         medians = {name: rounded(self.median_s(name) * 1000) for name in self.seconds}
         return dict(sorted(medians.items(), key=lambda item: item[1]))
 
+    def disk_mib(self) -> dict[str, float]:
+        """Sums over all rounds, of those tasks that read from a disk."""
+        sums = {name: rounded(sum(counts) / 2**20) for name, counts in self.disk_bytes.items()}
+        return {name: total for name, total in sums.items() if total}
+
     def ratio(self, name: str, other: str) -> float:
         """How many times longer `name` takes than `other`."""
         return rounded(self.median_s(name) / self.median_s(other))
@@ -61,16 +76,19 @@ class Timings:
 
 def interleaved(tasks: Mapping[str, Task], rounds: int) -> Timings:
     """Time tasks in turns, in every round beginning with another one, so that what disturbs one disturbs all."""
-    timings = Timings({name: [] for name in tasks})
+    timings = Timings({name: [] for name in tasks}, {name: [] for name in tasks})
     names = list(tasks)
     for number in range(rounds):
         start = number % len(names)
         for name in names[start:] + names[:start]:
             task = tasks[name]
             if task.rounds is None or number < task.rounds:
+                blocks = resource.getrusage(resource.RUSAGE_SELF).ru_inblock
                 started = time.perf_counter()
                 task.run(number)
                 timings.seconds[name].append((time.perf_counter() - started) * task.scale)
+                blocks = resource.getrusage(resource.RUSAGE_SELF).ru_inblock - blocks
+                timings.disk_bytes[name].append(blocks * _BLOCK_BYTES)
                 if task.clean is not None:
                     task.clean()
     return timings
@@ -88,7 +106,7 @@ def environment(*packages: str) -> dict[str, Any]:
         "cores": os.cpu_count(),
         "memory_gib": rounded(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30),
         "kernel": f"{platform.system()} {platform.release()}",
-        "load_1_minute": rounded(os.getloadavg()[0]),
+        "load_1_minute_before": rounded(os.getloadavg()[0]),
         "python": platform.python_version(),
         "packages": {name: found for name in packages if (found := installed_version(name))},
     }
