@@ -34,7 +34,7 @@ T = TypeVar("T")
 _ALWAYS_INDEXED_KEYS = 2_000_000  # writing their index takes a fraction of a second
 _MAX_UNCOVERED_SEGMENTS = 16
 _MAX_UNCOVERED_SHARE = 0.25
-_COMPARED_BYTES = 16 << 20  # comparing takes several times as much memory
+_COMPARED_BYTES = 4 << 20  # comparing takes several times as much memory
 
 
 @dataclass(frozen=True, slots=True)
