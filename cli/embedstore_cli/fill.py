@@ -42,7 +42,7 @@ def fill(
     choices = options.model_options(weights, precision, long, max_length, pooling)
     if dry_run:
         target = filling.find_target(places.store_if_any(store), model, choices, name)
-        report = filling.preview(records, target, any_molecule=any_molecule)
+        report = filling.preview(records, target, any_molecule=any_molecule, device=device)
     else:
         target = places.target_to_fill(store, model, choices, name, quiet=quiet)
         with shown(quiet=quiet) as on_progress:

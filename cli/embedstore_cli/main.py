@@ -13,6 +13,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from embedstore.errors import EmbedStoreError
+from embedstore_cli.bench import bench
 from embedstore_cli.fill import fill
 from embedstore_cli.get import get
 from embedstore_cli.info import info
@@ -21,6 +22,7 @@ from embedstore_cli.ls import ls
 from embedstore_cli.merge import merge
 from embedstore_cli.models import models
 from embedstore_cli.prepare import prepare
+from embedstore_cli.tune import tune
 from embedstore_cli.verify import verify
 
 _INTERRUPTED = 130
@@ -33,7 +35,7 @@ app = typer.Typer(
     rich_markup_mode=None,  # importing rich to draw frames around the help takes longer than all the rest
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (init, fill, get, prepare, merge, ls, info, models, verify):
+for command in (init, fill, get, prepare, merge, ls, info, models, tune, bench, verify):
     app.command()(command)
 
 

@@ -51,6 +51,14 @@ Inputs = Annotated[
         show_default=False,
     ),
 ]
+OptionalInputs = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="[INPUT...]",
+        help="FASTA, FASTQ or GenBank, plain or compressed; - is standard input. Default: realistic lengths.",
+        show_default=False,
+    ),
+]
 Model = Annotated[
     str, typer.Option("--model", "-m", metavar="NAME|DIR", help="A model (see `embedstore models`), or a checkpoint.")
 ]
@@ -91,6 +99,9 @@ PoolingChoice = Annotated[
 ]
 Device = Annotated[str | None, typer.Option("--device", metavar="D", help="cpu, cuda, cuda:1; default: the best.")]
 AnyMolecule = Annotated[bool, typer.Option("--any-molecule", help="Take proteins that look like DNA.")]
+Seconds = Annotated[
+    float, typer.Option("--seconds", metavar="S", min=0.01, help="How long each measurement takes, about.")
+]
 Json = Annotated[bool, typer.Option("--json", help="Write JSON on standard output.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no summary.")]
 

@@ -9,6 +9,7 @@ from embedstore.filling.distinct import DistinctKeys
 from embedstore.filling.filler import open_intake
 from embedstore.filling.report import DryRun, FillReport, SpaceSummary
 from embedstore.filling.target import SpaceTarget
+from embedstore.models.machine import kept_rate
 from embedstore.types import Record, Rejection
 
 ROUGH_LETTERS_PER_SECOND: dict[str, float] = {
@@ -22,15 +23,27 @@ ROUGH_LETTERS_PER_SECOND: dict[str, float] = {
     "fastesm2_650": 70.0,
     "dnabert_s": 2e3,
 }
-"""Letters a second on two processor cores, by the model's name in the recipe: for spaces whose commits do not tell yet.
+"""Letters a second on two processor cores, by the model's name in the recipe: for spaces whose commits do not
+tell yet, on machines where `bench` has not measured it.
 
 ESM-2 8M was measured, the other language models follow from their number of parameters (DNABERT-S with five letters a
 token). A GPU is some hundred times faster.
 """
 
 
-def preview(records: Iterable[Record | Rejection], target: SpaceTarget, *, any_molecule: bool = False) -> FillReport:
+def preview(
+    records: Iterable[Record | Rejection],
+    target: SpaceTarget,
+    *,
+    any_molecule: bool = False,
+    device: str | None = None,
+) -> FillReport:
     """Count hits and misses of a fill, and estimate how long the misses would take.
+
+    Parameters
+    ----------
+    any_molecule : take proteins that look like DNA.
+    device : where the model would run; None: the best there is.
 
     Raises
     ------
@@ -65,17 +78,20 @@ def preview(records: Iterable[Record | Rejection], target: SpaceTarget, *, any_m
         failed=(),
         seconds=time.perf_counter() - started,
         compute_seconds=0.0,
-        dry_run=DryRun(misses, _estimated_seconds(target, letters)),
+        dry_run=DryRun(misses, _estimated_seconds(target, letters, device)),
     )
 
 
-def _estimated_seconds(target: SpaceTarget, letters: float) -> float | None:
-    """Estimate from what the space's commits have cost, else from the rough constant; None: unknown."""
+def _estimated_seconds(target: SpaceTarget, letters: float, device: str | None) -> float | None:
+    """Estimate from what the space's commits have cost, else from what `bench` measured, else from the rough constant.
+
+    None: unknown.
+    """
     if letters == 0:
         return 0.0
     if target.space is not None:
         info = target.space.info()
         if info.letters and info.compute_seconds:
             return letters * info.compute_seconds / info.letters
-    rate = ROUGH_LETTERS_PER_SECOND.get(target.recipe.model)
+    rate = kept_rate(target.recipe, device) or ROUGH_LETTERS_PER_SECOND.get(target.recipe.model)
     return None if rate is None else letters / rate

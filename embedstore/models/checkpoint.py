@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 from embedstore.errors import WeightsError, WeightsNotFoundError
 from embedstore.models.digests import file_sha256, files_sha256
+from embedstore.models.embedder import ModelShape
 from embedstore.models.fair_esm import read_configuration
 
 Layout = Literal["huggingface", "fair-esm"]
@@ -61,6 +62,11 @@ class Checkpoint:
     def layers(self) -> int:
         """Number of layers."""
         return self.size("num_hidden_layers")
+
+    @property
+    def shape(self) -> ModelShape:
+        """What decides how fast it is."""
+        return ModelShape(self.architecture, self.layers, self.dim)
 
     def size(self, entry: str) -> int:
         """Return a positive integer of the configuration.

@@ -6,6 +6,7 @@ import torch
 
 from embedstore.errors import InputError
 from embedstore.identity import Precision
+from embedstore.models.machine import Place, processor
 
 
 def pick_device(device: str | None) -> torch.device:
@@ -37,3 +38,9 @@ def arithmetic(precision: Precision, device: torch.device) -> torch.dtype:
     if device.type == "cuda":
         torch.set_float32_matmul_precision("highest")
     return torch.float32
+
+
+def machine_place(device: torch.device, dtype: torch.dtype) -> Place:
+    """Return the place by which this machine's settings and rates are kept."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else processor()
+    return Place(name, str(dtype).removeprefix("torch."))

@@ -1,20 +1,18 @@
 """SHA-256 of files, remembered: hashing the weights of a large model takes seconds to a minute.
 
 A digest is remembered by path, size and modification time (nanoseconds) in `$XDG_CACHE_HOME/embedstore/digests.json`.
-The file is a cache and nothing more: it is written whole under a temporary name and renamed, and a damaged, unreadable
-or unwritable one only costs the time to hash again.
+The file is a cache and nothing more (`json_cache`): without it, hashing is done again.
 """
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import json
 import os
-import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
+
+from embedstore.models import json_cache
 
 _SETTLED_NS = 2_000_000_000
 """A file younger than this may still change without its time changing, on file systems with coarse clocks."""
@@ -63,18 +61,11 @@ def combined_sha256(digests: Sequence[str]) -> str:
 
 def cache_file() -> Path:
     """Where digests are remembered."""
-    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(base).expanduser() / "embedstore" / "digests.json"
+    return json_cache.cache_file("digests.json")
 
 
 def _read_cache() -> dict[str, list[int | str]]:
-    try:
-        document = json.loads(cache_file().read_bytes())
-    except (OSError, ValueError):
-        return {}
-    if not isinstance(document, dict):
-        return {}
-    return {path: entry for path, entry in document.items() if _is_entry(entry)}
+    return {path: entry for path, entry in json_cache.read_entries(cache_file()).items() if _is_entry(entry)}
 
 
 def _is_entry(entry: object) -> bool:
@@ -92,16 +83,4 @@ def _remember(path: str, entry: list[int | str]) -> None:
     entries = _read_cache()
     entries.pop(path, None)
     entries[path] = entry
-    newest = dict(list(entries.items())[-_MOST_ENTRIES:])
-    file = cache_file()
-    # Two processes may write at once: one of them wins, and the other's digests are computed again.
-    with contextlib.suppress(OSError):
-        file.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=file.parent, prefix=".digests-", suffix=".json")
-        try:
-            with os.fdopen(handle, "w") as stream:
-                json.dump(newest, stream)
-            Path(temporary).replace(file)
-        except OSError:
-            Path(temporary).unlink(missing_ok=True)
-            raise
+    json_cache.write_entries(cache_file(), dict(list(entries.items())[-_MOST_ENTRIES:]))

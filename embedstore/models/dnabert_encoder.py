@@ -62,6 +62,12 @@ class DnabertShape:
             }
         return shapes
 
+    def operations(self, lengths: Sequence[int]) -> int:
+        """Floating-point operations of the matrix products: two for each weight and token, or pair of tokens."""
+        weights = self.layers * self.hidden * (4 * self.hidden + 3 * self.intermediate)
+        pairs = sum(length**2 for length in lengths)
+        return 2 * weights * sum(lengths) + 4 * self.layers * self.hidden * pairs
+
 
 def alibi_slopes(heads: int) -> list[float]:
     """Return the slope of each head, in the order of the reference implementations.
@@ -121,6 +127,10 @@ class DnabertEncoder:
     def to(self, device: torch.device, dtype: torch.dtype) -> DnabertEncoder:
         """Return the encoder with its weights elsewhere, or of another precision."""
         return DnabertEncoder(self.shape, {name: t.to(device, dtype) for name, t in self._tensors.items()})
+
+    def operations(self, lengths: Sequence[int]) -> int:
+        """Floating-point operations of the matrix products, see the shape's."""
+        return self.shape.operations(lengths)
 
     @torch.inference_mode()
     def hidden_states(self, token_ids: Tensor, lengths: Sequence[int]) -> Tensor:

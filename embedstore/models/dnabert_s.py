@@ -18,9 +18,10 @@ import torch
 from embedstore.errors import WeightsError
 from embedstore.identity import Recipe
 from embedstore.models.checkpoint import Checkpoint
-from embedstore.models.devices import arithmetic, pick_device
+from embedstore.models.devices import arithmetic, machine_place, pick_device
 from embedstore.models.dnabert_encoder import DnabertEncoder, DnabertShape
 from embedstore.models.dnabert_tokenizer import DnaTokenizer
+from embedstore.models.machine import kept_setting
 from embedstore.models.packed import PackedEmbedder
 from embedstore.models.weights import read_tensors
 
@@ -50,6 +51,7 @@ def load(recipe: Recipe, checkpoint: Checkpoint, device: str | None) -> PackedEm
         encoder,
         full_encoder=None if dtype == torch.float32 else in_full,
         letters_per_token=_LETTERS_PER_TOKEN,
+        setting=kept_setting(checkpoint.shape, machine_place(place, dtype)),
     )
 
 

@@ -45,6 +45,22 @@ class Embedder(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class ModelShape:
+    """What decides how fast a model is: all weights of one shape take the same time.
+
+    Attributes
+    ----------
+    architecture : name in the registry.
+    layers : None for models without weights.
+    dim : length of the vectors.
+    """
+
+    architecture: str
+    layers: int | None
+    dim: int
+
+
 @dataclass(frozen=True)
 class Model:
     """A model whose recipe is known and whose weights are not loaded yet."""
@@ -54,3 +70,5 @@ class Model:
     recipe: Recipe
     load: Callable[[str | None], Embedder]
     """device ("cpu", "cuda:0", None for the best there is) -> the loaded model."""
+    shape: ModelShape | None = None
+    """None where nothing is known of it."""

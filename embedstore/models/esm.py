@@ -11,9 +11,10 @@ import torch
 from embedstore.errors import WeightsError
 from embedstore.identity import Recipe
 from embedstore.models.checkpoint import Checkpoint
-from embedstore.models.devices import arithmetic, pick_device
+from embedstore.models.devices import arithmetic, machine_place, pick_device
 from embedstore.models.esm_encoder import EsmEncoder, EsmShape
 from embedstore.models.esm_tokenizer import VOCABULARY, ProteinTokenizer
+from embedstore.models.machine import kept_setting
 from embedstore.models.packed import PackedEmbedder
 from embedstore.models.weights import read_tensors
 
@@ -57,7 +58,13 @@ def load(recipe: Recipe, checkpoint: Checkpoint, device: str | None) -> PackedEm
     dtype = arithmetic(recipe.precision, place)
     encoder = read_encoder(checkpoint).to(place, dtype)
     in_full = cache(lambda: read_encoder(checkpoint).to(place, torch.float32))
-    return PackedEmbedder(recipe, ProteinTokenizer(), encoder, full_encoder=None if dtype == torch.float32 else in_full)
+    return PackedEmbedder(
+        recipe,
+        ProteinTokenizer(),
+        encoder,
+        full_encoder=None if dtype == torch.float32 else in_full,
+        setting=kept_setting(checkpoint.shape, machine_place(place, dtype)),
+    )
 
 
 def read_encoder(checkpoint: Checkpoint) -> EsmEncoder:

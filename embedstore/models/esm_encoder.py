@@ -74,6 +74,12 @@ class EsmShape:
         shapes["encoder.emb_layer_norm_after.bias"] = (hidden,)
         return shapes
 
+    def operations(self, lengths: Sequence[int]) -> int:
+        """Floating-point operations of the matrix products: two for each weight and token, or pair of tokens."""
+        weights = self.layers * self.hidden * (4 * self.hidden + 2 * self.intermediate)
+        pairs = sum(length**2 for length in lengths)
+        return 2 * weights * sum(lengths) + 4 * self.layers * self.hidden * pairs
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Affine:
@@ -196,6 +202,10 @@ class EsmEncoder:
             [layer.to(device, dtype) for layer in self._layers],
             self._final_norm.to(device, dtype),
         )
+
+    def operations(self, lengths: Sequence[int]) -> int:
+        """Floating-point operations of the matrix products, see the shape's."""
+        return self.shape.operations(lengths)
 
     @torch.inference_mode()
     def hidden_states(self, token_ids: Tensor, lengths: Sequence[int]) -> Tensor:

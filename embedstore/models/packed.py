@@ -10,7 +10,7 @@ full precision.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -21,14 +21,16 @@ from torch import Tensor
 
 from embedstore.identity import Recipe
 from embedstore.models.embedder import Embedded
+from embedstore.models.machine import Setting
 from embedstore.models.memory import MemoryBudget, compute_in_packs
 from embedstore.models.pooling import weighted_sums
-from embedstore.models.threads import cores, single_threaded
+from embedstore.models.threads import cores, torch_threads
 from embedstore.models.windows import windows
 
 _CPU_PACK_TOKENS = 2048
 _GPU_PACK_TOKENS = 32_768
 _GPU_WORKERS = 2  # one prepares and pools while the other's kernels run
+_DEFAULTS = Setting()
 
 
 class Tokenizer(Protocol):
@@ -66,6 +68,10 @@ class Encoder(Protocol):
         """(t,) int64 of sequences that are `lengths` long -> (t, d), the states after the last layer."""
         ...
 
+    def operations(self, lengths: Sequence[int]) -> int:
+        """Floating-point operations of the matrix products for sequences of so many tokens."""
+        ...
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Piece:
@@ -86,7 +92,7 @@ class PackedEmbedder:
     full_encoder : gives the same weights in float32, for what overflows in float16; called when first needed. None if
         `encoder` computes in float32 already.
     letters_per_token : about; by which `pack_letters` follows from the pack's tokens.
-    pack_tokens, workers : what is fastest on this machine, if known; they do not change results beyond the tolerance.
+    setting : what is fastest on this machine, if known; it does not change results beyond the tolerance.
     """
 
     def __init__(
@@ -97,19 +103,41 @@ class PackedEmbedder:
         *,
         full_encoder: Callable[[], Encoder] | None = None,
         letters_per_token: float = 1.0,
-        pack_tokens: int | None = None,
-        workers: int | None = None,
+        setting: Setting = _DEFAULTS,
     ) -> None:
-        on_cpu = encoder.device.type == "cpu"
-        tokens = pack_tokens or (_CPU_PACK_TOKENS if on_cpu else _GPU_PACK_TOKENS)
+        self._on_cpu = encoder.device.type == "cpu"
+        tokens = setting.pack_tokens or (_CPU_PACK_TOKENS if self._on_cpu else _GPU_PACK_TOKENS)
         self.recipe = recipe
         self.pack_letters = round(tokens * letters_per_token)
-        self.workers = workers or (cores() if on_cpu else _GPU_WORKERS)
+        self.workers = setting.workers or (cores() if self._on_cpu else _GPU_WORKERS)
+        self.threads = setting.threads or 1
         self.budget = MemoryBudget(tokens)
+        self.encoder = encoder
         self._tokenizer = tokenizer
-        self._encoder = encoder
         self._full_encoder = full_encoder
-        self._threads = single_threaded if on_cpu else nullcontext
+        self._letters_per_token = letters_per_token
+
+    @property
+    def setting(self) -> Setting:
+        """How it runs; the tokens of a pack are fewer than it was made with if memory did not suffice."""
+        return Setting(self.budget.tokens, self.workers, self.threads)
+
+    def with_setting(self, setting: Setting) -> PackedEmbedder:
+        """Return an embedder that shares the weights, and runs otherwise."""
+        return PackedEmbedder(
+            self.recipe,
+            self._tokenizer,
+            self.encoder,
+            full_encoder=self._full_encoder,
+            letters_per_token=self._letters_per_token,
+            setting=setting,
+        )
+
+    def operations(self, sequences: Sequence[bytes]) -> int:
+        """Floating-point operations of the matrix products that embedding canonical sequences takes."""
+        contents = [self._tokenizer.content_ids(sequence) for sequence in sequences]
+        pieces = [piece for number, content in enumerate(contents) for piece in self._pieces(number, content)]
+        return self.encoder.operations([len(piece.token_ids) for piece in pieces])
 
     def embed(self, sequences: Sequence[bytes]) -> Embedded:
         """Embed canonical sequences; see `embedder.Embedder`. Safe to call from several threads."""
@@ -123,10 +151,13 @@ class PackedEmbedder:
                 pieces += self._pieces(number, content)
             else:
                 failures[number] = reason
-        with self._threads():
+        with self._held_threads():
             self._compute(pieces, vectors, failures)
         failures.update(self._not_storable(vectors, failures))
         return Embedded(vectors, failures)
+
+    def _held_threads(self) -> AbstractContextManager[None]:
+        return torch_threads(self.threads) if self._on_cpu else nullcontext()
 
     def _refusal(self, length: int) -> str | None:
         limit = self.recipe.max_length_tokens
@@ -153,7 +184,7 @@ class PackedEmbedder:
 
     def _compute(self, pieces: Sequence[_Piece], vectors: NDArray[np.float32], failures: dict[int, str]) -> None:
         """Add the pieces' weighted sums to the rows of their sequences."""
-        found, refused = self._sums(pieces, self._encoder)
+        found, refused = self._sums(pieces, self.encoder)
         broken = [number for number, row in found.items() if not np.isfinite(row).all()]
         if broken and self._full_encoder is not None:
             again, refused_again = self._sums([pieces[number] for number in broken], self._full_encoder())

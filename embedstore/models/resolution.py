@@ -16,7 +16,7 @@ from embedstore.errors import InputError, MissingDependencyError, UnknownModelEr
 from embedstore.identity import CANONICALISATION, LongPolicy, Precision, Recipe
 from embedstore.models import hub
 from embedstore.models.checkpoint import Checkpoint, find_checkpoint
-from embedstore.models.embedder import Embedder, Model
+from embedstore.models.embedder import Embedder, Model, ModelShape
 from embedstore.models.registry import ARCHITECTURES, MODELS, Architecture, ModelSpec, Pooling
 
 _OVERLAP_TOKENS = 256
@@ -77,7 +77,8 @@ def resolve(model: str, options: ModelOptions = _DEFAULT_OPTIONS, *, download: b
         tokenizer_sha256=tokenizer_sha256,
         dim=spec.dim,
     )
-    return Model(spec.name, recipe, partial(_load, ARCHITECTURES[spec.architecture], recipe, checkpoint))
+    load = partial(_load, ARCHITECTURES[spec.architecture], recipe, checkpoint)
+    return Model(spec.name, recipe, load, checkpoint.shape)
 
 
 def _local(model: str, options: ModelOptions) -> Model:
@@ -99,7 +100,7 @@ def _local(model: str, options: ModelOptions) -> Model:
         tokenizer_sha256=checkpoint.tokenizer_sha256(),
         dim=checkpoint.dim,
     )
-    return Model(checkpoint.name, recipe, partial(_load, architecture, recipe, checkpoint))
+    return Model(checkpoint.name, recipe, partial(_load, architecture, recipe, checkpoint), checkpoint.shape)
 
 
 def _unknown(model: str) -> str:
@@ -139,7 +140,8 @@ def _built_in(spec: ModelSpec, options: ModelOptions) -> Model:
         dtype="float16" if precision == "half" else "float32",
         dim=spec.dim,
     )
-    return Model(spec.name, recipe, partial(_load, architecture, recipe, None))
+    shape = ModelShape(spec.architecture, None, spec.dim)
+    return Model(spec.name, recipe, partial(_load, architecture, recipe, None), shape)
 
 
 def _language_recipe(

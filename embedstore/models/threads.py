@@ -1,4 +1,4 @@
-"""One torch thread in each of several Python threads.
+"""Few torch threads in each of several Python threads.
 
 On a CPU, packs of a thousand tokens computed side by side, each on one core, are faster than one pack on all cores: no
 core waits for another inside a matrix product. How many threads torch uses is a setting of the whole process, which is
@@ -11,6 +11,7 @@ import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 
 import torch
 
@@ -21,7 +22,7 @@ def cores() -> int:
 
 
 class _ThreadSetting:
-    """Torch's number of threads, held at one while any pack is computed."""
+    """Torch's number of threads, held while any pack is computed."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -30,13 +31,13 @@ class _ThreadSetting:
         """The number outside, while it is held; else 0."""
 
     @contextmanager
-    def held_at_one(self) -> Iterator[None]:
+    def held_at(self, threads: int) -> Iterator[None]:
         with self._lock:
             if self._holders == 0:
                 self.before = torch.get_num_threads()
             self._holders += 1
             # OpenMP keeps the number a thread: each one has to set it for itself.
-            torch.set_num_threads(1)
+            torch.set_num_threads(threads)
         try:
             yield
         finally:
@@ -48,4 +49,5 @@ class _ThreadSetting:
 
 
 _SETTING = _ThreadSetting()
-single_threaded = _SETTING.held_at_one
+torch_threads = _SETTING.held_at
+single_threaded = partial(torch_threads, 1)

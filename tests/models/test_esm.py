@@ -21,6 +21,7 @@ from embedstore.models.checkpoint import find_checkpoint
 from embedstore.models.esm import read_encoder
 from embedstore.models.esm_encoder import EsmEncoder
 from embedstore.models.esm_tokenizer import VOCABULARY, ProteinTokenizer
+from embedstore.models.machine import Setting
 from embedstore.models.packed import PackedEmbedder
 
 DATA = Path(__file__).resolve().parents[1] / "data" / "esm"
@@ -135,7 +136,7 @@ PROTEINS = st.lists(st.text("ACDEFGHIKLMNPQRSTVWYXJ", min_size=1, max_size=60), 
 def test_a_vector_does_not_depend_on_pack_order_or_budget(
     embedder: PackedEmbedder, encoder: EsmEncoder, proteins: list[str], budget: int, random: Any
 ) -> None:
-    small = PackedEmbedder(embedder.recipe, ProteinTokenizer(), encoder, pack_tokens=budget)
+    small = PackedEmbedder(embedder.recipe, ProteinTokenizer(), encoder, setting=Setting(pack_tokens=budget))
     order = list(range(len(proteins)))
     random.shuffle(order)
     letters = [proteins[place].encode() for place in order]

@@ -19,6 +19,7 @@ from embedstore.models import resolve
 from embedstore.models.checkpoint import find_checkpoint
 from embedstore.models.esm import read_encoder
 from embedstore.models.esm_tokenizer import ProteinTokenizer
+from embedstore.models.machine import Setting
 from embedstore.models.memory import MemoryBudget, compute_in_packs
 from embedstore.models.packed import PackedEmbedder
 from embedstore.models.windows import windows
@@ -72,7 +73,7 @@ def embed(
 def test_long_sequences_count_every_residue_once(recipe: Recipe) -> None:
     windowed = replace(recipe, max_length_tokens=50, window_overlap_tokens=12)
     protein = b"MKTWLV" * 97
-    vectors, failures = embed(windowed, Ids(), [protein, b"MK"], pack_tokens=100)
+    vectors, failures = embed(windowed, Ids(), [protein, b"MK"], setting=Setting(pack_tokens=100))
     assert failures == {}
     mean = ProteinTokenizer().content_ids(protein).mean()
     np.testing.assert_allclose(vectors, [[mean, 1], [(20 + 15) / 2, 1]], rtol=1e-6)
@@ -127,7 +128,7 @@ def test_values_beyond_the_stored_type_are_failures(recipe: Recipe) -> None:
 
 def test_a_pack_that_does_not_fit_is_split_and_later_ones_are_smaller(recipe: Recipe) -> None:
     encoder = Ids(most_tokens=25)
-    embedder = PackedEmbedder(recipe, ProteinTokenizer(), encoder, pack_tokens=100)
+    embedder = PackedEmbedder(recipe, ProteinTokenizer(), encoder, setting=Setting(pack_tokens=100))
     proteins = [b"W" * length for length in (8, 8, 8, 8, 8, 30, 8, 8)]
     embedded = embedder.embed(proteins)
     assert dict(embedded.failures) == {5: "memory does not suffice for its 32 tokens at once"}

@@ -1,0 +1,11 @@
+"""How fast models are on this machine: `tune` finds the best setting, `bench` compares with what the machine can do.
+
+What either measures is kept (`models.machine`): loading a model uses the setting, dry runs use the rate. `workload`
+says what they measure with: a sample of files, or sequences of realistic lengths.
+"""
+
+from embedstore.measuring.benchmark import Benchmark, bench
+from embedstore.measuring.tuning import Tuning, tune
+from embedstore.measuring.workload import BuiltIn, Sample, Workload, sample_records
+
+__all__ = ["Benchmark", "BuiltIn", "Sample", "Tuning", "Workload", "bench", "sample_records", "tune"]
