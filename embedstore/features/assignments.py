@@ -65,17 +65,15 @@ def read_assignments(path: str | Path, value: Literal["label", "cluster", "part"
     InputError : it is not such a table, or gives one name two values; the line is named.
     """
     try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
+        lines = Path(path).read_text(encoding="utf-8").rstrip("\n").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"Cannot read {path}: {error}.") from error
-    header = lines[0].split("\t") if lines else []
+    header = lines[0].split("\t")
     named = [name for name in header if name in _NAMED]
     if not named or value not in header:
         raise InputError(
             f"Cannot read {path}: expected a header with one of {', '.join(_NAMED)} and {value}, separated by a tab, "
             f"found {lines[0][:80]!r}."
-            if lines
-            else f"Cannot read {path}: it is empty."
         )
     name_place, value_place = header.index(named[0]), header.index(value)
     values: dict[str, str] = {}
@@ -100,7 +98,8 @@ def _assigned(samples: Samples, column: Categories, table: Assignments) -> Categ
     new = {name: numbers.setdefault(text, len(numbers)) for name, text in table.values.items()}
     keep = -1
     found = np.fromiter((new.get(name, keep) for name in names), np.int32, len(names))
-    _refuse_unknown(samples, names.tolist() if len(new) != (found != keep).sum() else [], table)
+    if len(new) != np.count_nonzero(found != keep):
+        _refuse_unknown(samples, names.tolist(), table)
     if table.named != "sample":
         places = (samples.sources if table.named == "source" else samples.groups).codes
         found = np.append(found, np.int32(keep))[places]
@@ -116,7 +115,7 @@ def _renumbered(numbers: Mapping[str, int], met: NDArray[np.int32]) -> Categorie
 
 
 def _refuse_unknown(samples: Samples, names: list[str], table: Assignments) -> None:
-    unknown = sorted(set(table.values).difference(names)) if names else []
+    unknown = sorted(set(table.values).difference(names))
     if unknown:
         shown = ", ".join(unknown[:_NAMES_SHOWN]) + (" …" if len(unknown) > _NAMES_SHOWN else "")
         raise InputError(
