@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -87,24 +87,6 @@ class Features:
     def y(self) -> NDArray[np.int64]:
         """(n,) int64: class of each sample, -1 where it has no label."""
         return self.samples.labels.codes.astype(np.int64)
-
-    def y_of(self, labels: Sequence[str], *, owner: str) -> NDArray[np.int64]:
-        """Class of each sample, counted in the order of other labels (a classifier's).
-
-        Parameters
-        ----------
-        owner : whose labels they are, for the message.
-
-        Raises
-        ------
-        SchemaError : the samples have a label that is not among them.
-        """
-        Schema(self.schema.blocks, self.schema.preparation, tuple(labels)).require_labels(
-            self._labels_in_use(), what=self.name, owner=owner
-        )
-        places = {label: place for place, label in enumerate(labels)}
-        codes = np.array([places.get(label, -1) for label in self.labels] + [-1], np.int64)
-        return codes[self.samples.labels.codes]
 
     @property
     def keys(self) -> tuple[Keys, ...]:
@@ -211,10 +193,6 @@ class Features:
                 f"found {numbers.min()} to {numbers.max()}."
             )
         return numbers
-
-    def _labels_in_use(self) -> list[str]:
-        codes = np.unique(self.samples.labels.codes)
-        return [self.labels[code] for code in codes.tolist() if code >= 0]
 
     def __repr__(self) -> str:
         blocks = " + ".join(f"{block.space} {block.dim}" for block in self.schema.blocks)

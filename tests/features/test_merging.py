@@ -20,7 +20,7 @@ from toy_features import (
     toy_vectors,
 )
 
-from embedstore.errors import InputError, MissingEmbeddingError, SchemaError, SpaceNotFoundError, UnknownModelError
+from embedstore.errors import InputError, MissingEmbeddingError, SpaceNotFoundError, UnknownModelError
 from embedstore.features import Categories, Features, Samples, merge, open_features
 from embedstore.store import SpaceStore
 from embedstore.types import EmbeddingBatch
@@ -88,15 +88,6 @@ def test_classes_are_sorted_names_and_no_label_is_minus_one(features: Features, 
     texts = samples.labels.texts().tolist()
     assert features.y.dtype == np.int64
     assert features.y.tolist() == [features.labels.index(text) if text else -1 for text in texts]
-
-
-def test_classes_can_be_counted_in_the_order_of_a_classifier(features: Features) -> None:
-    labels = ("virus", "plasmid", "host", "phage")
-    counted = features.y_of(labels, owner="the classifier")
-    names = ["" if code < 0 else labels[code] for code in counted]
-    assert names == features.samples.labels.texts().tolist()
-    with pytest.raises(SchemaError, match="expected virus, host, found phage"):
-        features.y_of(("virus", "host"), owner="the classifier")
 
 
 def test_batches_cover_all_rows_in_order(features: Features, samples: Samples) -> None:
