@@ -84,7 +84,7 @@ def test_zarr_notices_a_flipped_byte(tmp_path: Path) -> None:
         content[len(content) // 2] ^= 1
         chunk.write_bytes(content)
         with pytest.raises(ValueError, match="checksum"):
-            zarr.open_group(segment_folder(tmp_path), mode="r")[name][:]
+            np.asarray(zarr.open_group(segment_folder(tmp_path), mode="r")[name])
 
 
 @pytest.mark.parametrize("name", ["key", "vectors", "row_crc"])

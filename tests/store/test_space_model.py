@@ -60,7 +60,7 @@ class SpaceMachine(RuleBasedStateMachine):
     @rule(user=st.integers(0, 1), offered=offers)
     def append(self, user: int, offered: list[tuple[bytes, int]]) -> None:
         vectors = self.vectors(offered)
-        added = {}
+        added: dict[bytes, bytes] = {}
         for (key, _), vector in zip(offered, vectors, strict=True):
             if key not in self.model:
                 added.setdefault(key, vector.tobytes())
