@@ -14,14 +14,18 @@ import typer
 
 from embedstore.errors import EmbedStoreError
 from embedstore_cli.bench import bench
+from embedstore_cli.evaluate import evaluate
 from embedstore_cli.fill import fill
 from embedstore_cli.get import get
+from embedstore_cli.import_classifier import import_classifier
 from embedstore_cli.info import info
 from embedstore_cli.init import init
 from embedstore_cli.ls import ls
 from embedstore_cli.merge import merge
 from embedstore_cli.models import models
+from embedstore_cli.predict import predict
 from embedstore_cli.prepare import prepare
+from embedstore_cli.train import train
 from embedstore_cli.tune import tune
 from embedstore_cli.verify import verify
 
@@ -35,7 +39,23 @@ app = typer.Typer(
     rich_markup_mode=None,  # importing rich to draw frames around the help takes longer than all the rest
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (init, fill, get, prepare, merge, ls, info, models, tune, bench, verify):
+for command in (
+    init,
+    fill,
+    get,
+    prepare,
+    merge,
+    train,
+    evaluate,
+    predict,
+    import_classifier,
+    ls,
+    info,
+    models,
+    tune,
+    bench,
+    verify,
+):
     app.command()(command)
 
 

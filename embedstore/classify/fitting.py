@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embedstore.classify.network import DROPOUT, HIDDEN_UNITS, NORM_EPSILON, Network, Rows
-from embedstore.classify.options import NetworkKind, TrainOptions
+from embedstore.classify.options import TrainOptions
 from embedstore.errors import MissingDependencyError
 from embedstore.features import Features
 from embedstore.features.samples import Indices
@@ -109,7 +109,7 @@ def fit(
     mean, deviation = _moments(train)
     classes, dim = len(class_weights), train.features.dim
     with _seeded(options.seed, device):
-        module = _module(options.network, dim, classes).to(device)
+        module = _module(options, dim, classes).to(device)
         run = _Run(module, (mean, deviation), torch.tensor(class_weights, dtype=torch.float32), device, options)
         best, epochs, best_epoch = run.fit(train, validation, on_epoch)
     tensors = {name: tensor.cpu().numpy() for name, tensor in best.items() if name != "norm.num_batches_tracked"}
@@ -228,20 +228,22 @@ def _moments(part: PartRows) -> tuple[Rows, Rows]:
     return mean.astype(np.float32), deviation
 
 
-def _module(kind: NetworkKind, dim: int, classes: int) -> nn.Module:
+def _module(options: TrainOptions, dim: int, classes: int) -> nn.Module:
     """Make the network to train, its parameters named as in `network.tensor_shapes`."""
-    if kind == "linear":
+    layers: OrderedDict[str, nn.Module] = OrderedDict()
+    if options.input_dropout:
+        layers["input_dropout"] = nn.Dropout(options.input_dropout)
+    if options.network == "linear":
         output = nn.Linear(dim, classes)
         nn.init.zeros_(output.weight)
         nn.init.zeros_(output.bias)
-        return nn.Sequential(OrderedDict(output=output))
+        return nn.Sequential(OrderedDict(**layers, output=output))
     hidden, output = nn.Linear(dim, HIDDEN_UNITS), nn.Linear(HIDDEN_UNITS, classes)
     for layer in (hidden, output):
         nn.init.xavier_uniform_(layer.weight)
-    layers = OrderedDict(
-        hidden=hidden, norm=nn.BatchNorm1d(HIDDEN_UNITS, eps=NORM_EPSILON), relu=nn.ReLU(), dropout=nn.Dropout(DROPOUT)
-    )
-    return nn.Sequential(OrderedDict(**layers, output=output))
+    norm = nn.BatchNorm1d(HIDDEN_UNITS, eps=NORM_EPSILON)
+    layers |= OrderedDict(hidden=hidden, norm=norm, relu=nn.ReLU(), dropout=nn.Dropout(DROPOUT), output=output)
+    return nn.Sequential(layers)
 
 
 @contextmanager

@@ -20,6 +20,7 @@ class TrainOptions:
     network : "mlp" is VirNucPro's head; "linear" is logistic regression, the baseline.
     seed : of the split, the first weights, the order of samples and dropout.
     validation_share, calibration_share, test_share : of the samples, about; the rest is trained on.
+    input_dropout : share of the inputs that are left out at random in training; helps where genomes are few.
     balance_classes : weigh samples so that all classes count alike; scores are then calibrated for classes that occur
         equally often, otherwise for the frequencies in the calibration part.
     patience_epochs : training ends after so many epochs in which the validation loss did not fall.
@@ -43,6 +44,7 @@ class TrainOptions:
     batch_rows: int = 1024
     learning_rate: float = 1e-3
     weight_decay: float = 1e-2
+    input_dropout: float = 0.0
     ignore_unlabelled: bool = False
     device: str | None = None
 
@@ -66,6 +68,8 @@ class TrainOptions:
         for name in ("max_epochs", "patience_epochs", "learning_rate"):
             if not getattr(self, name) > 0:
                 raise InputError(f"Cannot train: expected {name} above 0, found {getattr(self, name)}.")
+        if not 0 <= self.input_dropout < 1:
+            raise InputError(f"Cannot train: expected an input dropout from 0 to below 1, found {self.input_dropout}.")
         if self.batch_rows < 2:
             raise InputError(f"Cannot train: expected at least 2 rows a batch, found {self.batch_rows}.")
 

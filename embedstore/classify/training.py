@@ -96,32 +96,60 @@ def train(
         parts = given_split(samples, read_assignments(split, "part"), options)
     if on_split is not None:
         on_split(parts)
+    trained = fit_classifier(features, samples, parts, options, name=str(output), on_epoch=on_epoch)
+    evaluation = assess(trained.test, options.seed, samples.preparation.chunk_length)
+    classifier = replace(trained.classifier, about={**trained.classifier.about, "test": evaluation})
+    save_classifier(classifier, output, _for_people(classifier, trained.test))
+    return TrainReport(output, classifier, parts, trained.fitted, evaluation, time.monotonic() - started)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Trained:
+    """A classifier in memory, how it was fitted, and the scores of its test part."""
+
+    classifier: Classifier
+    fitted: Fitted
+    test: Scores
+
+
+def fit_classifier(
+    features: Features,
+    samples: Samples,
+    split: Split,
+    options: TrainOptions,
+    *,
+    name: str = "the classifier",
+    on_epoch: OnEpoch | None = None,
+) -> Trained:
+    """Fit, calibrate and score the test part; nothing is written.
+
+    Parameters
+    ----------
+    samples : those of the features, with the labels and groups that apply.
+    name : of the classifier, for messages.
+
+    Raises
+    ------
+    InputError : a value of the features is not finite.
+    """
     labels = tuple(samples.labels.names.tolist())
-    rows = {part: _part(features, samples, parts, part) for part in parts.rows}
+    rows = {part: _part(features, samples, split, part) for part in split.rows}
     weights = _class_weights(rows["train"].y, len(labels), balance=options.balance_classes)
     fitted = fit(rows["train"], rows["validation"], weights, options, on_epoch=on_epoch)
     calibration = _calibration(rows.get("calibration"), fitted, options)
-    test = score(features, samples, rows["test"].indices, rows["test"].y, labels, fitted.network, calibration)
-    chunk_length = samples.preparation.chunk_length
-    evaluation = assess(test, options.seed, chunk_length)
-    classifier = Classifier(
-        replace(features.schema, labels=labels),
-        fitted.network,
-        calibration,
-        {
-            "options": options.to_json(),
-            "trained_on": samples.origin,
-            "split": parts.to_json(),
-            "class_weights": dict(zip(labels, weights.tolist(), strict=True)),
-            "epochs": [epoch.to_json() for epoch in fitted.epochs],
-            "best_epoch": fitted.best_epoch,
-            "test": evaluation,
-            "versions": {name: found for name in _PACKAGES if (found := _installed(name))},
-        },
-        str(output),
-    )
-    save_classifier(classifier, output, _for_people(classifier, test))
-    return TrainReport(output, classifier, parts, fitted, evaluation, time.monotonic() - started)
+    about = {
+        "options": options.to_json(),
+        "trained_on": samples.origin,
+        "split": split.to_json(),
+        "class_weights": dict(zip(labels, weights.tolist(), strict=True)),
+        "epochs": [epoch.to_json() for epoch in fitted.epochs],
+        "best_epoch": fitted.best_epoch,
+        "versions": {package: found for package in _PACKAGES if (found := _installed(package))},
+    }
+    classifier = Classifier(replace(features.schema, labels=labels), fitted.network, calibration, about, name)
+    test = rows["test"]
+    scores = score(features, samples, test.indices, test.y, labels, fitted.network, calibration)
+    return Trained(classifier, fitted, scores)
 
 
 def _part(features: Features, samples: Samples, split: Split, part: Part) -> PartRows:

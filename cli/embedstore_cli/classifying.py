@@ -1,0 +1,81 @@
+"""What the commands about classifiers share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from embedstore.classify.inputs import Reading
+
+Models = Annotated[
+    str | None, typer.Option("--models", "-m", metavar="A,B", help="Models or spaces, in the order of their columns.")
+]
+Labels = Annotated[
+    Path | None,
+    typer.Option("--labels", metavar="FILE", help="Table of sample, source or group, and label, with a header."),
+]
+Groups = Annotated[
+    Path | None,
+    typer.Option(
+        "--groups", metavar="FILE", help="Table of sample, source or group, and cluster: what a split must not divide."
+    ),
+]
+Fill = Annotated[
+    bool, typer.Option("--fill", help="First compute what lacks, from dna.fna and protein.faa beside the table.")
+]
+ClassifierPlace = Annotated[
+    Path, typer.Option("--classifier", "-c", metavar="DIR", help="What `train` wrote.", show_default=False)
+]
+
+_SHOWN = (
+    ("auroc", "AUROC"),
+    ("auprc", "AUPRC"),
+    ("balanced_accuracy", "balanced accuracy"),
+    ("mcc", "MCC"),
+    ("f1", "F1"),
+    ("ece", "ECE"),
+)
+
+
+@contextmanager
+def reading(
+    given: Path,
+    store: Path | None,
+    models: str | None,
+    labels: Path | None,
+    groups: Path | None,
+    *,
+    fill: bool,
+    device: str | None,
+    quiet: bool,
+) -> Iterator[Reading]:
+    """Say how features are come by; a merged file needs no store."""
+    from embedstore.classify.inputs import Reading
+    from embedstore.features import FillFrom, is_merged_file
+    from embedstore.library import open_store
+    from embedstore_cli.options import fill_options
+    from embedstore_cli.progress import shown
+
+    named = () if models is None else tuple(models.split(","))
+    if is_merged_file(given):
+        yield Reading(models=named, labels=labels, groups=groups)
+        return
+    with shown(quiet=quiet) as on_progress:
+        source = FillFrom(given.parent, fill_options(device, True), on_progress) if fill else False
+        yield Reading(open_store(store, create=fill), named, labels, groups, source)
+
+
+def metric_facts(evaluation: Mapping[str, Any], on: str) -> list[tuple[str, str]]:
+    """Name the main metrics with their intervals."""
+    intervals = evaluation["intervals"]["numbers"]
+    facts = [(on, f"{evaluation['samples']:,.0f} samples of {evaluation['groups']:,} groups")]
+    for key, name in _SHOWN:
+        low, high = intervals.get(key, (None, None))
+        interval = "" if low is None else f" ({low:.3f} to {high:.3f})"
+        facts.append((name, "not defined" if evaluation[key] is None else f"{evaluation[key]:.3f}{interval}"))
+    return facts

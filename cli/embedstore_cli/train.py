@@ -1,0 +1,152 @@
+"""embedstore train: train a classifier on samples."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from embedstore_cli import options
+from embedstore_cli.classifying import Fill, Groups, Labels, Models
+
+if TYPE_CHECKING:
+    from embedstore.classify.fitting import Epoch
+    from embedstore.classify.splitting import Split
+    from embedstore.classify.training import TrainReport
+
+
+class NetworkChoice(StrEnum):
+    """What is trained."""
+
+    mlp = "mlp"
+    linear = "linear"
+
+
+class CalibrationChoice(StrEnum):
+    """How scores become probabilities."""
+
+    temperature = "temperature"
+    vector = "vector"
+    none = "none"
+
+
+Share = typer.Option(min=0, max=1, help="Share of the samples, about.")
+
+
+def train(
+    given: Annotated[
+        Path,
+        typer.Argument(
+            metavar="FEATURES|SAMPLES.tsv", help="What `merge` or what `prepare` wrote.", show_default=False
+        ),
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="CLASSIFIER", help="Folder to write.")],
+    models: Models = None,
+    labels: Labels = None,
+    groups: Groups = None,
+    split: Annotated[
+        Path | None,
+        typer.Option("--split", metavar="FILE", help="Table of sample, source or group, and part. Default: by group."),
+    ] = None,
+    network: Annotated[
+        NetworkChoice, typer.Option("--network", help="mlp: VirNucPro's head; linear: the baseline.")
+    ] = NetworkChoice.mlp,
+    seed: Annotated[int, typer.Option("--seed", metavar="N", min=0, help="Same seed, same weights.")] = 1,
+    validation: Annotated[float, Share] = 0.15,
+    calibration_share: Annotated[float, Share] = 0.15,
+    test: Annotated[float, Share] = 0.2,
+    calibration: Annotated[
+        CalibrationChoice, typer.Option("--calibration", help="How scores become probabilities.")
+    ] = CalibrationChoice.temperature,
+    balance: Annotated[
+        bool, typer.Option("--balance/--no-balance", help="Weigh samples so that all classes count alike.")
+    ] = True,
+    epochs: Annotated[int, typer.Option("--epochs", metavar="N", min=1, help="At most.")] = 200,
+    patience: Annotated[
+        int, typer.Option("--patience", metavar="N", min=1, help="Stop after so many epochs without progress.")
+    ] = 10,
+    batch: Annotated[int, typer.Option("--batch", metavar="N", min=2, help="Samples in a batch.")] = 1024,
+    learning_rate: Annotated[float, typer.Option("--learning-rate", metavar="X")] = 1e-3,
+    input_dropout: Annotated[
+        float, typer.Option("--input-dropout", metavar="X", min=0, max=1, help="Inputs left out in training.")
+    ] = 0.0,
+    ignore_unlabelled: Annotated[
+        bool, typer.Option("--ignore-unlabelled", help="Leave samples without a label out, rather than refuse them.")
+    ] = False,
+    fill: Fill = False,
+    store: options.StorePlace = None,
+    device: options.Device = None,
+    json: options.Json = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Train a classifier, and test it on groups that it has never seen.
+
+    Train, validation, calibration and test share no group (genome) and no sequence. Writes a folder with
+    classifier.safetensors, classifier.json, report.html and scores.tsv.
+    """
+    from embedstore.classify.options import TrainOptions
+    from embedstore.classify.training import train as train_classifier
+    from embedstore_cli.classifying import reading
+    from embedstore_cli.output import notice, write_json
+
+    choices = TrainOptions(
+        network=network.value,
+        seed=seed,
+        validation_share=validation,
+        calibration_share=0.0 if calibration is CalibrationChoice.none else calibration_share,
+        test_share=test,
+        balance_classes=balance,
+        calibration=calibration.value,
+        max_epochs=epochs,
+        patience_epochs=patience,
+        batch_rows=batch,
+        learning_rate=learning_rate,
+        input_dropout=input_dropout,
+        ignore_unlabelled=ignore_unlabelled,
+        device=device,
+    )
+    with reading(given, store, models, labels, groups, fill=fill, device=device, quiet=quiet) as how:
+        report = train_classifier(
+            given,
+            output,
+            choices,
+            how,
+            split=split,
+            on_epoch=None if quiet else lambda epoch: notice(_epoch_line(epoch)),
+            on_split=None if quiet else lambda parts: notice(_split_line(parts)),
+        )
+    if json:
+        write_json(report.to_json())
+    elif not quiet:
+        _write_text(report)
+
+
+def _split_line(split: Split) -> str:
+    parts = ", ".join(f"{part} {len(rows):,} of {len(split.groups[part])} groups" for part, rows in split.rows.items())
+    joined = f"; {len(split.joined)} sets of groups kept together, as they share a sequence" if split.joined else ""
+    left_out = f"; {split.unlabelled:,} without a label left out" if split.unlabelled else ""
+    return f"samples: {parts}{joined}{left_out}"
+
+
+def _epoch_line(epoch: Epoch) -> str:
+    return (
+        f"epoch {epoch.number}: loss {epoch.training_loss:.4f}, validation {epoch.validation_loss:.4f}, "
+        f"balanced accuracy {epoch.balanced_accuracy:.3f}"
+    )
+
+
+def _write_text(report: TrainReport) -> None:
+    from embedstore_cli.classifying import metric_facts
+    from embedstore_cli.output import duration, write_facts
+
+    epochs = f"{report.fitted.best_epoch} of {len(report.fitted.epochs)}"
+    write_facts(
+        [
+            ("network", f"{report.classifier.network.kind}, best epoch {epochs}"),
+            *metric_facts(report.evaluation, "tested on"),
+            ("took", duration(report.seconds)),
+            ("written to", str(report.output)),
+        ]
+    )
