@@ -166,8 +166,12 @@ def transformers_model(**sizes: int) -> Any:
     [
         {"hidden_size": 48, "num_hidden_layers": 2, "num_attention_heads": 6, "intermediate_size": 100},
         {"hidden_size": 320, "num_hidden_layers": 6, "num_attention_heads": 20, "intermediate_size": 1280},
+        pytest.param(
+            {"hidden_size": 640, "num_hidden_layers": 30, "num_attention_heads": 20, "intermediate_size": 2560},
+            marks=pytest.mark.slow,
+        ),
     ],
-    ids=["small", "8M"],
+    ids=["small", "8M", "150M"],
 )
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_means_equal_transformers(sizes: dict[str, int], tmp_path: Path) -> None:
