@@ -13,6 +13,7 @@ from pathlib import Path
 
 import h5py
 
+from embedstore.errors import StorageError
 from embedstore.store.documents import Part
 from embedstore.store.rows import SegmentFiles, SortedRows
 from embedstore.store.storage import Buffer
@@ -21,10 +22,13 @@ from embedstore.store.storage import Buffer
 def write(files: SegmentFiles, rows: SortedRows, attributes: dict[str, object]) -> dict[str, tuple[Part, ...]]:
     """Write the file; return where each array's rows lie."""
     name = f"data/{files.nonce}.h5"
-    with tempfile.TemporaryDirectory(prefix="embedstore-") as folder:
-        template = Path(folder) / "template.h5"
-        offsets = _lay_out(template, rows, attributes)
-        files.write(name, _content(template, rows, offsets))
+    try:
+        with tempfile.TemporaryDirectory(prefix="embedstore-") as folder:
+            template = Path(folder) / "template.h5"
+            offsets = _lay_out(template, rows, attributes)
+            files.write(name, _content(template, rows, offsets))
+    except OSError as error:
+        raise StorageError(f"Cannot lay out an HDF5 file in the folder for temporary files: {error}.") from error
     return {array: (Part(name, offset, len(rows)),) for array, offset in offsets.items()}
 
 
