@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from sample_rows import (
     sample_recipe,
 )
 
-from embedstore.errors import CorruptStoreError
+from embedstore.errors import CorruptStoreError, StorageError
 from embedstore.store import SpaceStore, zarr_layout
 from embedstore.types import EmbeddingBatch
 
@@ -126,3 +127,10 @@ def test_all_zero_vectors_are_written_and_read(tmp_path: Path) -> None:
         space.append(EmbeddingBatch(KEYS, zeros))
         assert open_space(tmp_path / layout).read(KEYS).tobytes() == zeros.tobytes()
         assert SpaceStore.open(tmp_path / layout).verify(deep=True).problems == []
+
+
+def test_without_a_folder_for_temporary_files_hdf5_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    space = new_space(tmp_path, "hdf5")
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "nowhere"))
+    with pytest.raises(StorageError, match="folder for temporary files"):
+        space.append(sample_batch(KEYS, space.recipe))
