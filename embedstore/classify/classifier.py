@@ -21,7 +21,7 @@ from embedstore.classify.network import Network, Tensors, tensor_problems, tenso
 from embedstore.classify.options import NetworkKind
 from embedstore.errors import FormatVersionError, InputError, MissingDependencyError, WeightsError
 from embedstore.features import Schema
-from embedstore.output import complete
+from embedstore.output import check_folder, complete
 
 TENSORS_NAME = "classifier.safetensors"
 DOCUMENT_NAME = "classifier.json"
@@ -94,11 +94,7 @@ def check_output(path: Path) -> None:
     ------
     InputError : a file, or a folder without a classifier, is there; or the folder above lacks.
     """
-    is_empty = path.is_dir() and not any(path.iterdir())
-    if path.exists() and not is_empty and not (path / DOCUMENT_NAME).is_file():
-        raise InputError(f"Cannot write a classifier to {path}: something else is there. Give another name.")
-    if not path.absolute().parent.is_dir():
-        raise InputError(f"Cannot write a classifier to {path}: there is no folder {path.parent}. Make it first.")
+    check_folder(path, DOCUMENT_NAME, "a classifier")
 
 
 def save_classifier(classifier: Classifier, path: Path, others: Mapping[str, bytes] | None = None) -> None:

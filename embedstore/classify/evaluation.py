@@ -11,12 +11,12 @@ import numpy as np
 
 from embedstore.classify.assessment import assess
 from embedstore.classify.classifier import REPORT_NAME, SCORES_NAME, Classifier, load_classifier
-from embedstore.classify.inputs import FeatureInput, Reading, relabelled
+from embedstore.classify.inputs import FeatureInput, Reading, fill_source, relabelled
 from embedstore.classify.scores import Scores, score, write_scores
 from embedstore.classify.spaces import fill_spaces, find_spaces, require_schema
 from embedstore.errors import InputError
-from embedstore.features import Features, FillFrom, Samples, Schema, is_merged_file, load_samples, open_features, view
-from embedstore.output import complete
+from embedstore.features import Features, Samples, Schema, is_merged_file, load_samples, open_features, view
+from embedstore.output import check_folder, complete
 
 EVALUATION_NAME = "evaluation.json"
 
@@ -65,7 +65,7 @@ def evaluate(
     """
     classifier = classifier if isinstance(classifier, Classifier) else load_classifier(classifier)
     if output is not None:
-        _check_output(Path(output))
+        check_folder(Path(output), EVALUATION_NAME, "an evaluation")
     features, samples = _checked_input(given, classifier, reading or Reading())
     y = _classes(samples, features.schema, classifier)
     rows = np.flatnonzero(y >= 0)
@@ -94,9 +94,7 @@ def _checked_input(given: FeatureInput, classifier: Classifier, how: Reading) ->
     targets = find_spaces(classifier, how.store, how.models, how.options)
     require_schema(classifier, targets, samples.preparation, samples.origin)
     samples = relabelled(samples, how)
-    source = how.fill if isinstance(how.fill, FillFrom) else None
-    if how.fill is True and not isinstance(given, Samples):
-        source = FillFrom(Path(given).parent)
+    source = fill_source(given, how)
     if source is not None:
         targets, _ = fill_spaces(targets, source)
     return view(samples, targets), samples
@@ -118,12 +116,6 @@ def _seen(classifier: Classifier, scores: Scores) -> list[str]:
     used = {name for part, names in parts.items() if part != "test" for name in names}
     codes = np.unique(scores.samples.groups.codes)
     return sorted(used & {scores.samples.groups.names[code] for code in codes.tolist() if code >= 0})
-
-
-def _check_output(path: Path) -> None:
-    is_ours = path.is_dir() and (not any(path.iterdir()) or (path / EVALUATION_NAME).is_file())
-    if path.exists() and not is_ours:
-        raise InputError(f"Cannot write an evaluation to {path}: something else is there. Give another name.")
 
 
 def _write(evaluation: Evaluation, path: Path) -> None:

@@ -65,10 +65,24 @@ def open_input(given: FeatureInput, how: Reading) -> tuple[Features, Samples]:
                 f"Cannot use the samples {given if not isinstance(given, Samples) else given.origin}: expected the "
                 "models (or spaces) that make their columns, and a store. Give --models."
             )
-        fill = FillFrom(Path(given).parent) if how.fill is True and not isinstance(given, Samples) else how.fill
+        fill = fill_source(given, how) or False
         samples = given if isinstance(given, Samples) else load_samples(given)
         features = merge(samples, how.store, how.models, None, fill, options=how.options)
     return features, relabelled(features.samples, how)
+
+
+def fill_source(given: Samples | str | Path, how: Reading) -> FillFrom | None:
+    """Return where the sequences of samples are, if what lacks is to be computed.
+
+    Raises
+    ------
+    InputError : nobody said where they are.
+    """
+    if how.fill is not True:
+        return how.fill or None
+    if isinstance(given, Samples):
+        raise InputError(f"Cannot fill {given.origin}: tell where its sequences are (fill=FillFrom(folder)).")
+    return FillFrom(Path(given).parent)
 
 
 def relabelled(samples: Samples, how: Reading) -> Samples:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -124,6 +124,19 @@ def length_plot(scores: Scores, parts: Sequence[dict[str, Any]]) -> str:
         axes.set_xticks(list(places), [f"{part['from']}–{part['to']}\nn={part['samples']:,}" for part in parts])
         axes.set_ylim(0, 1.02)
         axes.legend(loc="lower right")
+        return finish()
+
+
+def intervals_plot(what: str, numbers: Mapping[str, tuple[float, float, float]]) -> str:
+    """Numbers with their intervals, (number, low, high) by name, above each other; dotted: 0."""
+    with _figure(what, "") as (axes, finish):
+        axes.axvline(0, color=_GREY, linestyle=":", linewidth=1)
+        for place, (name, (number, low, high)) in enumerate(numbers.items()):
+            axes.plot([low, high], [-place, -place], color=_COLORS[0], linewidth=1.5)
+            axes.plot([number], [-place], "o", color=_COLORS[0], ms=5)
+            axes.text(0.0, 0.25 - place, name, transform=axes.get_yaxis_transform(), fontsize=8)
+        axes.set_ylim(-len(numbers) + 0.4, 0.7)
+        axes.set_yticks([])
         return finish()
 
 

@@ -10,7 +10,7 @@ from embedstore.classify import plots
 from embedstore.classify.classifier import Classifier
 from embedstore.classify.scores import Scores
 
-_HEADLINES = (
+HEADLINES = (
     ("auroc", "AUROC"),
     ("auprc", "AUPRC"),
     ("balanced_accuracy", "balanced accuracy"),
@@ -68,12 +68,12 @@ def training_report(classifier: Classifier, test: Scores) -> str:
     ]
     parts = [
         "<h2>How it was trained</h2>",
-        _table((), facts),
-        _plots([("Loss of each epoch; the dotted line is the one that was kept.",
+        table((), facts),
+        figures([("Loss of each epoch; the dotted line is the one that was kept.",
                  plots.loss_plot(about["epochs"], about["best_epoch"]))]),
     ]  # fmt: skip
     lead = "How the classifier did on groups that were not used for training, early stopping or calibration."
-    return _page(f"Classifier {classifier.name}", lead, [*_evaluation(about["test"], test), *parts])
+    return page(f"Classifier {classifier.name}", lead, [*_evaluation(about["test"], test), *parts])
 
 
 def evaluation_report(classifier: Classifier, evaluation: Mapping[str, Any], scores: Scores) -> str:
@@ -84,7 +84,7 @@ def evaluation_report(classifier: Classifier, evaluation: Mapping[str, Any], sco
         lead += (
             f" {len(seen)} of its groups were used to make the classifier, so this is no test: {', '.join(seen[:5])}."
         )
-    return _page(f"Evaluation of {classifier.name}", lead, _evaluation(evaluation, scores))
+    return page(f"Evaluation of {classifier.name}", lead, _evaluation(evaluation, scores))
 
 
 def _evaluation(evaluation: Mapping[str, Any], scores: Scores) -> list[str]:
@@ -94,15 +94,15 @@ def _evaluation(evaluation: Mapping[str, Any], scores: Scores) -> list[str]:
         f"<p class=about>{evaluation['samples']:,.0f} samples of {evaluation['groups']:,} groups. Classes are averaged "
         f"plainly. In grey: {intervals['level']:.0%} intervals, {intervals['replicates']} bootstrap samples of "
         f"{html.escape(intervals['of'])}.</p>",
-        _table(("metric", "value"), [(name, _number(evaluation, key)) for key, name in _HEADLINES]),
+        table(("metric", "value"), [(name, _number(evaluation, key)) for key, name in HEADLINES]),
         "<h2>By class</h2>",
-        _table(*_of_classes(evaluation)),
+        table(*_of_classes(evaluation)),
         "<h2>Plots</h2>",
-        _plots(_drawn(evaluation, scores)),
+        figures(_drawn(evaluation, scores)),
         "<h2>By length of the sample</h2>",
-        _table(*_summaries(evaluation["by_length"], "bases", scores.labels)),
+        table(*_summaries(evaluation["by_length"], "bases", scores.labels)),
         "<h2>By group</h2>",
-        _table(*_summaries(evaluation["by_group"][:_GROUPS_SHOWN], "group", scores.labels)),
+        table(*_summaries(evaluation["by_group"][:_GROUPS_SHOWN], "group", scores.labels)),
     ]
 
 
@@ -133,8 +133,8 @@ def _of_classes(evaluation: Mapping[str, Any]) -> tuple[Sequence[str], list[Sequ
             label,
             f"{numbers['samples']:,.0f}",
             *(_number(evaluation, f"classes/{label}/{key}") for key, _ in _OF_CLASS),
-            *(_plain(numbers["recall_at_precision"][precision]) for precision in precisions),
-            *(_plain(numbers["precision_at_prevalence"][prevalence]) for prevalence in prevalences),
+            *(plain(numbers["recall_at_precision"][precision]) for precision in precisions),
+            *(plain(numbers["precision_at_prevalence"][prevalence]) for prevalence in prevalences),
         )
         for label, numbers in classes.items()
     ]
@@ -149,9 +149,9 @@ def _summaries(
         (
             part["group"] if "group" in part else f"{part['from']:,}–{part['to']:,}",
             f"{part['samples']:,}",
-            _plain(part["accuracy"]),
-            _plain(part["auroc"]),
-            *(_plain(part["recall"][label]) for label in labels),
+            plain(part["accuracy"]),
+            plain(part["auroc"]),
+            *(plain(part["recall"][label]) for label in labels),
         )
         for part in parts
     ]
@@ -164,10 +164,11 @@ def _number(evaluation: Mapping[str, Any], path: str) -> str:
     for name in path.split("/"):
         value = value[name]
     low, high = evaluation["intervals"]["numbers"].get(path, (None, None))
-    return _plain(value) if low is None else f"{_plain(value)} <{_plain(low)}–{_plain(high)}>"
+    return plain(value) if low is None else f"{plain(value)} <{plain(low)}–{plain(high)}>"
 
 
-def _plain(value: float | None) -> str:
+def plain(value: float | None) -> str:
+    """Write a number that may not be defined."""
     return "–" if value is None else f"{value:.3f}"
 
 
@@ -182,7 +183,8 @@ def _preparation(classifier: Classifier) -> str:
     return ", ".join(f"{name} {value}" for name, value in facts.items() if value is not None) or "not stated"
 
 
-def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Return a table as HTML; of a cell `0.9 <0.8–1.0>` the interval is grey."""
     head = "".join(f"<th>{html.escape(name)}</th>" for name in header)
     body = "".join("<tr>" + "".join(f"<td>{_cell(text)}</td>" for text in row) + "</tr>" for row in rows)
     return f"<div class=wide><table>{f'<tr>{head}</tr>' if head else ''}{body}</table></div>"
@@ -196,12 +198,14 @@ def _cell(text: str) -> str:
     return f"{html.escape(number)} <span class=interval>{html.escape(interval[:-1])}</span>"
 
 
-def _plots(drawn: Iterable[tuple[str, str]]) -> str:
-    figures = (f"<figure>{svg}<figcaption>{html.escape(text)}</figcaption></figure>" for text, svg in drawn)
-    return f"<div class=plots>{''.join(figures)}</div>"
+def figures(drawn: Iterable[tuple[str, str]]) -> str:
+    """Return plots, given as (what they show, SVG), as HTML."""
+    parts = (f"<figure>{svg}<figcaption>{html.escape(text)}</figcaption></figure>" for text, svg in drawn)
+    return f"<div class=plots>{''.join(parts)}</div>"
 
 
-def _page(title: str, lead: str, parts: Iterable[str]) -> str:
+def page(title: str, lead: str, parts: Iterable[str]) -> str:
+    """Return a page that needs nothing else; `parts` are HTML."""
     return (
         f"<!doctype html>\n<html lang=en><head><meta charset=utf-8><title>{html.escape(title)}</title>"
         f"<style>{_STYLE}</style></head>\n<body><h1>{html.escape(title)}</h1>\n"

@@ -47,6 +47,7 @@ _PLAIN = {
     "torch._utils _rebuild_parameter",
     "torch._utils _rebuild_tensor_v2",
     "torch FloatStorage",
+    "torch LongStorage",  # counts of batches
     "__builtin__ set",
     "builtins set",
 }
