@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Iterator
-from pathlib import Path
+from typing import IO
 
 import h5py
 
@@ -23,8 +23,7 @@ def write(files: SegmentFiles, rows: SortedRows, attributes: dict[str, object]) 
     """Write the file; return where each array's rows lie."""
     name = f"data/{files.nonce}.h5"
     try:
-        with tempfile.TemporaryDirectory(prefix="embedstore-") as folder:
-            template = Path(folder) / "template.h5"
+        with tempfile.TemporaryFile() as template:  # nameless: nothing is left of it when the process is killed
             offsets = _lay_out(template, rows, attributes)
             files.write(name, _content(template, rows, offsets))
     except OSError as error:
@@ -32,7 +31,7 @@ def write(files: SegmentFiles, rows: SortedRows, attributes: dict[str, object]) 
     return {array: (Part(name, offset, len(rows)),) for array, offset in offsets.items()}
 
 
-def _lay_out(template: Path, rows: SortedRows, attributes: dict[str, object]) -> dict[str, int]:
+def _lay_out(template: IO[bytes], rows: SortedRows, attributes: dict[str, object]) -> dict[str, int]:
     """Make the file with all space reserved and nothing written there (it is sparse); return the datasets' offsets."""
     reserved = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
     reserved.set_layout(h5py.h5d.CONTIGUOUS)
@@ -49,14 +48,14 @@ def _lay_out(template: Path, rows: SortedRows, attributes: dict[str, object]) ->
     return offsets
 
 
-def _content(template: Path, rows: SortedRows, offsets: dict[str, int]) -> Iterator[Buffer]:
+def _content(template: IO[bytes], rows: SortedRows, offsets: dict[str, int]) -> Iterator[Buffer]:
     """Yield the file from its first byte to its last: metadata from the template, data from the rows."""
     in_file = sorted(offsets, key=offsets.__getitem__)
     if in_file != list(rows.shapes):
         raise AssertionError(f"HDF5 reserved space in the order {in_file}, expected {list(rows.shapes)}")
-    with template.open("rb") as metadata:
-        for array in in_file:
-            yield metadata.read(offsets[array] - metadata.tell())
-            yield from rows.pieces(array, 0, len(rows))
-            metadata.seek(offsets[array] + len(rows) * rows.row_bytes(array))
-        yield metadata.read()
+    template.seek(0)
+    for array in in_file:
+        yield template.read(offsets[array] - template.tell())
+        yield from rows.pieces(array, 0, len(rows))
+        template.seek(offsets[array] + len(rows) * rows.row_bytes(array))
+    yield template.read()
