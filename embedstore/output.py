@@ -11,6 +11,24 @@ from pathlib import Path
 from embedstore.errors import InputError, StorageError
 
 
+def check_folder(path: Path, marker: str, what: str) -> None:
+    """Refuse a place where something else lies than a folder like the one to be written.
+
+    Parameters
+    ----------
+    marker : name of the file that all such folders hold. what : the folder, for the message: "a classifier".
+
+    Raises
+    ------
+    InputError : a file, or a folder without the marker, is there; or the folder above lacks.
+    """
+    is_empty = path.is_dir() and not any(path.iterdir())
+    if path.exists() and not is_empty and not (path / marker).is_file():
+        raise InputError(f"Cannot write {what} to {path}: something else is there. Give another name.")
+    if not path.absolute().parent.is_dir():
+        raise InputError(f"Cannot write {what} to {path}: there is no folder {path.parent}. Make it first.")
+
+
 @contextmanager
 def complete(path: Path) -> Iterator[Path]:
     """Give a temporary path beside `path` to write a file or folder to; it takes the place of `path` at the end.
