@@ -15,6 +15,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from embedstore.classify.classifier import Classifier, load_classifier
+    from embedstore.classify.evaluation import evaluate
+    from embedstore.classify.inputs import Reading
+    from embedstore.classify.options import TrainOptions
+    from embedstore.classify.prediction import PredictOptions, predict
+    from embedstore.classify.training import train
     from embedstore.errors import EmbedStoreError, MissingEmbeddingError, SchemaError
     from embedstore.features import Features, Schema, merge, open_features
     from embedstore.filling import FillOptions, FillReport
@@ -31,16 +37,19 @@ if TYPE_CHECKING:
     __version__: str
 
 _HOME = {
-    "MODELS": "models.registry",
+    "Classifier": "classify.classifier",
     "EmbedStoreError": "errors",
     "EmbeddingBatch": "types",
     "Features": "features",
     "FillOptions": "filling",
     "FillReport": "filling",
+    "MODELS": "models.registry",
     "MissingEmbeddingError": "errors",
     "ModelOptions": "models.resolution",
+    "PredictOptions": "classify.prediction",
     "PrepareOptions": "samples",
     "PrepareReport": "samples",
+    "Reading": "classify.inputs",
     "Recipe": "identity",
     "Record": "types",
     "Rejection": "types",
@@ -48,17 +57,22 @@ _HOME = {
     "SchemaError": "errors",
     "Space": "store.space",
     "Store": "library",
+    "TrainOptions": "classify.options",
     "canonical": "identity",
+    "evaluate": "classify.evaluation",
     "key_array": "identity",
     "key_from_text": "identity",
     "key_text": "identity",
+    "load_classifier": "classify.classifier",
     "merge": "features",
     "open": "library",
     "open_features": "features",
+    "predict": "classify.prediction",
     "prepare": "samples",
     "read": "sequences",
     "read_samples": "samples",
     "sequence_key": "identity",
+    "train": "classify.training",
 }
 """Public name -> module of this package that defines it."""
 
@@ -67,6 +81,7 @@ _OTHER_NAME = {"open": "open_store"}
 
 __all__ = [
     "MODELS",
+    "Classifier",
     "EmbedStoreError",
     "EmbeddingBatch",
     "Features",
@@ -74,8 +89,10 @@ __all__ = [
     "FillReport",
     "MissingEmbeddingError",
     "ModelOptions",
+    "PredictOptions",
     "PrepareOptions",
     "PrepareReport",
+    "Reading",
     "Recipe",
     "Record",
     "Rejection",
@@ -83,18 +100,23 @@ __all__ = [
     "SchemaError",
     "Space",
     "Store",
+    "TrainOptions",
     "__version__",
     "canonical",
+    "evaluate",
     "key_array",
     "key_from_text",
     "key_text",
+    "load_classifier",
     "merge",
     "open",
     "open_features",
+    "predict",
     "prepare",
     "read",
     "read_samples",
     "sequence_key",
+    "train",
 ]
 
 

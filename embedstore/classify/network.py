@@ -22,7 +22,7 @@ HIDDEN_UNITS = 512
 DROPOUT = 0.5
 NORM_EPSILON = 1e-5
 
-_BLOCK_ROWS = 1024
+_BLOCK_ROWS = 512
 
 Tensors = Mapping[str, NDArray[np.float32]]
 Rows = NDArray[np.float32]
@@ -64,26 +64,26 @@ class Network:
     def logits(self, rows: Rows) -> NDArray[np.float32]:
         """Compute the logits of rows: (n, d) float32 to (n, classes) float32.
 
-        A row's numbers do not depend on its neighbours: matrix products are always of the same shape, for which the
-        last rows are padded with zeros, so that a linear-algebra library always takes the same way.
+        The arithmetic is float64, rounded at the end, and matrix products are always of the same shape, for which the
+        last rows are padded with zeros: linear-algebra libraries add in another order at the edges of a matrix, so that
+        in float32 a row's numbers would depend on where it stands.
         """
         found = np.empty((len(rows), self.classes), np.float32)
-        block = np.zeros((_BLOCK_ROWS, self.dim), np.float32)
+        wide = {name: tensor.astype(np.float64) for name, tensor in self.tensors.items()}
+        block = np.zeros((_BLOCK_ROWS, self.dim), np.float64)
         for start in range(0, len(rows), _BLOCK_ROWS):
             piece = rows[start : start + _BLOCK_ROWS]
             block[: len(piece)] = piece
-            found[start : start + len(piece)] = self._block_logits(block)[: len(piece)]
+            found[start : start + len(piece)] = self._block_logits(block, wide)[: len(piece)]
         return found
 
-    def _block_logits(self, rows: Rows) -> Rows:
-        tensors = self.tensors
-        hidden: Any = (rows - tensors["input.mean"]) / tensors["input.deviation"]  # (b, d)
+    def _block_logits(self, rows: NDArray[np.float64], tensors: Mapping[str, NDArray[np.float64]]) -> Any:
+        hidden = (rows - tensors["input.mean"]) / tensors["input.deviation"]  # (b, d)
         if self.kind == "mlp":
             hidden = hidden @ tensors["hidden.weight"].T + tensors["hidden.bias"]  # (b, 512)
-            scale = tensors["norm.weight"] / np.sqrt(tensors["norm.running_var"] + np.float32(NORM_EPSILON))
+            scale = tensors["norm.weight"] / np.sqrt(tensors["norm.running_var"] + NORM_EPSILON)
             hidden = np.maximum((hidden - tensors["norm.running_mean"]) * scale + tensors["norm.bias"], 0)
-        logits: Rows = hidden @ tensors["output.weight"].T + tensors["output.bias"]  # (b, classes)
-        return logits
+        return hidden @ tensors["output.weight"].T + tensors["output.bias"]  # (b, classes)
 
 
 def tensor_problems(found: Mapping[str, NDArray[Any]], expected: Mapping[str, tuple[int, ...]]) -> list[str]:
