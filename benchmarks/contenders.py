@@ -26,6 +26,7 @@ from embedstore.store import SegmentFormat, SpaceStore
 from embedstore.types import Canaries, EmbeddingBatch, Keys
 
 _BLOCK_ROWS = 8192
+_PROTEIN_RESIDUES = 330  # mean length
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -88,7 +89,8 @@ class MemoryMap(Contender):
     def write(self, keys: Keys, vectors: NDArray[np.float32]) -> None:
         with (self.folder / "vectors.npy").open("wb") as file:
             np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(vectors))
-            np.asarray(vectors).tofile(file)
+            for start in range(0, len(vectors), _BLOCK_ROWS):
+                vectors[start : start + _BLOCK_ROWS].tofile(file)
             file.flush()
             os.fsync(file.fileno())
 
@@ -235,7 +237,7 @@ class Lance(Contender):
 class Sqlite(Contender):
     """SQLite as FastPLMs keeps it: the sequence as primary key, a blob of dtype, shape and raw numbers.
 
-    Its text here is the hexadecimal key, shorter than most sequences, which is to its advantage.
+    In place of a sequence stands a text as long as a protein is on average: the hexadecimal key, repeated.
     """
 
     name = "sqlite"
@@ -246,7 +248,7 @@ class Sqlite(Contender):
         connection = sqlite3.connect(self.folder / "vectors.db")
         with connection:
             connection.execute("CREATE TABLE embeddings (sequence TEXT PRIMARY KEY, embedding BLOB NOT NULL)")
-            rows = ((name, head + vector.tobytes()) for name, vector in zip(_hex(keys), vectors, strict=True))
+            rows = ((name, head + vector.tobytes()) for name, vector in zip(_texts(keys), vectors, strict=True))
             connection.executemany("INSERT INTO embeddings VALUES (?, ?)", rows)
         connection.close()
 
@@ -254,7 +256,7 @@ class Sqlite(Contender):
         self.connection = sqlite3.connect(self.folder / "vectors.db")
 
     def read(self, query: Query) -> NDArray[np.float32]:
-        names = _hex(query.keys)
+        names = _texts(query.keys)
         found: dict[str, NDArray[np.float32]] = {}
         for start in range(0, len(names), self._AT_ONCE):
             some = names[start : start + self._AT_ONCE]
@@ -355,3 +357,8 @@ def _raw(keys: Keys) -> list[bytes]:
 
 def _hex(keys: Keys) -> list[str]:
     return [name.hex() for name in _raw(keys)]
+
+
+def _texts(keys: Keys) -> list[str]:
+    repeats = -(-_PROTEIN_RESIDUES // (2 * keys.shape[1]))
+    return [(name * repeats)[:_PROTEIN_RESIDUES] for name in _hex(keys)]
