@@ -18,7 +18,7 @@ def bench(
     weights: options.Weights = None,
     precision: options.PrecisionChoice = None,
     device: options.Device = None,
-    seconds: options.Seconds = 4.0,
+    seconds: options.Seconds = 3.0,
     json: options.Json = False,
 ) -> None:
     """Measure how fast a model is on this machine, and what a fill adds.

@@ -22,7 +22,7 @@ from embedstore.measuring.tuning import place_of
 from embedstore.measuring.workload import BuiltIn, Sample, Workload, sample_records
 from embedstore.models.embedder import Embedded, Embedder, Model
 from embedstore.models.machine import Place, Setting, keep_rate, processor
-from embedstore.models.tuning import embedding_seconds, rough_rate
+from embedstore.models.tuning import Duration, embed_timed, rough_rate
 from embedstore.sequences import read
 from embedstore.store.store import SpaceStore
 from embedstore.types import Record, Rejection
@@ -30,7 +30,7 @@ from embedstore.types import Record, Rejection
 if TYPE_CHECKING:
     from embedstore.models.packed import PackedEmbedder
 
-_ROUNDS = 3
+_ROUNDS = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +39,7 @@ class Benchmark:
 
     Attributes
     ----------
-    letters_per_second : of the model alone.
+    letters_per_second : of the model alone, with all workers busy.
     matmul_gflops : matrix products in the same arithmetic and threads; None for models without weights.
     share_of_matmul : the model's own matrix products, by the time it took, as a share of that.
     fill_to_model : time of a fill by that of the model alone.
@@ -89,7 +89,7 @@ class Benchmark:
 
 @dataclass(frozen=True, slots=True)
 class _Round:
-    model_s: float
+    model: Duration
     fill_s: float
     matmul_rate: float | None
 
@@ -99,14 +99,14 @@ def bench(
     records: Iterable[Record | Rejection] | None = None,
     *,
     device: str | None = None,
-    seconds: float = 4.0,
+    seconds: float = 3.0,
 ) -> Benchmark:
     """Measure a model on this machine, and keep its rate for the estimates of dry runs.
 
     Parameters
     ----------
     records : whose lengths count, and whose fill is projected; None: realistic lengths.
-    seconds : about how long each of three rounds of the model takes.
+    seconds : about how long each of five rounds of the model takes.
 
     Raises
     ------
@@ -122,7 +122,7 @@ def bench(
     sequences = workload.take(rough_rate(embedder, workload.take) * seconds)
     letters = sum(map(len, sequences))
     rounds = _measured(model, embedder, packed, sequences)
-    model_s = statistics.median(each.model_s for each in rounds)
+    model_s = statistics.median(each.model.steady_seconds for each in rounds)
     place = Place(processor(), "float32") if packed is None else place_of(packed)
     keep_rate(model.recipe, place, letters / model_s)
     gflops = share = None
@@ -130,7 +130,9 @@ def bench(
         operations = packed.operations(sequences)
         rates = [each.matmul_rate for each in rounds if each.matmul_rate is not None]
         gflops = statistics.median(rates) / 1e9
-        share = statistics.median(operations / each.model_s / each.matmul_rate for each in rounds if each.matmul_rate)
+        share = statistics.median(
+            operations / each.model.steady_seconds / each.matmul_rate for each in rounds if each.matmul_rate
+        )
     return Benchmark(
         model=model.name,
         place=place,
@@ -141,7 +143,7 @@ def bench(
         letters_per_second=letters / model_s,
         matmul_gflops=gflops,
         share_of_matmul=share,
-        fill_to_model=statistics.median(each.fill_s / each.model_s for each in rounds),
+        fill_to_model=statistics.median(each.fill_s / each.model.seconds for each in rounds),
         input=sample,
     )
 
@@ -154,9 +156,9 @@ def _measured(
         fasta = Path(folder) / "sequences.fasta"
         fasta.write_bytes(b"".join(b">%d\n%s\n" % numbered for numbered in enumerate(sequences)))
         for number in range(_ROUNDS):
-            model_s = embedding_seconds(embedder, sequences)
-            rate = None if packed is None else _matrix_products(packed, model_s)
-            rounds.append(_Round(model_s, _fill_seconds(model, embedder, fasta, Path(folder, str(number))), rate))
+            alone = embed_timed(embedder, sequences)
+            rate = None if packed is None else _matrix_products(packed, alone.seconds)
+            rounds.append(_Round(alone, _fill_seconds(model, embedder, fasta, Path(folder, str(number))), rate))
     return rounds
 
 

@@ -53,27 +53,46 @@ class Measured:
     default: bool = False
 
 
-def embedding_seconds(embedder: Embedder, sequences: Sequence[bytes]) -> float:
-    """Embed canonical sequences as a fill does, in packs and threads, and return how long it took."""
+@dataclass(frozen=True, slots=True)
+class Duration:
+    """How long embedding took.
+
+    Attributes
+    ----------
+    seconds : from the first pack's beginning to the last one's end.
+    steady_seconds : the same without the end, where some workers had nothing left; a long fill does not notice it.
+    """
+
+    seconds: float
+    steady_seconds: float
+
+
+def embed_timed(embedder: Embedder, sequences: Sequence[bytes]) -> Duration:
+    """Embed canonical sequences as a fill does, in packs and threads, and tell how long it took."""
     parts = packs([len(sequence) for sequence in sequences], embedder.pack_letters)
     chosen = [[sequences[row] for row in part] for part in parts]
+
+    def embed(pack: Sequence[bytes]) -> float:
+        started = time.perf_counter()
+        embedder.embed(pack)
+        return time.perf_counter() - started
+
     started = time.perf_counter()
     if embedder.workers <= 1:
-        for pack in chosen:
-            embedder.embed(pack)
+        busy = [embed(pack) for pack in chosen]
     else:
         with ThreadPoolExecutor(embedder.workers) as executor:
-            list(executor.map(embedder.embed, chosen))
-    return time.perf_counter() - started
+            busy = list(executor.map(embed, chosen))
+    return Duration(time.perf_counter() - started, sum(busy) / min(embedder.workers, len(busy)))
 
 
 def rough_rate(embedder: Embedder, take: Take) -> float:
     """Letters a second of a warm model with all its workers, on few sequences: how many it takes to measure it well."""
     letters = _FEW_LETTERS
-    embedding_seconds(embedder, take(letters))
+    embed_timed(embedder, take(letters))
     while True:
         sequences = take(letters)
-        seconds = embedding_seconds(embedder, sequences)
+        seconds = embed_timed(embedder, sequences).steady_seconds
         if seconds > _LONG_ENOUGH_S or letters >= _MANY_LETTERS:
             break
         letters *= 8
@@ -158,7 +177,7 @@ def _curve(
     for _ in range(rounds):
         for number, embedder in enumerate(embedders):
             on_setting(settings[number])
-            seconds[number].append(embedding_seconds(embedder, work))
+            seconds[number].append(embed_timed(embedder, work).steady_seconds)
     letters = sum(map(len, work))
     return [
         Measured(
