@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from embedstore.classify.options import TrainOptions
     from embedstore.classify.prediction import PredictOptions, predict
     from embedstore.classify.training import train
+    from embedstore.comparison.comparing import compare
     from embedstore.errors import EmbedStoreError, MissingEmbeddingError, SchemaError
     from embedstore.features import Features, Schema, merge, open_features
     from embedstore.filling import FillOptions, FillReport
@@ -59,6 +60,7 @@ _HOME = {
     "Store": "library",
     "TrainOptions": "classify.options",
     "canonical": "identity",
+    "compare": "comparison.comparing",
     "evaluate": "classify.evaluation",
     "key_array": "identity",
     "key_from_text": "identity",
@@ -103,6 +105,7 @@ __all__ = [
     "TrainOptions",
     "__version__",
     "canonical",
+    "compare",
     "evaluate",
     "key_array",
     "key_from_text",

@@ -14,6 +14,7 @@ import typer
 
 from embedstore.errors import EmbedStoreError
 from embedstore_cli.bench import bench
+from embedstore_cli.compare import compare
 from embedstore_cli.evaluate import evaluate
 from embedstore_cli.fill import fill
 from embedstore_cli.get import get
@@ -48,6 +49,7 @@ for command in (
     train,
     evaluate,
     predict,
+    compare,
     import_classifier,
     ls,
     info,

@@ -1,0 +1,93 @@
+"""embedstore compare: which sets of features do better on the same samples and splits."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from embedstore_cli import options
+from embedstore_cli.classifying import Fill, Groups, Labels
+from embedstore_cli.train import NetworkChoice
+
+
+def _several(sets: list[str]) -> list[str]:
+    if len(sets) < 2:
+        raise typer.BadParameter("give it twice or more, as --models old --models new --models old,new")
+    return sets
+
+
+def compare(
+    samples: Annotated[Path, typer.Argument(metavar="SAMPLES.tsv", help="What `prepare` wrote.", show_default=False)],
+    models: Annotated[
+        list[str],
+        typer.Option(
+            "--models", "-m", metavar="A,B", help="A set of models or spaces; give it for each set.", callback=_several
+        ),
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="REPORT", help="Folder to write.")],
+    network: Annotated[
+        NetworkChoice, typer.Option("--network", "--kind", help="mlp: VirNucPro's head; linear: the baseline.")
+    ] = NetworkChoice.mlp,
+    seeds: Annotated[int, typer.Option("--seeds", metavar="N", min=1, help="How many; each has its own split.")] = 3,
+    seed: Annotated[int, typer.Option("--seed", metavar="N", min=0, help="The first of them.")] = 1,
+    input_dropout: Annotated[
+        float, typer.Option("--input-dropout", metavar="X", min=0, max=1, help="Inputs left out in training.")
+    ] = 0.0,
+    labels: Labels = None,
+    groups: Groups = None,
+    ignore_unlabelled: Annotated[
+        bool, typer.Option("--ignore-unlabelled", help="Leave samples without a label out, rather than refuse them.")
+    ] = False,
+    fill: Fill = False,
+    store: options.StorePlace = None,
+    device: options.Device = None,
+    json: options.Json = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Compare sets of features: an old model's, a new one's, both together, the built-in baseline's.
+
+    Every set is trained and tested on the same samples with the same splits. Writes comparison.html and
+    comparison.json: paired differences of all metrics with intervals, what the vectors cost, how alike the spaces are.
+    """
+    from embedstore.classify.options import TrainOptions
+    from embedstore.comparison.comparing import compare as compare_sets
+    from embedstore_cli.classifying import reading
+    from embedstore_cli.output import notice, write_json
+
+    training = TrainOptions(
+        network=network.value,
+        seed=seed,
+        input_dropout=input_dropout,
+        ignore_unlabelled=ignore_unlabelled,
+        device=device,
+    )
+    with reading(samples, store, None, labels, groups, fill=fill, device=device, quiet=quiet) as how:
+        comparison = compare_sets(
+            samples,
+            models,
+            how,
+            output,
+            training,
+            seeds=seeds,
+            on_trained=None if quiet else lambda name, number, _: notice(f"trained on {name}, seed {number}"),
+        )
+    if json:
+        write_json(comparison.to_json())
+    elif not quiet:
+        _write_text(comparison.document, output)
+
+
+def _write_text(found: dict[str, Any], output: Path) -> None:
+    from embedstore.comparison.report import DRAWN, difference_text, lead, pair_name
+    from embedstore_cli.output import notice, write_table
+
+    columns = ("difference", *(f">{name}" for _, name in DRAWN))
+    rows = [
+        (pair_name(pair), *(difference_text(pair["metrics"][path]) for path, _ in DRAWN))
+        for pair in found["differences"]
+    ]
+    notice(lead(found))
+    write_table(columns, rows)
+    notice(f"Wrote {output / 'comparison.html'} and comparison.json.")
