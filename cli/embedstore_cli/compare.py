@@ -85,9 +85,9 @@ def _write_text(found: dict[str, Any], output: Path) -> None:
 
     columns = ("difference", *(f">{name}" for _, name in DRAWN))
     rows = [
-        (pair_name(pair), *(difference_text(pair["metrics"][path]) for path, _ in DRAWN))
+        (pair_name(pair), *(difference_text(pair["metrics"][path], "()") for path, _ in DRAWN))
         for pair in found["differences"]
     ]
-    notice(lead(found))
+    notice(f"{lead(found)} In brackets: {found['intervals']['level']:.0%} intervals; * : 0 is not in it.")
     write_table(columns, rows)
     notice(f"Wrote {output / 'comparison.html'} and comparison.json.")

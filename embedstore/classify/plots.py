@@ -134,7 +134,7 @@ def intervals_plot(what: str, numbers: Mapping[str, tuple[float, float, float]])
         for place, (name, (number, low, high)) in enumerate(numbers.items()):
             axes.plot([low, high], [-place, -place], color=_COLORS[0], linewidth=1.5)
             axes.plot([number], [-place], "o", color=_COLORS[0], ms=5)
-            axes.text(0.0, 0.25 - place, name, transform=axes.get_yaxis_transform(), fontsize=8)
+            axes.text(0.02, 0.25 - place, name, transform=axes.get_yaxis_transform(), fontsize=8)
         axes.set_ylim(-len(numbers) + 0.4, 0.7)
         axes.set_yticks([])
         return finish()

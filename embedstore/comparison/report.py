@@ -53,12 +53,13 @@ def pair_name(difference: Mapping[str, Any]) -> str:
     return f"{difference['of']} − {difference['minus']}"
 
 
-def difference_text(metric: Mapping[str, Any]) -> str:
-    """Write a difference with its interval, and a star if 0 is not in that."""
+def difference_text(metric: Mapping[str, Any], brackets: str = "<>") -> str:
+    """Write a difference with its interval in brackets, and a star if 0 is not in that."""
     low, high = metric["interval"]
     if metric["value"] is None or low is None:
         return "–"
-    return f"{metric['value']:+.3f}{'*' if low > 0 or high < 0 else ''} <{low:+.3f} to {high:+.3f}>"
+    star = "*" if low > 0 or high < 0 else ""
+    return f"{metric['value']:+.3f}{star} {brackets[0]}{low:+.3f} to {high:+.3f}{brackets[1]}"
 
 
 def _drawn(differences: Sequence[Mapping[str, Any]], path: str, name: str) -> str:

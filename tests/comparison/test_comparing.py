@@ -12,6 +12,7 @@ import pytest
 from labelled_spaces import COUNT, GROUPS, OF_EACH, QUICK, filled_store, labelled_samples
 
 import embedstore
+from embedstore.classify.assessment import assess
 from embedstore.classify.inputs import Reading
 from embedstore.classify.training import Trained
 from embedstore.comparison.comparing import Comparison, compare
@@ -108,14 +109,17 @@ def test_same_seed_gives_the_same_numbers_whatever_the_order_of_the_table(readin
 
 def test_sets_are_tested_on_the_same_samples_of_groups_never_trained_on(reading: Reading) -> None:
     tested: dict[int, list[list[str]]] = {}
+    auroc: dict[str, list[float]] = {}
 
     def keep(name: str, seed: int, trained: Trained) -> None:
         tested.setdefault(seed, []).append(trained.test.samples.ids.tolist())
+        auroc.setdefault(name, []).append(assess(trained.test, seed)["auroc"])
 
     found = compare(labelled_samples(), ["noise", "good"], reading, options=QUICK, seeds=2, on_trained=keep).document
     assert sorted(tested) == [1, 2]
     assert all(one == other for one, other in tested.values())
     assert tested[1] != tested[2]
+    assert auroc == {some["name"]: some["metrics"]["auroc"]["by_seed"] for some in found["sets"]}
     for split in found["splits"]:
         assert not set(split["groups"]["test"]) & set(split["groups"]["train"])
 
