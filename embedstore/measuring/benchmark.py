@@ -10,14 +10,13 @@ import statistics
 import tempfile
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from embedstore.filling import canaries
 from embedstore.filling.filler import fill
 from embedstore.filling.target import SpaceTarget
-from embedstore.identity import Recipe
 from embedstore.measuring.tuning import place_of
 from embedstore.measuring.workload import BuiltIn, Sample, Workload, sample_records
 from embedstore.models.embedder import Embedded, Embedder, Model
@@ -143,7 +142,7 @@ def bench(
         letters_per_second=letters / model_s,
         matmul_gflops=gflops,
         share_of_matmul=share,
-        fill_to_model=statistics.median(each.fill_s / each.model.seconds for each in rounds),
+        fill_to_model=statistics.median(each.fill_s / each.model.steady_seconds for each in rounds),
         input=sample,
     )
 
@@ -172,32 +171,44 @@ def _matrix_products(embedder: PackedEmbedder, seconds: float) -> float:
 
 
 def _fill_seconds(model: Model, embedder: Embedder, fasta: Path, folder: Path) -> float:
-    """Fill a new store; loading the model and its canaries, which a large fill does not notice, are left out."""
-    loaded = Model(model.name, model.recipe, lambda _: _KnownCanaries(embedder))
+    """Fill a new store.
+
+    Left out is what a large fill does not notice: loading the model, its canaries, and that at the end some workers
+    have nothing left.
+    """
+    watched = _Watched(embedder)
     store = SpaceStore.open(folder, create=True)
+    target = SpaceTarget(store, model.recipe, "bench", None, lambda: Model(model.name, model.recipe, lambda _: watched))
     started = time.perf_counter()
-    fill(read([fasta]), SpaceTarget(store, model.recipe, "bench", None, lambda: loaded))
-    return time.perf_counter() - started
+    fill(read([fasta]), target)
+    return time.perf_counter() - started - watched.idle_seconds_at_end()
 
 
-@dataclass
-class _KnownCanaries:
-    """The embedder, with the canaries computed beforehand."""
+class _Watched:
+    """The embedder, with the canaries computed beforehand, and the times of its packs."""
 
-    embedder: Embedder
-    recipe: Recipe = field(init=False)
-    pack_letters: int = field(init=False)
-    workers: int = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.recipe = self.embedder.recipe
-        self.pack_letters, self.workers = self.embedder.pack_letters, self.embedder.workers
-        kept = canaries.compute(self.embedder)
-        self._sequences = [sequence.encode("ascii") for sequence in kept.sequences]
+    def __init__(self, embedder: Embedder) -> None:
+        self.recipe, self.pack_letters, self.workers = embedder.recipe, embedder.pack_letters, embedder.workers
+        self._embedder = embedder
+        kept = canaries.compute(embedder)
+        self._canaries = [sequence.encode("ascii") for sequence in kept.sequences]
         self._embedded = Embedded(kept.vectors)
+        self._packs: list[tuple[float, float]] = []
 
     def embed(self, sequences: Sequence[bytes]) -> Embedded:
-        return self._embedded if list(sequences) == self._sequences else self.embedder.embed(sequences)
+        if list(sequences) == self._canaries:
+            return self._embedded
+        started = time.perf_counter()
+        embedded = self._embedder.embed(sequences)
+        self._packs.append((started, time.perf_counter()))
+        return embedded
+
+    def idle_seconds_at_end(self) -> float:
+        """Mean over the workers of how long they had nothing to do after the last pack was begun."""
+        last_begun = max(start for start, _ in self._packs)
+        last_done = max(end for _, end in self._packs)
+        busy = sum(max(0.0, end - last_begun) for _, end in self._packs)
+        return last_done - last_begun - busy / min(self.workers, len(self._packs))
 
 
 def _rounded(value: float | None) -> float | None:
