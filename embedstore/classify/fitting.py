@@ -138,7 +138,7 @@ class _Run:
         self._loss = nn.CrossEntropyLoss(class_weights.to(device))
         self._class_weights = class_weights.numpy().astype(np.float64)
         self._optimizer = torch.optim.AdamW(
-            module.parameters(), lr=options.learning_rate, weight_decay=options.weight_decay
+            module.parameters(), lr=options.learning_rate, weight_decay=options.weight_decay, fused=True
         )
 
     def fit(
@@ -232,7 +232,7 @@ def _module(options: TrainOptions, dim: int, classes: int) -> nn.Module:
     """Make the network to train, its parameters named as in `network.tensor_shapes`."""
     layers: OrderedDict[str, nn.Module] = OrderedDict()
     if options.input_dropout:
-        layers["input_dropout"] = nn.Dropout(options.input_dropout)
+        layers["input_dropout"] = _Dropout(options.input_dropout, options.seed)
     if options.network == "linear":
         output = nn.Linear(dim, classes)
         nn.init.zeros_(output.weight)
@@ -242,8 +242,31 @@ def _module(options: TrainOptions, dim: int, classes: int) -> nn.Module:
     for layer in (hidden, output):
         nn.init.xavier_uniform_(layer.weight)
     norm = nn.BatchNorm1d(HIDDEN_UNITS, eps=NORM_EPSILON)
-    layers |= OrderedDict(hidden=hidden, norm=norm, relu=nn.ReLU(), dropout=nn.Dropout(DROPOUT), output=output)
+    layers |= OrderedDict(
+        hidden=hidden, norm=norm, relu=nn.ReLU(), dropout=_Dropout(DROPOUT, options.seed), output=output
+    )
     return nn.Sequential(layers)
+
+
+class _Dropout(nn.Module):
+    """Dropout whose random numbers come from numpy: torch's took 40 % of the time of a step on a CPU.
+
+    Shares are rounded to 1/65536.
+    """
+
+    def __init__(self, share: float, seed: int) -> None:
+        super().__init__()
+        self._kept = round((1 - share) * 65536)
+        self._generator = np.random.default_rng([seed, self._kept])
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training:
+            return x
+        if x.is_cuda:
+            return nn.functional.dropout(x, 1 - self._kept / 65536)
+        drawn = self._generator.integers(0, 65536, x.shape, np.uint16)
+        mask = torch.from_numpy((drawn < self._kept).astype(np.float32)).to(x.device)
+        return x * mask.mul_(65536 / self._kept)
 
 
 @contextmanager

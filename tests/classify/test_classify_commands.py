@@ -1,0 +1,96 @@
+"""The commands about classifiers: what they write, and their exit codes."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+from small_genomes import write_genomes
+
+from embedstore.classify.training import TrainReport
+from embedstore_cli.main import main
+
+EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "virus.sh"
+
+
+@pytest.fixture
+def arguments(place: Path, report: TrainReport) -> list[str]:
+    return ["--store", str(place / "store"), "--quiet"]
+
+
+def run_json(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, Any]:
+    capsys.readouterr()
+    code = main([*map(str, arguments), "--json"])
+    return code, json.loads(capsys.readouterr().out)
+
+
+def test_train_evaluate_predict(
+    tmp_path: Path, place: Path, table: Path, arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    classifier = tmp_path / "classifier"
+    choices = ["--network", "linear", "--epochs", "3", "--seed", "3", "--input-dropout", "0.2"]
+    code, trained = run_json(capsys, "train", table, "-m", "tnf,aac_dpc", "-o", classifier, *choices, *arguments)
+    assert code == 0
+    assert trained["network"] == "linear"
+    assert set(trained["split"]["samples"]) == {"train", "validation", "calibration", "test"}
+    code, evaluated = run_json(capsys, "evaluate", table, "-c", classifier, "-o", tmp_path / "out", *arguments)
+    assert code == 0
+    assert (tmp_path / "out" / "report.html").is_file()
+    assert evaluated["samples"] == sum(trained["split"]["samples"].values())
+    code, predicted = run_json(capsys, "predict", place / "virus", "-c", classifier, "-o", tmp_path / "p", *arguments)
+    assert code == 0
+    assert sum(predicted["sequences_called"].values()) == 10
+
+
+def test_progress_goes_to_standard_error(
+    tmp_path: Path, table: Path, arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    loud = [one for one in arguments if one != "--quiet"]
+    assert main(["train", str(table), "-m", "tnf", "-o", str(tmp_path / "c"), "--epochs", "2", *loud]) == 0
+    shown = capsys.readouterr()
+    assert "epoch 1: loss" in shown.err
+    assert "samples: train" in shown.err
+    assert "AUROC" in shown.out
+
+
+def test_rejected_records_make_exit_code_3(tmp_path: Path, report: TrainReport, arguments: list[str]) -> None:
+    write_genomes(tmp_path, "virus", genomes=1)
+    (tmp_path / "odd.fna").write_text(">odd\nAC-GT\n", encoding="ascii")
+    assert main(["predict", str(tmp_path), "-c", str(report.output), "-o", str(tmp_path / "p"), *arguments]) == 3
+
+
+@pytest.mark.parametrize("option", [["--length", "500"], ["--genetic-code", "4"], ["--models", "aac_dpc,tnf"]])
+def test_mismatch_is_exit_code_1_and_names_both_sides(
+    tmp_path: Path,
+    place: Path,
+    report: TrainReport,
+    arguments: list[str],
+    option: list[str],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    command = ["predict", str(place / "virus"), "-c", str(report.output), "-o", str(tmp_path / "p"), *option]
+    assert main([*command, *arguments]) == 1
+    message = capsys.readouterr().err
+    assert "expected" in message
+    assert "found" in message
+    assert not (tmp_path / "p").exists()
+
+
+def test_import_of_something_else_is_exit_code_1(tmp_path: Path, arguments: list[str]) -> None:
+    (tmp_path / "model.pth").write_bytes(b"no model")
+    command = ["import-classifier", str(tmp_path / "model.pth"), "--dna", "tnf", "--protein", "aac_dpc"]
+    assert main([*command, "--length", "300", "-o", str(tmp_path / "c"), *arguments]) == 1
+    assert not (tmp_path / "c").exists()
+
+
+def test_example_runs_from_genomes_to_predictions(tmp_path: Path, place: Path, table: Path) -> None:
+    environment = {**os.environ, "OUT": str(tmp_path / "out"), "SEEDS": "1", "LENGTH": "300", "OMP_NUM_THREADS": "1"}
+    folders = [str(place / "virus"), str(place / "host")]
+    done = subprocess.run([str(EXAMPLE), *folders], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "held-out groups" in done.stdout
+    assert (tmp_path / "out" / "predictions" / "contigs.tsv").is_file()
