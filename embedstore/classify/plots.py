@@ -71,14 +71,16 @@ def precision_recall_plot(scores: Scores) -> str:
 
 
 def calibration_plot(scores: Scores) -> str:
-    """How often samples of a score are of the class."""
+    """How often samples of a score are of the class, if classes count alike."""
     with _figure("mean score", "share of the class", square=True) as (axes, finish):
         axes.plot([0, 1], [0, 1], color=_GREY, linestyle=":", linewidth=1)
+        weights = 1 / np.maximum(np.bincount(scores.y, minlength=len(scores.labels)), 1)[scores.y]
         for label, place, color in _classes(scores):
             numbers = scores.probabilities[:, place]
             bins = np.minimum((numbers * ECE_BINS).astype(np.int64), ECE_BINS - 1)
-            sizes = np.bincount(bins, minlength=ECE_BINS)
-            means = [np.bincount(bins, weights=what, minlength=ECE_BINS) for what in (numbers, scores.y == place)]
+            sizes = np.bincount(bins, weights=weights, minlength=ECE_BINS)
+            sums = (weights * numbers, weights * (scores.y == place))
+            means = [np.bincount(bins, weights=one, minlength=ECE_BINS) for one in sums]
             held = sizes > 0
             axes.plot(means[0][held] / sizes[held], means[1][held] / sizes[held], "o-", color=color, label=label, ms=3)
         axes.legend(loc="upper left")
@@ -89,7 +91,7 @@ def confusion_plot(confusion: Sequence[Sequence[int]], labels: Sequence[str]) ->
     """Calls of the samples of each class, as shares of the class, with their numbers."""
     counts = np.array(confusion, np.float64)
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    with _figure("called", "true", square=True) as (axes, finish):
+    with _figure("called", "true", square=True, tight=True) as (axes, finish):
         axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
         for row, column in np.ndindex(shares.shape):
             color = "white" if shares[row, column] > 0.5 else "#333333"
@@ -113,7 +115,7 @@ def class_scores_plot(scores: Scores) -> str:
 
 def length_plot(scores: Scores, parts: Sequence[dict[str, Any]]) -> str:
     """Accuracy, and the score of the true class, by length of the samples."""
-    with _figure("length of the sample, bases", "share, score") as (axes, finish):
+    with _figure("length of the sample, bases", "share, score", tight=True) as (axes, finish):
         places = range(len(parts))
         lengths = scores.lengths_bases
         of_truth = scores.probabilities[np.arange(len(scores.y)), scores.y]
@@ -154,8 +156,13 @@ def _thinned(x: Any, y: Any) -> tuple[Any, Any]:
 
 
 @contextmanager
-def _figure(x: str, y: str, *, square: bool = False) -> Iterator[tuple[Axes, Callable[[], str]]]:
-    """Give axes to draw on, and a function that returns the drawing as an `<svg>` element."""
+def _figure(x: str, y: str, *, square: bool = False, tight: bool = False) -> Iterator[tuple[Axes, Callable[[], str]]]:
+    """Give axes to draw on, and a function that returns the drawing as an `<svg>` element.
+
+    Parameters
+    ----------
+    tight : make room for long labels, which takes twice the time.
+    """
     try:
         import matplotlib as mpl
         from matplotlib.figure import Figure
@@ -172,7 +179,7 @@ def _figure(x: str, y: str, *, square: bool = False) -> Iterator[tuple[Axes, Cal
 
         def finish() -> str:
             stream = io.StringIO()
-            figure.savefig(stream, format="svg", metadata={"Date": None})
+            figure.savefig(stream, format="svg", metadata={"Date": None}, bbox_inches="tight" if tight else None)
             text = stream.getvalue()
             return text[text.index("<svg") :]
 

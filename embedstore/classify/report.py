@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from embedstore.classify import plots
@@ -73,7 +74,7 @@ def training_report(classifier: Classifier, test: Scores) -> str:
                  plots.loss_plot(about["epochs"], about["best_epoch"]))]),
     ]  # fmt: skip
     lead = "How the classifier did on groups that were not used for training, early stopping or calibration."
-    return page(f"Classifier {classifier.name}", lead, [*_evaluation(about["test"], test), *parts])
+    return page(f"Classifier {Path(classifier.name).name}", lead, [*_evaluation(about["test"], test), *parts])
 
 
 def evaluation_report(classifier: Classifier, evaluation: Mapping[str, Any], scores: Scores) -> str:
@@ -84,7 +85,7 @@ def evaluation_report(classifier: Classifier, evaluation: Mapping[str, Any], sco
         lead += (
             f" {len(seen)} of its groups were used to make the classifier, so this is no test: {', '.join(seen[:5])}."
         )
-    return page(f"Evaluation of {classifier.name}", lead, _evaluation(evaluation, scores))
+    return page(f"Evaluation of {Path(classifier.name).name}", lead, _evaluation(evaluation, scores))
 
 
 def _evaluation(evaluation: Mapping[str, Any], scores: Scores) -> list[str]:
@@ -110,7 +111,7 @@ def _drawn(evaluation: Mapping[str, Any], scores: Scores) -> list[tuple[str, str
     return [
         ("ROC: each class against the rest", plots.roc_plot(scores)),
         ("Precision and recall; dotted: share of the class", plots.precision_recall_plot(scores)),
-        ("Calibration: a dot below the line is too sure", plots.calibration_plot(scores)),
+        ("Calibration, classes weighted alike: a dot below the line is too sure", plots.calibration_plot(scores)),
         ("Confusion matrix: shares of each true class", plots.confusion_plot(evaluation["confusion"], scores.labels)),
         ("Scores by class", plots.class_scores_plot(scores)),
         ("Scores by length", plots.length_plot(scores, evaluation["by_length"])),
