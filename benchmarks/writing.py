@@ -1,4 +1,4 @@
-"""Write vectors durably, from memory: ours against `tofile` and a sync (the limit) and against other layouts.
+"""Write vectors durably, from memory: ours against raw bytes and a sync (the limit) and against other layouts.
 
 Ours sort by key, count a checksum for every row and a digest for every file, and read the commit back. The files of
 every contender are synced before its time ends.
