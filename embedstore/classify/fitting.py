@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from embedstore.classify.network import DROPOUT, HIDDEN_UNITS, NORM_EPSILON, Network, Rows
 from embedstore.classify.options import TrainOptions
-from embedstore.errors import MissingDependencyError
+from embedstore.errors import InputError, MissingDependencyError
 from embedstore.features import Features
 from embedstore.features.samples import Indices
 
@@ -103,7 +103,7 @@ def fit(
 
     Raises
     ------
-    InputError : a value of the features is not finite.
+    InputError : a value of the features is not finite, or the loss is in no epoch.
     """
     device = torch.device(options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
     mean, deviation = _moments(train)
@@ -148,17 +148,23 @@ class _Run:
         rows = _TrainingRows(train, self._moments)
         shuffler = np.random.default_rng(self._options.seed)
         epochs: list[Epoch] = []
-        best, best_epoch = copy.deepcopy(self._module.state_dict()), 0
+        best, best_epoch, least_loss = copy.deepcopy(self._module.state_dict()), 0, float("inf")
         for number in range(1, self._options.max_epochs + 1):
             training_loss = self._pass(rows, train.y, shuffler.permutation(len(train.y)))
             epochs.append(Epoch(number, training_loss, *self._judge(validation)))
             if on_epoch is not None:
                 on_epoch(epochs[-1])
-            if epochs[-1].validation_loss < min((one.validation_loss for one in epochs[:-1]), default=np.inf):
+            if epochs[-1].validation_loss < least_loss:
                 # `state_dict` refers to the weights that go on changing: only a copy stays the best.
                 best, best_epoch = copy.deepcopy(self._module.state_dict()), number
+                least_loss = epochs[-1].validation_loss
             if number - best_epoch >= self._options.patience_epochs:
                 break
+        if not best_epoch:
+            raise InputError(
+                f"Cannot train: expected a finite validation loss, found {epochs[0].validation_loss} in every epoch. "
+                f"Choose a lower learning rate than {self._options.learning_rate}."
+            )
         return best, tuple(epochs), best_epoch
 
     def _pass(self, rows: _TrainingRows, y: NDArray[np.int64], order: Indices) -> float:

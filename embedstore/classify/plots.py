@@ -39,7 +39,7 @@ def loss_plot(epochs: Sequence[dict[str, Any]], best_epoch: int) -> str:
         for name, color in (("training_loss", _COLORS[0]), ("validation_loss", _COLORS[1])):
             axes.plot(numbers, [epoch[name] for epoch in epochs], color=color, label=name.replace("_", " "))
         axes.axvline(best_epoch, color=_GREY, linestyle=":", linewidth=1)
-        axes.legend()
+        _legend(axes)
         return finish()
 
 
@@ -52,7 +52,7 @@ def roc_plot(scores: Scores) -> str:
         for label, place, color in _classes(scores):
             false_rate, true_rate, _ = roc_curve(scores.y == place, scores.probabilities[:, place])
             axes.plot(*_thinned(false_rate, true_rate), color=color, label=label)
-        axes.legend(loc="lower right")
+        _legend(axes, loc="lower right")
         return finish()
 
 
@@ -66,7 +66,7 @@ def precision_recall_plot(scores: Scores) -> str:
             axes.plot(*_thinned(recall, precision), color=color, label=label)
             axes.axhline(float((scores.y == place).mean()), color=color, linestyle=":", linewidth=0.8)
         axes.set_ylim(0, 1.02)
-        axes.legend(loc="lower left")
+        _legend(axes, loc="lower left")
         return finish()
 
 
@@ -83,7 +83,7 @@ def calibration_plot(scores: Scores) -> str:
             means = [np.bincount(bins, weights=one, minlength=ECE_BINS) for one in sums]
             held = sizes > 0
             axes.plot(means[0][held] / sizes[held], means[1][held] / sizes[held], "o-", color=color, label=label, ms=3)
-        axes.legend(loc="upper left")
+        _legend(axes, loc="upper left")
         return finish()
 
 
@@ -106,10 +106,11 @@ def class_scores_plot(scores: Scores) -> str:
     """Distribution of the score of the last class in samples of each class."""
     last = len(scores.labels) - 1
     with _figure(f"score of {scores.labels[last]}", "density of samples") as (axes, finish):
-        for label, place, color in _classes(scores):
+        for place in np.unique(scores.y).tolist():
+            label, color = scores.labels[place], _COLORS[place % len(_COLORS)]
             numbers = scores.probabilities[scores.y == place, last]
             axes.hist(numbers, bins=_BINS.tolist(), density=True, color=color, alpha=0.5, label=label)
-        axes.legend()
+        _legend(axes)
         return finish()
 
 
@@ -125,7 +126,7 @@ def length_plot(scores: Scores, parts: Sequence[dict[str, Any]]) -> str:
         axes.plot(list(places), right, "s", color=_COLORS[1], ms=5, label="accuracy (boxes: score of the true class)")
         axes.set_xticks(list(places), [f"{part['from']}–{part['to']}\nn={part['samples']:,}" for part in parts])
         axes.set_ylim(0, 1.02)
-        axes.legend(loc="lower right")
+        _legend(axes, loc="lower right")
         return finish()
 
 
@@ -147,6 +148,12 @@ def _classes(scores: Scores) -> Iterator[tuple[str, int, str]]:
     for place, label in enumerate(scores.labels):
         if 0 < (scores.y == place).sum() < len(scores.y):
             yield label, place, _COLORS[place % len(_COLORS)]
+
+
+def _legend(axes: Axes, **options: Any) -> None:
+    """Name the curves, if there are any."""
+    if axes.get_legend_handles_labels()[1]:
+        axes.legend(**options)
 
 
 def _thinned(x: Any, y: Any) -> tuple[Any, Any]:

@@ -74,6 +74,7 @@ def split_samples(samples: Samples, options: TrainOptions) -> Split:
     _refuse_too_few(counts, len(shares), chosen)
     dealt = _dealt(counts, np.array(list(shares.values())), options.seed)
     parts = list(shares)
+    _refuse_lacking(counts, dealt, parts, chosen)
     return _split(samples, labelled, [parts[place] for place in dealt[blocks]], names, groups, blocks)
 
 
@@ -191,6 +192,20 @@ def _refuse_too_few(counts: NDArray[np.float64], parts: int, samples: Samples) -
             raise InputError(
                 f"Cannot split {samples.origin}: expected at least {parts} groups of class {name} that share no "
                 f"sequence, one for each part, found {blocks}. Add genomes of it, or train without calibration."
+            )
+
+
+def _refuse_lacking(
+    counts: NDArray[np.float64], dealt: NDArray[np.int64], parts: Sequence[Part], samples: Samples
+) -> None:
+    """Refuse a split in which blocks of several classes leave a part without one."""
+    for place, part in enumerate(parts):
+        lacking = np.flatnonzero(counts[dealt == place].sum(axis=0) == 0).tolist()
+        if lacking:
+            classes = ", ".join(str(samples.labels.names[column]) for column in lacking)
+            raise InputError(
+                f"Cannot split {samples.origin}: expected every class in every part, found none of {classes} in "
+                f"{part}, as groups of several classes belong together. Add genomes, or try another seed."
             )
 
 

@@ -20,6 +20,7 @@ from embedstore.classify.training import TrainReport
 from embedstore.errors import InputError, MissingEmbeddingError, SchemaError
 from embedstore.features import Features, merge
 from embedstore.library import Store, open_store
+from embedstore_cli.main import main
 
 
 def test_numbers_are_scikit_learns_on_the_written_scores(
@@ -117,3 +118,19 @@ def test_other_folder_is_not_overwritten(tmp_path: Path, features: Features, rep
     (tmp_path / "notes.txt").write_text("keep", encoding="utf-8")
     with pytest.raises(InputError, match="something else is there"):
         evaluate(features, report.classifier, output=tmp_path)
+
+
+def test_one_class_is_enough_and_what_is_not_defined_is_none(
+    tmp_path: Path, place: Path, table: Path, features: Features, report: TrainReport
+) -> None:
+    lines = "".join(
+        f"{name}\t{'virus' if name.startswith('virus') else ''}\n" for name in features.groups.names.tolist()
+    )
+    (tmp_path / "labels.tsv").write_text(f"group\tlabel\n{lines}", encoding="utf-8")
+    found = evaluate(features, report.classifier, Reading(labels=tmp_path / "labels.tsv"), tmp_path / "out").metrics
+    assert found["auroc"] is None
+    assert found["classes"]["host"]["recall"] is None
+    assert found["classes"]["virus"]["recall"] == found["accuracy"]
+    json.loads((tmp_path / "out" / "evaluation.json").read_text(encoding="utf-8"), parse_constant=pytest.fail)
+    store = ["--store", str(place / "store"), "--labels", str(tmp_path / "labels.tsv")]
+    assert main(["evaluate", str(table), "-c", str(report.output), *store]) == 0

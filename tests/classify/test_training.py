@@ -226,3 +226,8 @@ def test_other_folder_is_not_overwritten_and_a_classifier_is(tmp_path: Path, fea
 def test_models_with_a_merged_file_are_refused(tmp_path: Path, features: Features, store: Store) -> None:
     with pytest.raises(InputError, match="Leave out --models"):
         train(features, tmp_path / "classifier", QUICK, read_with_stored(store))
+
+
+def test_loss_that_is_never_finite_is_refused(features: Features) -> None:
+    with pytest.raises(InputError, match="Choose a lower learning rate"):
+        fitted(features, replace(QUICK, learning_rate=1e38))
