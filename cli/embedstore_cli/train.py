@@ -9,10 +9,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from embedstore_cli import options
-from embedstore_cli.classifying import Fill, Groups, Labels, Models
+from embedstore_cli.classifying import Fill, Groups, Labels, Models, metric_facts, reading
+from embedstore_cli.output import duration, notice, write_facts, write_json
 
 if TYPE_CHECKING:
     from embedstore.classify.fitting import Epoch
+    from embedstore.classify.inputs import Reading
+    from embedstore.classify.options import TrainOptions
     from embedstore.classify.splitting import Split
     from embedstore.classify.training import TrainReport
 
@@ -32,49 +35,55 @@ class CalibrationChoice(StrEnum):
     none = "none"
 
 
-Share = typer.Option(min=0, max=1, help="Share of the samples, about.")
+_SHARE = typer.Option(min=0, max=1, metavar="X", help="Share of the samples, about.")
+Share = Annotated[float, _SHARE]
+Given = Annotated[
+    Path,
+    typer.Argument(metavar="FEATURES|SAMPLES.tsv", help="What `merge` or what `prepare` wrote.", show_default=False),
+]
+Output = Annotated[Path, typer.Option("--output", "-o", metavar="CLASSIFIER", help="Folder to write.")]
+SplitTable = Annotated[
+    Path | None,
+    typer.Option("--split", metavar="FILE", help="Table of sample, source or group, and part. Default: by group."),
+]
+Network = Annotated[NetworkChoice, typer.Option("--network", help="mlp: VirNucPro's head; linear: the baseline.")]
+Seed = Annotated[int, typer.Option("--seed", metavar="N", min=0, help="Same seed, same weights.")]
+Calibration = Annotated[CalibrationChoice, typer.Option("--calibration", help="How scores become probabilities.")]
+Balance = Annotated[bool, typer.Option("--balance/--no-balance", help="Weigh samples so that all classes count alike.")]
+Epochs = Annotated[int, typer.Option("--epochs", metavar="N", min=1, help="At most.")]
+Patience = Annotated[
+    int, typer.Option("--patience", metavar="N", min=1, help="Stop after so many epochs without progress.")
+]
+BatchRows = Annotated[int, typer.Option("--batch", metavar="N", min=2, help="Samples in a batch.")]
+LearningRate = Annotated[float, typer.Option("--learning-rate", metavar="X", help="Of AdamW.")]
+InputDropout = Annotated[
+    float, typer.Option("--input-dropout", metavar="X", min=0, max=1, help="Share of inputs left out in training.")
+]
+IgnoreUnlabelled = Annotated[
+    bool, typer.Option("--ignore-unlabelled", help="Leave samples without a label out, rather than refuse them.")
+]
 
 
 def train(
-    given: Annotated[
-        Path,
-        typer.Argument(
-            metavar="FEATURES|SAMPLES.tsv", help="What `merge` or what `prepare` wrote.", show_default=False
-        ),
-    ],
-    output: Annotated[Path, typer.Option("--output", "-o", metavar="CLASSIFIER", help="Folder to write.")],
+    given: Given,
+    output: Output,
     models: Models = None,
     labels: Labels = None,
     groups: Groups = None,
-    split: Annotated[
-        Path | None,
-        typer.Option("--split", metavar="FILE", help="Table of sample, source or group, and part. Default: by group."),
-    ] = None,
-    network: Annotated[
-        NetworkChoice, typer.Option("--network", help="mlp: VirNucPro's head; linear: the baseline.")
-    ] = NetworkChoice.mlp,
-    seed: Annotated[int, typer.Option("--seed", metavar="N", min=0, help="Same seed, same weights.")] = 1,
-    validation: Annotated[float, Share] = 0.15,
-    calibration_share: Annotated[float, Share] = 0.15,
-    test: Annotated[float, Share] = 0.2,
-    calibration: Annotated[
-        CalibrationChoice, typer.Option("--calibration", help="How scores become probabilities.")
-    ] = CalibrationChoice.temperature,
-    balance: Annotated[
-        bool, typer.Option("--balance/--no-balance", help="Weigh samples so that all classes count alike.")
-    ] = True,
-    epochs: Annotated[int, typer.Option("--epochs", metavar="N", min=1, help="At most.")] = 200,
-    patience: Annotated[
-        int, typer.Option("--patience", metavar="N", min=1, help="Stop after so many epochs without progress.")
-    ] = 10,
-    batch: Annotated[int, typer.Option("--batch", metavar="N", min=2, help="Samples in a batch.")] = 1024,
-    learning_rate: Annotated[float, typer.Option("--learning-rate", metavar="X")] = 1e-3,
-    input_dropout: Annotated[
-        float, typer.Option("--input-dropout", metavar="X", min=0, max=1, help="Inputs left out in training.")
-    ] = 0.0,
-    ignore_unlabelled: Annotated[
-        bool, typer.Option("--ignore-unlabelled", help="Leave samples without a label out, rather than refuse them.")
-    ] = False,
+    split: SplitTable = None,
+    network: Network = NetworkChoice.mlp,
+    seed: Seed = 1,
+    validation: Share = 0.15,
+    calibration_share: Share = 0.15,
+    test: Share = 0.2,
+    calibration: Calibration = CalibrationChoice.temperature,
+    balance: Balance = True,
+    epochs: Epochs = 200,
+    patience: Patience = 10,
+    batch: BatchRows = 1024,
+    learning_rate: LearningRate = 1e-3,
+    input_dropout: InputDropout = 0.0,
+    ignore_unlabelled: IgnoreUnlabelled = False,
     fill: Fill = False,
     store: options.StorePlace = None,
     device: options.Device = None,
@@ -87,9 +96,6 @@ def train(
     classifier.safetensors, classifier.json, report.html and scores.tsv.
     """
     from embedstore.classify.options import TrainOptions
-    from embedstore.classify.training import train as train_classifier
-    from embedstore_cli.classifying import reading
-    from embedstore_cli.output import notice, write_json
 
     choices = TrainOptions(
         network=network.value,
@@ -108,19 +114,28 @@ def train(
         device=device,
     )
     with reading(given, store, models, labels, groups, fill=fill, device=device, quiet=quiet) as how:
-        report = train_classifier(
-            given,
-            output,
-            choices,
-            how,
-            split=split,
-            on_epoch=None if quiet else lambda epoch: notice(_epoch_line(epoch)),
-            on_split=None if quiet else lambda parts: notice(_split_line(parts)),
-        )
+        report = _trained(given, output, choices, how, split, quiet=quiet)
     if json:
         write_json(report.to_json())
     elif not quiet:
         _write_text(report)
+
+
+def _trained(
+    given: Path, output: Path, choices: TrainOptions, how: Reading, split: Path | None, *, quiet: bool
+) -> TrainReport:
+    """Train, and say how it goes on standard error."""
+    from embedstore.classify.training import train as train_classifier
+
+    return train_classifier(
+        given,
+        output,
+        choices,
+        how,
+        split=split,
+        on_epoch=None if quiet else lambda epoch: notice(_epoch_line(epoch)),
+        on_split=None if quiet else lambda parts: notice(_split_line(parts)),
+    )
 
 
 def _split_line(split: Split) -> str:
@@ -138,9 +153,6 @@ def _epoch_line(epoch: Epoch) -> str:
 
 
 def _write_text(report: TrainReport) -> None:
-    from embedstore_cli.classifying import metric_facts
-    from embedstore_cli.output import duration, write_facts
-
     epochs = f"{report.fitted.best_epoch} of {len(report.fitted.epochs)}"
     write_facts(
         [
