@@ -78,7 +78,7 @@ def residues_and_pairs(sequences: Sequence[bytes]) -> Embedded:
     counts = _count_rows(bins, sequences, _PAIR_BASE**2).astype(np.float32)
     counts = counts.reshape(-1, _PAIR_BASE, _PAIR_BASE)[:, :-1]  # (n, 20, 21)
     # A border follows every sequence, so that each residue is the first of exactly one pair.
-    residues = counts.sum(axis=2)  # (n, 20)
+    residues = counts @ np.ones(_PAIR_BASE, np.float32)  # (n, 20); exact, and faster than a sum over a short axis
     pairs = counts[:, :, :-1]  # (n, 20, 20)
     residue_totals = residues.sum(axis=1)  # (n,)
     pair_totals = residue_totals - counts[:, :, -1].sum(axis=1)  # (n,)
