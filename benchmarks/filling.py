@@ -19,7 +19,7 @@ from typing import Any
 
 from Bio.SeqIO.FastaIO import SimpleFastaParser
 
-from benchmarks.memory import resident_bytes
+from benchmarks.memory import resident_bytes, with_peak_own
 from benchmarks.proteins import write_proteins
 from benchmarks.timing import Task, environment, interleaved, parser, print_report, rounded, scratch_folder
 from embedstore.filling import FillReport, fill, find_target
@@ -124,7 +124,7 @@ def _memory(folder: Path, count: int, seed: int) -> dict[str, float]:
     command = [sys.executable, "-m", "benchmarks.filling", "--fill", str(store), str(fasta)]
     found: dict[str, float] = {"proteins": count, "input_mib": rounded(fasta.stat().st_size / 2**20)}
     for name in ("uncached", "cached"):
-        output = subprocess.run(command, check=True, capture_output=True).stdout
+        output = subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout
         found |= {f"{name}_{fact}": value for fact, value in json.loads(output).items()}
     fasta.unlink()
     shutil.rmtree(store)
@@ -132,12 +132,11 @@ def _memory(folder: Path, count: int, seed: int) -> dict[str, float]:
 
 
 def _fill_as_process(store: Path, fasta: Path) -> dict[str, float]:
-    report = _fill(store, fasta)
-    resident = resident_bytes()
+    report, peak_own = with_peak_own(lambda: _fill(store, fasta))
     return {
         "seconds": rounded(report.seconds),
-        "peak_mib": rounded(resident.peak / 2**20),
-        "own_mib_at_end": rounded(resident.own / 2**20),
+        "peak_own_mib": rounded(peak_own / 2**20),
+        "peak_with_mapped_files_mib": rounded(resident_bytes().peak / 2**20),
     }
 
 

@@ -107,7 +107,7 @@ def _look_up(folder: Path) -> dict[str, float]:
 
 def _fresh_process(folder: Path) -> dict[str, float]:
     command = [sys.executable, "-m", "benchmarks.index", "--look-up", str(folder)]
-    found: dict[str, float] = json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
+    found: dict[str, float] = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
     return found
 
 

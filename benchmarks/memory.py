@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
+
+T = TypeVar("T")
+
+_SAMPLE_S = 0.02
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,3 +38,23 @@ def resident_bytes() -> ResidentBytes:
     facts = {name: value for name, _, value in (line.partition(":") for line in lines)}
     own, mapped_files, peak = (int(facts[name].split()[0]) * 1024 for name in ("RssAnon", "RssFile", "VmHWM"))
     return ResidentBytes(own, mapped_files, peak)
+
+
+def with_peak_own(run: Callable[[], T]) -> tuple[T, int]:
+    """Call, and return the result and the most own memory seen meanwhile, looked at every 20 ms.
+
+    Linux keeps a maximum of all resident memory only, mapped files included.
+    """
+    most, ended = [0], threading.Event()
+
+    def watch() -> None:
+        while not ended.wait(_SAMPLE_S):
+            most[0] = max(most[0], resident_bytes().own)
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        return run(), max(most[0], resident_bytes().own)
+    finally:
+        ended.set()
+        watcher.join()
