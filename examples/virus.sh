@@ -65,6 +65,14 @@ echo "# predict: the sequences of the virus folder, as if nothing were known of 
 embedstore predict "$VIRUS" --classifier "$OUT/mlp-$FIRST_SEED" --models "$MODELS" --store "$STORE" \
     -o "$OUT/predictions"
 
+if [ "$MODELS" != "${MODELS%%,*}" ]; then
+    echo "# compare: each model alone, and all together, on the same samples and splits"
+    SETS=$(printf '%s' "$MODELS" | tr , '\n' | sed 's/^/--models /')
+    # shellcheck disable=SC2086 # one argument a word is meant
+    embedstore compare "$OUT/samples/samples.tsv" $SETS --models "$MODELS" --groups "$OUT/groups.tsv" \
+        --network linear --store "$STORE" --quiet -o "$OUT/comparison"
+fi
+
 echo "# AUROC on genomes of other groups than those trained on, one number a seed"
 python3 - "$OUT" $SEEDS <<'END'
 import json, pathlib, sys
@@ -81,4 +89,5 @@ for network in ("linear", "mlp"):
         each = " ".join(f"{auroc:.3f}" for auroc in found)
         print(f"{network:7} {title:16} mean {sum(found) / len(found):.3f}   {each}")
 END
-echo "reports: $OUT/mlp-$FIRST_SEED/report.html, $OUT/linear-$FIRST_SEED/report.html"
+echo "# reports"
+ls "$OUT"/*/*.html
