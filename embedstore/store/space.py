@@ -33,6 +33,7 @@ T = TypeVar("T")
 
 _ALWAYS_INDEXED_KEYS = 2_000_000  # writing their index takes a fraction of a second
 _MAX_UNCOVERED_SEGMENTS = 16
+_MAX_UNCOVERED_SEGMENTS_OF_A_WRITER = 64  # a long fill would keep their index in memory, and merge it at each commit
 _MAX_UNCOVERED_SHARE = 0.25
 _COMPARED_BYTES = 4 << 20  # comparing takes several times as much memory
 
@@ -177,6 +178,8 @@ class Space:
             )
         )
         self.refresh()
+        if len(self._current().delta.commits) >= _MAX_UNCOVERED_SEGMENTS_OF_A_WRITER:
+            self.optimise()
         return len(batch)
 
     def refresh(self) -> None:
@@ -202,8 +205,8 @@ class Space:
         with suppress(StorageError):
             self._publish_index(index)
         with self._lock:
-            if self._view is view:
-                self._view = SpaceView(view.segments, index)
+            if self._view is view:  # as published it is mapped, and its memory can be given back
+                self._view = SpaceView(view.segments, self._open_base(set(index.commits)) or index)
 
     def info(self) -> SpaceInfo:
         """Count rows, bytes and segments, and add up what the commits say they cost."""

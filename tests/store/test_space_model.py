@@ -171,6 +171,16 @@ def test_hundreds_of_segments_need_few_open_files(tmp_path: Path) -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, limits)
 
 
+def test_a_long_run_of_appends_publishes_its_index_by_itself(tmp_path: Path) -> None:
+    space = new_space(tmp_path, "hdf5")
+    keys = sample_keys(range(70))
+    for row in range(len(keys)):
+        space.append(EmbeddingBatch(keys[row : row + 1], right_vectors(keys[row : row + 1], space.recipe)))
+    assert len(list(tmp_path.glob("spaces/*/index/*.idx"))) == 1
+    for some in (space, open_space(tmp_path)):
+        assert np.array_equal(some.read(keys), right_vectors(keys, some.recipe))
+
+
 @pytest.mark.parametrize("order", ["C", "F"])
 def test_arrays_in_any_memory_order_are_stored(space: Space, order: Any) -> None:
     keys = np.array(sample_keys(range(9)), order=order)
