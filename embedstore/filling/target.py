@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 from embedstore.errors import (
@@ -110,19 +110,13 @@ def _space_called(store: SpaceStore | None, model: str, options: ModelOptions, n
     if name is not None and space.recipe.model != model:
         return None
     recipe = space.recipe
-    held = {
-        "precision": (recipe.precision, options.precision),
-        "long": (recipe.long, options.long),
-        "max_length_tokens": (recipe.max_length_tokens, options.max_length),
-        "pooling": (recipe.pooling, options.pooling),
-    }
-    differences = {field: pair for field, pair in held.items() if pair[1] is not None and pair[0] != pair[1]}
-    if differences:
-        fields = "; ".join(
-            f"{field}: {there!r} there, {asked!r} asked for" for field, (there, asked) in differences.items()
-        )
-        raise SpaceConflictError(
-            f"Space {space.name} ({space.id[:8]}…) was made by another recipe: {fields}. Ask for what it holds.",
-            differences,
-        )
+    asked = replace(
+        recipe,
+        precision=options.precision or recipe.precision,
+        long=options.long or recipe.long,
+        max_length_tokens=recipe.max_length_tokens if options.max_length is None else options.max_length,
+        pooling=options.pooling or recipe.pooling,
+    )
+    if asked != recipe:
+        raise recipe_conflict(space.name, recipe, asked)
     return space
