@@ -10,17 +10,15 @@ Vectors pass through by blocks; the file appears under its name when it is compl
 from __future__ import annotations
 
 import json
-import shutil
-import uuid
 import zipfile
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 
-from embedstore.errors import InputError, StorageError
+from embedstore.errors import InputError
+from embedstore.output import replacing
 from embedstore.retrieval import Retrieved
 from embedstore.types import KEY_BYTES, Vectors
 
@@ -37,14 +35,8 @@ def export(rows: Retrieved, path: Path) -> None:
     StorageError : the file cannot be written. CorruptStoreError : vectors cannot be read.
     """
     check_path(path)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
-    try:
+    with replacing(path) as temporary:
         _WRITERS[path.suffix](temporary, rows)
-        _replace(temporary, path)
-    except OSError as error:
-        raise StorageError(f"Cannot write {path}: {error.strerror or error}.") from error
-    finally:
-        _remove(temporary)
 
 
 def check_path(path: Path) -> None:
@@ -141,22 +133,3 @@ def _attributes(rows: Retrieved) -> dict[str, str]:
     """What a reader needs to know where the numbers come from."""
     recipe = json.dumps(rows.recipe.to_json(), sort_keys=True)
     return {"space": rows.name, "space_id": rows.recipe.id, "recipe": recipe}
-
-
-def _replace(temporary: Path, path: Path) -> None:
-    """Put the complete file, or folder, in place."""
-    if not path.is_dir():
-        temporary.replace(path)
-        return
-    old = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
-    path.rename(old)
-    temporary.rename(path)
-    _remove(old)
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        with suppress(OSError):  # why it was not written is the error to tell
-            path.unlink()

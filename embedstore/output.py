@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from embedstore.errors import InputError, StorageError
@@ -41,6 +41,13 @@ def complete(path: Path) -> Iterator[Path]:
     """
     if not path.parent.is_dir():
         raise InputError(f"Cannot write {path}: there is no folder {path.parent}. Make it first.")
+    with replacing(path) as temporary:
+        yield temporary
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """As `complete`, for callers whose error for a folder that lacks is the StorageError."""
     temporary = _beside(path)
     try:
         yield temporary
@@ -56,7 +63,8 @@ def remove(path: Path) -> None:
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
     else:
-        path.unlink(missing_ok=True)
+        with suppress(OSError):  # why it was not written is the error to tell
+            path.unlink()
 
 
 def _replace(temporary: Path, path: Path) -> None:
