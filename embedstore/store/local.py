@@ -54,6 +54,7 @@ _NETWORK_FILE_SYSTEMS = frozenset(  # as the mount table names them; those of FU
     ]
 )
 _OCTAL = re.compile(r"\\([0-7]{3})")  # how the mount table writes blanks and backslashes
+_MAX_CREATIONS = 100
 _NO_HARD_LINKS = frozenset({errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV})
 
 
@@ -78,15 +79,17 @@ class LocalStorage:
     def write(self, name: str, parts: Iterable[Buffer]) -> Entry:
         path = self._path(name)
         with _explained("write", path):
-            _make_folders(path.parent)
-            temporary = path.parent / f"{TEMPORARY_PREFIX}{uuid.uuid4().hex}"
+            temporary, descriptor = _create_temporary(path.parent)
             try:
-                _write_synced(temporary, parts)
-                _publish(temporary, path)
+                status = _write_synced(descriptor, parts)
+                ours = _publish(temporary, path)
             finally:
                 temporary.unlink(missing_ok=True)
-            _sync_folder(path.parent)
-            return self.entry(name)
+            with suppress(FileNotFoundError):  # somebody deleted it at once, and the folder went with it
+                _sync_folder(path.parent)
+                if not ours:
+                    return self.entry(name)
+            return Entry(name, status.st_size, status.st_mtime_ns)
 
     def list(self, folder: str) -> list[Entry]:
         path = self._path(folder)
@@ -206,28 +209,41 @@ def _entry_of(folder: str, item: os.DirEntry[str]) -> Entry:
     return Entry(f"{folder}{item.name}", status.st_size, status.st_mtime_ns)
 
 
-def _write_synced(path: Path, parts: Iterable[Buffer]) -> None:
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+def _create_temporary(folder: Path) -> tuple[Path, int]:
+    """Create a file in a folder that others may remove, as the last file goes, until there is one in it."""
+    temporary = folder / f"{TEMPORARY_PREFIX}{uuid.uuid4().hex}"
+    for _ in range(_MAX_CREATIONS):
+        with suppress(FileNotFoundError):
+            _make_folders(folder)
+            return temporary, os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+    raise StorageError(f"Cannot write into {folder}: it disappears as often as it is made.")
+
+
+def _write_synced(descriptor: int, parts: Iterable[Buffer]) -> os.stat_result:
     try:
         for part in parts:
             view = memory(part)
             while view:
                 view = view[os.write(descriptor, view) :]
         os.fsync(descriptor)
+        return os.fstat(descriptor)
     finally:
         os.close(descriptor)
 
 
-def _publish(temporary: Path, path: Path) -> None:
+def _publish(temporary: Path, path: Path) -> bool:
+    """Give a file its name, and tell whether it was still free."""
     try:
         os.link(temporary, path)
     except FileExistsError:
-        return
+        return False
     except OSError as error:
         if error.errno not in _NO_HARD_LINKS:
             raise
-        if not path.exists():  # a rename would replace it
-            temporary.rename(path)
+        if path.exists():  # a rename would replace it
+            return False
+        temporary.rename(path)
+    return True
 
 
 def _make_folders(folder: Path) -> None:

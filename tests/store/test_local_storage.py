@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import errno
 import os
+import threading
 from pathlib import Path
 
 import pytest
@@ -60,6 +61,26 @@ def test_no_temporary_file_stays_behind(storage: LocalStorage, tmp_path: Path) -
     storage.write("a/name", [b"first"])
     storage.write("a/name", [b"second"])
     assert [path.name for path in (tmp_path / "store" / "a").iterdir()] == ["name"]
+
+
+def test_writing_beside_somebody_who_deletes_all_that_appears(storage: LocalStorage) -> None:
+    """A published index may be removed by the next writer at once, and the folder goes with its last file."""
+    done = threading.Event()
+
+    def delete_all() -> None:
+        while not done.is_set():
+            for entry in storage.list("index/"):
+                if TEMPORARY_PREFIX not in entry.name:
+                    storage.delete(entry.name)
+
+    deleting = threading.Thread(target=delete_all)
+    deleting.start()
+    try:
+        for number in range(300):
+            assert storage.write(f"index/{number}", [b"content"]).size_bytes == len(b"content")
+    finally:
+        done.set()
+        deleting.join()
 
 
 def test_what_a_crash_left_is_listed_under_its_temporary_name(storage: LocalStorage, tmp_path: Path) -> None:
