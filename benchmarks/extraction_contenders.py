@@ -45,7 +45,7 @@ def ours(workload: Workload) -> Run:
             return pack, embedder.embed([workload.sequences[row] for row in pack]).vectors
 
         with ThreadPoolExecutor(embedder.workers) as executor:
-            parts = list(executor.map(embed, packs(lengths, embedder.pack_letters)))
+            parts = list(executor.map(embed, packs(lengths, embedder.pack_letters, embedder.workers)))
         return _in_order(parts)
 
     return run

@@ -24,6 +24,7 @@ from benchmarks.timing import environment, parser, print_report, rounded, scratc
 from embedstore.store import SpaceStore
 from embedstore.store.documents import Commit
 from embedstore.store.local import LocalStorage
+from embedstore.store.rows import SortedRows
 from embedstore.store.segments import write_segment
 from embedstore.types import Canaries, EmbeddingBatch
 
@@ -75,7 +76,7 @@ def _build(folder: Path, keys: int, segments: int, queries: int, seed: int) -> t
     for number, rows in enumerate(_shares(keys, segments)):
         batch = EmbeddingBatch(random_keys(rows, rng), np.zeros((rows, _DIM), np.float32))
         queried.append(batch.keys[: _shares(queries // 2, segments)[number]])
-        files, arrays = write_segment(storage, place, batch, "zarr", {})
+        files, arrays = write_segment(storage, place, SortedRows.of(batch), "zarr", {})
         content = Commit(recipe.id, files.nonce, "zarr", rows, number, arrays, files.facts).to_bytes()
         storage.write(f"{place}commits/{hashlib.sha256(content).hexdigest()}.json", [content])
     np.save(_queries_file(folder), rng.permutation(np.concatenate(queried)))

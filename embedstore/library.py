@@ -17,8 +17,8 @@ from embedstore.filling.target import SpaceTarget, find_target
 from embedstore.models.embedder import Embedder, Model
 from embedstore.models.resolution import ModelOptions
 from embedstore.retrieval import Retrieved, fill_and_retrieve, retrieve
-from embedstore.store.documents import ROOT_NAME, SegmentFormat
-from embedstore.store.local import LocalStorage
+from embedstore.store.documents import SegmentFormat
+from embedstore.store.locations import Location, is_url, open_storage
 from embedstore.store.space import Space
 from embedstore.store.store import SpaceStore
 from embedstore.store.verification import VerifyReport, verify
@@ -28,19 +28,17 @@ Sequences = Iterable[Record | Rejection | str | bytes]
 """Records as they were read, or bare sequences."""
 
 
-def default_place() -> Path:
+def default_place() -> Location:
     """Return where the store lies unless told otherwise: $EMBEDSTORE_PATH, else $XDG_DATA_HOME/embedstore."""
     place = os.environ.get("EMBEDSTORE_PATH")
     if place:
-        return Path(place).expanduser()
+        return place if is_url(place) else Path(place).expanduser()
     data = Path(os.environ.get("XDG_DATA_HOME", ""))
     return (data if data.is_absolute() else Path.home() / ".local" / "share") / "embedstore"
 
 
-def open_store(
-    path: str | Path | None = None, create: bool = False, *, segment_format: SegmentFormat = "zarr"
-) -> Store:
-    """Open the store in a folder.
+def open_store(path: Location | None = None, create: bool = False, *, segment_format: SegmentFormat = "zarr") -> Store:
+    """Open the store in a folder, or at a URL.
 
     Parameters
     ----------
@@ -55,7 +53,7 @@ def open_store(
     return Store.open(default_place() if path is None else path, create=create, segment_format=segment_format)
 
 
-def make_store(path: str | Path, *, segment_format: SegmentFormat = "zarr") -> Store:
+def make_store(path: Location, *, segment_format: SegmentFormat = "zarr") -> Store:
     """Make a store where there is nothing, or an empty folder; a store like it that is there already will do.
 
     Raises
@@ -71,17 +69,17 @@ def make_store(path: str | Path, *, segment_format: SegmentFormat = "zarr") -> S
     return store
 
 
-def verify_store(path: str | Path | None = None, *, deep: bool = False) -> VerifyReport:
+def verify_store(path: Location | None = None, *, deep: bool = False) -> VerifyReport:
     """Check a store, one that is too damaged to be opened too.
 
     Raises
     ------
     StoreNotFoundError : nothing of a store lies there.
     """
-    place = default_place() if path is None else Path(path)
-    if not (place / ROOT_NAME).exists() and not (place / "spaces").is_dir():
-        Store.open(place)
-    return verify(LocalStorage(place), deep=deep)
+    storage = open_storage(default_place() if path is None else path)
+    if not storage.list("spaces/"):
+        SpaceStore(storage)
+    return verify(storage, deep=deep)
 
 
 class Store(SpaceStore):

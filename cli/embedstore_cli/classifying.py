@@ -45,7 +45,7 @@ _SHOWN = (
 @contextmanager
 def reading(
     given: Path,
-    store: Path | None,
+    store: str | None,
     models: str | None,
     labels: Path | None,
     groups: Path | None,

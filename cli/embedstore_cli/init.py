@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -11,7 +10,7 @@ from embedstore_cli.options import Format
 
 
 def init(
-    path: Annotated[Path, typer.Argument(metavar="PATH", help="Nothing, or an empty folder.", show_default=False)],
+    path: Annotated[str, typer.Argument(metavar="PATH|URL", help="Nothing, or an empty folder.", show_default=False)],
     segment_format: Annotated[
         Format,
         typer.Option("--format", help="hdf5 makes one file a segment: less of them for file systems that count."),

@@ -63,11 +63,11 @@ Model = Annotated[
     str, typer.Option("--model", "-m", metavar="NAME|DIR", help="A model (see `embedstore models`), or a checkpoint.")
 ]
 StorePlace = Annotated[
-    Path | None,
+    str | None,
     typer.Option(
         "--store",
         "-s",
-        metavar="PATH",
+        metavar="PATH|URL",
         help="The store. Default: $EMBEDSTORE_PATH, else $XDG_DATA_HOME/embedstore.",
         show_default=False,
     ),

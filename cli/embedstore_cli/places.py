@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from embedstore_cli.output import notice
@@ -13,7 +12,7 @@ if TYPE_CHECKING:
     from embedstore.models.resolution import ModelOptions
 
 
-def store_if_any(place: Path | None) -> Store | None:
+def store_if_any(place: str | None) -> Store | None:
     """Open the store, if there is one."""
     from embedstore.errors import StoreNotFoundError
     from embedstore.library import open_store
@@ -25,7 +24,7 @@ def store_if_any(place: Path | None) -> Store | None:
 
 
 def target_to_fill(
-    place: Path | None, model: str, options: ModelOptions, name: str | None, *, quiet: bool
+    place: str | None, model: str, options: ModelOptions, name: str | None, *, quiet: bool
 ) -> SpaceTarget:
     """Find the space to fill; makes the store if there is none, but only once the model is known to be one."""
     from dataclasses import replace

@@ -199,7 +199,7 @@ class _Fill:
         waiting = self._pool.keys()
         self._pool.settle(key.tobytes() for key in waiting[space.contains(waiting)])
         news = False
-        for pack in self._pool.packs(embedder.pack_letters):
+        for pack in self._pool.packs(embedder.pack_letters, embedder.workers):
             if time.monotonic() - refreshed > _REFRESH_S:
                 space.refresh()
                 refreshed, news = time.monotonic(), True

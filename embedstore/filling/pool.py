@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from embedstore.filling.intake import Window
 from embedstore.identity import key_array
-from embedstore.models.batching import packs
+from embedstore.models.batching import SMALL_PACKS_PER_WORKER, packs
 from embedstore.types import Keys, Rejection
 
 POOL_RECORDS = 100_000
@@ -77,20 +77,21 @@ class Pool:
         """Forget sequences that wait no longer."""
         self.letters -= sum([len(self._sequences.pop(key)) for key in keys])
 
-    def packs(self, budget_letters: int) -> list[Pack]:
+    def packs(self, budget_letters: int, workers: int = 1) -> list[Pack]:
         """Pack what waits by length.
 
         The pack of the longest comes first, so that a machine with too little memory shows it at once; the others come
         in random order, so that processes filling from the same input share the work, and the letters done so far tell
-        how long the others will take.
+        how long the others will take. The smaller ones that end the work of several workers stay at the end.
         """
         keys, sequences = list(self._sequences), list(self._sequences.values())
-        positions = packs([len(sequence) for sequence in sequences], budget_letters)
-        longest, others = positions[:1], positions[1:]
+        positions = packs([len(sequence) for sequence in sequences], budget_letters, workers)
+        full = max(1, len(positions) - (SMALL_PACKS_PER_WORKER * workers if workers > 1 else 0))
+        longest, others, last = positions[:1], positions[1:full], positions[full:]
         random.shuffle(others)
         return [
             Pack([keys[place] for place in places], [sequences[place] for place in places])
-            for places in (array.tolist() for array in longest + others)
+            for places in (array.tolist() for array in longest + others + last)
         ]
 
     def rejections(self, reasons: Mapping[bytes, str]) -> list[Rejection]:

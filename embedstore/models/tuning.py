@@ -69,7 +69,7 @@ class Duration:
 
 def embed_timed(embedder: Embedder, sequences: Sequence[bytes]) -> Duration:
     """Embed canonical sequences as a fill does, in packs and threads, and tell how long it took."""
-    parts = packs([len(sequence) for sequence in sequences], embedder.pack_letters)
+    parts = packs([len(sequence) for sequence in sequences], embedder.pack_letters, embedder.workers)
     chosen = [[sequences[row] for row in part] for part in parts]
 
     def embed(pack: Sequence[bytes]) -> float:

@@ -67,6 +67,8 @@ class LocalStorage:
     mapped : read through memory maps; None decides by the kind of file system.
     """
 
+    requests_at_once = 1
+
     def __init__(self, folder: str | Path, *, mapped: bool | None = None) -> None:
         self._folder = Path(folder).absolute()
         self.location = str(self._folder)
@@ -100,6 +102,13 @@ class LocalStorage:
                 return []
             with found:
                 return sorted(_entry_of(folder, item) for item in found)
+
+    def walk(self, folder: str) -> Iterator[Entry]:
+        for entry in self.list(folder):
+            if entry.name.endswith("/"):
+                yield from self.walk(entry.name)
+            else:
+                yield entry
 
     def entry(self, name: str) -> Entry:
         with _explained("look at", self._path(name)):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import google_crc32c
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from embedstore.store.documents import FileFact
 from embedstore.store.storage import Buffer, Storage, memory
-from embedstore.types import KEY_BYTES, EmbeddingBatch, Keys
+from embedstore.types import KEY_BYTES, EmbeddingBatch, Keys, Vectors
 
 _PIECE_BYTES = 1 << 20  # stays in the processor's cache while it is checksummed, digested and written
 
@@ -34,22 +34,37 @@ def as_strings(keys: Keys) -> NDArray[np.bytes_]:
 
 
 class SortedRows:
-    """A batch of distinct keys in key order, handed out array by array.
+    """Rows in key order, handed out array by array.
 
     `shapes` lists the arrays in the order in which they must be written: the row checksums are counted while the
     vectors pass by, so that no second pass over them, and no second copy of them, is needed.
+
+    Parameters
+    ----------
+    keys : (n, 24) uint8, ascending and distinct.
+    dim, dtype : of the vectors.
+    gather : the vectors of rows [start, stop), asked for in order: (stop - start, dim).
     """
 
-    def __init__(self, batch: EmbeddingBatch) -> None:
-        self._order = np.argsort(as_strings(batch.keys), kind="stable")
-        self._vectors = batch.vectors
-        self._keys = batch.keys[self._order]
-        self._row_crc = np.zeros(len(batch), dtype="<u4")
+    def __init__(self, keys: Keys, dim: int, dtype: np.dtype[Any], gather: Callable[[int, int], Vectors]) -> None:
+        self._keys = keys
+        self._gather = gather
+        self._row_crc = np.zeros(len(keys), dtype="<u4")
         self.shapes: dict[str, tuple[tuple[int, ...], np.dtype[Any]]] = {
-            "vectors": (batch.vectors.shape, batch.vectors.dtype.newbyteorder("<")),
-            "key": (self._keys.shape, self._keys.dtype),
+            "vectors": ((len(keys), dim), dtype.newbyteorder("<")),
+            "key": (keys.shape, keys.dtype),
             "row_crc": (self._row_crc.shape, self._row_crc.dtype),
         }
+
+    @classmethod
+    def of(cls, batch: EmbeddingBatch) -> SortedRows:
+        """Sort a batch of distinct keys."""
+        order = np.argsort(as_strings(batch.keys), kind="stable")
+
+        def gather(start: int, stop: int) -> Vectors:
+            return np.take(batch.vectors, order[start:stop], axis=0)
+
+        return cls(batch.keys[order], batch.vectors.shape[1], batch.vectors.dtype, gather)
 
     def __len__(self) -> int:
         return len(self._keys)
@@ -72,10 +87,9 @@ class SortedRows:
         step = max(1, _PIECE_BYTES // self.row_bytes("vectors"))
         little_endian = self.shapes["vectors"][1]
         for first in range(start, stop, step):
-            rows = self._order[first : min(first + step, stop)]
-            piece = np.take(self._vectors, rows, axis=0).astype(little_endian, copy=False)
-            stop_here = first + len(piece)
-            self._row_crc[first:stop_here] = row_checksums(self._keys[first:stop_here], piece)
+            last = min(first + step, stop)
+            piece = self._gather(first, last).astype(little_endian, copy=False)
+            self._row_crc[first:last] = row_checksums(self._keys[first:last], piece)
             yield piece
 
 

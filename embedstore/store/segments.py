@@ -19,7 +19,7 @@ from embedstore.store.index import same_keys
 from embedstore.store.open_files import OpenFiles
 from embedstore.store.rows import SegmentFiles, SortedRows, row_checksums
 from embedstore.store.storage import Blob, Storage, empty_rows
-from embedstore.types import KEY_BYTES, EmbeddingBatch, Keys
+from embedstore.types import KEY_BYTES, Keys
 
 CRC_BYTES = 4
 
@@ -27,11 +27,11 @@ CRC_BYTES = 4
 def write_segment(
     storage: Storage,
     folder: str,
-    batch: EmbeddingBatch,
+    rows: SortedRows,
     layout: SegmentFormat,
     attributes: dict[str, object],
 ) -> tuple[SegmentFiles, dict[str, tuple[Part, ...]]]:
-    """Write a batch of distinct keys as the files of a new segment; it is part of nothing until a commit names it.
+    """Write rows as the files of a new segment; it is part of nothing until a commit names it.
 
     Parameters
     ----------
@@ -44,7 +44,7 @@ def write_segment(
     """
     files = SegmentFiles(storage, folder)
     write = zarr_layout.write if layout == "zarr" else hdf5_layout.write
-    return files, write(files, SortedRows(batch), attributes)
+    return files, write(files, rows, attributes)
 
 
 class Segment:

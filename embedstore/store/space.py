@@ -6,11 +6,10 @@ then is it acknowledged. A crash at any point leaves the whole segment or an orp
 
 from __future__ import annotations
 
-import hashlib
 import html
 import threading
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -20,12 +19,21 @@ from numpy.typing import NDArray
 
 from embedstore.errors import CorruptStoreError, InputError, MissingEmbeddingError, StorageError
 from embedstore.identity import Molecule, Recipe, key_from_text, key_text
-from embedstore.store.documents import Commit, SegmentFormat, SpaceDocument, checked_provenance, commit_id, is_commit
+from embedstore.store.documents import (
+    Commit,
+    Part,
+    SegmentFormat,
+    SpaceDocument,
+    checked_provenance,
+    commit_id,
+    is_commit,
+)
 from embedstore.store.index import KeyIndex, Places, open_index
 from embedstore.store.open_files import OpenFiles
-from embedstore.store.rows import as_strings
+from embedstore.store.publishing import publish
+from embedstore.store.rows import SegmentFiles, SortedRows, as_strings
 from embedstore.store.segments import Segment, write_segment
-from embedstore.store.storage import Storage
+from embedstore.store.storage import Storage, side_by_side
 from embedstore.store.view import SpaceView
 from embedstore.types import KEY_BYTES, Canaries, EmbeddingBatch, Keys, Vectors
 
@@ -53,14 +61,26 @@ class SpaceInfo:
 class Space:
     """Vectors of one recipe; get one from a store. May be used from several threads.
 
+    Parameters
+    ----------
+    pinned : ids of the commits that it consists of, whatever has been published since; None: of what is live.
+
     Attributes
     ----------
     name, id, dim, dtype, recipe, molecule, canaries : as its document says.
     """
 
     def __init__(
-        self, storage: Storage, files: OpenFiles, document: SpaceDocument, segment_format: SegmentFormat
+        self,
+        storage: Storage,
+        files: OpenFiles,
+        document: SpaceDocument,
+        segment_format: SegmentFormat,
+        pinned: Collection[str] | None = None,
     ) -> None:
+        self._pinned = None if pinned is None else frozenset(pinned)
+        self._known: dict[str, Segment] = {}
+        """All commits that are there, dead ones too, by id."""
         self._storage = storage
         self._files = files
         self._segment_format: SegmentFormat = segment_format
@@ -161,12 +181,12 @@ class Space:
         batch = self._without_present(self._without_repeated(batch))
         if not len(batch):
             return 0
-        about = {"space": self.name, "space_id": self.id, "recipe": self.recipe.to_json()}
-        files, arrays = write_segment(self._storage, self._folder, batch, self._segment_format, {"embedstore": about})
-        self._refuse_different_from_present(batch)  # of what others committed while we wrote; it stays older than ours
-        newest = max((segment.commit.created_ns for segment in self._current().segments), default=0)
-        self._publish(
-            Commit(
+
+        def write() -> Commit:
+            files, arrays = self.write_files(SortedRows.of(batch))
+            self._refuse_different_from_present(batch)  # what others committed while we wrote stays older than ours
+            newest = max((segment.commit.created_ns for segment in self._current().segments), default=0)
+            return Commit(
                 space_id=self.id,
                 nonce=files.nonce,
                 layout=self._segment_format,
@@ -176,7 +196,8 @@ class Space:
                 files=files.facts,
                 provenance=provenance,
             )
-        )
+
+        self.publish(write)
         self.refresh()
         if len(self._current().delta.commits) >= _MAX_UNCOVERED_SEGMENTS_OF_A_WRITER:
             self.optimise()
@@ -192,6 +213,37 @@ class Space:
         with self._lock:
             self._view = self._load(self._view)
 
+    def segments(self) -> tuple[Segment, ...]:
+        """What is live now, older first."""
+        self.refresh()
+        return self._current().segments
+
+    def write_files(self, rows: SortedRows) -> tuple[SegmentFiles, dict[str, tuple[Part, ...]]]:
+        """Write the files of a new segment, which is part of the space when a commit names it; see `write_segment`."""
+        about = {"space": self.name, "space_id": self.id, "recipe": self.recipe.to_json()}
+        return write_segment(self._storage, self._folder, rows, self._segment_format, {"embedstore": about})
+
+    def publish(self, write: Callable[[], Commit]) -> str:
+        """Write a segment and its commit, and see it at once; returns the commit's id. See `publishing.publish`.
+
+        Raises
+        ------
+        InputError : the space is read as it was pinned. StorageError : it has been removed meanwhile.
+        """
+        if self._pinned is not None:
+            raise InputError(f"Cannot add to space {self.name}: it is read as it was pinned. Open the store itself.")
+        commit_id, commit = publish(self._storage, self._folder, write)
+        try:
+            self._storage.entry(f"{self._folder}space.json")
+        except FileNotFoundError:
+            raise StorageError(
+                f"Cannot add to space {self.name}: it was removed meanwhile. Start again to make it anew."
+            ) from None
+        with self._lock:
+            self._known[commit_id] = self._segment(commit_id, commit)
+            self._view = self._load(self._view)
+        return commit_id
+
     def optimise(self) -> None:
         """Publish the merged index if opening would profit; it is derived, so a read-only member goes without."""
         view = self._current()
@@ -199,7 +251,7 @@ class Space:
         uncovered = len(view.delta.commits)
         large = covered + len(view.delta) > _ALWAYS_INDEXED_KEYS
         few = uncovered < _MAX_UNCOVERED_SEGMENTS and len(view.delta) < covered * _MAX_UNCOVERED_SHARE
-        if not uncovered or (large and few):
+        if not uncovered or (large and few) or self._pinned is not None:
             return
         view, index = self._ask(lambda view: (view, view.merged_index()))
         with suppress(StorageError):
@@ -276,31 +328,52 @@ class Space:
 
     def _load(self, before: SpaceView | None) -> SpaceView:
         """Make the view of what is committed now, keeping what is open already."""
-        known = {segment.commit_id: segment for segment in before.segments} if before else {}
-        segments = dict(known)
-        listed = [entry.name for entry in self._storage.list(f"{self._folder}commits/") if is_commit(entry.name)]
-        for name in listed:
-            if commit_id(name) not in known:
-                try:
-                    content = self._storage.read(name)
-                except FileNotFoundError:  # replaced and collected since the listing
-                    continue
-                commit = Commit.from_bytes(name, content)
-                if commit.space_id != self.id:
-                    raise CorruptStoreError(
-                        name, f"expected a commit of space {self.id}, found one of {commit.space_id}"
-                    )
-                row_bytes = self.dim * self.dtype.itemsize
-                segments[commit_id(name)] = Segment(self._files, self._folder, commit_id(name), commit, row_bytes)
-        present = {commit_id(name) for name in listed} & set(segments)
-        replaced = {old for commit in present for old in segments[commit].commit.replaces}
-        live = sorted(present - replaced, key=lambda commit: (segments[commit].commit.created_ns, commit))
-        if before and live == [segment.commit_id for segment in before.segments]:
+        listed = self._listed()
+        for commit in self._known.keys() - listed:
+            if not self._is_there(commit):
+                del self._known[commit]
+        self._known.update(self._read_commits(sorted(listed - self._known.keys())))
+        dead = {old for each in self._known.values() for old in each.commit.replaces}
+        live = self._known.keys() - (dead if self._pinned is None else set())
+        ordered = sorted(live, key=lambda commit: (self._known[commit].commit.created_ns, commit))
+        if before and ordered == [segment.commit_id for segment in before.segments]:
             return before
-        base = before.base if before and before.base and set(before.base.commits) <= set(live) else None
+        base = before.base if before and before.base and set(before.base.commits) <= live else None
         base = base or self._open_base(set(live))
         with self._gone_is_damage():
-            return SpaceView([segments[commit] for commit in live], base)
+            return SpaceView([self._known[commit] for commit in ordered], base)
+
+    def _listed(self) -> Set[str]:
+        if self._pinned is not None:
+            return self._pinned
+        entries = self._storage.list(f"{self._folder}commits/")
+        return {commit_id(entry.name) for entry in entries if is_commit(entry.name)}
+
+    def _is_there(self, commit: str) -> bool:
+        """Ask for one commit: a listing may be older than it (network file systems keep listings for seconds)."""
+        try:
+            self._storage.entry(f"{self._folder}commits/{commit}.json")
+        except FileNotFoundError:
+            return False
+        return True
+
+    def _read_commits(self, commits: Sequence[str]) -> Iterator[tuple[str, Segment]]:
+        def read(commit: str) -> Segment | None:
+            name = f"{self._folder}commits/{commit}.json"
+            try:
+                return self._segment(commit, Commit.from_bytes(name, self._storage.read(name)))
+            except FileNotFoundError:  # replaced and collected since the listing
+                return None
+
+        for commit, segment in zip(commits, side_by_side(read, commits, self._storage.requests_at_once), strict=True):
+            if segment is not None:
+                yield commit, segment
+
+    def _segment(self, commit_id: str, commit: Commit) -> Segment:
+        name = f"{self._folder}commits/{commit_id}.json"
+        if commit.space_id != self.id:
+            raise CorruptStoreError(name, f"expected a commit of space {self.id}, found one of {commit.space_id}")
+        return Segment(self._files, self._folder, commit_id, commit, self.dim * self.dtype.itemsize)
 
     def _open_base(self, live: set[str]) -> KeyIndex | None:
         """Open the newest published index all of whose segments are live; a damaged one is passed over."""
@@ -311,13 +384,6 @@ class Space:
                     if set(index.commits) <= live:
                         return index
         return None
-
-    def _publish(self, commit: Commit) -> None:
-        content = commit.to_bytes()
-        name = f"{self._folder}commits/{hashlib.sha256(content).hexdigest()}.json"
-        self._storage.write(name, [content])
-        if self._storage.read(name) != content:
-            raise CorruptStoreError(name, "what was read back is not what was written")
 
     def _publish_index(self, index: KeyIndex) -> None:
         folder = f"{self._folder}index/"

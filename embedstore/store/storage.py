@@ -7,11 +7,15 @@ is live, what is damaged, who wins) is decided above, so a new storage is one ne
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+
+A = TypeVar("A")
+B = TypeVar("B")
 
 Buffer = bytes | NDArray[Any]
 """Contiguous bytes."""
@@ -34,6 +38,15 @@ def empty_rows(count: int, row_bytes: int) -> NDArray[np.uint8]:
     block = np.empty(count * row_bytes + _CACHE_LINE_BYTES, np.uint8)
     start = -block.ctypes.data % _CACHE_LINE_BYTES
     return block[start : start + count * row_bytes].reshape(count, row_bytes)
+
+
+def side_by_side(operation: Callable[[A], B], arguments: Sequence[A], at_once: int) -> Iterator[B]:
+    """Yield the result for each argument, in order, while up to `at_once` of them are under way."""
+    if at_once <= 1 or len(arguments) <= 1:
+        yield from map(operation, arguments)
+        return
+    with ThreadPoolExecutor(min(at_once, len(arguments)), thread_name_prefix="embedstore-storage") as executor:
+        yield from executor.map(operation, arguments)
 
 
 class Entry(NamedTuple):
@@ -61,9 +74,16 @@ class Blob(Protocol):
 
 
 class Storage(Protocol):
-    """A place for files. Errors: FileNotFoundError for a name that is not there, StorageError for all else."""
+    """A place for files. Errors: FileNotFoundError for a name that is not there, StorageError for all else.
+
+    Attributes
+    ----------
+    location : what people call it.
+    requests_at_once : how many operations side by side are faster than one after another; 1 where none are.
+    """
 
     location: str
+    requests_at_once: int
 
     def read(self, name: str) -> bytes:
         """Return the whole content of a small file."""
@@ -75,6 +95,10 @@ class Storage(Protocol):
 
     def list(self, folder: str) -> list[Entry]:
         """Return what lies directly in a folder (`""` or ending with `/`), sorted; a missing folder is empty."""
+        ...
+
+    def walk(self, folder: str) -> Iterator[Entry]:
+        """Yield every file below a folder (`""` or ending with `/`), at any depth, in any order; no folders."""
         ...
 
     def entry(self, name: str) -> Entry:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import uuid
-from pathlib import Path
 from typing import Self
 
 from embedstore.errors import (
@@ -15,7 +14,8 @@ from embedstore.errors import (
 )
 from embedstore.identity import Recipe
 from embedstore.store.documents import ROOT_NAME, SPACE_NAME, Root, SegmentFormat, SpaceDocument
-from embedstore.store.local import TEMPORARY_PREFIX, LocalStorage
+from embedstore.store.local import TEMPORARY_PREFIX
+from embedstore.store.locations import Location, open_storage
 from embedstore.store.open_files import OpenFiles
 from embedstore.store.space import Space
 from embedstore.store.storage import Storage
@@ -45,8 +45,8 @@ class SpaceStore:
         self.segment_format: SegmentFormat = root.segment_format
 
     @classmethod
-    def open(cls, location: str | Path, *, create: bool = False, segment_format: SegmentFormat = "zarr") -> Self:
-        """Open a store in a folder.
+    def open(cls, location: Location, *, create: bool = False, segment_format: SegmentFormat = "zarr") -> Self:
+        """Open a store in a folder, or at a URL.
 
         Parameters
         ----------
@@ -57,7 +57,7 @@ class SpaceStore:
         ------
         StoreNotFoundError : no store lies there. CorruptStoreError, FormatVersionError : it cannot be read.
         """
-        return cls(LocalStorage(location), create=create, segment_format=segment_format)
+        return cls(open_storage(location), create=create, segment_format=segment_format)
 
     def spaces(self) -> list[Space]:
         """All spaces, sorted by name."""

@@ -7,7 +7,6 @@ refers to (left by a crash, or not collected yet) is no damage; it is listed as 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -101,7 +100,9 @@ class _SpaceCheck:
             if f"{self._folder}commits/{lost}.json" not in self._accounted:
                 self._problem(f"commits/{lost}.json", "it is gone, and an index names it")
         self._accounted |= {f"{self._folder}{file}" for commit in commits.values() for file in commit.files}
-        self._report.orphans += [file for file in self._files("") if file not in self._accounted]
+        for entry in self._storage.walk(self._folder):
+            if entry.name not in self._accounted:
+                self._report.orphans.append(entry.name)
 
     def _space_document(self) -> SpaceDocument | None:
         file = f"{self._folder}space.json"
@@ -198,13 +199,6 @@ class _SpaceCheck:
             self._report.checked_bytes += entry.size_bytes if self._report.deep else 0
             named |= set(index.commits)
         return named
-
-    def _files(self, folder: str) -> Iterator[str]:
-        for entry in self._storage.list(f"{self._folder}{folder}"):
-            if entry.name.endswith("/"):
-                yield from self._files(entry.name.removeprefix(self._folder))
-            else:
-                yield entry.name
 
     def _problem(self, file: str, reason: str) -> None:
         self._report.problems.append(Problem(f"{self._folder}{file}", reason))

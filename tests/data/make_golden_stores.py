@@ -17,6 +17,7 @@ from embedstore.identity import CANONICALISATION, Recipe, key_array, key_text, s
 from embedstore.store import Space, SpaceStore
 from embedstore.store.documents import Commit, SegmentFormat
 from embedstore.store.local import LocalStorage
+from embedstore.store.rows import SortedRows
 from embedstore.store.segments import write_segment
 from embedstore.store.storage import Buffer, Entry
 from embedstore.types import Canaries, EmbeddingBatch
@@ -107,7 +108,7 @@ def replace_by_itself(storage: LocalStorage, recipe: Recipe, layout: SegmentForm
     space.append(batch(recipe, numbers))
     (replaced,) = {entry.name for entry in storage.list(f"{folder}commits/")} - before
     old = Commit.from_bytes(replaced, storage.read(replaced))
-    files, arrays = write_segment(storage, folder, batch(recipe, numbers), layout, {"embedstore": {}})
+    files, arrays = write_segment(storage, folder, SortedRows.of(batch(recipe, numbers)), layout, {"embedstore": {}})
     space._publish(
         Commit(
             space_id=recipe.id,

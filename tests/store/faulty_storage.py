@@ -39,6 +39,7 @@ class FaultyStorage:
         self._dies_at = dies_at
         self._death = death
         self.location = self._inner.location
+        self.requests_at_once = self._inner.requests_at_once
         self.steps: list[str] = []
 
     def read(self, name: str) -> bytes:
@@ -55,6 +56,10 @@ class FaultyStorage:
     def list(self, folder: str) -> list[Entry]:
         with self._step("list"):
             return self._inner.list(folder)
+
+    def walk(self, folder: str) -> Iterator[Entry]:
+        with self._step("list"):
+            return self._inner.walk(folder)
 
     def entry(self, name: str) -> Entry:
         with self._step("entry"):

@@ -92,6 +92,14 @@ class StorageContract:
         sizes = {entry.name: entry.size_bytes for entry in storage.list("a/")}
         assert sizes["a/one"] == len(b"a/one")
 
+    def test_walk_gives_every_file_below_a_folder(self, storage: Storage) -> None:
+        for name in ("top", "a/two", "a/b/three", "a/b/c/four", "a-b/five"):
+            storage.write(name, [name.encode()])
+        assert sorted(entry.name for entry in storage.walk("a/")) == ["a/b/c/four", "a/b/three", "a/two"]
+        assert {entry.name: entry.size_bytes for entry in storage.walk("")}["a-b/five"] == len(b"a-b/five")
+        assert len(list(storage.walk(""))) == 5
+        assert list(storage.walk("nowhere/")) == []
+
     def test_a_missing_folder_is_empty(self, storage: Storage) -> None:
         assert storage.list("nowhere/") == []
         assert storage.list("") == []

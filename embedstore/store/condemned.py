@@ -1,0 +1,60 @@
+"""What is going to be removed from a space: documents in `spaces/<id>/gc/`, a new one whenever somebody collects.
+
+A file is removed only after it stood condemned for a while, by the storage's clock, and if nothing has come to need
+it since. Whoever publishes a commit looks here before and after, so that no commit relies on what is about to go.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Collection, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+
+from embedstore.store.storage import Entry, Storage
+from embedstore.store.strict_json import field, one_of, sealed, typed, unsealed, well_formed
+
+
+@dataclass(frozen=True, slots=True)
+class Condemned:
+    """One document: files of the space's folder, named from there, and since when they are condemned."""
+
+    name: str
+    files: tuple[str, ...]
+    since_ns: int
+    """By the storage's clock."""
+
+
+def condemn(storage: Storage, folder: str, files: Collection[str]) -> Entry:
+    """Write down that some files of a space are going to be removed.
+
+    Parameters
+    ----------
+    folder : `spaces/<id>/`.
+    files : their names, from there.
+    """
+    document = sealed({"format": "embedstore-condemned", "files": sorted(files)})
+    return storage.write(f"{folder}gc/{uuid.uuid4().hex}.json", [document])
+
+
+def condemned(storage: Storage, folder: str) -> Iterator[Condemned]:
+    """Yield what is condemned in a space; CorruptStoreError for a damaged document."""
+    for entry in storage.list(f"{folder}gc/"):
+        if entry.name.endswith(".json"):
+            with suppress(FileNotFoundError):  # done with, since the listing
+                yield read_condemned(storage, entry)
+
+
+def read_condemned(storage: Storage, entry: Entry) -> Condemned:
+    """Read one document; CorruptStoreError when it is damaged."""
+    document = unsealed(entry.name, storage.read(entry.name))
+    with well_formed(entry.name):
+        one_of("format", document["format"], ["embedstore-condemned"])
+        files = tuple(typed("file", file, str) for file in field(document, "files", list))
+    return Condemned(entry.name, files, entry.modified_ns)
+
+
+def is_condemned(storage: Storage, folder: str, files: Collection[str]) -> bool:
+    """Tell whether one of some files is going to be removed."""
+    wanted = set(files)
+    return any(not wanted.isdisjoint(each.files) for each in condemned(storage, folder))
