@@ -22,7 +22,13 @@ from embedstore.store.storage import Storage
 _MAX_ATTEMPTS = 5
 
 
-def publish(storage: Storage, folder: str, write: Callable[[], Commit]) -> tuple[str, Commit]:
+def no_signature(commit_id: str) -> None:
+    """Sign nothing."""
+
+
+def publish(
+    storage: Storage, folder: str, write: Callable[[], Commit], sign: Callable[[str], None] = no_signature
+) -> tuple[str, Commit]:
     """Write a segment and its commit; durable, and safe from collection, when this returns.
 
     Parameters
@@ -30,6 +36,7 @@ def publish(storage: Storage, folder: str, write: Callable[[], Commit]) -> tuple
     folder : `spaces/<id>/`.
     write : writes the files of the segment under a new name, and returns the commit that names them; called again if
         somebody began to collect them.
+    sign : writes the signature of a commit, given its id, before the commit.
 
     Returns
     -------
@@ -41,7 +48,7 @@ def publish(storage: Storage, folder: str, write: Callable[[], Commit]) -> tuple
     """
     for _ in range(_MAX_ATTEMPTS):
         commit = write()
-        if publish_commit(storage, folder, commit):
+        if publish_commit(storage, folder, commit, sign):
             return id_of(commit), commit
     raise StorageError(
         f"Cannot add to {storage.location}: new files were condemned {_MAX_ATTEMPTS} times before their commit was "
@@ -49,11 +56,12 @@ def publish(storage: Storage, folder: str, write: Callable[[], Commit]) -> tuple
     )
 
 
-def publish_commit(storage: Storage, folder: str, commit: Commit) -> bool:
+def publish_commit(storage: Storage, folder: str, commit: Commit, sign: Callable[[str], None] = no_signature) -> bool:
     """Write the commit of files that are there already; False, and no commit, if they are condemned."""
     if is_condemned(storage, folder, commit.files):
         return False
     content = commit.to_bytes()
+    sign(id_of(commit))
     name = f"{folder}commits/{id_of(commit)}.json"
     storage.write(name, [content])
     if storage.read(name) != content:

@@ -33,6 +33,7 @@ from embedstore.store.open_files import OpenFiles
 from embedstore.store.publishing import publish
 from embedstore.store.rows import SegmentFiles, SortedRows, as_strings
 from embedstore.store.segments import Segment, write_segment
+from embedstore.store.signatures import NO_TRUST, CommitSignatures, Trust
 from embedstore.store.storage import Storage, side_by_side
 from embedstore.store.view import SpaceView
 from embedstore.types import KEY_BYTES, Canaries, EmbeddingBatch, Keys, Vectors
@@ -64,10 +65,12 @@ class Space:
     Parameters
     ----------
     pinned : ids of the commits that it consists of, whatever has been published since; None: of what is live.
+    trust : who signs what is published, and whose signature what is read must have.
 
     Attributes
     ----------
     name, id, dim, dtype, recipe, molecule, canaries : as its document says.
+    ignored_commits : how many commits lacked a member's signature when it looked last, where signatures are required.
     """
 
     def __init__(
@@ -77,6 +80,7 @@ class Space:
         document: SpaceDocument,
         segment_format: SegmentFormat,
         pinned: Collection[str] | None = None,
+        trust: Trust = NO_TRUST,
     ) -> None:
         self._pinned = None if pinned is None else frozenset(pinned)
         self._known: dict[str, Segment] = {}
@@ -85,6 +89,9 @@ class Space:
         self._files = files
         self._segment_format: SegmentFormat = segment_format
         self._folder = f"spaces/{document.recipe.id}/"
+        self._trust = trust
+        self._signatures = CommitSignatures(storage, self._folder, trust)
+        self.ignored_commits = 0
         self._lock = threading.Lock()
         self._view: SpaceView | None = None
         self.name = document.name
@@ -218,6 +225,21 @@ class Space:
         self.refresh()
         return self._current().segments
 
+    def sources(self, keys: Keys) -> list[Segment]:
+        """Return the segment that each key is read from, whose commit says when and how it was computed.
+
+        Raises
+        ------
+        MissingEmbeddingError : a key has no vector.
+        """
+        view, (ranks, _) = self._find_all(_checked(keys))
+        return [view.segments[rank] for rank in ranks.tolist()]
+
+    def mergeable(self, segments: Sequence[Segment]) -> list[bool]:
+        """Tell for each segment whether it may be merged with others; see `CommitSignatures.mergeable`."""
+        allowed = self._signatures.mergeable({segment.commit_id for segment in segments})
+        return [segment.commit_id in allowed for segment in segments]
+
     def write_files(self, rows: SortedRows) -> tuple[SegmentFiles, dict[str, tuple[Part, ...]]]:
         """Write the files of a new segment, which is part of the space when a commit names it; see `write_segment`."""
         about = {"space": self.name, "space_id": self.id, "recipe": self.recipe.to_json()}
@@ -228,11 +250,13 @@ class Space:
 
         Raises
         ------
-        InputError : the space is read as it was pinned. StorageError : it has been removed meanwhile.
+        InputError : the space is read as it was pinned, or signatures are required and there is no key to sign with.
+        StorageError : it has been removed meanwhile.
         """
         if self._pinned is not None:
             raise InputError(f"Cannot add to space {self.name}: it is read as it was pinned. Open the store itself.")
-        commit_id, commit = publish(self._storage, self._folder, write)
+        self._trust.refuse_unsigned(self.name)
+        commit_id, commit = publish(self._storage, self._folder, write, self._signatures.sign)
         try:
             self._storage.entry(f"{self._folder}space.json")
         except FileNotFoundError:
@@ -344,10 +368,16 @@ class Space:
             return SpaceView([self._known[commit] for commit in ordered], base)
 
     def _listed(self) -> Set[str]:
+        """Return the commits to read: those that are listed, or pinned, and may be trusted."""
+        listed: Set[str]
         if self._pinned is not None:
-            return self._pinned
-        entries = self._storage.list(f"{self._folder}commits/")
-        return {commit_id(entry.name) for entry in entries if is_commit(entry.name)}
+            listed = self._pinned
+        else:
+            entries = self._storage.list(f"{self._folder}commits/")
+            listed = {commit_id(entry.name) for entry in entries if is_commit(entry.name)}
+        trusted = self._signatures.trusted(listed)
+        self.ignored_commits = len(listed) - len(trusted)
+        return trusted
 
     def _is_there(self, commit: str) -> bool:
         """Ask for one commit: a listing may be older than it (network file systems keep listings for seconds)."""

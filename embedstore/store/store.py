@@ -17,6 +17,7 @@ from embedstore.store.documents import ROOT_NAME, SPACE_NAME, Root, SegmentForma
 from embedstore.store.local import TEMPORARY_PREFIX
 from embedstore.store.locations import Location, open_storage
 from embedstore.store.open_files import OpenFiles
+from embedstore.store.signatures import NO_TRUST, Trust, trust_of
 from embedstore.store.space import Space
 from embedstore.store.storage import Storage
 from embedstore.store.verification import VerifyReport, verify
@@ -33,10 +34,19 @@ class SpaceStore:
     location : where it lies.
     id : random, given when it was made.
     segment_format : "zarr" or "hdf5": how new segments are written; both are read.
+    trust : who signs what is published, and whose signature what is read must have.
     """
 
-    def __init__(self, storage: Storage, *, create: bool = False, segment_format: SegmentFormat = "zarr") -> None:
+    def __init__(
+        self,
+        storage: Storage,
+        *,
+        create: bool = False,
+        segment_format: SegmentFormat = "zarr",
+        trust: Trust = NO_TRUST,
+    ) -> None:
         self._storage = storage
+        self.trust = trust
         self._files = OpenFiles(storage)
         self._spaces: dict[str, Space] = {}
         root = _read_root(storage, create=create, segment_format=segment_format)
@@ -45,19 +55,28 @@ class SpaceStore:
         self.segment_format: SegmentFormat = root.segment_format
 
     @classmethod
-    def open(cls, location: Location, *, create: bool = False, segment_format: SegmentFormat = "zarr") -> Self:
+    def open(
+        cls,
+        location: Location,
+        *,
+        create: bool = False,
+        segment_format: SegmentFormat = "zarr",
+        trust: Trust | None = None,
+    ) -> Self:
         """Open a store in a folder, or at a URL.
 
         Parameters
         ----------
         create : make a store where there is nothing, or an empty folder.
         segment_format : for a store that is made now.
+        trust : None: as the environment says, see `trust_of`.
 
         Raises
         ------
         StoreNotFoundError : no store lies there. CorruptStoreError, FormatVersionError : it cannot be read.
         """
-        return cls(open_storage(location), create=create, segment_format=segment_format)
+        trust = trust_of() if trust is None else trust
+        return cls(open_storage(location), create=create, segment_format=segment_format, trust=trust)
 
     def spaces(self) -> list[Space]:
         """All spaces, sorted by name."""
@@ -120,6 +139,7 @@ class SpaceStore:
         existing = self.find_space(recipe, name)
         if existing is not None:
             return existing
+        self.trust.refuse_unsigned(name)
         document = SpaceDocument(name, recipe, canaries)
         self._storage.write(_space_file(recipe.id), [document.to_bytes()])
         space = self._open_space(recipe.id)
@@ -137,7 +157,8 @@ class SpaceStore:
             content = self._storage.read(file)
         except FileNotFoundError:  # being made just now, or left by a crash
             return None
-        return Space(self._storage, self._files, SpaceDocument.from_bytes(file, content), self.segment_format)
+        document = SpaceDocument.from_bytes(file, content)
+        return Space(self._storage, self._files, document, self.segment_format, trust=self.trust)
 
 
 def _read_root(storage: Storage, *, create: bool, segment_format: SegmentFormat) -> Root:
