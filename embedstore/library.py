@@ -19,6 +19,7 @@ from embedstore.models.resolution import ModelOptions
 from embedstore.retrieval import Retrieved, fill_and_retrieve, retrieve
 from embedstore.store.documents import SegmentFormat
 from embedstore.store.locations import Location, is_url, open_storage
+from embedstore.store.signatures import trust_of
 from embedstore.store.space import Space
 from embedstore.store.store import SpaceStore
 from embedstore.store.verification import VerifyReport, verify
@@ -37,7 +38,14 @@ def default_place() -> Location:
     return (data if data.is_absolute() else Path.home() / ".local" / "share") / "embedstore"
 
 
-def open_store(path: Location | None = None, create: bool = False, *, segment_format: SegmentFormat = "zarr") -> Store:
+def open_store(
+    path: Location | None = None,
+    create: bool = False,
+    *,
+    segment_format: SegmentFormat = "zarr",
+    sign_with: str | Path | None = None,
+    require_signed: str | Path | None = None,
+) -> Store:
     """Open the store in a folder, or at a URL.
 
     Parameters
@@ -45,12 +53,22 @@ def open_store(path: Location | None = None, create: bool = False, *, segment_fo
     path : None: the default place, see `default_place`.
     create : make a store where there is nothing, or an empty folder.
     segment_format : "zarr" or "hdf5", for a store that is made now.
+    sign_with : file of an Ed25519 private key (`ssh-keygen -t ed25519`) to sign with what is published;
+        None: $EMBEDSTORE_SIGNING_KEY, if that is set.
+    require_signed : file of members' public keys, a line each: only what one of them has signed is read;
+        None: $EMBEDSTORE_MEMBERS, if that is set.
 
     Raises
     ------
     StoreNotFoundError : no store lies there. CorruptStoreError, FormatVersionError : it cannot be read.
+    InputError : a file does not hold such keys. MissingDependencyError : cryptography is not installed.
     """
-    return Store.open(default_place() if path is None else path, create=create, segment_format=segment_format)
+    return Store.open(
+        default_place() if path is None else path,
+        create=create,
+        segment_format=segment_format,
+        trust=trust_of(sign_with, require_signed),
+    )
 
 
 def make_store(path: Location, *, segment_format: SegmentFormat = "zarr") -> Store:
@@ -69,17 +87,24 @@ def make_store(path: Location, *, segment_format: SegmentFormat = "zarr") -> Sto
     return store
 
 
-def verify_store(path: Location | None = None, *, deep: bool = False) -> VerifyReport:
+def verify_store(
+    path: Location | None = None, *, deep: bool = False, require_signed: str | Path | None = None
+) -> VerifyReport:
     """Check a store, one that is too damaged to be opened too.
+
+    Parameters
+    ----------
+    require_signed : as for `open_store`; then a commit that no member has signed is a problem.
 
     Raises
     ------
-    StoreNotFoundError : nothing of a store lies there.
+    StoreNotFoundError : nothing of a store lies there. InputError : the file does not hold members' keys.
     """
+    members = trust_of(require_signed=require_signed).members
     storage = open_storage(default_place() if path is None else path)
     if not storage.list("spaces/"):
         SpaceStore(storage)
-    return verify(storage, deep=deep)
+    return verify(storage, deep=deep, members=members)
 
 
 class Store(SpaceStore):
@@ -237,10 +262,11 @@ def overview(space: Space) -> dict[str, Any]:
 
 
 def details(space: Space) -> dict[str, Any]:
-    """Describe a space fully, as JSON values: `overview`, what it cost to compute, and the recipe."""
+    """Describe a space fully, as JSON values: `overview`, cost, commits ignored for lack of a signature, and recipe."""
     info = space.info()
     cost = {"compute_seconds": round(info.compute_seconds, 3), "letters": info.letters}
-    return {**overview(space), **cost, "recipe": space.recipe.to_json()}
+    ignored = {"ignored_commits": space.ignored_commits}
+    return {**overview(space), **cost, **ignored, "recipe": space.recipe.to_json()}
 
 
 def _all_of(retrieved: Retrieved) -> Vectors:

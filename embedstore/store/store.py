@@ -149,7 +149,7 @@ class SpaceStore:
 
     def verify(self, *, deep: bool = False) -> VerifyReport:
         """Check that all that the store promises is there; `deep` reads every byte."""
-        return verify(self._storage, deep=deep)
+        return verify(self._storage, deep=deep, members=self.trust.members)
 
     def _open_space(self, space_id: str) -> Space | None:
         file = _space_file(space_id)

@@ -12,13 +12,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from embedstore.errors import CorruptStoreError, StorageError, StoreError
+from embedstore.errors import CorruptStoreError, MissingDependencyError, StorageError, StoreError
 from embedstore.store.documents import ROOT_NAME, Commit, Root, SpaceDocument, commit_id, is_commit
 from embedstore.store.index import open_index
 from embedstore.store.local import TEMPORARY_PREFIX
 from embedstore.store.open_files import OpenFiles
 from embedstore.store.rows import as_strings
 from embedstore.store.segments import Segment
+from embedstore.store.signatures import CommitSignatures, Signature, Trust, signature_files
+from embedstore.store.signing_keys import Members
 from embedstore.store.storage import Storage, memory
 
 _PIECE_BYTES = 16 << 20
@@ -41,6 +43,8 @@ class VerifyReport:
     """Files that nothing refers to."""
     checked_files: int = 0
     checked_bytes: int = 0
+    signatures: int = 0
+    """Valid signatures of commits, whoever made them."""
 
     @property
     def clean(self) -> bool:
@@ -54,11 +58,17 @@ class VerifyReport:
             "orphans": self.orphans,
             "checked_files": self.checked_files,
             "checked_bytes": self.checked_bytes,
+            "signatures": self.signatures,
         }
 
 
-def verify(storage: Storage, *, deep: bool = False) -> VerifyReport:
-    """Check a store; see `VerifyReport`. Nothing is changed."""
+def verify(storage: Storage, *, deep: bool = False, members: Members | None = None) -> VerifyReport:
+    """Check a store; see `VerifyReport`. Nothing is changed.
+
+    Parameters
+    ----------
+    members : those whose signatures commits must have; None: signatures that are there are checked, none is required.
+    """
     report = VerifyReport(deep)
     try:
         Root.from_bytes(_read(storage, ROOT_NAME, report))
@@ -68,7 +78,7 @@ def verify(storage: Storage, *, deep: bool = False) -> VerifyReport:
         report.problems.append(Problem(ROOT_NAME, _reason(error)))
     for folder in storage.list("spaces/"):
         if folder.name.endswith("/"):
-            _SpaceCheck(storage, folder.name, report).run()
+            _SpaceCheck(storage, folder.name, report).run(members)
     report.orphans += [entry.name for entry in storage.list("") if entry.name.startswith(TEMPORARY_PREFIX)]
     report.problems.sort()
     report.orphans.sort()
@@ -85,10 +95,10 @@ class _SpaceCheck:
         self._accounted: set[str] = set()
         """Files that the store knows the purpose of, whole or damaged."""
 
-    def run(self) -> None:
+    def run(self, members: Members | None) -> None:
         indexed = self._check_indexes()  # before the commits are listed: they name none that comes later
         document = self._space_document()
-        commits = self._commits()
+        commits = self._signed(self._commits(), members)
         replaced = {old for commit in commits.values() for old in commit.replaces}
         live = {name: commit for name, commit in commits.items() if name not in replaced}
         files = OpenFiles(self._storage)
@@ -135,6 +145,35 @@ class _SpaceCheck:
             else:
                 self._report.problems.append(Problem(entry.name, f"it is a commit of space {commit.space_id}"))
         return commits
+
+    def _signed(self, commits: dict[str, Commit], members: Members | None) -> dict[str, Commit]:
+        """Check all signatures; return the commits that count, which are all where none are required."""
+        for commit, files in signature_files(self._storage, self._folder).items():
+            self._accounted.update(files if f"{self._folder}commits/{commit}.json" in self._accounted else ())
+            for file in files:
+                self._check_signature(file)
+        if members is None:
+            return commits
+        trusted = CommitSignatures(self._storage, self._folder, Trust(members=members)).trusted(commits.keys())
+        replaced = {old for name in trusted for old in commits[name].replaces}
+        for name in commits.keys() - trusted - replaced:
+            self._problem(f"commits/{name}.json", "no member has signed it")
+        for name in commits.keys() - trusted:
+            self._accounted |= {f"{self._folder}{file}" for file in commits[name].files}
+        return {name: commit for name, commit in commits.items() if name in trusted}
+
+    def _check_signature(self, file: str) -> None:
+        try:
+            valid = Signature.from_bytes(file, _read(self._storage, file, self._report)).valid
+        except (FileNotFoundError, MissingDependencyError):
+            return  # collected since the listing, or nobody here can tell
+        except StoreError as error:
+            self._report.problems.append(Problem(file, _reason(error)))
+            return
+        if valid:
+            self._report.signatures += 1
+        else:
+            self._report.problems.append(Problem(file, "its key has not signed that commit"))
 
     def _check_files(self, commit: Commit) -> None:
         for file, fact in commit.files.items():
