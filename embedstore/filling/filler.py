@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from embedstore.errors import InputError
 from embedstore.filling import canaries
@@ -29,7 +30,7 @@ from embedstore.identity import key_array
 from embedstore.models.embedder import Embedded, Embedder
 from embedstore.models.registry import MODELS
 from embedstore.store.space import Space
-from embedstore.types import Record, Rejection, Vectors
+from embedstore.types import Keys, Record, Rejection, Vectors
 
 _REFRESH_S = 20.0
 """How often a fill looks what other processes have committed, not to compute it again."""
@@ -52,6 +53,8 @@ class FillOptions:
 
 
 OnProgress = Callable[[FillProgress], None]
+KeyFilter = Callable[[Keys], NDArray[np.bool_]]
+"""(n, 24) uint8 keys -> (n,) bool."""
 
 
 def fill(
@@ -61,6 +64,7 @@ def fill(
     *,
     on_progress: OnProgress | None = None,
     selection: Selection | None = None,
+    only: KeyFilter | None = None,
 ) -> FillReport:
     """Compute and store the vector of every sequence that the target space lacks.
 
@@ -71,6 +75,7 @@ def fill(
     ----------
     on_progress : called often, with the same object each time.
     selection : takes in the ids and keys of all accepted records.
+    only : leaves out the sequences for whose keys it is false; `unique` counts the others.
 
     Raises
     ------
@@ -80,7 +85,8 @@ def fill(
     StoreError : the store refuses.
     """
     with DistinctKeys() as distinct:
-        return _Fill(records, target, options or FillOptions(), on_progress, selection, distinct).run()
+        walk = Walk(on_progress, selection, only, distinct)
+        return Fill(records, target, options or FillOptions(), walk).run()
 
 
 def open_intake(records: Iterable[Record | Rejection], target: SpaceTarget, *, any_molecule: bool) -> Intake:
@@ -90,23 +96,44 @@ def open_intake(records: Iterable[Record | Rejection], target: SpaceTarget, *, a
     return Intake(records, molecule, any_molecule, others)
 
 
-class _Fill:
-    """One run of `fill`."""
+def prepare_space(target: SpaceTarget, embedder: Embedder) -> Space:
+    """Return the space of a target, made if it lacks, after the loaded model has reproduced its canaries.
+
+    Raises
+    ------
+    InputError : there is no store. CanaryError : the model does not give the numbers that the space was made with.
+    """
+    space = target.space
+    if space is None:
+        if target.store is None:
+            raise InputError(f"Cannot fill space {target.name}: there is no store. Make one first.")
+        space = target.store.create_space(target.recipe, target.name, canaries.compute(embedder))
+    canaries.check(space, embedder)
+    return space
+
+
+@dataclass(frozen=True, slots=True)
+class Walk:
+    """What goes along with the records of a fill; see `fill`."""
+
+    on_progress: OnProgress | None
+    selection: Selection | None
+    only: KeyFilter | None
+    distinct: DistinctKeys
+
+
+class Fill:
+    """One run of `fill`. `embedstore.distributed` overrides who computes what waits."""
 
     def __init__(
-        self,
-        records: Iterable[Record | Rejection],
-        target: SpaceTarget,
-        options: FillOptions,
-        on_progress: OnProgress | None,
-        selection: Selection | None,
-        distinct: DistinctKeys,
+        self, records: Iterable[Record | Rejection], target: SpaceTarget, options: FillOptions, walk: Walk
     ) -> None:
         self._target = target
         self._options = options
-        self._on_progress = on_progress
-        self._selection = selection
-        self._distinct = distinct
+        self._on_progress = walk.on_progress
+        self._selection = walk.selection
+        self._only = walk.only
+        self._distinct = walk.distinct
         self._intake = open_intake(records, target, any_molecule=options.any_molecule)
         self._space = target.space
         self._embedder: Embedder | None = None
@@ -129,8 +156,8 @@ class _Fill:
         except BaseException:
             self._commit_rest()
             raise
-        if self._committer is not None and not interrupted:
-            self._committer.space.optimise()
+        if not interrupted:
+            self._tend()
         return self._report(time.perf_counter() - started, interrupted)
 
     def _work(self) -> None:
@@ -144,8 +171,15 @@ class _Fill:
         if self._committer is not None:
             self._committer.close()
 
+    def _tend(self) -> None:
+        """Leave the space in good order for those who read it next."""
+        if self._committer is not None:
+            self._committer.space.optimise()
+
     def _look_up(self, window: Window) -> None:
         """Let those sequences of a window wait that have no vector yet."""
+        if self._only is not None:
+            window = window.only(self._only(window.key_array()))
         keys = window.key_array()
         self._distinct.add(keys)
         if self._selection is not None:
@@ -182,13 +216,8 @@ class _Fill:
     def _prepared(self, missing: str) -> tuple[Embedder, Committer]:
         """Load the model, make the space if it lacks, compare canaries: once, when something must be computed."""
         if self._embedder is None or self._committer is None:
-            target = self._target
-            embedder = target.load_model(self._options.device, missing)
-            if self._space is None:
-                if target.store is None:
-                    raise InputError(f"Cannot fill space {target.name}: there is no store. Make one first.")
-                self._space = target.store.create_space(target.recipe, target.name, canaries.compute(embedder))
-            canaries.check(self._space, embedder)
+            embedder = self._target.load_model(self._options.device, missing)
+            self._space = prepare_space(self._target, embedder)
             self._embedder, self._committer = embedder, Committer(self._space, self._options.limits)
         return self._embedder, self._committer
 
@@ -237,7 +266,7 @@ class _Fill:
 
     def _report(self, seconds: float, interrupted: bool) -> FillReport:
         unique = self._distinct.count()
-        computed = self._committer.rows_committed if self._committer is not None else 0
+        computed = self._count_computed()
         return FillReport(
             space=SpaceSummary.of(self._target.recipe, self._space.name if self._space else self._target.name),
             read=self._intake.read,
@@ -251,9 +280,16 @@ class _Fill:
             interrupted=interrupted,
         )
 
+    def _count_computed(self) -> int:
+        return self._committer.rows_committed if self._committer is not None else 0
+
+    def _waiting(self) -> Keys:
+        """(n, 24) uint8: distinct keys of what waits."""
+        return self._pool.keys()
+
     def _count_left(self) -> int:
         """Count what still waits: nothing, unless the fill was interrupted."""
-        waiting = self._pool.keys()
+        waiting = self._waiting()
         if self._space is None or not len(waiting):
             return len(waiting)
         missing = self._space.missing(waiting)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import compress, islice
 
 import numpy as np
+from numpy.typing import NDArray
 
 from embedstore.errors import MoleculeError, SequenceError
 from embedstore.identity import Molecule, canonical, key_array, looks_like_dna, sequence_key
@@ -31,6 +32,14 @@ class Window:
     def key_array(self) -> Keys:
         """(n, 24) uint8."""
         return key_array(self.keys)
+
+    def only(self, wanted: NDArray[np.bool_]) -> Window:
+        """Return a window of those rows for which `wanted`, (n,), is true."""
+        return Window(
+            list(compress(self.records, wanted)),
+            list(compress(self.sequences, wanted)),
+            list(compress(self.keys, wanted)),
+        )
 
 
 @dataclass(slots=True)

@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterable
 
 from embedstore.filling.distinct import DistinctKeys
-from embedstore.filling.filler import open_intake
+from embedstore.filling.filler import KeyFilter, open_intake
 from embedstore.filling.report import DryRun, FillReport, SpaceSummary
 from embedstore.filling.target import SpaceTarget
 from embedstore.models.machine import kept_rate
@@ -37,6 +37,7 @@ def preview(
     *,
     any_molecule: bool = False,
     device: str | None = None,
+    only: KeyFilter | None = None,
 ) -> FillReport:
     """Count hits and misses of a fill, and estimate how long the misses would take.
 
@@ -44,6 +45,7 @@ def preview(
     ----------
     any_molecule : take proteins that look like DNA.
     device : where the model would run; None: the best there is.
+    only : leaves out the sequences for whose keys it is false.
 
     Raises
     ------
@@ -54,6 +56,8 @@ def preview(
     missing_records = missing_letters = 0
     with DistinctKeys() as distinct, DistinctKeys() as missing:
         for window in intake:
+            if only is not None:
+                window = window.only(only(window.key_array()))
             keys = window.key_array()
             distinct.add(keys)
             if target.space is not None:
@@ -82,16 +86,20 @@ def preview(
     )
 
 
-def _estimated_seconds(target: SpaceTarget, letters: float, device: str | None) -> float | None:
+def letters_per_second(target: SpaceTarget, device: str | None) -> float | None:
     """Estimate from what the space's commits have cost, else from what `bench` measured, else from the rough constant.
 
     None: unknown.
     """
-    if letters == 0:
-        return 0.0
     if target.space is not None:
         info = target.space.info()
         if info.letters and info.compute_seconds:
-            return letters * info.compute_seconds / info.letters
-    rate = kept_rate(target.recipe, device) or ROUGH_LETTERS_PER_SECOND.get(target.recipe.model)
+            return info.letters / info.compute_seconds
+    return kept_rate(target.recipe, device) or ROUGH_LETTERS_PER_SECOND.get(target.recipe.model)
+
+
+def _estimated_seconds(target: SpaceTarget, letters: float, device: str | None) -> float | None:
+    if letters == 0:
+        return 0.0
+    rate = letters_per_second(target, device)
     return None if rate is None else letters / rate

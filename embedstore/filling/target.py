@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 
 from embedstore.errors import (
     MissingDependencyError,
@@ -16,6 +17,7 @@ from embedstore.errors import (
 )
 from embedstore.identity import Recipe
 from embedstore.models.embedder import Embedder, Model
+from embedstore.models.registry import MODELS
 from embedstore.models.resolution import ModelOptions, resolve
 from embedstore.store.space import Space
 from embedstore.store.store import SpaceStore, recipe_conflict
@@ -32,6 +34,7 @@ class SpaceTarget:
     space : None until the first vector is to be stored.
     obtain : gives the model, from the hub if need be; called when something has to be computed. Raises ModelError.
     notice : something that the user should know, a sentence.
+    source : gives the same model in another process, where it can be told by value; None: in this process only.
     """
 
     store: SpaceStore | None
@@ -40,6 +43,7 @@ class SpaceTarget:
     space: Space | None
     obtain: Callable[[], Model]
     notice: str | None = None
+    source: Callable[[], Model] | None = None
 
     def load_model(self, device: str | None, missing: str) -> Embedder:
         """Load the model.
@@ -60,6 +64,27 @@ class SpaceTarget:
         if model.recipe != self.recipe:
             raise recipe_conflict(self.name, self.recipe, model.recipe)
         return model.load(device)
+
+
+@dataclass(frozen=True, slots=True)
+class NamedModel:
+    """How to get a model in any process: equal if it is the same, and picklable."""
+
+    model: str
+    options: ModelOptions
+
+    @classmethod
+    def of(cls, model: str, options: ModelOptions) -> NamedModel:
+        """Name a model for processes that may run in another folder."""
+        place = Path(model).expanduser()
+        weights = None if options.weights is None else Path(options.weights).expanduser().absolute()
+        return cls(
+            str(place.absolute()) if model not in MODELS and place.exists() else model,
+            replace(options, weights=weights),
+        )
+
+    def __call__(self) -> Model:
+        return resolve(self.model, self.options)
 
 
 def find_target(store: SpaceStore | None, model: str, options: ModelOptions, name: str | None = None) -> SpaceTarget:
@@ -83,12 +108,14 @@ def find_target(store: SpaceStore | None, model: str, options: ModelOptions, nam
     except (UnknownModelError, WeightsNotFoundError, MissingDependencyError):
         space = _space_called(store, model, options, name)
         if space is not None:
-            return SpaceTarget(store, space.recipe, space.name, space, partial(resolve, model, options))
+            obtain = partial(resolve, model, options)
+            return SpaceTarget(store, space.recipe, space.name, space, obtain, source=NamedModel.of(model, options))
         resolved = resolve(model, options)
+    source = NamedModel.of(model, options)
     wanted = name or resolved.name
     space = store.find_space(resolved.recipe, wanted) if store is not None else None
     if space is None or space.name == wanted:
-        return SpaceTarget(store, resolved.recipe, wanted, space, lambda: resolved)
+        return SpaceTarget(store, resolved.recipe, wanted, space, lambda: resolved, source=source)
     if name is not None:
         raise SpaceConflictError(
             f"Cannot use the name {name}: space {space.name} holds exactly this recipe, and nothing is computed twice. "
@@ -96,7 +123,7 @@ def find_target(store: SpaceStore | None, model: str, options: ModelOptions, nam
             {"name": (space.name, name)},
         )
     notice = f"Using space {space.name}: it holds exactly this recipe."
-    return SpaceTarget(store, resolved.recipe, space.name, space, lambda: resolved, notice)
+    return SpaceTarget(store, resolved.recipe, space.name, space, lambda: resolved, notice, source)
 
 
 def _space_called(store: SpaceStore | None, model: str, options: ModelOptions, name: str | None) -> Space | None:
