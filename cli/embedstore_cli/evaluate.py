@@ -30,6 +30,8 @@ def evaluate(
     fill: Fill = False,
     store: options.StorePlace = None,
     device: options.Device = None,
+    sign_with: options.SignWith = None,
+    require_signed: options.RequireSigned = None,
     json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:

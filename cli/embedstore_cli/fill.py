@@ -25,6 +25,8 @@ def fill(
     device: options.Device = None,
     any_molecule: options.AnyMolecule = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only count what lacks, and estimate the time.")] = False,
+    sign_with: options.SignWith = None,
+    require_signed: options.RequireSigned = None,
     json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:

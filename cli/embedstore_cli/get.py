@@ -37,6 +37,8 @@ def get(
     pooling: options.PoolingChoice = None,
     device: options.Device = None,
     any_molecule: options.AnyMolecule = False,
+    sign_with: options.SignWith = None,
+    require_signed: options.RequireSigned = None,
     json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:

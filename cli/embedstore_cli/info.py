@@ -12,6 +12,7 @@ from embedstore_cli import options
 def info(
     space: Annotated[str | None, typer.Argument(metavar="[SPACE]", help="Name or id.", show_default=False)] = None,
     store: options.StorePlace = None,
+    require_signed: options.RequireSigned = None,
     json: options.Json = False,
 ) -> None:
     """Show all about a space, or the store.
@@ -44,6 +45,7 @@ def _facts(found: dict[str, Any]) -> list[tuple[str, str]]:
     from embedstore_cli.output import count, duration, size
 
     cost = f"{duration(found['compute_seconds'])} for {count(found['letters'])} letters"
+    ignored = found["ignored_commits"]
     recipe = [(f"  {field.replace('_', ' ')}", _plain(value)) for field, value in found["recipe"].items()]
     return [
         ("space", found["name"]),
@@ -51,6 +53,7 @@ def _facts(found: dict[str, Any]) -> list[tuple[str, str]]:
         ("vectors", f"{count(found['rows'])} of {count(found['dim'])} {found['dtype']}"),
         ("size", f"{size(found['bytes'])} in {count(found['segments'])} segments"),
         ("computed in", cost),
+        *([("ignored", f"{count(ignored)} commits that no member has signed")] if ignored else []),
         ("recipe", ""),
         *recipe,
     ]

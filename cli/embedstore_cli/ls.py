@@ -5,7 +5,9 @@ from __future__ import annotations
 from embedstore_cli import options
 
 
-def ls(store: options.StorePlace = None, json: options.Json = False) -> None:
+def ls(
+    store: options.StorePlace = None, require_signed: options.RequireSigned = None, json: options.Json = False
+) -> None:
     """List the spaces of the store."""
     from embedstore.library import open_store, overview
     from embedstore_cli.output import count, notice, short, size, write_json, write_table

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, NoReturn
 
 import typer
@@ -31,6 +31,7 @@ from embedstore_cli.tune import tune
 from embedstore_cli.verify import verify
 
 _INTERRUPTED = 130
+_SET_BY_OPTIONS = ("EMBEDSTORE_SIGNING_KEY", "EMBEDSTORE_MEMBERS")
 
 app = typer.Typer(
     name="embedstore",
@@ -88,6 +89,7 @@ def run() -> NoReturn:
 
 def main(arguments: Sequence[str]) -> int:
     """Run a command line and return its exit code."""
+    before = {name: os.environ.get(name) for name in _SET_BY_OPTIONS}
     try:
         code = _run_app(arguments)
         _flush()
@@ -101,6 +103,8 @@ def main(arguments: Sequence[str]) -> int:
         return _fail(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}")
     except KeyboardInterrupt:
         return _INTERRUPTED
+    finally:
+        _restore(before)
     return code
 
 
@@ -115,6 +119,15 @@ def _run_app(arguments: Sequence[str]) -> int:
 def _fail(message: str) -> int:
     print(f"Error: {message}", file=sys.stderr)
     return 1
+
+
+def _restore(environment: Mapping[str, str | None]) -> None:
+    """Undo what options set for one command: others may follow in this process."""
+    for name, value in environment.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
 
 
 def _flush() -> None:

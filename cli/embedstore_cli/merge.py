@@ -40,6 +40,8 @@ def merge(
     ] = False,
     store: options.StorePlace = None,
     device: options.Device = None,
+    sign_with: options.SignWith = None,
+    require_signed: options.RequireSigned = None,
     json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -11,6 +13,17 @@ import typer
 if TYPE_CHECKING:
     from embedstore.filling import FillOptions
     from embedstore.models.resolution import ModelOptions
+
+
+def _environment_variable(name: str) -> Callable[[Path | None], Path | None]:
+    """Pass the file of an option on as an environment variable, so that every process of the command goes by it."""
+
+    def put(file: Path | None) -> Path | None:
+        if file is not None:
+            os.environ[name] = str(file.expanduser().absolute())
+        return file
+
+    return put
 
 
 class Format(StrEnum):
@@ -101,6 +114,24 @@ Device = Annotated[str | None, typer.Option("--device", metavar="D", help="cpu, 
 AnyMolecule = Annotated[bool, typer.Option("--any-molecule", help="Take proteins that look like DNA.")]
 Seconds = Annotated[
     float, typer.Option("--seconds", metavar="S", min=0.01, help="How long each measurement takes, about.")
+]
+SignWith = Annotated[
+    Path | None,
+    typer.Option(
+        "--sign-with",
+        metavar="KEY",
+        help="Sign what is stored with this OpenSSH key (Ed25519). Default: $EMBEDSTORE_SIGNING_KEY.",
+        callback=_environment_variable("EMBEDSTORE_SIGNING_KEY"),
+    ),
+]
+RequireSigned = Annotated[
+    Path | None,
+    typer.Option(
+        "--require-signed",
+        metavar="MEMBERS",
+        help="Read only what one of these keys has signed; lines as in .pub files. Default: $EMBEDSTORE_MEMBERS.",
+        callback=_environment_variable("EMBEDSTORE_MEMBERS"),
+    ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Write JSON on standard output.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no summary.")]

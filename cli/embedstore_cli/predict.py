@@ -44,6 +44,8 @@ def predict(
     compat: Annotated[Compat | None, typer.Option("--compat", help="Write VirNucPro's two tables too.")] = None,
     store: options.StorePlace = None,
     device: options.Device = None,
+    sign_with: options.SignWith = None,
+    require_signed: options.RequireSigned = None,
     json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:

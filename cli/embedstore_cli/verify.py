@@ -12,6 +12,7 @@ from embedstore_cli import options
 def verify(
     store: options.StorePlace = None,
     deep: Annotated[bool, typer.Option("--deep", help="Read and check every byte.")] = False,
+    require_signed: options.RequireSigned = None,
     json: options.Json = False,
 ) -> None:
     """Check that the store is whole.
@@ -21,7 +22,7 @@ def verify(
     from embedstore.library import verify_store
     from embedstore_cli.output import count, notice, size, write_json
 
-    report = verify_store(store, deep=deep)
+    report = verify_store(store, deep=deep, require_signed=require_signed)
     if json:
         write_json(report.to_json())
     else:
