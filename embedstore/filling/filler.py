@@ -27,6 +27,7 @@ from embedstore.filling.pool import Pack, Pool
 from embedstore.filling.report import FillProgress, FillReport, SpaceSummary
 from embedstore.filling.target import SpaceTarget
 from embedstore.identity import key_array
+from embedstore.maintenance import tend
 from embedstore.models.embedder import Embedded, Embedder
 from embedstore.models.registry import MODELS
 from embedstore.store.space import Space
@@ -173,7 +174,7 @@ class Fill:
 
     def _tend(self) -> None:
         """Leave the space in good order for those who read it next."""
-        if self._committer is not None:
+        if self._committer is not None and tend(self._committer.space) is None:
             self._committer.space.optimise()
 
     def _look_up(self, window: Window) -> None:

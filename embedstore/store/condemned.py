@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 
-from embedstore.store.storage import Entry, Storage
+from embedstore.store.storage import Entry, Storage, side_by_side
 from embedstore.store.strict_json import field, one_of, sealed, typed, unsealed, well_formed
 
 
@@ -54,7 +54,20 @@ def read_condemned(storage: Storage, entry: Entry) -> Condemned:
     return Condemned(entry.name, files, entry.modified_ns)
 
 
-def is_condemned(storage: Storage, folder: str, files: Collection[str]) -> bool:
-    """Tell whether one of some files is going to be removed."""
+def are_safe(storage: Storage, folder: str, files: Collection[str]) -> bool:
+    """Tell whether some files of a space are there, and nobody is about to remove one that does not know we need it.
+
+    In this order: a file that was condemned, removed and forgotten before we looked for documents is seen to be gone.
+    """
     wanted = set(files)
-    return any(not wanted.isdisjoint(each.files) for each in condemned(storage, folder))
+    if any(not wanted.isdisjoint(each.files) for each in condemned(storage, folder)):
+        return False
+
+    def is_there(file: str) -> bool:
+        try:
+            storage.entry(f"{folder}{file}")
+        except FileNotFoundError:
+            return False
+        return True
+
+    return all(side_by_side(is_there, sorted(wanted), storage.requests_at_once))

@@ -1,12 +1,12 @@
 """Making a segment part of its space: its commit, written last, and read back before anybody relies on it.
 
 What a crashed writer left is collected some day, and nobody can tell a slow writer from a crashed one. So the writer
-looks whether its files are condemned, before its commit and after it:
+looks whether its files are condemned, or gone already, before its commit and after it:
 
 - condemned before: they are written again under another name, and there is no commit yet;
 - condemned after, or between: the collector may have listed the commits before ours was there, so ours is taken back,
   which nobody was told of, and all is written again;
-- not condemned after: whoever condemns them from now on lists the commits later, and finds ours.
+- there, and not condemned after: whoever condemns them from now on lists the commits later, and finds ours.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import hashlib
 from collections.abc import Callable
 
 from embedstore.errors import CorruptStoreError, StorageError
-from embedstore.store.condemned import is_condemned
+from embedstore.store.condemned import are_safe
 from embedstore.store.documents import Commit
 from embedstore.store.storage import Storage
 
@@ -57,8 +57,8 @@ def publish(
 
 
 def publish_commit(storage: Storage, folder: str, commit: Commit, sign: Callable[[str], None] = no_signature) -> bool:
-    """Write the commit of files that are there already; False, and no commit, if they are condemned."""
-    if is_condemned(storage, folder, commit.files):
+    """Write the commit of files that are there already; False, and no commit, if they are condemned or gone."""
+    if not are_safe(storage, folder, commit.files):
         return False
     content = commit.to_bytes()
     sign(id_of(commit))
@@ -66,7 +66,7 @@ def publish_commit(storage: Storage, folder: str, commit: Commit, sign: Callable
     storage.write(name, [content])
     if storage.read(name) != content:
         raise CorruptStoreError(name, "what was read back is not what was written")
-    if is_condemned(storage, folder, commit.files):
+    if not are_safe(storage, folder, commit.files):
         storage.delete(name)
         return False
     return True

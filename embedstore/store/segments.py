@@ -8,6 +8,8 @@ key and its vector. The commit says in which file each array's rows lie, and fro
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +24,7 @@ from embedstore.store.storage import Blob, Storage, empty_rows
 from embedstore.types import KEY_BYTES, Keys
 
 CRC_BYTES = 4
+_PIECE_BYTES = 16 << 20
 
 
 def write_segment(
@@ -78,6 +81,27 @@ class Segment:
         inside = np.minimum(rows, len(self) - 1)
         same: NDArray[np.bool_] = same_keys(self._gather("key", KEY_BYTES, inside), keys) & (rows == inside)
         return same
+
+    def keys_at(self, rows: NDArray[np.int64]) -> Keys:
+        """Keys at some rows: (k, 24) uint8."""
+        return self._gather("key", KEY_BYTES, rows)
+
+    def whole_rows(self) -> NDArray[np.bool_]:
+        """Tell which rows can be read and have their checksum, whatever the files look like: (n,) bool."""
+        whole = np.zeros(len(self), np.bool_)
+        starts = {0, len(self)}
+        for parts in self.commit.arrays.values():  # no piece lies in two files, one of which may be gone
+            starts.update(np.cumsum([part.rows for part in parts]).tolist())
+        step = max(1, _PIECE_BYTES // self.row_bytes)
+        starts.update(range(0, len(self), step))
+        edges = sorted(starts)
+        for start, stop in pairwise(edges):
+            rows = np.arange(start, stop)
+            with suppress(CorruptStoreError, FileNotFoundError):
+                expected = self._gather("row_crc", CRC_BYTES, rows).view("<u4")[:, 0]
+                vectors = self._gather("vectors", self.row_bytes, rows)
+                whole[start:stop] = row_checksums(self.keys_at(rows), vectors) == expected
+        return whole
 
     def read_rows(self, rows: NDArray[np.int64], keys: Keys) -> NDArray[np.uint8]:
         """Bytes of the vectors of some keys, (k, row bytes) uint8, each checked; see `read_into`."""

@@ -71,6 +71,8 @@ class Space:
     ----------
     name, id, dim, dtype, recipe, molecule, canaries : as its document says.
     ignored_commits : how many commits lacked a member's signature when it looked last, where signatures are required.
+    storage, folder : where it lies.
+    segment_format : "zarr" or "hdf5": how new segments are written.
     """
 
     def __init__(
@@ -85,12 +87,12 @@ class Space:
         self._pinned = None if pinned is None else frozenset(pinned)
         self._known: dict[str, Segment] = {}
         """All commits that are there, dead ones too, by id."""
-        self._storage = storage
+        self.storage = storage
         self._files = files
-        self._segment_format: SegmentFormat = segment_format
-        self._folder = f"spaces/{document.recipe.id}/"
+        self.segment_format: SegmentFormat = segment_format
+        self.folder = f"spaces/{document.recipe.id}/"
         self._trust = trust
-        self._signatures = CommitSignatures(storage, self._folder, trust)
+        self._signatures = CommitSignatures(storage, self.folder, trust)
         self.ignored_commits = 0
         self._lock = threading.Lock()
         self._view: SpaceView | None = None
@@ -113,6 +115,11 @@ class Space:
     @property
     def molecule(self) -> Molecule:
         return self.recipe.molecule
+
+    @property
+    def signs(self) -> bool:
+        """Whether what is published here is signed."""
+        return self._trust.signer is not None
 
     def __len__(self) -> int:
         return self._ask(SpaceView.count)
@@ -196,7 +203,7 @@ class Space:
             return Commit(
                 space_id=self.id,
                 nonce=files.nonce,
-                layout=self._segment_format,
+                layout=self.segment_format,
                 rows=len(batch),
                 created_ns=max(files.written_ns, newest + 1),
                 arrays=arrays,
@@ -243,7 +250,7 @@ class Space:
     def write_files(self, rows: SortedRows) -> tuple[SegmentFiles, dict[str, tuple[Part, ...]]]:
         """Write the files of a new segment, which is part of the space when a commit names it; see `write_segment`."""
         about = {"space": self.name, "space_id": self.id, "recipe": self.recipe.to_json()}
-        return write_segment(self._storage, self._folder, rows, self._segment_format, {"embedstore": about})
+        return write_segment(self.storage, self.folder, rows, self.segment_format, {"embedstore": about})
 
     def publish(self, write: Callable[[], Commit]) -> str:
         """Write a segment and its commit, and see it at once; returns the commit's id. See `publishing.publish`.
@@ -256,9 +263,9 @@ class Space:
         if self._pinned is not None:
             raise InputError(f"Cannot add to space {self.name}: it is read as it was pinned. Open the store itself.")
         self._trust.refuse_unsigned(self.name)
-        commit_id, commit = publish(self._storage, self._folder, write, self._signatures.sign)
+        commit_id, commit = publish(self.storage, self.folder, write, self._signatures.sign)
         try:
-            self._storage.entry(f"{self._folder}space.json")
+            self.storage.entry(f"{self.folder}space.json")
         except FileNotFoundError:
             raise StorageError(
                 f"Cannot add to space {self.name}: it was removed meanwhile. Start again to make it anew."
@@ -341,8 +348,8 @@ class Space:
         try:
             yield
         except FileNotFoundError as error:
-            name = str(error.filename or "").partition(self._folder)[2]
-            raise CorruptStoreError(f"{self._folder}{name}", "it is gone, and a live commit needs it") from error
+            name = str(error.filename or "").partition(self.folder)[2]
+            raise CorruptStoreError(f"{self.folder}{name}", "it is gone, and a live commit needs it") from error
 
     def _current(self) -> SpaceView:
         if self._view is None:
@@ -373,7 +380,7 @@ class Space:
         if self._pinned is not None:
             listed = self._pinned
         else:
-            entries = self._storage.list(f"{self._folder}commits/")
+            entries = self.storage.list(f"{self.folder}commits/")
             listed = {commit_id(entry.name) for entry in entries if is_commit(entry.name)}
         trusted = self._signatures.trusted(listed)
         self.ignored_commits = len(listed) - len(trusted)
@@ -382,46 +389,46 @@ class Space:
     def _is_there(self, commit: str) -> bool:
         """Ask for one commit: a listing may be older than it (network file systems keep listings for seconds)."""
         try:
-            self._storage.entry(f"{self._folder}commits/{commit}.json")
+            self.storage.entry(f"{self.folder}commits/{commit}.json")
         except FileNotFoundError:
             return False
         return True
 
     def _read_commits(self, commits: Sequence[str]) -> Iterator[tuple[str, Segment]]:
         def read(commit: str) -> Segment | None:
-            name = f"{self._folder}commits/{commit}.json"
+            name = f"{self.folder}commits/{commit}.json"
             try:
-                return self._segment(commit, Commit.from_bytes(name, self._storage.read(name)))
+                return self._segment(commit, Commit.from_bytes(name, self.storage.read(name)))
             except FileNotFoundError:  # replaced and collected since the listing
                 return None
 
-        for commit, segment in zip(commits, side_by_side(read, commits, self._storage.requests_at_once), strict=True):
+        for commit, segment in zip(commits, side_by_side(read, commits, self.storage.requests_at_once), strict=True):
             if segment is not None:
                 yield commit, segment
 
     def _segment(self, commit_id: str, commit: Commit) -> Segment:
-        name = f"{self._folder}commits/{commit_id}.json"
+        name = f"{self.folder}commits/{commit_id}.json"
         if commit.space_id != self.id:
             raise CorruptStoreError(name, f"expected a commit of space {self.id}, found one of {commit.space_id}")
-        return Segment(self._files, self._folder, commit_id, commit, self.dim * self.dtype.itemsize)
+        return Segment(self._files, self.folder, commit_id, commit, self.dim * self.dtype.itemsize)
 
     def _open_base(self, live: set[str]) -> KeyIndex | None:
         """Open the newest published index all of whose segments are live; a damaged one is passed over."""
-        for entry in reversed(self._storage.list(f"{self._folder}index/")):
+        for entry in reversed(self.storage.list(f"{self.folder}index/")):
             if entry.name.endswith(".idx"):
                 with suppress(CorruptStoreError, FileNotFoundError):
-                    index = open_index(self._storage, entry.name, entry.size_bytes)
+                    index = open_index(self.storage, entry.name, entry.size_bytes)
                     if set(index.commits) <= live:
                         return index
         return None
 
     def _publish_index(self, index: KeyIndex) -> None:
-        folder = f"{self._folder}index/"
-        older = [entry.name for entry in self._storage.list(folder) if entry.name.endswith(".idx")]
+        folder = f"{self.folder}index/"
+        older = [entry.name for entry in self.storage.list(folder) if entry.name.endswith(".idx")]
         newest = max((segment.commit.created_ns for segment in self._current().segments), default=0)
-        self._storage.write(f"{folder}{newest:020d}-{uuid.uuid4().hex}.idx", index.parts())
+        self.storage.write(f"{folder}{newest:020d}-{uuid.uuid4().hex}.idx", index.parts())
         for name in older:
-            self._storage.delete(name)
+            self.storage.delete(name)
 
     def _refuse_other_shape(self, batch: EmbeddingBatch) -> None:
         dim, dtype = batch.vectors.shape[1], batch.vectors.dtype

@@ -17,6 +17,7 @@ from embedstore.store.documents import ROOT_NAME, SPACE_NAME, Root, SegmentForma
 from embedstore.store.local import TEMPORARY_PREFIX
 from embedstore.store.locations import Location, open_storage
 from embedstore.store.open_files import OpenFiles
+from embedstore.store.pins import read_pin
 from embedstore.store.signatures import NO_TRUST, Trust, trust_of
 from embedstore.store.space import Space
 from embedstore.store.storage import Storage
@@ -34,6 +35,7 @@ class SpaceStore:
     location : where it lies.
     id : random, given when it was made.
     segment_format : "zarr" or "hdf5": how new segments are written; both are read.
+    pin : the pinned view that is read; None: what is live.
     trust : who signs what is published, and whose signature what is read must have.
     """
 
@@ -43,9 +45,10 @@ class SpaceStore:
         *,
         create: bool = False,
         segment_format: SegmentFormat = "zarr",
+        pin: str | None = None,
         trust: Trust = NO_TRUST,
     ) -> None:
-        self._storage = storage
+        self.storage = storage
         self.trust = trust
         self._files = OpenFiles(storage)
         self._spaces: dict[str, Space] = {}
@@ -53,6 +56,7 @@ class SpaceStore:
         self.location = storage.location
         self.id = root.store_id
         self.segment_format: SegmentFormat = root.segment_format
+        self.pin = None if pin is None else read_pin(storage, pin)
 
     @classmethod
     def open(
@@ -61,6 +65,7 @@ class SpaceStore:
         *,
         create: bool = False,
         segment_format: SegmentFormat = "zarr",
+        pin: str | None = None,
         trust: Trust | None = None,
     ) -> Self:
         """Open a store in a folder, or at a URL.
@@ -69,18 +74,20 @@ class SpaceStore:
         ----------
         create : make a store where there is nothing, or an empty folder.
         segment_format : for a store that is made now.
+        pin : read what the store held when that pin was made, bit for bit.
         trust : None: as the environment says, see `trust_of`.
 
         Raises
         ------
-        StoreNotFoundError : no store lies there. CorruptStoreError, FormatVersionError : it cannot be read.
+        StoreNotFoundError : no store lies there. SpaceNotFoundError : no such pin.
+        CorruptStoreError, FormatVersionError : it cannot be read.
         """
         trust = trust_of() if trust is None else trust
-        return cls(open_storage(location), create=create, segment_format=segment_format, trust=trust)
+        return cls(open_storage(location), create=create, segment_format=segment_format, pin=pin, trust=trust)
 
     def spaces(self) -> list[Space]:
         """All spaces, sorted by name."""
-        for folder in self._storage.list("spaces/"):
+        for folder in self.storage.list("spaces/"):
             space_id = folder.name.split("/")[1]
             if folder.name.endswith("/") and space_id not in self._spaces:
                 space = self._open_space(space_id)
@@ -139,9 +146,11 @@ class SpaceStore:
         existing = self.find_space(recipe, name)
         if existing is not None:
             return existing
+        if self.pin is not None:
+            raise InputError(f"Cannot make space {name}: the store is read as it was pinned. Open the store itself.")
         self.trust.refuse_unsigned(name)
         document = SpaceDocument(name, recipe, canaries)
-        self._storage.write(_space_file(recipe.id), [document.to_bytes()])
+        self.storage.write(_space_file(recipe.id), [document.to_bytes()])
         space = self._open_space(recipe.id)
         if space is None:
             raise CorruptStoreError(_space_file(recipe.id), "it cannot be read back after writing")
@@ -149,16 +158,19 @@ class SpaceStore:
 
     def verify(self, *, deep: bool = False) -> VerifyReport:
         """Check that all that the store promises is there; `deep` reads every byte."""
-        return verify(self._storage, deep=deep, members=self.trust.members)
+        return verify(self.storage, deep=deep, members=self.trust.members)
 
     def _open_space(self, space_id: str) -> Space | None:
         file = _space_file(space_id)
+        if self.pin is not None and space_id not in self.pin.spaces:
+            return None
+        pinned = None if self.pin is None else self.pin.spaces[space_id]
         try:
-            content = self._storage.read(file)
+            content = self.storage.read(file)
         except FileNotFoundError:  # being made just now, or left by a crash
             return None
         document = SpaceDocument.from_bytes(file, content)
-        return Space(self._storage, self._files, document, self.segment_format, trust=self.trust)
+        return Space(self.storage, self._files, document, self.segment_format, pinned, self.trust)
 
 
 def _read_root(storage: Storage, *, create: bool, segment_format: SegmentFormat) -> Root:

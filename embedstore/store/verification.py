@@ -7,16 +7,19 @@ refers to (left by a crash, or not collected yet) is no damage; it is listed as 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from embedstore.errors import CorruptStoreError, MissingDependencyError, StorageError, StoreError
+from embedstore.store.condemned import read_condemned
 from embedstore.store.documents import ROOT_NAME, Commit, Root, SpaceDocument, commit_id, is_commit
 from embedstore.store.index import open_index
 from embedstore.store.local import TEMPORARY_PREFIX
 from embedstore.store.open_files import OpenFiles
+from embedstore.store.pins import Pin
 from embedstore.store.rows import as_strings
 from embedstore.store.segments import Segment
 from embedstore.store.signatures import CommitSignatures, Signature, Trust, signature_files
@@ -76,21 +79,55 @@ def verify(storage: Storage, *, deep: bool = False, members: Members | None = No
         report.problems.append(Problem(ROOT_NAME, "it is gone"))
     except StoreError as error:
         report.problems.append(Problem(ROOT_NAME, _reason(error)))
+    pinned = _check_pins(storage, report)
     for folder in storage.list("spaces/"):
         if folder.name.endswith("/"):
-            _SpaceCheck(storage, folder.name, report).run(members)
-    report.orphans += [entry.name for entry in storage.list("") if entry.name.startswith(TEMPORARY_PREFIX)]
+            _SpaceCheck(storage, folder.name, pinned.pop(folder.name.split("/")[1], {}), report).run(members)
+    for space_id, commits in pinned.items():
+        report.problems += [
+            Problem(f"spaces/{space_id}/commits/{commit}.json", _gone(pin)) for commit, pin in commits.items()
+        ]
+    for place in ("", "pins/"):
+        left = [entry.name for entry in storage.list(place) if entry.name.startswith(f"{place}{TEMPORARY_PREFIX}")]
+        report.orphans += left
     report.problems.sort()
     report.orphans.sort()
     return report
 
 
-class _SpaceCheck:
-    """The check of one space, `spaces/<id>/`."""
+def _check_pins(storage: Storage, report: VerifyReport) -> dict[str, dict[str, str]]:
+    """Return what must be there for pins: space id -> commit id -> file of the pin."""
+    pinned: dict[str, dict[str, str]] = {}
+    for entry in storage.list("pins/"):
+        if entry.name.endswith(".json"):
+            try:
+                pin = Pin.from_bytes(entry.name, _read(storage, entry.name, report))
+            except FileNotFoundError:
+                continue  # removed since the listing
+            except StoreError as error:
+                report.problems.append(Problem(entry.name, _reason(error)))
+                continue
+            for space, commits in pin.spaces.items():
+                pinned.setdefault(space, {}).update(dict.fromkeys(commits, entry.name))
+    return pinned
 
-    def __init__(self, storage: Storage, folder: str, report: VerifyReport) -> None:
+
+def _gone(pin: str) -> str:
+    return f"it is gone, and {pin} needs it"
+
+
+class _SpaceCheck:
+    """The check of one space, `spaces/<id>/`.
+
+    Parameters
+    ----------
+    pinned : commit id -> file of a pin that needs it.
+    """
+
+    def __init__(self, storage: Storage, folder: str, pinned: Mapping[str, str], report: VerifyReport) -> None:
         self._storage = storage
         self._folder = folder
+        self._pinned = pinned
         self._report = report
         self._accounted: set[str] = set()
         """Files that the store knows the purpose of, whole or damaged."""
@@ -100,15 +137,18 @@ class _SpaceCheck:
         document = self._space_document()
         commits = self._signed(self._commits(), members)
         replaced = {old for commit in commits.values() for old in commit.replaces}
-        live = {name: commit for name, commit in commits.items() if name not in replaced}
+        live = {name: commit for name, commit in commits.items() if name not in replaced or name in self._pinned}
         files = OpenFiles(self._storage)
         for name, commit in live.items():
             self._check_files(commit)
             if document is not None:
                 self._check_segment(files, name, commit, _row_bytes(document))
-        for lost in sorted(indexed - replaced):
+        collected = self._condemned()
+        needed = dict.fromkeys(indexed - replaced - collected, "it is gone, and an index names it")
+        needed |= {commit: _gone(pin) for commit, pin in self._pinned.items()}
+        for lost, reason in sorted(needed.items()):
             if f"{self._folder}commits/{lost}.json" not in self._accounted:
-                self._problem(f"commits/{lost}.json", "it is gone, and an index names it")
+                self._problem(f"commits/{lost}.json", reason)
         self._accounted |= {f"{self._folder}{file}" for commit in commits.values() for file in commit.files}
         for entry in self._storage.walk(self._folder):
             if entry.name not in self._accounted:
@@ -145,6 +185,21 @@ class _SpaceCheck:
             else:
                 self._report.problems.append(Problem(entry.name, f"it is a commit of space {commit.space_id}"))
         return commits
+
+    def _condemned(self) -> set[str]:
+        """Return the commits that somebody is removing, or has removed lately."""
+        named: set[str] = set()
+        for entry in self._storage.list(f"{self._folder}gc/"):
+            if entry.name.endswith(".json"):
+                self._accounted.add(entry.name)
+                try:
+                    named.update(read_condemned(self._storage, entry).files)
+                except FileNotFoundError:
+                    continue  # done with since the listing
+                except StoreError as error:
+                    reason = f"{_reason(error)} (what it condemned stays; it may be deleted)"
+                    self._report.problems.append(Problem(entry.name, reason))
+        return {commit_id(name) for name in named if is_commit(name)}
 
     def _signed(self, commits: dict[str, Commit], members: Members | None) -> dict[str, Commit]:
         """Check all signatures; return the commits that count, which are all where none are required."""

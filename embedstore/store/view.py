@@ -49,7 +49,7 @@ class SpaceView:
         """Gather the vectors of keys that `find` found: (n, row_bytes) uint8, each checked."""
         ranks, rows = places
         gathered = empty_rows(len(ranks), row_bytes)
-        for rank, here in _by_value(ranks):
+        for rank, here in by_value(ranks):
             self.segments[rank].read_into(gathered, here, rows[here], keys[here])
         return gathered
 
@@ -80,7 +80,7 @@ class SpaceView:
     def _find_in(self, index: KeyIndex, ranks: NDArray[np.int64], keys: Keys) -> Places:
         def holds(numbers: NDArray[np.int64], rows: NDArray[np.int64], wanted: Keys) -> NDArray[np.bool_]:
             same = np.zeros(len(numbers), np.bool_)
-            for number, here in _by_value(numbers):
+            for number, here in by_value(numbers):
                 if number < len(ranks):  # a damaged index may name any number
                     same[here] = self.segments[ranks[number]].holds(rows[here], wanted[here])
             return same
@@ -91,7 +91,7 @@ class SpaceView:
         return numbers, rows
 
 
-def _by_value(numbers: NDArray[np.int64]) -> Iterator[tuple[int, NDArray[np.int64]]]:
+def by_value(numbers: NDArray[np.int64]) -> Iterator[tuple[int, NDArray[np.int64]]]:
     """Yield each value >= 0 with the positions where it stands, ascending."""
     if not len(numbers):
         return

@@ -1,0 +1,165 @@
+"""Merging segments into fewer. Anybody may do it at any time, beside readers and writers.
+
+Only neighbours in age are merged, and the result is as old as the oldest of them, so that of a key in several segments
+the same vector is read as before. What was merged is dead from then on, and is collected some day.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from embedstore.errors import CorruptStoreError, StorageError
+from embedstore.maintenance.collection import DEFAULT_GRACE_S, collect_space
+from embedstore.store.documents import COSTS, Commit
+from embedstore.store.merging import merged
+from embedstore.store.segments import Segment
+from embedstore.store.space import Space
+
+MAX_MERGED_ROWS = 1 << 22
+"""Merging holds about 40 bytes a row in memory."""
+SMALL_BYTES = 64 << 20
+MANY_SMALL_SEGMENTS = 36
+
+
+@dataclass(frozen=True, slots=True)
+class CompactReport:
+    """What a compaction did to a space.
+
+    Attributes
+    ----------
+    segments_before, segments_after : live ones.
+    merged : how many segments were merged into others.
+    rows, size_bytes : written anew.
+    damaged : what could not be merged, because it cannot be read; `verify --repair` mends that.
+    """
+
+    space: str
+    segments_before: int
+    segments_after: int
+    merged: int
+    rows: int
+    size_bytes: int
+    damaged: tuple[str, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "space": self.space,
+            "segments_before": self.segments_before,
+            "segments_after": self.segments_after,
+            "merged": self.merged,
+            "rows": self.rows,
+            "bytes": self.size_bytes,
+            "damaged": list(self.damaged),
+        }
+
+
+def compact(space: Space, *, only_small: bool = False) -> CompactReport:
+    """Merge the segments of a space into few.
+
+    Parameters
+    ----------
+    only_small : leave segments alone that are large already.
+
+    Raises
+    ------
+    StorageError : the storage refused to take what was merged.
+    """
+    before = space.segments()
+    written: list[Commit] = []
+    damaged: list[str] = []
+    count = 0
+    for group in _groups(before, _mergeable(space, before), only_small=only_small):
+        try:
+            commit = _merge(space, group)
+        except CorruptStoreError as error:
+            damaged.append(str(error))
+            continue
+        if commit is not None:
+            written.append(commit)
+            count += len(group)
+    space.optimise()
+    return CompactReport(
+        space=space.name,
+        segments_before=len(before),
+        segments_after=len(space.segments()),
+        merged=count,
+        rows=sum(commit.rows for commit in written),
+        size_bytes=sum(commit.size_bytes for commit in written),
+        damaged=tuple(damaged),
+    )
+
+
+def tend(space: Space) -> CompactReport | None:
+    """Merge small segments if there are many, and collect what merging left long ago; None: there was no need.
+
+    For the end of a fill. A member who may not write or delete leaves it to others.
+    """
+    small = [segment for segment in space.segments() if segment.commit.size_bytes < SMALL_BYTES]
+    if len(small) <= MANY_SMALL_SEGMENTS:
+        return None
+    try:
+        report = compact(space, only_small=True)
+        collect_space(space.storage, space.folder, DEFAULT_GRACE_S)
+    except StorageError:
+        return None
+    return report
+
+
+def _mergeable(space: Space, segments: Sequence[Segment]) -> list[bool]:
+    """Tell which segments may be replaced: a signed one only by one that is signed too."""
+    if space.signs:
+        return [True] * len(segments)
+    names = [entry.name.rpartition("/")[2] for entry in space.storage.list(f"{space.folder}signatures/")]
+    signed = {name.partition(".")[0] for name in names}
+    return [segment.commit_id not in signed for segment in segments]
+
+
+def _groups(segments: Sequence[Segment], mergeable: Sequence[bool], *, only_small: bool) -> list[list[Segment]]:
+    """Choose neighbours in age that together are not too large."""
+    groups: list[list[Segment]] = [[]]
+    rows = 0
+    for segment, allowed in zip(segments, mergeable, strict=True):
+        large = len(segment) > MAX_MERGED_ROWS // 2 or (only_small and segment.commit.size_bytes >= SMALL_BYTES)
+        if large or not allowed or rows + len(segment) > MAX_MERGED_ROWS:
+            groups.append([])
+            rows = 0
+        if not large and allowed:
+            groups[-1].append(segment)
+            rows += len(segment)
+    return [group for group in groups if len(group) > 1]
+
+
+def _merge(space: Space, group: Sequence[Segment]) -> Commit | None:
+    """Publish one segment in place of several; None: somebody else has merged some of them meanwhile."""
+    commits = [segment.commit for segment in group]
+    costs = {name: sum(commit.provenance.get(name, 0) for commit in commits) for name in COSTS}
+    newest = max(int(commit.provenance.get("newest_ns", commit.created_ns)) for commit in commits)
+    published: list[Commit] = []
+
+    def write() -> Commit:
+        rows = merged(group, space.dim, space.dtype)
+        files, arrays = space.write_files(rows)
+        if not {segment.commit_id for segment in group} <= {segment.commit_id for segment in space.segments()}:
+            raise FileNotFoundError
+        published.append(
+            Commit(
+                space_id=space.id,
+                nonce=files.nonce,
+                layout=space.segment_format,
+                rows=len(rows),
+                created_ns=min(commit.created_ns for commit in commits),
+                arrays=arrays,
+                files=files.facts,
+                replaces=tuple(segment.commit_id for segment in group),
+                provenance={**costs, "newest_ns": newest, "merged_segments": len(group)},
+            )
+        )
+        return published[-1]
+
+    try:
+        space.publish(write)
+    except FileNotFoundError:
+        return None
+    return published[-1]

@@ -1,0 +1,51 @@
+"""Pinning: keeping what a store holds now, bit for bit, whatever is merged and collected later."""
+
+from __future__ import annotations
+
+from embedstore.errors import InputError, StorageError
+from embedstore.store.condemned import are_safe
+from embedstore.store.pins import Pin, pin_file, read_pin
+from embedstore.store.space import Space
+from embedstore.store.store import SpaceStore
+
+_MAX_ATTEMPTS = 5
+
+
+def pin(store: SpaceStore, name: str) -> Pin:
+    """Keep all that the store holds now under a name; open the store with it to read exactly that.
+
+    Raises
+    ------
+    InputError : not a name, or taken. StorageError : the segments were merged away again and again meanwhile.
+    """
+    file = pin_file(name)
+    if any(entry.name == file for entry in store.storage.list("pins/")):
+        raise InputError(f"Cannot pin {name}: there is a pin of that name. Choose another, or remove it first.")
+    for _ in range(_MAX_ATTEMPTS):
+        spaces = store.spaces()
+        made = Pin(name, {space.id: tuple(segment.commit_id for segment in space.segments()) for space in spaces})
+        content = made.to_bytes()
+        store.storage.write(file, [content])
+        if store.storage.read(file) != content:
+            raise InputError(f"Cannot pin {name}: somebody else took that name at the same moment. Choose another.")
+        # Whoever condemns files from now on sees the pin; what was condemned before may be removed at any time.
+        if all(_is_safe(space, made.spaces[space.id]) for space in spaces):
+            return made
+        store.storage.delete(file)
+    raise StorageError(f"Cannot pin {name}: what was live was being collected {_MAX_ATTEMPTS} times. Try again.")
+
+
+def unpin(store: SpaceStore, name: str) -> None:
+    """Remove a pin; what only it kept is collected some day. SpaceNotFoundError : there is none of that name."""
+    read_pin(store.storage, name)
+    store.storage.delete(pin_file(name))
+
+
+def _is_safe(space: Space, commits: tuple[str, ...]) -> bool:
+    segments = {segment.commit_id: segment for segment in space.segments()}
+    if not set(commits) <= segments.keys():  # merged away since
+        return False
+    files = [f"commits/{commit}.json" for commit in commits]
+    for commit in commits:
+        files += segments[commit].commit.files
+    return are_safe(space.storage, space.folder, files)
