@@ -7,7 +7,6 @@ The members of a lab stand in a file in the style of OpenSSH's `authorized_keys`
 from __future__ import annotations
 
 import base64
-import binascii
 import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -83,7 +82,7 @@ def parse_public_key(line: str) -> PublicKey:
         raise ValueError(f"expected a key of kind {_KIND}, found {kind[:40]!r}")
     try:
         blob = base64.b64decode(encoded, validate=True)
-    except binascii.Error as error:
+    except ValueError as error:
         raise ValueError(f"expected base64 after {_KIND}, found {encoded[:20]!r}…") from error
     if not blob.startswith(_BLOB_START) or len(blob) != len(_BLOB_START) + _KEY_BYTES:
         raise ValueError(f"expected {_KEY_BYTES} bytes of an Ed25519 key, found something else")
