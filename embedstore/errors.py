@@ -14,6 +14,7 @@
     │   ├── FormatVersionError     a newer embedstore wrote it: upgrade
     │   ├── CorruptStoreError      bytes are damaged or gone: verify, restore
     │   └── StorageError           the storage refused (permission, space, connection)
+    ├── WorkerError                look at the processes that compute, or at what starts them
     └── ModelError                 look at the model
         ├── UnknownModelError      no model of that name
         ├── WeightsNotFoundError   the weights are not on this machine
@@ -133,6 +134,10 @@ class CorruptStoreError(StoreError):
 
 class StorageError(StoreError):
     """The storage refused an operation: no permission, no space, no connection."""
+
+
+class WorkerError(EmbedStoreError):
+    """The processes that were to compute die, cannot be started, or cannot be reached."""
 
 
 class ModelError(EmbedStoreError):
