@@ -55,7 +55,10 @@ class SpaceTarget:
         Raises
         ------
         ModelError : it cannot be had, or not loaded. SpaceConflictError : its recipe is not the space's.
+        InputError : signatures are required, and there is no key to sign with.
         """
+        if self.store is not None:
+            self.store.trust.refuse_unsigned(self.name)  # before hours of work for nothing
         try:
             model = self.obtain()
         except ModelError as error:

@@ -70,7 +70,7 @@ def compact(space: Space, *, only_small: bool = False) -> CompactReport:
     written: list[Commit] = []
     damaged: list[str] = []
     count = 0
-    for group in _groups(before, _mergeable(space, before), only_small=only_small):
+    for group in _groups(before, space.mergeable(before), only_small=only_small):
         try:
             commit = _merge(space, group)
         except CorruptStoreError as error:
@@ -105,15 +105,6 @@ def tend(space: Space) -> CompactReport | None:
     except StorageError:
         return None
     return report
-
-
-def _mergeable(space: Space, segments: Sequence[Segment]) -> list[bool]:
-    """Tell which segments may be replaced: a signed one only by one that is signed too."""
-    if space.signs:
-        return [True] * len(segments)
-    names = [entry.name.rpartition("/")[2] for entry in space.storage.list(f"{space.folder}signatures/")]
-    signed = {name.partition(".")[0] for name in names}
-    return [segment.commit_id not in signed for segment in segments]
 
 
 def _groups(segments: Sequence[Segment], mergeable: Sequence[bool], *, only_small: bool) -> list[list[Segment]]:

@@ -116,11 +116,6 @@ class Space:
     def molecule(self) -> Molecule:
         return self.recipe.molecule
 
-    @property
-    def signs(self) -> bool:
-        """Whether what is published here is signed."""
-        return self._trust.signer is not None
-
     def __len__(self) -> int:
         return self._ask(SpaceView.count)
 
