@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+pytest_plugins = ["store.object_servers"]  # s3_server, bucket, faulty_bucket; import from there too, as `store.…`
+
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 

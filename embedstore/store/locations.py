@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from embedstore.errors import InputError
+from embedstore.errors import InputError, MissingDependencyError
 from embedstore.store.local import LocalStorage
 from embedstore.store.storage import Storage
 
 Location = str | Path
 """A folder, or a URL."""
+
+_OBJECTS = ("s3", "gs", "az")
 
 
 def is_url(location: Location) -> bool:
@@ -22,9 +24,22 @@ def open_storage(location: Location) -> Storage:
 
     Raises
     ------
-    InputError : no such kind of place is known.
+    InputError : no such kind of place is known. MissingDependencyError : the extra `remote` is not installed.
+    StorageError : the settings of an object store cannot be used.
     """
     if not is_url(location):
         return LocalStorage(location)
-    scheme = str(location).partition("://")[0]
-    raise InputError(f"Cannot open a store at {scheme}://…: expected a folder. No such kind of place is known.")
+    url = str(location)
+    scheme = url.partition("://")[0].lower()
+    if scheme not in _OBJECTS:
+        known = ", ".join(f"{name}://" for name in _OBJECTS)
+        raise InputError(f"Cannot open a store at {scheme}://…: expected a folder, or a URL that begins with {known}.")
+    try:
+        from embedstore.store.objects import ObjectStorage
+
+        return ObjectStorage(url)
+    except ImportError as error:
+        raise MissingDependencyError(
+            f"Cannot open a store at {scheme}://…: {error.name} is not installed. "
+            "Install it with `pip install 'embedstore[remote]'`."
+        ) from error
