@@ -22,6 +22,8 @@
         ├── CanaryError            the loaded model does not reproduce the space's fixed vectors
         └── MissingDependencyError an optional extra is not installed
 
+    UpstreamWarning (a UserWarning)   a store that is looked up after another one is done without
+
 Messages say what failed and on what, what was expected and found, and what to do next. The values are attributes too.
 """
 
@@ -162,3 +164,7 @@ class CanaryError(ModelError):
 
 class MissingDependencyError(ModelError):
     """An optional dependency is needed; the message names the extra to install."""
+
+
+class UpstreamWarning(UserWarning):
+    """A store that is looked up after another one cannot be reached or read, wholly or in part; work goes on."""

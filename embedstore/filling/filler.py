@@ -157,6 +157,8 @@ class Fill:
         except BaseException:
             self._commit_rest()
             raise
+        if self._space is not None:
+            self._space.settle()
         if not interrupted:
             self._tend()
         return self._report(time.perf_counter() - started, interrupted)
@@ -217,6 +219,8 @@ class Fill:
     def _prepared(self, missing: str) -> tuple[Embedder, Committer]:
         """Load the model, make the space if it lacks, compare canaries: once, when something must be computed."""
         if self._embedder is None or self._committer is None:
+            if self._target.store is not None:
+                self._target.store.require_writable(self._space)
             embedder = self._target.load_model(self._options.device, missing)
             self._space = prepare_space(self._target, embedder)
             self._embedder, self._committer = embedder, Committer(self._space, self._options.limits)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from collections.abc import Collection
 from typing import Self
 
 from embedstore.errors import (
@@ -10,6 +11,7 @@ from embedstore.errors import (
     InputError,
     SpaceConflictError,
     SpaceNotFoundError,
+    StorageError,
     StoreNotFoundError,
 )
 from embedstore.identity import Recipe
@@ -156,6 +158,27 @@ class SpaceStore:
             raise CorruptStoreError(_space_file(recipe.id), "it cannot be read back after writing")
         return self._spaces.setdefault(recipe.id, space)
 
+    def require_writable(self, space: Space | None) -> None:
+        """Find out whether something can be stored, before hours are spent on computing it.
+
+        Parameters
+        ----------
+        space : where it is to be stored; None: in a space that is not there yet.
+
+        Raises
+        ------
+        StorageError : no permission, or a place that can only be read.
+        """
+        probe = f"{'spaces/' if space is None else f'{space.folder}data/'}{TEMPORARY_PREFIX}{uuid.uuid4().hex}"
+        try:
+            self.storage.write(probe, [b"?"])
+            self.storage.delete(probe)
+        except StorageError as error:
+            raise StorageError(
+                f"Cannot add to the store {self.location}: {error} What it holds can be read. Ask its owner for "
+                "permission to write, or use a store of your own with this one as --upstream."
+            ) from error
+
     def verify(self, *, deep: bool = False) -> VerifyReport:
         """Check that all that the store promises is there; `deep` reads every byte."""
         return verify(self.storage, deep=deep, members=self.trust.members)
@@ -169,7 +192,10 @@ class SpaceStore:
             content = self.storage.read(file)
         except FileNotFoundError:  # being made just now, or left by a crash
             return None
-        document = SpaceDocument.from_bytes(file, content)
+        return self._space_of(SpaceDocument.from_bytes(file, content), pinned)
+
+    def _space_of(self, document: SpaceDocument, pinned: Collection[str] | None) -> Space:
+        """Make the space of a document; a store with tiers makes its own kind."""
         return Space(self.storage, self._files, document, self.segment_format, pinned, self.trust)
 
 
