@@ -222,6 +222,9 @@ class Space:
         with self._lock:
             self._view = self._load(self._view)
 
+    def settle(self) -> None:
+        """Store what is held back to be stored with others; a space without tiers holds nothing back."""
+
     def segments(self) -> tuple[Segment, ...]:
         """What is live now, older first."""
         self.refresh()
@@ -451,13 +454,13 @@ class Space:
     def _refuse_different_from_present(self, batch: EmbeddingBatch) -> NDArray[np.bool_]:
         """Compare with what is committed by now; return for each key whether it is there."""
         self.refresh()
-        present = self.contains(batch.keys)
+        present = Space.contains(self, batch.keys)  # here, whatever a space with tiers finds elsewhere
         here = np.flatnonzero(present)
         step = max(1, _COMPARED_BYTES // (self.dim * self.dtype.itemsize))
         for start in range(0, len(here), step):
             some = here[start : start + step]
             keys = batch.keys[some]
-            self._refuse_different(keys, batch.vectors[some], self.read(keys))
+            self._refuse_different(keys, batch.vectors[some], Space.read(self, keys))
         return present
 
     def _refuse_different(self, keys: Keys, some: Vectors, others: Vectors) -> None:
