@@ -14,6 +14,7 @@ from embedstore.errors import InputError, StoreError
 from embedstore.filling.filler import FillOptions, OnProgress, fill
 from embedstore.filling.report import FillReport
 from embedstore.filling.target import SpaceTarget, find_target
+from embedstore.maintenance import RepairReport, repair
 from embedstore.models.embedder import Embedder, Model
 from embedstore.models.resolution import ModelOptions
 from embedstore.retrieval import Retrieved, fill_and_retrieve, retrieve
@@ -43,6 +44,7 @@ def open_store(
     create: bool = False,
     *,
     segment_format: SegmentFormat = "zarr",
+    pin: str | None = None,
     sign_with: str | Path | None = None,
     require_signed: str | Path | None = None,
 ) -> Store:
@@ -53,6 +55,7 @@ def open_store(
     path : None: the default place, see `default_place`.
     create : make a store where there is nothing, or an empty folder.
     segment_format : "zarr" or "hdf5", for a store that is made now.
+    pin : read what the store held when that pin was made, bit for bit; nothing can be added then.
     sign_with : file of an Ed25519 private key (`ssh-keygen -t ed25519`) to sign with what is published;
         None: $EMBEDSTORE_SIGNING_KEY, if that is set.
     require_signed : file of members' public keys, a line each: only what one of them has signed is read;
@@ -60,13 +63,15 @@ def open_store(
 
     Raises
     ------
-    StoreNotFoundError : no store lies there. CorruptStoreError, FormatVersionError : it cannot be read.
+    StoreNotFoundError : no store lies there. SpaceNotFoundError : no such pin.
+    CorruptStoreError, FormatVersionError : it cannot be read.
     InputError : a file does not hold such keys. MissingDependencyError : cryptography is not installed.
     """
     return Store.open(
         default_place() if path is None else path,
         create=create,
         segment_format=segment_format,
+        pin=pin,
         trust=trust_of(sign_with, require_signed),
     )
 
@@ -105,6 +110,23 @@ def verify_store(
     if not storage.list("spaces/"):
         SpaceStore(storage)
     return verify(storage, deep=deep, members=members)
+
+
+def repair_store(path: Location | None = None, *, sign_with: str | Path | None = None) -> RepairReport:
+    """Remove what is damaged from a store, and keep all that is whole; the next fill computes the rest.
+
+    Parameters
+    ----------
+    sign_with : OpenSSH private key that signs what is written anew; None: as the environment says.
+
+    Raises
+    ------
+    StoreNotFoundError : nothing of a store lies there.
+    """
+    storage = open_storage(default_place() if path is None else path)
+    if not storage.list("spaces/"):
+        SpaceStore(storage)
+    return repair(storage, trust_of(sign_with))
 
 
 class Store(SpaceStore):

@@ -29,6 +29,7 @@ def get(
     ],
     fill: Annotated[bool, typer.Option("--fill", help="First compute and store what lacks.")] = False,
     store: options.StorePlace = None,
+    pin: options.Pin = None,
     name: options.Name = None,
     weights: options.Weights = None,
     precision: options.PrecisionChoice = None,
@@ -46,6 +47,7 @@ def get(
 
     A row a record, in the order of the input.
     """
+    from embedstore.errors import InputError
     from embedstore.export import check_path, export
     from embedstore.library import open_store
     from embedstore.retrieval import fill_and_retrieve, retrieve
@@ -57,13 +59,15 @@ def get(
     check_path(output)
     records = read(inputs)
     choices = options.model_options(weights, precision, long, max_length, pooling)
+    if fill and pin is not None:
+        raise InputError("Cannot fill what is read as it was pinned: leave out --fill or --pin.")
     if fill:
         target = places.target_to_fill(store, model, choices, name, quiet=quiet)
         with shown(quiet=quiet) as on_progress:
             how = options.fill_options(device, any_molecule)
             found = fill_and_retrieve(records, target, how, on_progress=on_progress)
     else:
-        target = open_store(store).target(model, name=name, options=choices)
+        target = open_store(store, pin=pin).target(model, name=name, options=choices)
         found = retrieve(records, target, any_molecule=any_molecule)
     export(found, output)
     if json:

@@ -12,6 +12,7 @@ from embedstore_cli import options
 def info(
     space: Annotated[str | None, typer.Argument(metavar="[SPACE]", help="Name or id.", show_default=False)] = None,
     store: options.StorePlace = None,
+    pin: options.Pin = None,
     require_signed: options.RequireSigned = None,
     json: options.Json = False,
 ) -> None:
@@ -22,7 +23,7 @@ def info(
     from embedstore.library import details, open_store
     from embedstore_cli.output import write_facts, write_json
 
-    opened = open_store(store)
+    opened = open_store(store, pin=pin)
     if space is not None:
         found = details(opened.space(space))
         if json:

@@ -6,13 +6,16 @@ from embedstore_cli import options
 
 
 def ls(
-    store: options.StorePlace = None, require_signed: options.RequireSigned = None, json: options.Json = False
+    store: options.StorePlace = None,
+    pin: options.Pin = None,
+    require_signed: options.RequireSigned = None,
+    json: options.Json = False,
 ) -> None:
     """List the spaces of the store."""
     from embedstore.library import open_store, overview
     from embedstore_cli.output import count, notice, short, size, write_json, write_table
 
-    opened = open_store(store)
+    opened = open_store(store, pin=pin)
     spaces = [overview(space) for space in opened.spaces()]
     if json:
         write_json(spaces)

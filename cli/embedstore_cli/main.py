@@ -14,9 +14,11 @@ import typer
 
 from embedstore.errors import EmbedStoreError
 from embedstore_cli.bench import bench
+from embedstore_cli.compact import compact
 from embedstore_cli.compare import compare
 from embedstore_cli.evaluate import evaluate
 from embedstore_cli.fill import fill
+from embedstore_cli.gc import gc
 from embedstore_cli.get import get
 from embedstore_cli.import_classifier import import_classifier
 from embedstore_cli.info import info
@@ -24,8 +26,10 @@ from embedstore_cli.init import init
 from embedstore_cli.ls import ls
 from embedstore_cli.merge import merge
 from embedstore_cli.models import models
+from embedstore_cli.pin import pin
 from embedstore_cli.predict import predict
 from embedstore_cli.prepare import prepare
+from embedstore_cli.rm import rm
 from embedstore_cli.train import train
 from embedstore_cli.tune import tune
 from embedstore_cli.verify import verify
@@ -58,6 +62,10 @@ for command in (
     tune,
     bench,
     verify,
+    compact,
+    gc,
+    pin,
+    rm,
 ):
     app.command()(command)
 

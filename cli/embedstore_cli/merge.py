@@ -39,6 +39,7 @@ def merge(
         bool, typer.Option("--fill", help="First compute what lacks, from dna.fna and protein.faa beside the table.")
     ] = False,
     store: options.StorePlace = None,
+    pin: options.Pin = None,
     device: options.Device = None,
     sign_with: options.SignWith = None,
     require_signed: options.RequireSigned = None,
@@ -59,7 +60,12 @@ def merge(
     with shown(quiet=quiet) as on_progress:
         source = FillFrom(samples.parent, options.fill_options(device, True), on_progress, reports.append)
         features = merge_features(
-            samples, open_store(store, create=fill), models.split(","), output, source if fill else False, labels=labels
+            samples,
+            open_store(store, create=fill, pin=pin),
+            models.split(","),
+            output,
+            source if fill else False,
+            labels=labels,
         )
     if json:
         write_json(_document(features, output, reports))

@@ -85,6 +85,10 @@ StorePlace = Annotated[
         show_default=False,
     ),
 ]
+Pin = Annotated[
+    str | None,
+    typer.Option("--pin", metavar="NAME", help="Read exactly what `embedstore pin NAME` kept.", show_default=False),
+]
 Name = Annotated[str | None, typer.Option("--name", help="Name of the space, if not that of the model.")]
 Weights = Annotated[
     Path | None, typer.Option("--weights", metavar="DIR", help="Weights of a named model, if not in the usual cache.")

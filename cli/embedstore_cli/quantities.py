@@ -1,0 +1,32 @@
+"""Durations and sizes as people write them."""
+
+from __future__ import annotations
+
+import re
+
+import typer
+
+_SECONDS = {"s": 1, "m": 60, "min": 60, "h": 3600, "d": 86_400, "w": 7 * 86_400}
+_BYTES = {"": 1, "B": 1} | {
+    f"{prefix}{unit}": base**power
+    for power, prefix in enumerate("KMGT", start=1)
+    for unit, base in (("", 1024), ("iB", 1024), ("B", 1000))
+}
+
+
+def seconds(text: str) -> float:
+    """7d -> 604800.0"""
+    return _parsed(text, {**_SECONDS, "": 1 if text.strip() == "0" else None}, "a duration such as 90s, 30min, 12h, 7d")
+
+
+def size_bytes(text: str) -> int:
+    """500GB -> 500000000000"""
+    return round(_parsed(text, _BYTES, "a size such as 500MB, 20GiB, 2TB"))
+
+
+def _parsed(text: str, units: dict[str, int] | dict[str, int | None], expected: str) -> float:
+    match = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([A-Za-z]*)\s*", text)
+    unit = units.get(match[2]) if match else None
+    if match is None or unit is None:
+        raise typer.BadParameter(f"expected {expected}, found {text!r}")
+    return float(match[1]) * unit
