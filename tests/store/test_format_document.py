@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from independent_reader import Reader, Unreadable, crc32c, read_index
 from sample_rows import LAYOUTS, files_of, new_space, open_space, sample_batch, sample_keys, sample_recipe
 
@@ -128,10 +129,24 @@ def blocks(kind: str) -> list[str]:
 
 
 def test_the_commit_in_the_document_has_the_digest_it_says() -> None:
-    (commit,) = blocks("json")
+    commit = blocks("json")[0]
     (name,) = re.findall(r"`([0-9a-f]{64})\.json`", DOCUMENT.read_text(encoding="utf-8"))
     assert hashlib.sha256(commit.encode()).hexdigest() == name
     assert list(DATA.glob(f"store_v1_hdf5/spaces/*/commits/{name}.json"))
+
+
+def test_the_signature_in_the_document_is_one_of_that_commit() -> None:
+    commit, content = blocks("json")
+    document = json.loads(content)
+    digest = document.pop("sha256")
+    assert hashlib.sha256(json.dumps(document, sort_keys=True, indent=1).encode() + b"\n").hexdigest() == digest
+    assert document["commit"] == hashlib.sha256(commit.encode()).hexdigest()
+    key = Ed25519PrivateKey.from_private_bytes(bytes(range(32))).public_key()
+    kind, encoded = document["public_key"].split()
+    assert (kind, base64.b64decode(encoded)[-32:]) == ("ssh-ed25519", key.public_bytes_raw())
+    key.verify(base64.b64decode(document["signature"]), f"embedstore commit 1\n{document['commit']}".encode())
+    name = f"{document['commit']}.{hashlib.sha256(key.public_bytes_raw()).hexdigest()[:16]}.json"
+    assert f"`{name}`" in DOCUMENT.read_text(encoding="utf-8")
 
 
 def test_the_index_in_the_document_is_one() -> None:
