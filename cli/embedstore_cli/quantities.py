@@ -7,10 +7,10 @@ import re
 import typer
 
 _SECONDS = {"s": 1, "m": 60, "min": 60, "h": 3600, "d": 86_400, "w": 7 * 86_400}
-_BYTES = {"": 1, "B": 1} | {
+_BYTES = {"": 1, "b": 1} | {
     f"{prefix}{unit}": base**power
-    for power, prefix in enumerate("KMGT", start=1)
-    for unit, base in (("", 1024), ("iB", 1024), ("B", 1000))
+    for power, prefix in enumerate("kmgt", start=1)
+    for unit, base in (("", 1024), ("ib", 1024), ("b", 1000))
 }
 
 
@@ -26,7 +26,7 @@ def size_bytes(text: str) -> int:
 
 def _parsed(text: str, units: dict[str, int] | dict[str, int | None], expected: str) -> float:
     match = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([A-Za-z]*)\s*", text)
-    unit = units.get(match[2]) if match else None
+    unit = units.get(match[2].lower()) if match else None
     if match is None or unit is None:
         raise typer.BadParameter(f"expected {expected}, found {text!r}")
     return float(match[1]) * unit
