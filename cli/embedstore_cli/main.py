@@ -13,6 +13,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from embedstore.errors import EmbedStoreError
+from embedstore_cli.audit import audit
 from embedstore_cli.bench import bench
 from embedstore_cli.compact import compact
 from embedstore_cli.compare import compare
@@ -62,6 +63,7 @@ for command in (
     tune,
     bench,
     verify,
+    audit,
     compact,
     gc,
     pin,

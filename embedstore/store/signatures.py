@@ -184,6 +184,24 @@ class CommitSignatures:
         own = Trust(signer, {signer.public.fingerprint: signer.public})
         return CommitSignatures(self._storage, self._folder, own).trusted(commits)
 
+    def signers(self, commit_id: str) -> list[str]:
+        """Name those who have signed a commit: members by their names, others by the fingerprints of their keys.
+
+        Raises
+        ------
+        MissingDependencyError : there are signatures, and cryptography is not installed.
+        """
+        members = self._trust.members or {}
+        found = []
+        for file in signature_files(self._storage, self._folder).get(commit_id, []):
+            with suppress(FileNotFoundError, CorruptStoreError):
+                signature = Signature.from_bytes(file, self._storage.read(file))
+                fingerprint = signature.key.fingerprint
+                if signature.valid:
+                    member = members.get(fingerprint, signature.key)
+                    found.append(member.name if member.name and member.raw == signature.key.raw else fingerprint)
+        return sorted(found)
+
     def sign(self, commit_id: str) -> None:
         """Sign a commit that is about to be written, if there is a key to sign with; durable when this returns.
 

@@ -72,6 +72,7 @@ class Space:
     name, id, dim, dtype, recipe, molecule, canaries : as its document says.
     ignored_commits : how many commits lacked a member's signature when it looked last, where signatures are required.
     storage, folder : where it lies.
+    signatures : of its commits.
     segment_format : "zarr" or "hdf5": how new segments are written.
     """
 
@@ -92,7 +93,7 @@ class Space:
         self.segment_format: SegmentFormat = segment_format
         self.folder = f"spaces/{document.recipe.id}/"
         self._trust = trust
-        self._signatures = CommitSignatures(storage, self.folder, trust)
+        self.signatures = CommitSignatures(storage, self.folder, trust)
         self.ignored_commits = 0
         self._lock = threading.Lock()
         self._view: SpaceView | None = None
@@ -242,7 +243,7 @@ class Space:
 
     def mergeable(self, segments: Sequence[Segment]) -> list[bool]:
         """Tell for each segment whether it may be merged with others; see `CommitSignatures.mergeable`."""
-        allowed = self._signatures.mergeable({segment.commit_id for segment in segments})
+        allowed = self.signatures.mergeable({segment.commit_id for segment in segments})
         return [segment.commit_id in allowed for segment in segments]
 
     def write_files(self, rows: SortedRows) -> tuple[SegmentFiles, dict[str, tuple[Part, ...]]]:
@@ -261,7 +262,7 @@ class Space:
         if self._pinned is not None:
             raise InputError(f"Cannot add to space {self.name}: it is read as it was pinned. Open the store itself.")
         self._trust.refuse_unsigned(self.name)
-        commit_id, commit = publish(self.storage, self.folder, write, self._signatures.sign)
+        commit_id, commit = publish(self.storage, self.folder, write, self.signatures.sign)
         try:
             self.storage.entry(f"{self.folder}space.json")
         except FileNotFoundError:
@@ -380,7 +381,7 @@ class Space:
         else:
             entries = self.storage.list(f"{self.folder}commits/")
             listed = {commit_id(entry.name) for entry in entries if is_commit(entry.name)}
-        trusted = self._signatures.trusted(listed)
+        trusted = self.signatures.trusted(listed)
         self.ignored_commits = len(listed) - len(trusted)
         return trusted
 
