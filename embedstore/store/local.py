@@ -27,7 +27,7 @@ from embedstore.store.storage import Blob, Buffer, Entry, empty_rows, memory
 
 TEMPORARY_PREFIX = ".tmp-"
 
-_NETWORK_FILE_SYSTEMS = frozenset(  # as the mount table names them; those of FUSE without "fuse."
+NETWORK_FILE_SYSTEMS = frozenset(  # as the mount table names them; those of FUSE without "fuse."
     [
         "nfs",
         "nfs4",
@@ -295,7 +295,7 @@ def _is_network(folder: Path) -> bool:
         table = Path("/proc/self/mountinfo").read_text(encoding="utf-8", errors="surrogateescape")
     except OSError:
         return False
-    return file_system_kind(table, where) in _NETWORK_FILE_SYSTEMS
+    return file_system_kind(table, where) in NETWORK_FILE_SYSTEMS
 
 
 def file_system_kind(table: str, where: str) -> str:
@@ -306,11 +306,23 @@ def file_system_kind(table: str, where: str) -> str:
     table : as in `/proc/self/mountinfo` (proc(5)).
     where : absolute, without symbolic links.
     """
-    best, kind = "", ""
+    mounted = list(mounts_above(table, where))
+    return mounted[-1][1] if mounted else ""
+
+
+def mounts_above(table: str, where: str) -> Iterator[tuple[str, str, list[str]]]:
+    """Yield what is mounted at a path and above it, outermost first: place, kind of file system, options.
+
+    Parameters
+    ----------
+    table, where : as for `file_system_kind`.
+    """
+    found = []
     for line in table.splitlines():
         before, _, after = line.partition(" - ")
-        mount_point = _OCTAL.sub(lambda match: chr(int(match[1], 8)), before.split(" ")[4])
-        inside = where == mount_point or where.startswith(mount_point.rstrip("/") + "/")
-        if inside and len(mount_point) >= len(best):
-            best, kind = mount_point, after.split(" ")[0]
-    return kind.removeprefix("fuse.")
+        fields, of_file_system = before.split(" "), after.split(" ")
+        mount_point = _OCTAL.sub(lambda match: chr(int(match[1], 8)), fields[4])
+        if where == mount_point or where.startswith(mount_point.rstrip("/") + "/"):
+            options = fields[5].split(",") + of_file_system[2].split(",")
+            found.append((mount_point, of_file_system[0].removeprefix("fuse."), options))
+    yield from sorted(found, key=lambda mount: len(mount[0]))  # of several at one place the last one counts
