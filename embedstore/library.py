@@ -24,6 +24,7 @@ from embedstore.store.signatures import trust_of
 from embedstore.store.space import Space
 from embedstore.store.store import SpaceStore
 from embedstore.store.verification import VerifyReport, verify
+from embedstore.store.web_index import PublishedIndex, publish_web_index
 from embedstore.types import Record, Rejection, Vectors
 
 Sequences = Iterable[Record | Rejection | str | bytes]
@@ -127,6 +128,18 @@ def repair_store(path: Location | None = None, *, sign_with: str | Path | None =
     if not storage.list("spaces/"):
         SpaceStore(storage)
     return repair(storage, trust_of(sign_with))
+
+
+def publish_index(path: Location | None = None) -> PublishedIndex:
+    """Write `index.json`, by which a store can be read from any web server; see `web_index`.
+
+    Raises
+    ------
+    StoreNotFoundError : no store lies there. CorruptStoreError : a commit is damaged.
+    """
+    storage = open_storage(default_place() if path is None else path)
+    SpaceStore(storage)
+    return publish_web_index(storage)
 
 
 class Store(SpaceStore):

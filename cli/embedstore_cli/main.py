@@ -30,6 +30,7 @@ from embedstore_cli.models import models
 from embedstore_cli.pin import pin
 from embedstore_cli.predict import predict
 from embedstore_cli.prepare import prepare
+from embedstore_cli.publish_index import publish_index
 from embedstore_cli.rm import rm
 from embedstore_cli.train import train
 from embedstore_cli.tune import tune
@@ -62,6 +63,7 @@ for command in (
     models,
     tune,
     bench,
+    publish_index,
     verify,
     audit,
     compact,

@@ -93,6 +93,19 @@ class LocalStorage:
                     return self.entry(name)
             return Entry(name, status.st_size, status.st_mtime_ns)
 
+    def replace(self, name: str, parts: Iterable[Buffer]) -> Entry:
+        """Write a file in place of the one that may be there; others see the old or the new one, whole."""
+        path = self._path(name)
+        with _explained("write", path):
+            temporary, descriptor = _create_temporary(path.parent)
+            try:
+                status = _write_synced(descriptor, parts)
+                temporary.replace(path)
+            finally:
+                temporary.unlink(missing_ok=True)
+            _sync_folder(path.parent)
+            return Entry(name, status.st_size, status.st_mtime_ns)
+
     def list(self, folder: str) -> list[Entry]:
         path = self._path(folder)
         with _explained("list", path):

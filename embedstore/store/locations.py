@@ -12,6 +12,7 @@ Location = str | Path
 """A folder, or a URL."""
 
 _OBJECTS = ("s3", "gs", "az")
+_WEB = ("https", "http")
 
 
 def is_url(location: Location) -> bool:
@@ -31,13 +32,17 @@ def open_storage(location: Location) -> Storage:
         return LocalStorage(location)
     url = str(location)
     scheme = url.partition("://")[0].lower()
-    if scheme not in _OBJECTS:
-        known = ", ".join(f"{name}://" for name in _OBJECTS)
+    if scheme not in _OBJECTS + _WEB:
+        known = ", ".join(f"{name}://" for name in _OBJECTS + _WEB)
         raise InputError(f"Cannot open a store at {scheme}://…: expected a folder, or a URL that begins with {known}.")
     try:
-        from embedstore.store.objects import ObjectStorage
+        if scheme in _OBJECTS:
+            from embedstore.store.objects import ObjectStorage
 
-        return ObjectStorage(url)
+            return ObjectStorage(url)
+        from embedstore.store.web import WebStorage
+
+        return WebStorage(url)
     except ImportError as error:
         raise MissingDependencyError(
             f"Cannot open a store at {scheme}://…: {error.name} is not installed. "

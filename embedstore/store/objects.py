@@ -30,7 +30,7 @@ from embedstore.errors import CorruptStoreError, InputError, StorageError
 from embedstore.store.aws_files import endpoint_of, settings_of_files
 from embedstore.store.ranges import KEPT_FILE_BYTES, REQUESTS_AT_ONCE, Content, RangedBlob, RangeReader
 from embedstore.store.redaction import redacted
-from embedstore.store.retrying import IncompleteError, Patience, retried
+from embedstore.store.retrying import IncompleteError, Patience, Retrying
 from embedstore.store.storage import Blob, Buffer, Entry, memory
 
 T = TypeVar("T")
@@ -81,7 +81,7 @@ class ObjectStorage:
         self.location = f"{self._scheme}://{bucket}/{prefix}".rstrip("/")
         self._store = self._connected(bucket, prefix)
         self._reader = RangeReader(self._range, self._whole)
-        self._reached = False
+        self._retrying = Retrying(self._patience)
 
     def read(self, name: str) -> bytes:
         return self._ask("read", name, lambda: self._content(name)).tobytes()
@@ -210,19 +210,15 @@ class ObjectStorage:
         operation: Callable[[], T],
         passes: Callable[[Exception], bool] | None = None,
     ) -> T:
-        """Do something on the server, with patience once it has been reached; errors as the protocol has them."""
-        patience = self._patience if self._reached else Patience(2, self._patience.first_pause_s)
+        """Do something on the server, with patience; errors as the protocol has them."""
         try:
-            result = retried(operation, patience, _FAILURES, passes or _passes)
+            return self._retrying.do(operation, _FAILURES, passes or _passes)
         except FileNotFoundError as error:
-            self._reached = True
             if _of_bucket(error) or action == "write":
                 raise self._error(action, name, error) from None
             raise FileNotFoundError(2, "No such file", self._named(name)) from None
         except _FAILURES as error:
             raise self._error(action, name, error) from None  # its text is the library's, with all that was sent
-        self._reached = True
-        return result
 
     def _error(self, action: str, name: str, error: Exception) -> StorageError:
         text = str(error)

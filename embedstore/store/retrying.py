@@ -10,6 +10,8 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
+_FIRST_ATTEMPTS = 3
+
 
 @dataclass(frozen=True, slots=True)
 class Patience:
@@ -40,25 +42,42 @@ class IncompleteError(Exception):
     """An answer had another length than was asked for."""
 
 
-def retried(
-    operation: Callable[[], T],
-    patience: Patience,
-    errors: tuple[type[Exception], ...],
-    passes: Callable[[Exception], bool],
-) -> T:
-    """Do an operation, again after errors that pass; the last error is raised.
+class Retrying:
+    """Does what one server is asked for, with patience, but with little before it has answered anything at all.
 
-    Parameters
-    ----------
-    operation : something that may be done twice.
-    errors : the kinds of errors that may pass.
-    passes : tells of one of these whether it may be gone next time.
+    An address that is wrong, or a network that is down, is then said within seconds.
     """
-    for attempt in range(patience.attempts - 1):
-        try:
-            return operation()
-        except errors as error:
-            if not passes(error):
+
+    def __init__(self, patience: Patience) -> None:
+        self._patience = patience
+        self._reached = False
+
+    def do(
+        self,
+        operation: Callable[[], T],
+        errors: tuple[type[Exception], ...],
+        passes: Callable[[Exception], bool] = lambda error: not isinstance(error, FileNotFoundError),
+    ) -> T:
+        """Do an operation, again after errors that pass; the last error is raised.
+
+        Parameters
+        ----------
+        operation : something that may be done twice.
+        errors : the kinds of errors that may pass.
+        passes : tells of one of these whether it may be gone next time.
+        """
+        attempt = 0
+        while True:
+            try:
+                result = operation()
+            except FileNotFoundError:
+                self._reached = True
                 raise
-        time.sleep(patience.pause_s(attempt))
-    return operation()
+            except errors as error:
+                attempt += 1
+                if attempt >= (self._patience.attempts if self._reached else _FIRST_ATTEMPTS) or not passes(error):
+                    raise
+                time.sleep(self._patience.pause_s(attempt - 1))
+            else:
+                self._reached = True
+                return result

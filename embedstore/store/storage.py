@@ -93,6 +93,13 @@ class Storage(Protocol):
         """Write a file, durable when this returns. An existing file of that name stays as it is."""
         ...
 
+    def replace(self, name: str, parts: Iterable[Buffer]) -> Entry:
+        """Write a file in place of the one that may be there; others see the old or the new one, whole.
+
+        For derived documents at a fixed name only: what a store consists of is never replaced.
+        """
+        ...
+
     def list(self, folder: str) -> list[Entry]:
         """Return what lies directly in a folder (`""` or ending with `/`), sorted; a missing folder is empty."""
         ...

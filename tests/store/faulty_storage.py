@@ -53,6 +53,10 @@ class FaultyStorage:
                 raise SimulatedCrash
             return self._inner.write(name, parts)
 
+    def replace(self, name: str, parts: Iterable[Buffer]) -> Entry:
+        with self._step("replace"):
+            return self._inner.replace(name, parts)
+
     def list(self, folder: str) -> list[Entry]:
         with self._step("list"):
             return self._inner.list(folder)

@@ -46,6 +46,13 @@ class StorageContract:
         assert storage.read("a/name") == b"first"
         assert entry.size_bytes == len(b"first")
 
+    def test_what_is_replaced_is_read_as_it_is_now(self, storage: Storage) -> None:
+        storage.replace("name", [b"first"])
+        entry = storage.replace("name", [b"second, ", b"and longer"])
+        assert storage.read("name") == b"second, and longer"
+        assert entry == storage.entry("name")
+        assert [each.name for each in storage.list("")] == ["name"]
+
     def test_of_writers_at_once_one_wins_and_all_return(self, storage: Storage) -> None:
         contents = [bytes([number]) * 1000 for number in range(8)]
         start = threading.Barrier(len(contents))
