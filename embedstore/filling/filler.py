@@ -176,8 +176,9 @@ class Fill:
 
     def _tend(self) -> None:
         """Leave the space in good order for those who read it next."""
-        if self._committer is not None and tend(self._committer.space) is None:
-            self._committer.space.optimise()
+        space = self._space if self._count_computed() else None
+        if space is not None and tend(space) is None:
+            space.optimise()
 
     def _look_up(self, window: Window) -> None:
         """Let those sequences of a window wait that have no vector yet."""
@@ -266,7 +267,7 @@ class Fill:
             progress = self._progress
             progress.read, progress.rejected = self._intake.read, len(self._intake.rejected)
             progress.failed = len(self._failed)
-            progress.waiting, progress.letters_waiting = len(self._pool), self._pool.letters
+            progress.waiting, progress.letters_waiting = self._count_waiting()
             self._on_progress(progress)
 
     def _report(self, seconds: float, interrupted: bool) -> FillReport:
@@ -287,6 +288,10 @@ class Fill:
 
     def _count_computed(self) -> int:
         return self._committer.rows_committed if self._committer is not None else 0
+
+    def _count_waiting(self) -> tuple[int, int]:
+        """Count sequences that wait, and their letters."""
+        return len(self._pool), self._pool.letters
 
     def _waiting(self) -> Keys:
         """(n, 24) uint8: distinct keys of what waits."""

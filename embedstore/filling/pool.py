@@ -46,14 +46,15 @@ class Pool:
     """Distinct sequences without a vector, and the records that asked for them."""
 
     def __init__(self) -> None:
-        self._sequences: dict[bytes, bytes] = {}
+        self.sequences: dict[bytes, bytes] = {}
+        """Canonical sequences by their keys."""
         self._asked: list[bytes] = []
         self._labels: list[tuple[str, int, str]] = []
         """(file, line, id) of the record that asked for the key at the same place of `_asked`."""
         self.letters = 0
 
     def __len__(self) -> int:
-        return len(self._sequences)
+        return len(self.sequences)
 
     @property
     def full(self) -> bool:
@@ -65,17 +66,17 @@ class Pool:
         self._asked += keys
         self._labels += [_label(window.records[row]) for row in rows]
         for key, row in zip(keys, rows, strict=True):
-            if key not in self._sequences:
-                sequence = self._sequences[key] = window.sequences[row]
+            if key not in self.sequences:
+                sequence = self.sequences[key] = window.sequences[row]
                 self.letters += len(sequence)
 
     def keys(self) -> Keys:
         """(n, 24) uint8: keys of what waits."""
-        return key_array(self._sequences)
+        return key_array(self.sequences)
 
     def settle(self, keys: Iterable[bytes]) -> None:
         """Forget sequences that wait no longer."""
-        self.letters -= sum([len(self._sequences.pop(key)) for key in keys])
+        self.letters -= sum([len(self.sequences.pop(key)) for key in keys])
 
     def packs(self, budget_letters: int, workers: int = 1) -> list[Pack]:
         """Pack what waits by length.
@@ -84,7 +85,7 @@ class Pool:
         in random order, so that processes filling from the same input share the work, and the letters done so far tell
         how long the others will take. The smaller ones that end the work of several workers stay at the end.
         """
-        keys, sequences = list(self._sequences), list(self._sequences.values())
+        keys, sequences = list(self.sequences), list(self.sequences.values())
         positions = packs([len(sequence) for sequence in sequences], budget_letters, workers)
         full = max(1, len(positions) - (SMALL_PACKS_PER_WORKER * workers if workers > 1 else 0))
         longest, others, last = positions[:1], positions[1:full], positions[full:]

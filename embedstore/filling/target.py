@@ -46,7 +46,16 @@ class SpaceTarget:
     source: Callable[[], Model] | None = None
 
     def load_model(self, device: str | None, missing: str) -> Embedder:
-        """Load the model.
+        """Load the model; see `get_model`, too.
+
+        Raises
+        ------
+        ModelError : it cannot be loaded.
+        """
+        return self.get_model(missing).load(device)
+
+    def get_model(self, missing: str) -> Model:
+        """Get the model, without loading it.
 
         Parameters
         ----------
@@ -54,7 +63,7 @@ class SpaceTarget:
 
         Raises
         ------
-        ModelError : it cannot be had, or not loaded. SpaceConflictError : its recipe is not the space's.
+        ModelError : it cannot be had. SpaceConflictError : its recipe is not the space's.
         InputError : signatures are required, and there is no key to sign with.
         """
         if self.store is not None:
@@ -66,7 +75,7 @@ class SpaceTarget:
             raise type(error)(reason) from error
         if model.recipe != self.recipe:
             raise recipe_conflict(self.name, self.recipe, model.recipe)
-        return model.load(device)
+        return model
 
 
 @dataclass(frozen=True, slots=True)
