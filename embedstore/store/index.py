@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from embedstore.errors import CorruptStoreError, StoreError
 from embedstore.store.rows import as_strings
-from embedstore.store.storage import Blob, Buffer, Storage
+from embedstore.store.storage import Blob, Buffer, Storage, side_by_side
 from embedstore.types import KEY_BYTES, Keys
 
 MAGIC = b"EMBIDX01"
@@ -45,6 +45,9 @@ class Indexed(Protocol):
 
     @property
     def keys(self) -> Keys: ...
+
+    @property
+    def requests_at_once(self) -> int: ...
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -116,7 +119,8 @@ def build_index(segments: Sequence[Indexed]) -> KeyIndex:
     """Merge sorted segments, given older first; of a key in several the oldest is kept."""
     if len(segments) > MAX_SEGMENTS:
         raise StoreError(f"Cannot index {len(segments)} segments: expected at most {MAX_SEGMENTS}. Compact the space.")
-    prefixes = [key_prefixes(segment.keys) for segment in segments]
+    at_once = segments[0].requests_at_once if segments else 1
+    prefixes = list(side_by_side(lambda segment: key_prefixes(segment.keys), segments, at_once))
     counts = [len(each) for each in prefixes]
     prefix = np.concatenate(prefixes or [np.zeros(0, np.uint64)])
     segment = np.repeat(np.arange(len(counts), dtype=np.uint16), counts)

@@ -223,8 +223,11 @@ class ObjectStorage:
     def _error(self, action: str, name: str, error: Exception) -> StorageError:
         text = str(error)
         secret_free = redacted(text.partition("\n\nDebug source")[0], self._secrets)
+        reason = secret_free.partition("\n")[0].rpartition(" - ")[2][:300]
+        if "kind: Connect" in text:
+            reason = f"no connection to the server ({reason})"
         facts = [found[1].strip() for pattern in (_STATUS, _CODE) if (found := pattern.search(secret_free))]
-        said = ", ".join(facts) or secret_free.partition("\n")[0][:300]
+        said = ", ".join(facts) or reason
         if isinstance(error, (exceptions.PermissionDeniedError, exceptions.UnauthenticatedError)):
             advice = f"Check the credentials and what they may do; they come from {_SOURCES[self._scheme]}."
         elif any(host in text for host in _METADATA_SERVICES):

@@ -25,6 +25,10 @@ class OpenFiles:
         self._lock = threading.Lock()
         self._blobs: dict[str, Blob] = {}  # used longest ago first
 
+    @property
+    def requests_at_once(self) -> int:
+        return self._storage.requests_at_once
+
     def blob(self, name: str, size_bytes: int) -> Blob:
         """Return a file, opened now or before.
 

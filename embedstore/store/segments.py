@@ -70,6 +70,11 @@ class Segment:
         return self.commit.rows
 
     @property
+    def requests_at_once(self) -> int:
+        """How many segments are better read side by side."""
+        return self._files.requests_at_once
+
+    @property
     def keys(self) -> Keys:
         """(n, 24) uint8, sorted; mapped where the storage maps, so to be used at once and not kept."""
         parts = [self._blob(part.file).bytes(part.offset, part.rows * KEY_BYTES) for part in self.commit.arrays["key"]]
@@ -128,6 +133,8 @@ class Segment:
         for part, first, here in self._by_part("vectors", rows):
             blob = self._blob(part.file)
             step = max(1, blob.gather_bytes // self.row_bytes)
+            if len(here) > step:  # pieces that lie apart, so that no range is read twice
+                here = here[np.argsort(rows[here], kind="stable")]
             for start in range(0, len(here), step):
                 some = here[start : start + step]
                 block = blob.rows(part.offset, self.row_bytes, rows[some] - first)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from embedstore.store.index import KeyIndex, Places, build_index
 from embedstore.store.rows import as_strings
 from embedstore.store.segments import Segment
-from embedstore.store.storage import empty_rows
+from embedstore.store.storage import empty_rows, side_by_side
 from embedstore.types import KEY_BYTES, Keys
 
 
@@ -28,6 +28,7 @@ class SpaceView:
 
     def __init__(self, segments: Sequence[Segment], base: KeyIndex | None) -> None:
         self.segments = tuple(segments)
+        self._at_once = segments[0].requests_at_once if segments else 1
         self.base = base
         ranks = {segment.commit_id: rank for rank, segment in enumerate(self.segments)}
         covered = base.commits if base else ()
@@ -49,8 +50,13 @@ class SpaceView:
         """Gather the vectors of keys that `find` found: (n, row_bytes) uint8, each checked."""
         ranks, rows = places
         gathered = empty_rows(len(ranks), row_bytes)
-        for rank, here in by_value(ranks):
+
+        def read(share: tuple[int, NDArray[np.int64]]) -> None:
+            rank, here = share
             self.segments[rank].read_into(gathered, here, rows[here], keys[here])
+
+        for _ in side_by_side(read, list(by_value(ranks)), self._at_once):
+            pass
         return gathered
 
     def count(self) -> int:
@@ -80,9 +86,14 @@ class SpaceView:
     def _find_in(self, index: KeyIndex, ranks: NDArray[np.int64], keys: Keys) -> Places:
         def holds(numbers: NDArray[np.int64], rows: NDArray[np.int64], wanted: Keys) -> NDArray[np.bool_]:
             same = np.zeros(len(numbers), np.bool_)
-            for number, here in by_value(numbers):
+
+            def ask(share: tuple[int, NDArray[np.int64]]) -> None:
+                number, here = share
                 if number < len(ranks):  # a damaged index may name any number
                     same[here] = self.segments[ranks[number]].holds(rows[here], wanted[here])
+
+            for _ in side_by_side(ask, list(by_value(numbers)), self._at_once):
+                pass
             return same
 
         numbers, rows = index.find(keys, holds)

@@ -15,7 +15,7 @@ from urllib.parse import quote, urlsplit
 
 import numpy as np
 import urllib3
-from urllib3.exceptions import HTTPError
+from urllib3.exceptions import HTTPError, MaxRetryError
 from urllib3.util import make_headers
 
 from embedstore.errors import CorruptStoreError, InputError, StorageError
@@ -140,7 +140,8 @@ class WebClient:
         except FileNotFoundError:
             raise
         except _FAILURES as error:
-            reason = redacted(str(error)).partition("\n")[0][:300]
+            cause = error.reason if isinstance(error, MaxRetryError) and error.reason else error
+            reason = redacted(str(cause)).partition("\n")[0][:300]
             raise StorageError(
                 f"Cannot read {self._named(name)}: {reason}. Try again; if it stays, check the network and the address."
             ) from None
@@ -188,6 +189,7 @@ def _pool(scheme: str, host: str, patience: Patience) -> urllib3.PoolManager:
         "timeout": urllib3.Timeout(connect=patience.connect_timeout_s, read=patience.timeout_s),
         "retries": _CappedRetry(
             total=3,
+            connect=1,
             backoff_factor=patience.first_pause_s / 2,
             backoff_jitter=patience.first_pause_s / 2,
             status_forcelist=_BUSY,
