@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from embedstore_cli import options
+from embedstore_cli import options, workers
 
 if TYPE_CHECKING:
     from embedstore.filling import FillReport
@@ -24,6 +25,10 @@ def fill(
     pooling: options.PoolingChoice = None,
     device: options.Device = None,
     any_molecule: options.AnyMolecule = False,
+    count: workers.Count = None,
+    scheduler: workers.Scheduler = None,
+    cluster: workers.Cluster = None,
+    shard: workers.ShardText = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only count what lacks, and estimate the time.")] = False,
     sign_with: options.SignWith = None,
     require_signed: options.RequireSigned = None,
@@ -40,15 +45,19 @@ def fill(
     from embedstore_cli.output import write_json
     from embedstore_cli.progress import shown
 
-    records = read(inputs)
+    read(inputs)  # what cannot be opened is told before anything is made
     choices = options.model_options(weights, precision, long, max_length, pooling)
+    compute, part = workers.chosen_fill(count, scheduler, cluster), workers.chosen_shard(shard, inputs)
+    how = options.fill_options(device, any_molecule)
     if dry_run:
         target = filling.find_target(places.store_if_any(store), model, choices, name)
-        report = filling.preview(records, target, any_molecule=any_molecule, device=device)
+        preview = partial(filling.preview, any_molecule=any_molecule, device=device)
+        report = workers.fill_input(preview, inputs, target, part, any_molecule)
     else:
         target = places.target_to_fill(store, model, choices, name, quiet=quiet)
         with shown(quiet=quiet) as on_progress:
-            report = filling.fill(records, target, options.fill_options(device, any_molecule), on_progress=on_progress)
+            compute = partial(compute, options=how, on_progress=on_progress)
+            report = workers.fill_input(compute, inputs, target, part, any_molecule)
     if json:
         write_json(report.to_json())
     else:

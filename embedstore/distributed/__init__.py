@@ -1,0 +1,24 @@
+"""Filling with many workers: the same fill, its model work done by other processes, on this machine or on others.
+
+    records ─▶ look-up ─▶ tasks sized by letters ─▶ workers, each appending its own segments ─▶ receipts ─▶ report
+
+`coordination` is the walk, `planning` makes tasks of what waits, `working` is what a worker does with one. Workers are
+processes of this machine (`processes`) or of a Dask cluster (`dask_workers`, `cluster_files`). `sharding` divides an
+input among jobs that know nothing of each other.
+"""
+
+from embedstore.distributed.cluster_files import read_cluster_file
+from embedstore.distributed.coordination import fill_with_workers
+from embedstore.distributed.dask_workers import DaskCluster, DaskScheduler
+from embedstore.distributed.processes import LocalProcesses
+from embedstore.distributed.sharding import Shard, fill_shard
+
+__all__ = [
+    "DaskCluster",
+    "DaskScheduler",
+    "LocalProcesses",
+    "Shard",
+    "fill_shard",
+    "fill_with_workers",
+    "read_cluster_file",
+]

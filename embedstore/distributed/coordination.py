@@ -1,0 +1,248 @@
+"""Filling a space with many workers: the walk of an ordinary fill, but what waits is handed out in tasks.
+
+A task whose worker died is tried again; when that kills a worker too, it is split in halves, and those again, until the
+sequence that does it stands alone: it is reported as failed, and all others are computed. Each worker makes what it has
+computed durable before it gives its receipt, so that nothing depends on this process but the report.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from contextlib import ExitStack
+from pathlib import Path
+
+import numpy as np
+
+from embedstore.distributed.executors import Executor, Loss, Outcome, Workers
+from embedstore.distributed.planning import TaskPlan
+from embedstore.distributed.working import Job, Receipt, Task
+from embedstore.errors import InputError, WorkerError
+from embedstore.filling.distinct import DistinctKeys
+from embedstore.filling.filler import Fill, FillOptions, KeyFilter, OnProgress, Walk
+from embedstore.filling.intake import Selection, Window
+from embedstore.filling.pool import Pack, Pool
+from embedstore.filling.preview import letters_per_second
+from embedstore.filling.report import FillReport
+from embedstore.filling.target import SpaceTarget
+from embedstore.identity import key_array
+from embedstore.store.locations import is_url
+from embedstore.types import Keys, Record, Rejection
+
+_LOSSES_TO_SPLIT = 2
+_MOST_LOSSES_IN_A_ROW = 10
+_MOST_LOSSES_IN_A_ROW_PER_WORKER = 4
+
+
+def fill_with_workers(
+    records: Iterable[Record | Rejection],
+    target: SpaceTarget,
+    workers: Workers,
+    options: FillOptions | None = None,
+    *,
+    on_progress: OnProgress | None = None,
+    selection: Selection | None = None,
+    only: KeyFilter | None = None,
+) -> FillReport:
+    """Do what `embedstore.filling.fill` does, in other processes; the store then holds the same.
+
+    In a script, call it below `if __name__ == "__main__":`, as worker processes import the script.
+
+    Parameters
+    ----------
+    target : as `Store.target` or `find_target` return it.
+    workers : `LocalProcesses`, `DaskScheduler` or `DaskCluster`. None is started before something has to be computed.
+    options, on_progress, selection, only : as in `fill`.
+
+    Returns
+    -------
+    FillReport : `compute_seconds` is the sum over the workers. A sequence of which workers die is among `failed`.
+
+    Raises
+    ------
+    WorkerError : workers cannot be had, or die whatever they are given.
+    MoleculeError, CanaryError, ModelError, StoreError : as in `fill`; after what was computed was stored.
+    """
+    with DistinctKeys() as distinct, ExitStack() as stack:
+        walk = Walk(on_progress, selection, only, distinct)
+        return _DistributedFill(records, target, options or FillOptions(), walk, workers, stack).run()
+
+
+class _DistributedFill(Fill):
+    """One run of `fill_with_workers`."""
+
+    def __init__(
+        self,
+        records: Iterable[Record | Rejection],
+        target: SpaceTarget,
+        options: FillOptions,
+        walk: Walk,
+        workers: Workers,
+        stack: ExitStack,
+    ) -> None:
+        super().__init__(records, target, options, walk)
+        self._workers = workers
+        self._stack = stack
+        self._executor: Executor | None = None
+        self._plan = TaskPlan(None, 1)
+        self._handed_out: list[Pool] = []
+        """Pools whose sequences are in the plan or with workers; each until all of them are settled."""
+        self._computed = 0
+        self._losses_in_a_row = 0
+        self._new_rows = False
+
+    def _work(self) -> None:
+        for window in self._intake:
+            self._look_up(window)
+            self._exchange(timeout_s=0)
+            if self._pool.full:
+                self._hand_out(f"at least {len(self._pool)}")
+                while not self._plan.scarce:
+                    self._exchange(timeout_s=None)
+        self._hand_out(str(len(self._pool)))
+        while self._executor is not None and (self._plan or self._executor.in_hand):
+            self._exchange(timeout_s=None)
+
+    def _commit_rest(self) -> None:
+        """Let the workers store what they have computed; nothing is left to do when all went well."""
+        executor, self._executor = self._executor, None
+        if executor is not None:
+            for outcome in executor.stop():
+                self._take_last(outcome)
+            self._find_space()
+
+    def _look_up(self, window: Window) -> None:
+        if self._new_rows:
+            self._find_space()
+            self._new_rows = False
+        super()._look_up(window)
+
+    def _find_space(self) -> None:
+        """See what the workers have committed."""
+        if self._space is not None:
+            self._space.refresh()
+        elif self._target.store is not None:
+            self._space = self._target.store.find_space(self._target.recipe, self._target.name)
+
+    def _hand_out(self, missing: str) -> None:
+        """Put all that waits into the plan, but for what is in it already: that waits for the outcome too."""
+        pool, self._pool = self._pool, Pool()
+        if not len(pool):
+            return
+        if self._executor is None:
+            self._executor = self._opened(missing)
+        known = set().union(*(each.sequences.keys() for each in self._handed_out))
+        new = {key: sequence for key, sequence in pool.sequences.items() if key not in known}
+        self._plan.add(list(new), list(new.values()))
+        self._handed_out.append(pool)
+
+    def _opened(self, missing: str) -> Executor:
+        executor = self._stack.enter_context(self._workers.open(self._job(missing)))
+        rate = letters_per_second(self._target, self._options.device)
+        rate = None if rate is None else rate / self._workers.letters_per_second_divisor
+        self._plan = TaskPlan(rate, executor.workers)
+        return executor
+
+    def _job(self, missing: str) -> Job:
+        target, options = self._target, self._options
+        if target.store is None:
+            raise InputError(f"Cannot fill space {target.name}: there is no store. Make one first.")
+        if target.source is None:
+            raise InputError(
+                f"Cannot fill space {target.name} with other processes: its model is known to this one only. "
+                "Use fill, or a target from find_target."
+            )
+        target.get_model(missing)  # if it must be fetched, once, and not by every worker
+        location = target.store.location
+        location = location if is_url(location) else str(Path(location).absolute())
+        return Job(location, target.recipe, target.name, target.source, options.device, options.limits)
+
+    def _exchange(self, timeout_s: float | None) -> None:
+        """Give tasks to workers that have none, and take what others have done."""
+        executor = self._executor
+        if executor is None:
+            return
+        self._give(executor)
+        for task, outcome in executor.outcomes(timeout_s):
+            if isinstance(outcome, Loss):
+                self._lose(task, outcome, executor)
+            else:
+                self._losses_in_a_row = 0
+                self._take(task, outcome)
+        self._give(executor)
+
+    def _give(self, executor: Executor) -> None:
+        for _ in range(executor.vacancies()):
+            task = self._plan.next()
+            if task is None:
+                return
+            executor.submit(task)
+
+    def _take(self, task: Task, receipt: Receipt) -> None:
+        """Take in what a worker has done with a task."""
+        self._count(receipt)
+        if receipt.error is not None:
+            raise receipt.error
+        if task.losses:  # workers of this fill died of it, and may have stored some of it before
+            self._computed += receipt.present
+        self._plan.learn(receipt.letters, receipt.compute_seconds)
+        self._settle(task.pack.keys)
+        self._tell_progress()
+
+    def _take_last(self, outcome: Outcome) -> None:
+        """Take in what a worker has done that was stopped: the store tells which sequences that are."""
+        receipt = outcome[1]
+        if isinstance(receipt, Receipt):
+            self._count(receipt)
+            self._settle(receipt.failures)
+
+    def _count(self, receipt: Receipt) -> None:
+        self._computed += receipt.computed
+        self._compute_seconds += receipt.compute_seconds
+        self._progress.computed += receipt.computed
+        self._progress.letters_computed += receipt.letters
+        self._new_rows = True
+        if receipt.failures:
+            self._failures.update(receipt.failures)
+            for pool in (*self._handed_out, self._pool):
+                self._failed.extend(pool.rejections(receipt.failures))
+
+    def _settle(self, keys: Iterable[bytes]) -> None:
+        for pool in (*self._handed_out, self._pool):
+            pool.settle(key for key in keys if key in pool.sequences)
+        self._handed_out = [pool for pool in self._handed_out if len(pool)]
+
+    def _lose(self, task: Task, loss: Loss, executor: Executor) -> None:
+        """Try a task again, or halves of it; or find that it is its only sequence that workers die of."""
+        self._losses_in_a_row += 1
+        most = _MOST_LOSSES_IN_A_ROW + _MOST_LOSSES_IN_A_ROW_PER_WORKER * executor.workers
+        if self._losses_in_a_row > most:
+            raise WorkerError(
+                f"Cannot fill space {self._target.name}: {self._losses_in_a_row} times in a row a worker died, "
+                f"whatever it was given; the last one {loss.reason}. Look at its memory, and fill with fewer workers."
+            )
+        losses, pack = task.losses + 1, task.pack
+        if losses < _LOSSES_TO_SPLIT:
+            self._plan.put_back(Task(pack, losses))
+        elif len(pack) > 1:
+            middle = np.arange(len(pack)) < len(pack) // 2
+            for half in (pack.only(middle), pack.only(~middle)):
+                # A sequence that stands alone is tried twice, so that it does not pay for another one's death.
+                self._plan.put_back(Task(half, losses - 1 if len(half) > 1 else 0))
+        else:
+            self._fail(pack, f"{losses} times the worker that computed it {loss.reason}")
+
+    def _fail(self, pack: Pack, reason: str) -> None:
+        self._count(Receipt(failures=dict.fromkeys(pack.keys, reason)))
+        self._settle(pack.keys)
+        self._tell_progress()
+
+    def _count_computed(self) -> int:
+        return self._computed
+
+    def _count_waiting(self) -> tuple[int, int]:
+        pools = (*self._handed_out, self._pool)
+        return sum(map(len, pools)), sum(pool.letters for pool in pools)
+
+    def _waiting(self) -> Keys:
+        keys = set(self._pool.sequences).union(*(pool.sequences.keys() for pool in self._handed_out))
+        return key_array(keys)

@@ -1,0 +1,230 @@
+"""Workers of a Dask cluster: one that runs already, or one that is started for the fill.
+
+Dask gives the task of a worker that died to another one, several times, before it gives up; only then the task is
+halved. Whoever can reach a Dask scheduler can run code on its workers: let it listen on a trusted network only.
+"""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import queue
+import shlex
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from embedstore.distributed.executors import Executor, Loss, Outcome
+from embedstore.distributed.working import Job, Receipt, Task, use_threads, work
+from embedstore.errors import InputError, MissingDependencyError, WorkerError
+
+Kind = Literal["local", "slurm", "pbs", "lsf"]
+CLASSES: dict[Kind, tuple[str, str]] = {
+    "local": ("distributed", "LocalCluster"),
+    "slurm": ("dask_jobqueue", "SLURMCluster"),
+    "pbs": ("dask_jobqueue", "PBSCluster"),
+    "lsf": ("dask_jobqueue", "LSFCluster"),
+}
+"""Module and name of the class that starts workers of each kind."""
+
+_CONNECT_S = 30.0
+_TASKS_PER_WORKER_OF_OTHERS = 2  # an adaptive cluster that others started grows only when tasks wait
+
+
+@dataclass(frozen=True, slots=True)
+class DaskScheduler:
+    """Workers of a Dask scheduler that runs already. They need embedstore, and the store at the same place.
+
+    Attributes
+    ----------
+    address : `tcp://host:8786`.
+    """
+
+    address: str
+
+    @property
+    def letters_per_second_divisor(self) -> int:
+        """How many cores they have is not known."""
+        return 1
+
+    @contextmanager
+    def open(self, job: Job) -> Iterator[Executor]:
+        """See `executors.Workers`."""
+        with _client(self.address) as client:
+            executor = _DaskTasks(client, job, lambda: _TASKS_PER_WORKER_OF_OTHERS * max(1, _count_workers(client)))
+            try:
+                yield executor
+            finally:
+                executor.cancel()
+
+
+@dataclass(frozen=True, slots=True)
+class DaskCluster:
+    """Workers that Dask starts: processes here, or jobs of a queue, more and less of them as there is work.
+
+    Attributes
+    ----------
+    kind : see `CLASSES`.
+    minimum, maximum : number of workers; if they differ, Dask chooses between them.
+    options : arguments of the class.
+    """
+
+    kind: Kind
+    minimum: int
+    maximum: int
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.minimum <= self.maximum or self.maximum < 1:
+            raise InputError(
+                f"Cannot start a cluster of {self.minimum} to {self.maximum} workers: expected a minimum from 0 on, "
+                "and a maximum that is at least 1 and no less."
+            )
+
+    @property
+    def letters_per_second_divisor(self) -> int:
+        """On this machine they share the cores."""
+        return self.maximum if self.kind == "local" else 1
+
+    @contextmanager
+    def open(self, job: Job) -> Iterator[Executor]:
+        """See `executors.Workers`."""
+        with ExitStack() as stack:
+            cluster = stack.enter_context(self._started())
+            if self.minimum == self.maximum:
+                cluster.scale(self.maximum)
+            else:
+                cluster.adapt(minimum=self.minimum, maximum=self.maximum)
+            client = stack.enter_context(_client(cluster))
+            executor = _DaskTasks(client, job, lambda: self.maximum)
+            stack.callback(executor.cancel)
+            yield executor
+
+    def _started(self) -> Any:
+        module, name = CLASSES[self.kind]
+        starts = getattr(_imported(module), name)
+        if self.kind == "local":
+            # No dashboard unless asked for: its port may be taken. A model uses all threads of its process anyway.
+            defaults: dict[str, Any] = {"n_workers": 0, "threads_per_worker": 1, "dashboard_address": None}
+        else:
+            command = shlex.split(starts.job_cls.submit_command)[0]
+            if shutil.which(command) is None:
+                raise WorkerError(
+                    f"Cannot start {self.kind} workers: {command} is not found here. Start the fill on a machine from "
+                    "which jobs can be submitted."
+                )
+            defaults = {"processes": 1, "scheduler_options": {"dashboard_address": ":0"}}
+        try:
+            return starts(**{"silence_logs": logging.CRITICAL, **defaults, **self.options})
+        except (TypeError, ValueError) as error:
+            raise InputError(f"Cannot start {self.kind} workers with these options: {error}") from error
+
+
+class _DaskTasks:
+    """Executor of a Dask client."""
+
+    def __init__(self, client: Any, job: Job, most_in_hand: Callable[[], int]) -> None:
+        self._client = client
+        self._job = job
+        self._most_in_hand = most_in_hand
+        self._running: dict[str, tuple[Task, Any]] = {}
+        self._done: queue.SimpleQueue[Any] = queue.SimpleQueue()
+
+    @property
+    def workers(self) -> int:
+        return max(1, self._most_in_hand())
+
+    @property
+    def in_hand(self) -> int:
+        return len(self._running)
+
+    def vacancies(self) -> int:
+        return max(0, self._most_in_hand() - len(self._running))
+
+    def submit(self, task: Task) -> None:
+        future = self._client.submit(_work_on_dask, self._job, task, pure=False)
+        self._running[future.key] = (task, future)
+        future.add_done_callback(self._done.put)
+
+    def outcomes(self, timeout_s: float | None) -> list[Outcome]:
+        found: list[Outcome] = []
+        try:
+            future = self._done.get(timeout=timeout_s) if timeout_s != 0 else self._done.get_nowait()
+            while True:
+                task, _ = self._running.pop(future.key)
+                found.append((task, _outcome(future)))
+                future = self._done.get_nowait()
+        except queue.Empty:
+            return found
+
+    def stop(self) -> list[Outcome]:
+        found = self.outcomes(0)
+        self.cancel()
+        return found
+
+    def cancel(self) -> None:
+        """Have no task started any more; one that runs is not waited for, and what it stores is kept."""
+        futures = [future for _, future in self._running.values()]
+        self._running.clear()
+        if futures:
+            self._client.cancel(futures)
+
+
+def _outcome(future: Any) -> Receipt | Loss:
+    """Tell what became of a task that has ended.
+
+    Raises
+    ------
+    WorkerError : for a reason that does not lie in it.
+    """
+    if future.status == "finished":
+        receipt: Receipt = future.result()
+        return receipt
+    if future.status != "error":
+        raise WorkerError(
+            f"The Dask scheduler gave up a task ({future.status}): it was stopped, or cannot be reached. "
+            "What was computed is stored; the same fill goes on."
+        )
+    error = future.exception()
+    if isinstance(error, _imported("distributed").KilledWorker):
+        return Loss(f"died, and {error.allowed_failures} more after it")
+    raise WorkerError(
+        f"A Dask worker failed: {type(error).__name__}: {error}. Its log tells more; workers need the same release of "
+        "embedstore, the weights, and the store at the same place."
+    ) from error
+
+
+def _work_on_dask(job: Job, task: Task) -> Receipt:
+    """Do a task on a Dask worker, with all threads that the worker may use."""
+    use_threads(_imported("distributed").get_worker().state.nthreads)
+    return work(job, task)
+
+
+def _count_workers(client: Any) -> int:
+    return len(client.scheduler_info(n_workers=-1)["workers"])
+
+
+def _client(address: Any) -> Any:
+    """Connect to a scheduler, by address or to that of a cluster.
+
+    Raises
+    ------
+    WorkerError : it cannot be reached.
+    """
+    try:
+        return _imported("distributed").Client(address, timeout=_CONNECT_S, set_as_default=False)
+    except (OSError, ValueError) as error:
+        raise WorkerError(
+            f"Cannot reach the Dask scheduler at {address}: {error}. Expected an address like tcp://host:8786."
+        ) from error
+
+
+def _imported(module: str) -> Any:
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise MissingDependencyError(
+            f"Cannot use Dask: {error.name} is not installed. Install it with `pip install 'embedstore[cluster]'`."
+        ) from error

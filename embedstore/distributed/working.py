@@ -1,0 +1,193 @@
+"""What a worker does: load the model once, then for each task embed, append its own segments, and give a receipt.
+
+A worker process knows nothing of the input, of other tasks, or of who started it.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any
+
+from embedstore.errors import EmbedStoreError, ModelError
+from embedstore.filling.committing import Committer, SegmentLimits
+from embedstore.filling.distinct import DistinctKeys
+from embedstore.filling.filler import Fill, FillOptions, Walk, prepare_space
+from embedstore.filling.pool import Pack
+from embedstore.filling.report import FillProgress
+from embedstore.filling.target import SpaceTarget
+from embedstore.identity import Recipe
+from embedstore.models.embedder import Embedder, Model
+from embedstore.store.store import SpaceStore
+from embedstore.types import Record
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """All that a worker must know to fill a space; equal for equal jobs, so that the loaded model is found again.
+
+    Attributes
+    ----------
+    location : of the store, as every worker reaches it.
+    name : of the space, which the first worker makes if it lacks.
+    source : gives the model; picklable, and equal if it gives the same.
+    device : see `FillOptions.device`.
+    """
+
+    location: str
+    recipe: Recipe
+    name: str
+    source: Callable[[], Model]
+    device: str | None
+    limits: SegmentLimits
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """Sequences that one worker computes in one go.
+
+    Attributes
+    ----------
+    losses : how often a worker died of it, or of what it was a half of.
+    """
+
+    pack: Pack
+    losses: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """What became of a task: what it computed is in the store, durably.
+
+    Attributes
+    ----------
+    computed : rows that were computed and stored.
+    present : rows that were stored by then, by somebody else or by a worker that died of this task later.
+    letters : of the sequences that were computed.
+    compute_seconds : inside the model.
+    failures : key -> why there is no vector.
+    error : why nothing, or not all, could be computed.
+    """
+
+    computed: int = 0
+    present: int = 0
+    letters: int = 0
+    compute_seconds: float = 0.0
+    failures: Mapping[bytes, str] = field(default_factory=dict)
+    error: EmbedStoreError | None = None
+
+
+_ONE_AT_A_TIME = threading.Lock()
+"""A model uses all threads that its process may use; some schedulers start several tasks in one process."""
+
+
+def use_threads(threads: int) -> None:
+    """Let the models of this process use so many threads; before torch is imported, or after."""
+    os.environ["OMP_NUM_THREADS"] = str(threads)  # what libraries go by when they are loaded
+    if "torch" in sys.modules:
+        import torch
+
+        torch.set_num_threads(threads)
+
+
+def prepare(job: Job) -> None:
+    """Load the model, make the space if it lacks, compare the canaries: once in a process.
+
+    Raises
+    ------
+    ModelError, StoreError, InputError : as in `filling.fill`.
+    """
+    _prepared(job)
+
+
+def work(job: Job, task: Task, stopped: Callable[[], bool] = lambda: False) -> Receipt:
+    """Compute the sequences of a task and store their vectors.
+
+    Parameters
+    ----------
+    stopped : asked after each pack; when it is true, what is computed by then is stored, and the rest left.
+    """
+    with _ONE_AT_A_TIME:
+        try:
+            embedder, target = _prepared(job)
+            with DistinctKeys() as distinct:
+                return _TaskFill(task, target, embedder, FillOptions(job.device, True, job.limits), stopped, distinct)()
+        except EmbedStoreError as error:
+            return Receipt(error=transportable(error))
+
+
+def transportable(error: EmbedStoreError) -> EmbedStoreError:
+    """Return an error that can be pickled: of the nearest class that is made from its message alone."""
+    kinds: list[Any] = list(type(error).__mro__)
+    kind = next(kind for kind in kinds if kind.__init__ is EmbedStoreError.__init__)
+    found: EmbedStoreError = kind(str(error))
+    return found
+
+
+@lru_cache(maxsize=1)
+def _prepared(job: Job) -> tuple[Embedder, SpaceTarget]:
+    model = job.source()
+    if model.recipe != job.recipe:
+        differences = "; ".join(
+            f"{name}: expected {expected!r}, found {found!r}"
+            for name, (expected, found) in job.recipe.differences(model.recipe).items()
+        )
+        raise ModelError(
+            f"Cannot fill space {job.name}: a worker finds another model ({differences}). "
+            "Give all machines the same weights."
+        )
+    store = SpaceStore.open(job.location)
+    target = SpaceTarget(store, job.recipe, job.name, store.find_space(job.recipe, job.name), lambda: model)
+    embedder = model.load(job.device)
+    space = prepare_space(target, embedder)
+    return embedder, SpaceTarget(store, job.recipe, job.name, space, lambda: model)
+
+
+class _TaskFill(Fill):
+    """A fill of one task's sequences, with a model that is loaded already, and without tidying up after it."""
+
+    def __init__(
+        self,
+        task: Task,
+        target: SpaceTarget,
+        embedder: Embedder,
+        options: FillOptions,
+        stopped: Callable[[], bool],
+        distinct: DistinctKeys,
+    ) -> None:
+        # The line tells which sequence of the task it is.
+        records = [Record("", sequence, "", row) for row, sequence in enumerate(task.pack.sequences)]
+        super().__init__(records, target, options, Walk(self._watch, None, None, distinct))
+        self._keys = task.pack.keys
+        self._loaded = embedder
+        self._stopped = stopped
+
+    def __call__(self) -> Receipt:
+        report = self.run()
+        return Receipt(
+            computed=report.computed,
+            present=report.hits,
+            letters=self._progress.letters_computed,
+            compute_seconds=report.compute_seconds,
+            failures={self._keys[failure.line]: failure.reason for failure in report.failed},
+        )
+
+    def _watch(self, progress: FillProgress) -> None:
+        del progress
+        if self._stopped():
+            raise KeyboardInterrupt
+
+    def _prepared(self, missing: str) -> tuple[Embedder, Committer]:
+        del missing
+        if self._committer is None:
+            space = self._target.space
+            assert space is not None  # noqa: S101 - made before the first task
+            self._embedder, self._committer = self._loaded, Committer(space, self._options.limits)
+        return self._loaded, self._committer
+
+    def _tend(self) -> None:
+        """Nothing: the coordinator does, once."""
