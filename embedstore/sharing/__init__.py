@@ -1,0 +1,12 @@
+"""Sharing vectors between stores.
+
+`copying` brings what one store lacks over from another (push, pull, sync). `tiers` looks up other stores behind the own
+one. Both go by space ids, which stand for recipes, and check every row or file that they bring over.
+"""
+
+from embedstore.sharing.copying import pull, push, sync
+from embedstore.sharing.report import CopyReport, SpaceCopy
+from embedstore.sharing.tiered_space import TieredSpace
+from embedstore.sharing.tiers import TieredStore, upstream_places
+
+__all__ = ["CopyReport", "SpaceCopy", "TieredSpace", "TieredStore", "pull", "push", "sync", "upstream_places"]

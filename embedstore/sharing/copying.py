@@ -1,0 +1,134 @@
+"""Copying between stores: push, pull, sync. Only what lacks goes over, checked on the way; stopping loses nothing.
+
+Spaces are matched by their ids, which stand for recipes. How one is copied is in `space_copier`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from embedstore.errors import InputError, SpaceConflictError, SpaceNotFoundError
+from embedstore.sharing.report import CopyReport, Direction, OnCopied, SpaceCopy
+from embedstore.sharing.source import SourceSpace, read_documents
+from embedstore.sharing.space_copier import SpaceCopier, count_lacking
+from embedstore.store.documents import SpaceDocument
+from embedstore.store.store import SpaceStore
+from embedstore.store.verification import Problem
+
+_MIN_ID_PREFIX = 8
+
+
+@dataclass(frozen=True, slots=True)
+class _Wanted:
+    """What to copy; see `push`."""
+
+    spaces: Sequence[str]
+    dry_run: bool
+    on_copied: OnCopied | None
+
+
+def push(
+    near: SpaceStore,
+    far: SpaceStore,
+    spaces: Sequence[str] = (),
+    *,
+    dry_run: bool = False,
+    on_copied: OnCopied | None = None,
+) -> CopyReport:
+    """Copy what the far store lacks from the near one.
+
+    Parameters
+    ----------
+    spaces : names or ids; none: all.
+    dry_run : only count.
+    on_copied : called after each segment.
+
+    Raises
+    ------
+    SpaceNotFoundError : a space that was named is not there. StorageError : a storage refuses, or cannot be reached.
+    InputError : both are the same store.
+    """
+    return _copied(near, far, ("push",), _Wanted(spaces, dry_run, on_copied))
+
+
+def pull(
+    near: SpaceStore,
+    far: SpaceStore,
+    spaces: Sequence[str] = (),
+    *,
+    dry_run: bool = False,
+    on_copied: OnCopied | None = None,
+) -> CopyReport:
+    """Copy what the near store lacks from the far one; see `push`."""
+    return _copied(near, far, ("pull",), _Wanted(spaces, dry_run, on_copied))
+
+
+def sync(
+    near: SpaceStore,
+    far: SpaceStore,
+    spaces: Sequence[str] = (),
+    *,
+    dry_run: bool = False,
+    on_copied: OnCopied | None = None,
+) -> CopyReport:
+    """Copy in both directions what either store lacks; see `push`."""
+    return _copied(near, far, ("pull", "push"), _Wanted(spaces, dry_run, on_copied))
+
+
+def _copied(near: SpaceStore, far: SpaceStore, directions: Sequence[Direction], wanted: _Wanted) -> CopyReport:
+    started = time.monotonic()
+    if near.id == far.id:
+        raise InputError(f"Cannot copy from {near.location} to {far.location}: both are the store {near.id}.")
+    ways = [(near, far, each) if each == "push" else (far, near, each) for each in directions]
+    _refuse_unknown(wanted.spaces, [source for source, _, _ in ways])
+    spaces = [done for source, destination, each in ways for done in _copy_spaces(source, destination, each, wanted)]
+    return CopyReport(near.location, far.location, tuple(spaces), time.monotonic() - started, wanted.dry_run)
+
+
+def _refuse_unknown(names: Sequence[str], stores: Sequence[SpaceStore]) -> None:
+    """Refuse names of spaces that none of some stores has."""
+    if not names:
+        return
+    there = [found for store in stores for found in read_documents(store)]
+    for name in names:
+        if not any(_is_called(name, *found) for found in there):
+            known = sorted({document.name for _, document in there if isinstance(document, SpaceDocument)})
+            places = " and ".join(store.location for store in stores)
+            raise SpaceNotFoundError(f"No space {name!r} in {places}; spaces there: {', '.join(known) or 'none yet'}.")
+
+
+def _is_called(name: str, space_id: str, document: SpaceDocument | Problem) -> bool:
+    if isinstance(document, SpaceDocument) and document.name == name:
+        return True
+    return len(name) >= _MIN_ID_PREFIX and space_id.startswith(name)
+
+
+def _copy_spaces(
+    source: SpaceStore, destination: SpaceStore, direction: Direction, wanted: _Wanted
+) -> Iterator[SpaceCopy]:
+    for space_id, document in read_documents(source):
+        if wanted.spaces and not any(_is_called(name, space_id, document) for name in wanted.spaces):
+            continue
+        if isinstance(document, SpaceDocument):
+            done = SpaceCopy(document.name, space_id, direction)
+            _copy_space(SourceSpace(source, document), destination, done, wanted)
+        else:
+            done = SpaceCopy(space_id, space_id, direction, problems=[document])
+        yield done
+
+
+def _copy_space(source: SourceSpace, destination: SpaceStore, done: SpaceCopy, wanted: _Wanted) -> None:
+    document = source.document
+    try:
+        there = destination.find_space(document.recipe, document.name)
+        if wanted.dry_run:
+            count_lacking(source, there, done)
+            return
+        if there is None:
+            there = destination.create_space(document.recipe, document.name, document.canaries)
+    except SpaceConflictError as error:
+        done.problems.append(Problem(f"{source.folder}space.json", str(error)))
+        return
+    SpaceCopier(source, there, done, wanted.on_copied).run()

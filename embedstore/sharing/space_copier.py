@@ -1,0 +1,212 @@
+"""Copying one space from a store to another.
+
+    segment by segment, older first ─▶ which of its rows lack at the destination?
+        all, and nothing speaks against it ─▶ its files as they are, each against its SHA-256, then its commit
+        some                               ─▶ those rows, each against its checksum, appended as a new segment
+
+A segment that is copied as it is keeps its commit, so who signed it still vouches for it. But a commit makes others
+dead by naming them, and at the destination those may hold rows that it lacks itself (after a repair). So one that
+replaces others goes over as it is only if it is signed and they are not there; one that is not signed goes without
+that list; and one that is replaced at the destination already is appended.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from embedstore.errors import CorruptStoreError, InputError
+from embedstore.filling.distinct import DistinctKeys
+from embedstore.sharing.files import copy_file
+from embedstore.sharing.report import OnCopied, SpaceCopy
+from embedstore.sharing.source import SourceSpace, read_commits
+from embedstore.store.documents import COSTS
+from embedstore.store.publishing import id_of, publish_commit
+from embedstore.store.segments import CRC_BYTES, Segment
+from embedstore.store.space import Space
+from embedstore.store.storage import side_by_side
+from embedstore.store.verification import Problem
+from embedstore.types import KEY_BYTES, EmbeddingBatch
+
+_WINDOW_ROWS = 1 << 18
+_APPENDED_BYTES = 128 << 20
+_FILES_AT_ONCE = 4
+_SEGMENTS_A_REFRESH = 16
+_MAX_PASSES = 5
+
+
+def count_lacking(source: SourceSpace, destination: Space | None, done: SpaceCopy) -> None:
+    """Count what would be copied, each key once.
+
+    Parameters
+    ----------
+    destination : None: it has no such space.
+    """
+    segments, done.problems = source.segments()
+    total = 0
+    with DistinctKeys() as distinct:
+        for segment in segments:
+            try:
+                lacking = _lacking(segment, destination)
+                for some in _windows(lacking, _WINDOW_ROWS):
+                    distinct.add(segment.keys_at(some))
+            except (CorruptStoreError, FileNotFoundError) as error:
+                done.problems.append(_problem(error, source))
+                continue
+            total += len(segment)
+            done.size_bytes += _size_bytes(segment, len(lacking))
+        done.copied = distinct.count()
+    done.skipped = total - done.copied
+
+
+class SpaceCopier:
+    """Copies what one space lacks; `done` is brought up to date as it goes."""
+
+    def __init__(self, source: SourceSpace, destination: Space, done: SpaceCopy, on_copied: OnCopied | None) -> None:
+        self._source = source
+        self._there = destination
+        self._done = done
+        self._on_copied = on_copied
+        self._signatures: dict[str, list[str]] = {}
+        self._known: set[str] = set()
+        """Commits at the destination, dead ones too."""
+        self._replaced: set[str] = set()
+        self._published: set[str] = set()
+        self._since_refresh = 0
+
+    def run(self) -> None:
+        """Copy all segments; again, where some were merged away meanwhile or met a commit that replaces them."""
+        for _ in range(_MAX_PASSES):
+            vanished = self._pass()
+            live = {segment.commit_id for segment in self._there.segments()}
+            if not vanished and self._published <= live:
+                break
+        self._there.optimise()
+
+    def _pass(self) -> bool:
+        """Go through the segments once, and tell whether one vanished meanwhile."""
+        self._look()
+        segments, self._done.problems = self._source.segments()
+        total = uncopied = 0
+        vanished = False
+        for segment in segments:
+            total += len(segment)
+            try:
+                self._copy(segment)
+            except FileNotFoundError as error:
+                uncopied += len(segment)
+                if self._source.is_live(segment.commit_id):
+                    self._done.problems.append(_problem(error, self._source))
+                else:
+                    vanished = True
+            except (CorruptStoreError, InputError) as error:
+                uncopied += self._count_lacking(segment)
+                self._done.problems.append(_problem(error, self._source, segment))
+            self._done.skipped = max(0, total - self._done.copied - uncopied)
+            if self._on_copied is not None:
+                self._on_copied(self._done)
+        return vanished
+
+    def _look(self) -> None:
+        """See what is at the destination now."""
+        self._there.refresh()
+        commits = read_commits(self._there.storage, self._there.folder)
+        self._known, self._replaced = set(commits.readable), commits.replaced
+        self._signatures = self._source.signatures()
+        self._published = set()
+        self._since_refresh = 0
+
+    def _copy(self, segment: Segment) -> None:
+        if self._since_refresh >= _SEGMENTS_A_REFRESH:  # looking costs a listing, and their keys once more
+            self._there.refresh()
+            self._there.optimise()
+            self._since_refresh = 0
+        lacking = _lacking(segment, self._there)
+        if not len(lacking):
+            return
+        if len(lacking) == len(segment) and self._copy_whole(segment):
+            self._done.copied += len(segment)
+            self._done.size_bytes += segment.commit.size_bytes
+            self._since_refresh += 1
+        else:
+            self._append(segment, lacking)
+
+    def _copy_whole(self, segment: Segment) -> bool:
+        """Copy a segment as it is; False where it must not be."""
+        signatures = self._signatures.get(segment.commit_id, [])
+        commit = segment.commit if signatures else replace(segment.commit, replaces=())
+        if id_of(commit) in self._replaced | self._known or not self._known.isdisjoint(commit.replaces):
+            return False
+
+        def copy(file: str) -> bool:
+            name = f"{self._source.folder}{file}"
+            return copy_file(self._source.storage, self._there.storage, name, commit.files[file])
+
+        at_once = min(_FILES_AT_ONCE, max(self._source.storage.requests_at_once, self._there.storage.requests_at_once))
+        if not all(side_by_side(copy, list(commit.files), at_once)):
+            return False
+
+        def copy_signatures(_: str) -> None:
+            for name in signatures:
+                self._there.storage.write(name, [self._source.storage.read(name)])
+
+        if not publish_commit(self._there.storage, self._there.folder, commit, copy_signatures):
+            return False
+        self._published.add(id_of(commit))
+        return True
+
+    def _append(self, segment: Segment, rows: NDArray[np.int64]) -> None:
+        for some in _windows(rows, max(1, _APPENDED_BYTES // segment.row_bytes)):
+            keys = segment.keys_at(some)
+            vectors = segment.read_rows(some, keys).view(self._source.dtype.newbyteorder("<"))
+            added = self._there.append(EmbeddingBatch(keys, vectors), self._provenance(segment, len(some)))
+            self._done.copied += added
+            self._done.size_bytes += _size_bytes(segment, added)
+
+    def _provenance(self, segment: Segment, rows: int) -> dict[str, Any]:
+        """What is known of some rows of a segment; their share of what it cost."""
+        known = segment.commit.provenance
+        share = rows / len(segment)
+        costs = {name: known[name] * share for name in COSTS if name in known}
+        if "letters" in costs:
+            costs["letters"] = round(costs["letters"])
+        return {**known, **costs, "copied_from": {"store": self._source.store_id, "commit": segment.commit_id}}
+
+    def _count_lacking(self, segment: Segment) -> int:
+        try:
+            return len(_lacking(segment, self._there))
+        except (CorruptStoreError, FileNotFoundError):
+            return len(segment)
+
+
+def _lacking(segment: Segment, destination: Space | None) -> NDArray[np.int64]:
+    """Rows of a segment whose keys a space has not: ascending int64."""
+    rows = np.arange(len(segment))
+    if destination is None:
+        return rows
+    absent = [rows[:0]]
+    absent += [some[~destination.contains(segment.keys_at(some))] for some in _windows(rows, _WINDOW_ROWS)]
+    return np.concatenate(absent)
+
+
+def _windows(rows: NDArray[np.int64], size: int) -> Iterator[NDArray[np.int64]]:
+    for start in range(0, len(rows), size):
+        yield rows[start : start + size]
+
+
+def _size_bytes(segment: Segment, rows: int) -> int:
+    """Bytes of some rows of a segment; of all, those of its files."""
+    return segment.commit.size_bytes if rows == len(segment) else rows * (segment.row_bytes + KEY_BYTES + CRC_BYTES)
+
+
+def _problem(error: Exception, source: SourceSpace, segment: Segment | None = None) -> Problem:
+    if isinstance(error, CorruptStoreError):
+        return Problem(error.file, error.reason)
+    if isinstance(error, FileNotFoundError):
+        name = str(error.filename or "").partition(source.folder)[2]
+        return Problem(f"{source.folder}{name}", "it is gone, and a live commit needs it")
+    return Problem(f"{source.folder}commits/{segment.commit_id if segment else ''}.json", str(error))
