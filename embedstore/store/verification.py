@@ -7,7 +7,7 @@ refers to (left by a crash, or not collected yet) is no damage; it is listed as 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -15,7 +15,7 @@ import numpy as np
 
 from embedstore.errors import CorruptStoreError, MissingDependencyError, StorageError, StoreError
 from embedstore.store.condemned import read_condemned
-from embedstore.store.documents import ROOT_NAME, Commit, Root, SpaceDocument, commit_id, is_commit
+from embedstore.store.documents import ROOT_NAME, Commit, FileFact, Root, SpaceDocument, commit_id, is_commit
 from embedstore.store.index import open_index
 from embedstore.store.local import TEMPORARY_PREFIX
 from embedstore.store.open_files import OpenFiles
@@ -24,7 +24,7 @@ from embedstore.store.rows import as_strings
 from embedstore.store.segments import Segment
 from embedstore.store.signatures import CommitSignatures, Signature, Trust, signature_files
 from embedstore.store.signing_keys import Members
-from embedstore.store.storage import Storage, memory
+from embedstore.store.storage import Storage, memory, side_by_side
 
 _PIECE_BYTES = 16 << 20
 
@@ -139,8 +139,8 @@ class _SpaceCheck:
         replaced = {old for commit in commits.values() for old in commit.replaces}
         live = {name: commit for name, commit in commits.items() if name not in replaced or name in self._pinned}
         files = OpenFiles(self._storage)
+        self._check_files(live.values())
         for name, commit in live.items():
-            self._check_files(commit)
             if document is not None:
                 self._check_segment(files, name, commit, _row_bytes(document))
         collected = self._condemned()
@@ -167,24 +167,33 @@ class _SpaceCheck:
         return None
 
     def _commits(self) -> dict[str, Commit]:
+        listed = self._storage.list(f"{self._folder}commits/")
+        names = [entry.name for entry in listed if is_commit(entry.name)]
+        self._accounted.update(names)
         commits = {}
-        for entry in self._storage.list(f"{self._folder}commits/"):
-            if not is_commit(entry.name):
-                continue
-            self._accounted.add(entry.name)
-            try:
-                content = _read(self._storage, entry.name, self._report)
-                commit = Commit.from_bytes(entry.name, content)
-            except FileNotFoundError:
-                continue  # replaced and collected since the listing
-            except StoreError as error:
-                self._report.problems.append(Problem(entry.name, _reason(error)))
-                continue
-            if f"spaces/{commit.space_id}/" == self._folder:
-                commits[commit_id(entry.name)] = commit
-            else:
-                self._report.problems.append(Problem(entry.name, f"it is a commit of space {commit.space_id}"))
+        for name, found in zip(
+            names, side_by_side(self._read_commit, names, self._storage.requests_at_once), strict=True
+        ):
+            if isinstance(found, StoreError):
+                self._report.problems.append(Problem(name, _reason(found)))
+            elif found is not None:
+                content, commit = found
+                self._report.checked_files += 1
+                self._report.checked_bytes += len(content)
+                if f"spaces/{commit.space_id}/" == self._folder:
+                    commits[commit_id(name)] = commit
+                else:
+                    self._report.problems.append(Problem(name, f"it is a commit of space {commit.space_id}"))
         return commits
+
+    def _read_commit(self, name: str) -> tuple[bytes, Commit] | StoreError | None:
+        try:
+            content = self._storage.read(name)
+            return content, Commit.from_bytes(name, content)
+        except FileNotFoundError:
+            return None  # replaced and collected since the listing
+        except StoreError as error:
+            return error
 
     def _condemned(self) -> set[str]:
         """Return the commits that somebody is removing, or has removed lately."""
@@ -230,26 +239,36 @@ class _SpaceCheck:
         else:
             self._report.problems.append(Problem(file, "its key has not signed that commit"))
 
-    def _check_files(self, commit: Commit) -> None:
-        for file, fact in commit.files.items():
-            try:
-                found = self._storage.entry(f"{self._folder}{file}").size_bytes
-                self._report.checked_files += 1
-                if found != fact.size_bytes:
-                    self._problem(file, f"expected {fact.size_bytes} bytes, found {found}")
-                elif self._report.deep:
-                    self._report.checked_bytes += found
-                    digest = self._digest(file, found)
-                    if digest != fact.sha256:
-                        self._problem(file, f"expected SHA-256 {fact.sha256}, found {digest}")
-            except FileNotFoundError:
-                self._problem(file, "it is gone, and a live commit needs it")
-            except StoreError as error:
-                self._problem(file, _reason(error))
+    def _check_files(self, commits: Iterable[Commit]) -> None:
+        wanted = [(file, fact) for commit in commits for file, fact in commit.files.items()]
+        looks = side_by_side(self._look_at, wanted, self._storage.requests_at_once)
+        for (file, _), (size_bytes, reason) in zip(wanted, looks, strict=True):
+            self._report.checked_files += size_bytes is not None
+            self._report.checked_bytes += (size_bytes or 0) if self._report.deep else 0
+            if reason is not None:
+                self._problem(file, reason)
+
+    def _look_at(self, wanted: tuple[str, FileFact]) -> tuple[int | None, str | None]:
+        """Return the size of a file, None where there is none, and what is wrong with it."""
+        file, fact = wanted
+        found = None
+        try:
+            found = self._storage.entry(f"{self._folder}{file}").size_bytes
+            if found != fact.size_bytes:
+                return found, f"expected {fact.size_bytes} bytes, found {found}"
+            digest = self._digest(file, found) if self._report.deep else fact.sha256
+        except FileNotFoundError:
+            return found, "it is gone, and a live commit needs it"
+        except StoreError as error:
+            return found, _reason(error)
+        return found, None if digest == fact.sha256 else f"expected SHA-256 {fact.sha256}, found {digest}"
 
     def _digest(self, file: str, size_bytes: int) -> str:
+        name = f"{self._folder}{file}"
+        if size_bytes <= _PIECE_BYTES:  # read anew: an opened file may come from memory
+            return hashlib.sha256(self._storage.read(name)).hexdigest()
         digest = hashlib.sha256()
-        blob = self._storage.open(f"{self._folder}{file}", size_bytes)
+        blob = self._storage.open(name, size_bytes)
         for start in range(0, size_bytes, _PIECE_BYTES):
             digest.update(memory(blob.bytes(start, min(_PIECE_BYTES, size_bytes - start))))
         return digest.hexdigest()
