@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -80,7 +81,8 @@ class KeyIndex:
         CorruptStoreError : its file was truncated.
         """
         if self.file is not None:
-            self.file.bytes(0, 0)
+            with suppress(FileNotFoundError):  # replaced by a newer one; what is mapped or in memory stays right
+                self.file.bytes(0, 0)
         segments = np.full(len(keys), -1, np.int64)
         rows = np.zeros(len(keys), np.int64)
         if not len(self) or not len(keys):

@@ -214,7 +214,9 @@ class PreadBlob:
         while done < len(view):
             try:
                 count = os.preadv(self._descriptor, [view[done:]], start + done)
-            except OSError as error:  # ESTALE: deleted on the server
+            except OSError as error:
+                if error.errno == errno.ESTALE:  # deleted on the server, which is for others to judge
+                    raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), self._name) from error
                 raise CorruptStoreError(self._name, f"reading at byte {start + done}: {error.strerror}") from error
             if count == 0:
                 raise CorruptStoreError(self._name, f"ends at byte {start + done}, expected {start + len(view)}")

@@ -129,3 +129,19 @@ def test_the_kind_of_file_system_is_told_by_the_mount_table(folder: str, kind: s
         "34 33 0:44 / /auto/lab rw - nfs server:/lab rw\n"
     )
     assert file_system_kind(table, folder) == kind
+
+
+def test_a_file_deleted_on_the_server_of_a_network_file_system_is_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever reads a segment that was merged and collected looks again; reading bytes that are bad is damage."""
+    storage = LocalStorage(tmp_path, mapped=False)
+    storage.write("name", [b"content"])
+    blob = storage.open("name", 7)
+
+    def stale(descriptor: int, buffers: object, offset: int) -> int:
+        raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+
+    monkeypatch.setattr(os, "preadv", stale)
+    with pytest.raises(FileNotFoundError):
+        blob.bytes(0, 7)

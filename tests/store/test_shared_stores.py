@@ -1,0 +1,299 @@
+"""Stores that many use at once behave like dictionaries, whatever anybody does, at whatever moment somebody dies.
+
+Users of two stores append, merge, collect, pin, copy and read. In the middle of any operation, at any step, the process
+may die, lose an answer, be stopped for longer than the grace period, or others may do something. Listings lag behind by
+up to five seconds, and the stores' clocks are an hour off. The model is a dictionary for each store.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from typing import Any, ClassVar
+
+import numpy as np
+import pytest
+from faulty_storage import SimulatedCrash
+from hypothesis import HealthCheck, Phase, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
+from sample_rows import LAYOUTS, right_vectors, sample_canaries, sample_keys, sample_recipe
+from simulated_storage import LAG_NS, Fault, Server, SimulatedStorage, World, crash, lose_the_answer
+
+from embedstore.errors import CorruptStoreError, InputError, MissingEmbeddingError, StorageError
+from embedstore.identity import key_array
+from embedstore.maintenance import collect, compact, pin, unpin
+from embedstore.maintenance.collection import CollectReport
+from embedstore.maintenance.inventory import take_inventory
+from embedstore.sharing import push
+from embedstore.store import Space, SpaceStore
+from embedstore.store.pins import pinned_commits
+from embedstore.store.storage import Buffer, Entry, Storage, memory
+from embedstore.types import EmbeddingBatch, Vectors
+
+GRACE_S = 100.0
+HOUR_NS = 3600 * 10**9
+STORES = ("near", "far")
+USERS = 2
+RECIPE = sample_recipe(dim=3)
+KEYS = [key.tobytes() for key in sample_keys(range(24))]
+PINS = ("first", "second")
+
+stores = st.sampled_from(STORES)
+users = st.integers(0, USERS - 1)
+seeds = st.integers(0, 2**20)
+offers = st.lists(st.tuples(st.sampled_from(KEYS), st.integers(0, 2)), min_size=1, max_size=8)
+"""Keys to append, each with how far from its right vector; all within the tolerance."""
+events = st.one_of(
+    st.none(),
+    st.tuples(
+        st.integers(0, 45),
+        st.sampled_from(["crash before", "crash after", "lost", "append", "compact", "collect", "long pause", "pin"]),
+    ),
+)
+"""What happens in the middle of an operation, and at which step."""
+
+
+def variants(key: bytes) -> list[bytes]:
+    return [vectors_of([(key, step)])[0].tobytes() for step in range(3)]
+
+
+def vectors_of(offered: list[tuple[bytes, int]]) -> Vectors:
+    right = right_vectors(key_array([key for key, _ in offered]), RECIPE).astype(np.float64)
+    steps = np.array([[step] for _, step in offered])
+    near: Vectors = (right * (1 + steps * RECIPE.tolerance / 4)).astype(RECIPE.dtype)
+    return near
+
+
+class SharedStores(RuleBasedStateMachine):
+    """Two stores, two users of each with views of their own, and a dictionary for each store."""
+
+    collect: ClassVar[Callable[..., Any]] = staticmethod(collect)
+    client: ClassVar[Callable[..., SimulatedStorage]] = SimulatedStorage
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.world = World()
+
+    @initialize(layout=st.sampled_from(LAYOUTS), skews=st.tuples(*[st.sampled_from([-HOUR_NS, 0, HOUR_NS])] * 2))
+    def make(self, layout: Any, skews: tuple[int, int]) -> None:
+        self.servers = {name: Server(self.world, name, skew) for name, skew in zip(STORES, skews, strict=True)}
+        self.acknowledged: dict[str, dict[bytes, int]] = {name: {} for name in STORES}
+        """Store -> key -> when somebody was first told that it is there."""
+        self.pinned: dict[tuple[str, str], dict[bytes, bytes]] = {}
+        self.users = {}
+        for name in STORES:
+            store = SpaceStore(self.client(self.servers[name]), create=True, segment_format=layout)
+            store.create_space(RECIPE, "toy", sample_canaries(RECIPE))
+            self.world.pass_time(10)
+            for user in range(USERS):
+                self.users[name, user] = self.opened(name, seed=user)
+
+    def opened(self, name: str, seed: int | None = None, fault: Fault | None = None) -> Space:
+        return SpaceStore(self.client(self.servers[name], seed, fault)).space("toy")
+
+    def fault(self, event: tuple[int, str] | None, name: str) -> Fault | None:
+        """Make of an event what a client's storage does at one step."""
+        if event is None:
+            return None
+        step, kind = event
+        if kind == "crash before":
+            return Fault(step, before=crash)
+        if kind == "crash after":
+            return Fault(step, after=crash)
+        if kind == "lost":
+            return Fault(step, after=lose_the_answer)
+        if kind == "long pause":
+            return Fault(step, before=lambda: self.collect_twice(name))
+        doings: dict[str, Callable[[], None]] = {
+            "append": lambda: self.append(name, 0, [(key, 1) for key in KEYS[::5]], 1, None),
+            "compact": lambda: self.compact(name, 1, None),
+            "collect": lambda: self.collect_once(name, 1, None),
+            "pin": lambda: self.pin(name, "second", 1, None),
+        }
+        return Fault(step, before=doings[kind])
+
+    def collect_twice(self, name: str) -> None:
+        for _ in range(3):
+            self.collect_once(name, 1, None)
+            self.world.pass_time(GRACE_S + 1)
+
+    @rule(name=stores, user=users, offered=offers, seed=seeds, event=events)
+    def append(
+        self, name: str, user: int, offered: list[tuple[bytes, int]], seed: int, event: tuple[int, str] | None
+    ) -> None:
+        with suppress(SimulatedCrash, StorageError):
+            space = self.opened(name, seed, self.fault(event, name)) if event else self.users[name, user]
+            space.append(EmbeddingBatch(key_array([key for key, _ in offered]), vectors_of(offered)))
+            for key, _ in offered:
+                self.acknowledged[name].setdefault(key, self.world.now_ns)
+
+    @rule(name=stores, seed=seeds, event=events)
+    def compact(self, name: str, seed: int | None, event: tuple[int, str] | None) -> None:
+        with suppress(SimulatedCrash, StorageError):
+            compact(self.opened(name, seed, self.fault(event, name)))
+
+    @rule(name=stores, seed=seeds, event=events)
+    def collect_once(self, name: str, seed: int | None, event: tuple[int, str] | None) -> None:
+        with suppress(SimulatedCrash, StorageError):
+            self.collect(self.client(self.servers[name], seed, self.fault(event, name)), grace_s=GRACE_S)
+
+    @rule(name=stores, user=users)
+    def tidy_before_a_reader(self, name: str, user: int) -> None:
+        """All at once: the reader's listings may still be of before."""
+        self.world.pass_time(10)
+        self.compact(name, None, None)
+        self.collect_once(name, None, None)
+        self.read(name, user, KEYS)
+
+    @rule(name=stores, title=st.sampled_from(PINS), seed=seeds, event=events)
+    def pin(self, name: str, title: str, seed: int, event: tuple[int, str] | None) -> None:
+        if (name, title) in self.pinned or f"pins/{title}.json" in self.servers[name].files:
+            return
+        with suppress(SimulatedCrash, StorageError, InputError):  # the last: somebody else took the name meanwhile
+            store = SpaceStore(self.client(self.servers[name], seed, self.fault(event, name)))
+            pin(store, title)
+            self.pinned[name, title] = self.rows_of(SpaceStore(self.client(self.servers[name]), pin=title))
+
+    @rule(name=stores, title=st.sampled_from(PINS))
+    def unpin(self, name: str, title: str) -> None:
+        if f"pins/{title}.json" in self.servers[name].files:
+            unpin(SpaceStore(self.client(self.servers[name])), title)
+            self.pinned.pop((name, title), None)
+
+    @rule(source=stores, seed=seeds, event=events)
+    def copy(self, source: str, seed: int, event: tuple[int, str] | None) -> None:
+        target = STORES[1 - STORES.index(source)]
+        before = dict(self.acknowledged[source])
+        with suppress(SimulatedCrash, StorageError):
+            near = SpaceStore(self.client(self.servers[source], seed))
+            far = SpaceStore(self.client(self.servers[target], seed + 1, self.fault(event, target)))
+            if push(near, far).complete:
+                for key, since_ns in before.items():
+                    if self.world.now_ns - since_ns > 2 * LAG_NS:  # else a listing may have been older than the row
+                        self.acknowledged[target].setdefault(key, self.world.now_ns)
+
+    @rule(seconds=st.sampled_from([1.0, 10.0, 60.0, GRACE_S + 1]))
+    def wait(self, seconds: float) -> None:
+        self.world.pass_time(seconds)
+
+    @rule(name=stores, user=users, wanted=st.lists(st.sampled_from(KEYS), max_size=8))
+    def read(self, name: str, user: int, wanted: list[bytes]) -> None:
+        """By a user whose view and listings may be old: what was there long enough must be found."""
+        old = [key for key in wanted if self.world.now_ns - self.acknowledged[name].get(key, 10**20) > LAG_NS]
+        space = self.users[name, user]
+        rows = space.read(key_array(old))
+        assert all(row.tobytes() in variants(key) for key, row in zip(old, rows, strict=True))
+        with suppress(MissingEmbeddingError):
+            rows = space.read(key_array(wanted))
+            assert all(row.tobytes() in variants(key) for key, row in zip(wanted, rows, strict=True))
+
+    def rows_of(self, store: SpaceStore) -> dict[bytes, bytes]:
+        if not store.spaces():
+            return {}
+        space = store.space("toy")
+        keys = space.keys()
+        return {key.tobytes(): row.tobytes() for key, row in zip(keys, space.read(keys), strict=True)}
+
+    def check(self) -> None:
+        """By somebody who comes anew: all that was acknowledged is there, nothing is wrong, pins have not changed."""
+        for name, server in self.servers.items():
+            rows = self.rows_of(SpaceStore(self.client(server)))
+            assert self.acknowledged[name].keys() <= rows.keys()
+            assert all(row in variants(key) for key, row in rows.items())
+            report = SpaceStore(self.client(server)).verify(deep=True)
+            assert report.problems == []
+        for (name, title), expected in self.pinned.items():
+            assert self.rows_of(SpaceStore(self.client(self.servers[name]), pin=title)) == expected
+
+    def teardown(self) -> None:
+        if not hasattr(self, "servers"):
+            return
+        self.check()
+        for name, server in self.servers.items():
+            for title in PINS:
+                self.unpin(name, title)
+            compact(self.opened(name))
+            self.collect_twice(name)
+            assert SpaceStore(self.client(server)).verify(deep=True).orphans == []
+            assert len(self.opened(name).segments()) <= 1
+        self.pinned = {}
+        self.check()
+
+
+def run(machine: type[SharedStores], examples: int, steps: int = 12) -> None:
+    run_state_machine_as_test(
+        machine,
+        settings=settings(
+            max_examples=examples,
+            stateful_step_count=steps,
+            deadline=None,
+            suppress_health_check=list(HealthCheck),
+            database=None,
+            derandomize=examples < 1000,
+            phases=(Phase.generate,),
+        ),
+    )
+
+
+def test_shared_stores_behave_like_dictionaries() -> None:
+    run(SharedStores, 100)
+
+
+@pytest.mark.slow
+def test_shared_stores_behave_like_dictionaries_in_thousands_of_histories() -> None:
+    run(SharedStores, 4000, steps=15)
+
+
+class CollectsAtOnce(SharedStores):
+    """A collector that removes what nothing needs as soon as it sees it."""
+
+    @staticmethod
+    def collect(storage: Storage, *, grace_s: float) -> CollectReport:
+        for folder in [entry.name for entry in storage.list("spaces/")]:
+            pinned = pinned_commits(storage).get(folder.split("/")[1], set())
+            for name in take_inventory(storage, folder, pinned).unneeded():
+                storage.delete(f"{folder}{name}")
+        return CollectReport()
+
+
+def test_a_collector_without_grace_is_found_out() -> None:
+    with pytest.raises((AssertionError, CorruptStoreError, MissingEmbeddingError)):
+        run(CollectsAtOnce, 300, steps=25)
+
+
+class CommitsFirst(SharedStores):
+    """Clients whose storage keeps the data of a segment back until its commit is there."""
+
+    @staticmethod
+    def client(server: Server, seed: int | None = None, fault: Fault | None = None) -> SimulatedStorage:
+        return CommitFirstStorage(server, seed, fault)
+
+
+class CommitFirstStorage(SimulatedStorage):
+    """Says that data files are there, and writes them after the commit."""
+
+    def __init__(self, server: Server, seed: int | None = None, fault: Fault | None = None) -> None:
+        super().__init__(server, seed, fault)
+        self._held: dict[str, bytes] = {}
+
+    def write(self, name: str, parts: Iterable[Buffer]) -> Entry:
+        content = b"".join(bytes(memory(part)) for part in parts)
+        if "/data/" in name:
+            self._held[name] = content
+            return self.entry(name)
+        written = super().write(name, [content])
+        if "/commits/" in name:
+            for file in list(self._held):
+                super().write(file, [self._held.pop(file)])
+        return written
+
+    def entry(self, name: str) -> Entry:
+        if name in self._held:
+            return Entry(name, len(self._held[name]), self.server.world.now_ns + self.server.skew_ns)
+        return super().entry(name)
+
+
+def test_a_commit_before_its_data_is_found_out() -> None:
+    with pytest.raises((AssertionError, CorruptStoreError)):
+        run(CommitsFirst, 300)
