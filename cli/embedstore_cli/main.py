@@ -7,16 +7,18 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Annotated, NoReturn
 
 import typer
 
-from embedstore.errors import EmbedStoreError
+from embedstore.errors import EmbedStoreError, UpstreamWarning
 from embedstore_cli.audit import audit
 from embedstore_cli.bench import bench
 from embedstore_cli.compact import compact
 from embedstore_cli.compare import compare
+from embedstore_cli.doctor import doctor
 from embedstore_cli.evaluate import evaluate
 from embedstore_cli.fill import fill
 from embedstore_cli.gc import gc
@@ -31,13 +33,16 @@ from embedstore_cli.pin import pin
 from embedstore_cli.predict import predict
 from embedstore_cli.prepare import prepare
 from embedstore_cli.publish_index import publish_index
+from embedstore_cli.pull import pull
+from embedstore_cli.push import push
 from embedstore_cli.rm import rm
+from embedstore_cli.sync import sync
 from embedstore_cli.train import train
 from embedstore_cli.tune import tune
 from embedstore_cli.verify import verify
 
 _INTERRUPTED = 130
-_SET_BY_OPTIONS = ("EMBEDSTORE_SIGNING_KEY", "EMBEDSTORE_MEMBERS")
+_SET_BY_OPTIONS = ("EMBEDSTORE_SIGNING_KEY", "EMBEDSTORE_MEMBERS", "EMBEDSTORE_UPSTREAM", "EMBEDSTORE_PULL_THROUGH")
 
 app = typer.Typer(
     name="embedstore",
@@ -63,9 +68,13 @@ for command in (
     models,
     tune,
     bench,
+    push,
+    pull,
+    sync,
     publish_index,
     verify,
     audit,
+    doctor,
     compact,
     gc,
     pin,
@@ -121,11 +130,19 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _run_app(arguments: Sequence[str]) -> int:
-    try:
-        app(list(arguments), prog_name="embedstore")
-    except SystemExit as done:
-        return done.code if isinstance(done.code, int) else 0
+    with warnings.catch_warnings():
+        warnings.simplefilter("default", UpstreamWarning)
+        show = warnings.showwarning
+        warnings.showwarning = lambda *warning: _notice(warning[0]) if warning[1] is UpstreamWarning else show(*warning)
+        try:
+            app(list(arguments), prog_name="embedstore")
+        except SystemExit as done:
+            return done.code if isinstance(done.code, int) else 0
     return 0
+
+
+def _notice(warning: Warning | str) -> None:
+    print(f"Warning: {warning}", file=sys.stderr)
 
 
 def _fail(message: str) -> int:

@@ -1,0 +1,129 @@
+"""The whole examination, in the order of the page."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Generator, Iterator
+from pathlib import Path
+
+from embedstore.doctor.access import sharing_findings, space_findings
+from embedstore.doctor.contents import contents_findings, root_finding
+from embedstore.doctor.findings import Diagnosis, Finding
+from embedstore.doctor.mounts import mount_findings
+from embedstore.doctor.probes import probe_folder, semantics_findings
+from embedstore.doctor.remote import reading_findings, writing_findings
+from embedstore.doctor.software import processor_findings, version_findings
+from embedstore.doctor.weights import model_findings
+from embedstore.errors import EmbedStoreError, StoreError
+from embedstore.store.local import TEMPORARY_PREFIX
+from embedstore.store.locations import Location, is_url, open_storage
+from embedstore.store.storage import Storage
+
+
+def diagnose(location: Location) -> Diagnosis:
+    """Look at a store, at the place where it lies, and at this machine.
+
+    What is written to find out lies in one folder or file `.tmp-doctor-…`, which readers pass over and which is
+    removed, on Ctrl-C too. Nothing else is changed.
+
+    Parameters
+    ----------
+    location : of a store, or of the place where one is to be made.
+    """
+    started = time.perf_counter()
+    found = tuple(_findings(location))
+    return Diagnosis(_name(location), found, time.perf_counter() - started)
+
+
+def _findings(location: Location) -> Iterator[Finding]:
+    yield from _remote(str(location)) if is_url(location) else _local(Path(location).expanduser().absolute())
+    yield from version_findings()
+    yield from processor_findings()
+    yield from model_findings()
+
+
+def _local(folder: Path) -> Iterator[Finding]:
+    try:
+        there = yield from _store(open_storage(folder))
+    except (StoreError, OSError) as error:
+        there = True
+        yield Finding("store", "root document", "fail", str(error), "Check the path and its permissions.")
+    place = _nearest_folder(folder)
+    yield from mount_findings(place)
+    yield from _probed(place, may_read_only=there)
+    try:
+        if there:  # what a store's parent allows to others is nobody's mistake
+            yield from sharing_findings(place)
+        yield from space_findings(place)
+    except OSError as error:
+        reason = f"cannot be looked at: {error.strerror or error}"
+        yield Finding("access", "sharing", "fail", reason, "Ask the owner of the folder.")
+
+
+def _store(storage: Storage) -> Generator[Finding, None, bool]:
+    """Yield what is to be said of the store itself; the value is whether there is one."""
+    root = root_finding(storage)
+    yield root
+    if root.state == "ok":
+        yield from contents_findings(storage)
+    return bool(root.data.get("there", True))
+
+
+def _probed(place: Path, *, may_read_only: bool) -> Iterator[Finding]:
+    """Try what the file system does, where we may write."""
+    try:
+        with probe_folder(place) as inside:
+            yield Finding("access", "writing", "ok", f"{place} can be read and written", "", {"writable": True})
+            yield from semantics_findings(inside)
+    except OSError as error:
+        found = f"refused in {place}: {error.strerror or error}"
+        if may_read_only:
+            advice = "Enough to read; how the file system behaves was not tried. To fill it, ask for permission."
+            yield Finding("access", "writing", "warn", found, advice, {"writable": False})
+        else:
+            yield Finding(
+                "access", "writing", "fail", found, "Choose a place that you may write to.", {"writable": False}
+            )
+        return
+    yield from _removed(place)
+
+
+def _removed(place: Path) -> Iterator[Finding]:
+    """Say so if we could write, but not delete, or if a doctor was killed here."""
+    left = sorted(path.name for path in place.glob(f"{TEMPORARY_PREFIX}doctor-*"))
+    if left:
+        advice = f"Delete them by hand, unless a doctor is at work: {place / left[0]}"
+        yield Finding("access", "deleting", "warn", f"{len(left)} folders of a doctor are there", advice)
+
+
+def _nearest_folder(folder: Path) -> Path:
+    while not folder.is_dir() and folder != folder.parent:
+        folder = folder.parent
+    return folder
+
+
+def _remote(url: str) -> Iterator[Finding]:
+    try:
+        storage = open_storage(url)
+    except EmbedStoreError as error:
+        yield Finding("remote", "reachable", "fail", str(error), "Check the address, and what is installed.")
+        return
+    reachable = tuple(reading_findings(storage))
+    yield from reachable
+    if any(finding.state == "fail" for finding in reachable):
+        return
+    yield from _store(storage)
+    if url.lower().startswith(("http://", "https://")):
+        found = "read-only: a web server"
+        yield Finding("remote", "writing", "ok", found, "Publish it anew with `embedstore publish-index`.")
+    else:
+        yield from writing_findings(storage)
+
+
+def _name(location: Location) -> str:
+    if not is_url(location):
+        return str(Path(location).expanduser().absolute())
+    try:
+        return open_storage(location).location
+    except EmbedStoreError:
+        return str(location).partition("://")[0] + "://…"

@@ -1,0 +1,108 @@
+"""Which versions are installed, what extras would bring, and whether there is a GPU."""
+
+from __future__ import annotations
+
+import json
+import platform
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from importlib.metadata import PackageNotFoundError, requires, version
+from pathlib import Path
+
+from embedstore.doctor.findings import Finding
+from embedstore.models.machine import processor
+
+_GROUP = "software"
+_EXTRAS = {
+    "models": "language models",
+    "train": "training and classifying",
+    "remote": "stores at URLs",
+    "trust": "signatures",
+    "cluster": "filling through Dask",
+}
+"""Extra -> what it is for."""
+_SHOWN = ("numpy", "zarr", "h5py", "google-crc32c", "torch", "transformers")
+_REQUIREMENT = re.compile(r"([A-Za-z0-9._-]+)[^;]*;.*extra == ['\"]([a-z]+)['\"]")
+_GPU_TIMEOUT_S = 60.0
+_ASK_TORCH = """
+import json, torch
+count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+about = [torch.cuda.get_device_properties(number) for number in range(count)]
+print(json.dumps([{"name": each.name, "memory_bytes": each.total_memory} for each in about]))
+"""
+_GPU_DEVICES = ("/dev/nvidiactl", "/dev/nvidia0", "/dev/kfd")
+
+
+def version_findings() -> Iterator[Finding]:
+    """Say what is installed, by its metadata; nothing of it is imported."""
+    python = platform.python_version()
+    found = {name: _installed(name) for name in ("embedstore", *_SHOWN)}
+    said = ", ".join(f"{name} {number}" for name, number in found.items() if number is not None)
+    yield Finding(_GROUP, "versions", "ok", f"python {python}, {said}", "", {"python": python, **found})
+    lacking = {extra: names for extra in _EXTRAS if (names := _lacking(extra))}
+    if lacking:
+        found_text = "; ".join(f"{extra} ({_EXTRAS[extra]})" for extra in lacking)
+        advice = f"Where you want them: pip install 'embedstore[{','.join(lacking)}]'"
+        yield Finding(_GROUP, "extras", "warn", f"not installed: {found_text}", advice, {"lacking": lacking})
+    else:
+        yield Finding(_GROUP, "extras", "ok", "all installed", "", {"lacking": {}})
+    yield _checksums()
+
+
+def _checksums() -> Finding:
+    import google_crc32c
+
+    native = google_crc32c.implementation == "c"
+    data = {"implementation": google_crc32c.implementation}
+    if native:
+        return Finding(_GROUP, "checksums", "ok", "by the processor's own instructions", "", data)
+    advice = "Install a google-crc32c with its C extension: reading is hundreds of times slower without."
+    return Finding(_GROUP, "checksums", "warn", "in plain Python", advice, data)
+
+
+def _installed(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+def _lacking(extra: str) -> list[str]:
+    """Return the packages of an extra that are not installed."""
+    matches = (_REQUIREMENT.match(each) for each in requires("embedstore") or ())
+    names = [match[1] for match in matches if match is not None and match[2] == extra]
+    return [name for name in names if name != "embedstore" and _installed(name) is None]
+
+
+def processor_findings() -> Iterator[Finding]:
+    """Say what models run on. torch is asked in a process of its own, and only where a driver is there."""
+    yield Finding(_GROUP, "processor", "ok", processor(), "", {"name": processor()})
+    driver = any(Path(device).exists() for device in _GPU_DEVICES)
+    data: dict[str, object] = {"driver": driver, "gpus": []}
+    if not driver:
+        yield Finding(_GROUP, "gpu", "ok", "none: models run on the processor", "", data)
+    elif _installed("torch") is None:
+        advice = "pip install 'embedstore[models]' to use it."
+        yield Finding(_GROUP, "gpu", "warn", "there is a driver, and no torch", advice, data)
+    else:
+        gpus = _gpus()
+        data["gpus"] = gpus
+        if gpus:
+            names = ", ".join(f"{gpu['name']} ({int(str(gpu['memory_bytes'])) / 2**30:.0f} GiB)" for gpu in gpus)
+            yield Finding(_GROUP, "gpu", "ok", names, "", data)
+        else:
+            advice = "Install a torch that was built for it, and check CUDA_VISIBLE_DEVICES."
+            yield Finding(_GROUP, "gpu", "warn", "there is a driver, but torch cannot use it", advice, data)
+
+
+def _gpus() -> list[dict[str, object]]:
+    try:
+        asked = subprocess.run(  # noqa: S603 - our own interpreter
+            [sys.executable, "-c", _ASK_TORCH], capture_output=True, text=True, timeout=_GPU_TIMEOUT_S, check=True
+        )
+        gpus: list[dict[str, object]] = json.loads(asked.stdout.splitlines()[-1])
+    except (OSError, subprocess.SubprocessError, ValueError, IndexError):
+        return []
+    return gpus
