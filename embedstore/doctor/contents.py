@@ -54,7 +54,8 @@ def contents_findings(storage: Storage) -> Iterator[Finding]:
         except StoreError as error:
             yield Finding(_GROUP, "spaces", "fail", f"{space.name}: {error}", "Run `embedstore verify --deep`.")
     data = {"spaces": len(spaces), "rows": counts.rows, "bytes": counts.size_bytes, "segments": counts.segments}
-    found = f"{len(spaces)} spaces, {counts.rows:,} rows in {counts.segments:,} segments, {counts.size_bytes / 2**30:,.2f} GiB"
+    size_gib = counts.size_bytes / 2**30
+    found = f"{len(spaces)} spaces, {counts.rows:,} rows in {counts.segments:,} segments, {size_gib:,.2f} GiB"
     yield Finding(_GROUP, "contents", "ok", found, "", data)
     yield from _tending(counts)
 
