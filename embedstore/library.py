@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -18,6 +18,7 @@ from embedstore.maintenance import RepairReport, repair
 from embedstore.models.embedder import Embedder, Model
 from embedstore.models.resolution import ModelOptions
 from embedstore.retrieval import Retrieved, fill_and_retrieve, retrieve
+from embedstore.sharing.tiers import TieredStore, upstream_places
 from embedstore.store.documents import SegmentFormat
 from embedstore.store.locations import Location, is_url, open_storage
 from embedstore.store.signatures import trust_of
@@ -48,6 +49,8 @@ def open_store(
     pin: str | None = None,
     sign_with: str | Path | None = None,
     require_signed: str | Path | None = None,
+    upstream: Sequence[Location] | None = (),
+    pull_through: bool = False,
 ) -> Store:
     """Open the store in a folder, or at a URL.
 
@@ -61,6 +64,9 @@ def open_store(
         None: $EMBEDSTORE_SIGNING_KEY, if that is set.
     require_signed : file of members' public keys, a line each: only what one of them has signed is read;
         None: $EMBEDSTORE_MEMBERS, if that is set.
+    upstream : folders or URLs of stores that are looked up after this one, in order; None: $EMBEDSTORE_UPSTREAM.
+        One that cannot be reached or read is done without, with an `UpstreamWarning`.
+    pull_through : keep in this store what is found in those.
 
     Raises
     ------
@@ -74,6 +80,8 @@ def open_store(
         segment_format=segment_format,
         pin=pin,
         trust=trust_of(sign_with, require_signed),
+        upstream=upstream_places() if upstream is None else upstream,
+        pull_through=pull_through,
     )
 
 
@@ -142,7 +150,7 @@ def publish_index(path: Location | None = None) -> PublishedIndex:
     return publish_web_index(storage)
 
 
-class Store(SpaceStore):
+class Store(TieredStore):
     """A store of embeddings; `embedstore.open` makes one.
 
     The model that was loaded last is kept, so that filling again with it does not load it again.

@@ -57,7 +57,7 @@ def reading(
     """Say how features are come by; a merged file needs no store."""
     from embedstore.classify.inputs import Reading
     from embedstore.features import FillFrom, is_merged_file
-    from embedstore.library import open_store
+    from embedstore_cli import places
     from embedstore_cli.options import fill_options
     from embedstore_cli.progress import shown
 
@@ -67,7 +67,7 @@ def reading(
         return
     with shown(quiet=quiet) as on_progress:
         source = FillFrom(given.parent, fill_options(device, True), on_progress) if fill else False
-        yield Reading(open_store(store, create=fill), named, labels, groups, source)
+        yield Reading(places.opened(store, create=fill), named, labels, groups, source)
 
 
 def metric_facts(evaluation: Mapping[str, Any], on: str) -> list[tuple[str, str]]:

@@ -42,6 +42,8 @@ def compare(
     ] = False,
     fill: Fill = False,
     store: options.StorePlace = None,
+    upstream: options.Upstream = None,
+    pull_through: options.PullThrough = False,
     device: options.Device = None,
     json: options.Json = False,
     quiet: options.Quiet = False,

@@ -29,6 +29,8 @@ def evaluate(
     seed: Annotated[int, typer.Option("--seed", metavar="N", min=0, help="Of the bootstrap.")] = 1,
     fill: Fill = False,
     store: options.StorePlace = None,
+    upstream: options.Upstream = None,
+    pull_through: options.PullThrough = False,
     device: options.Device = None,
     sign_with: options.SignWith = None,
     require_signed: options.RequireSigned = None,

@@ -17,6 +17,8 @@ def fill(
     inputs: options.Inputs,
     model: options.Model,
     store: options.StorePlace = None,
+    upstream: options.Upstream = None,
+    pull_through: options.PullThrough = False,
     name: options.Name = None,
     weights: options.Weights = None,
     precision: options.PrecisionChoice = None,

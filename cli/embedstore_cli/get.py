@@ -29,6 +29,8 @@ def get(
     ],
     fill: Annotated[bool, typer.Option("--fill", help="First compute and store what lacks.")] = False,
     store: options.StorePlace = None,
+    upstream: options.Upstream = None,
+    pull_through: options.PullThrough = False,
     pin: options.Pin = None,
     name: options.Name = None,
     weights: options.Weights = None,
@@ -49,7 +51,6 @@ def get(
     """
     from embedstore.errors import InputError
     from embedstore.export import check_path, export
-    from embedstore.library import open_store
     from embedstore.retrieval import fill_and_retrieve, retrieve
     from embedstore.sequences import read
     from embedstore_cli import places
@@ -67,7 +68,7 @@ def get(
             how = options.fill_options(device, any_molecule)
             found = fill_and_retrieve(records, target, how, on_progress=on_progress)
     else:
-        target = open_store(store, pin=pin).target(model, name=name, options=choices)
+        target = places.opened(store, pin=pin).target(model, name=name, options=choices)
         found = retrieve(records, target, any_molecule=any_molecule)
     export(found, output)
     if json:

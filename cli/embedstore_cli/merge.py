@@ -39,6 +39,8 @@ def merge(
         bool, typer.Option("--fill", help="First compute what lacks, from dna.fna and protein.faa beside the table.")
     ] = False,
     store: options.StorePlace = None,
+    upstream: options.Upstream = None,
+    pull_through: options.PullThrough = False,
     pin: options.Pin = None,
     device: options.Device = None,
     sign_with: options.SignWith = None,
@@ -52,7 +54,7 @@ def merge(
     """
     from embedstore.features import FillFrom
     from embedstore.features import merge as merge_features
-    from embedstore.library import open_store
+    from embedstore_cli import places
     from embedstore_cli.output import count, notice, write_json
     from embedstore_cli.progress import shown
 
@@ -61,7 +63,7 @@ def merge(
         source = FillFrom(samples.parent, options.fill_options(device, True), on_progress, reports.append)
         features = merge_features(
             samples,
-            open_store(store, create=fill, pin=pin),
+            places.opened(store, create=fill, pin=pin),
             models.split(","),
             output,
             source if fill else False,

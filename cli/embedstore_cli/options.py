@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
@@ -136,6 +137,34 @@ RequireSigned = Annotated[
         help="Read only what one of these keys has signed; lines as in .pub files. Default: $EMBEDSTORE_MEMBERS.",
         callback=_environment_variable("EMBEDSTORE_MEMBERS"),
     ),
+]
+
+
+def _upstream_variable(places: list[str] | None) -> list[str] | None:
+    if places:
+        os.environ["EMBEDSTORE_UPSTREAM"] = shlex.join(places)
+    return places
+
+
+def _pull_through_variable(chosen: bool) -> bool:
+    if chosen:
+        os.environ["EMBEDSTORE_PULL_THROUGH"] = "1"
+    return chosen
+
+
+Upstream = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--upstream",
+        metavar="PATH|URL",
+        help="A store to look up after the own one; may be given several times. Default: $EMBEDSTORE_UPSTREAM.",
+        callback=_upstream_variable,
+        show_default=False,
+    ),
+]
+PullThrough = Annotated[
+    bool,
+    typer.Option("--pull-through", help="Keep in the own store what others have.", callback=_pull_through_variable),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Write JSON on standard output.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no summary.")]

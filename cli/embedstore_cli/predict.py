@@ -43,6 +43,8 @@ def predict(
     ] = None,
     compat: Annotated[Compat | None, typer.Option("--compat", help="Write VirNucPro's two tables too.")] = None,
     store: options.StorePlace = None,
+    upstream: options.Upstream = None,
+    pull_through: options.PullThrough = False,
     device: options.Device = None,
     sign_with: options.SignWith = None,
     require_signed: options.RequireSigned = None,
@@ -56,7 +58,7 @@ def predict(
     from embedstore.classify.classifier import load_classifier
     from embedstore.classify.prediction import PredictOptions
     from embedstore.classify.prediction import predict as predict_sequences
-    from embedstore.library import open_store
+    from embedstore_cli import places
     from embedstore_cli.output import write_json
 
     choices = PredictOptions(
@@ -69,7 +71,7 @@ def predict(
     )
     loaded = load_classifier(classifier)
     with _shown(quiet=quiet) as progress:
-        report = predict_sequences(inputs, loaded, output, open_store(store, create=True), choices, progress)
+        report = predict_sequences(inputs, loaded, output, places.opened(store, create=True), choices, progress)
     if json:
         write_json(report.to_json())
     else:

@@ -86,6 +86,8 @@ def train(
     ignore_unlabelled: IgnoreUnlabelled = False,
     fill: Fill = False,
     store: options.StorePlace = None,
+    upstream: options.Upstream = None,
+    pull_through: options.PullThrough = False,
     device: options.Device = None,
     sign_with: options.SignWith = None,
     require_signed: options.RequireSigned = None,

@@ -105,6 +105,10 @@ class TieredStore(SpaceStore):
                     taken.add(space.name)
         return super().spaces()
 
+    def own_spaces(self) -> list[Space]:
+        """The spaces of this store, without those that only upstream stores have."""
+        return [space for space in super().spaces() if not isinstance(space, TieredSpace) or space.is_made]
+
     def space(self, name_or_id: str) -> Space:
         """Find a space by its name or id, here first; see `SpaceStore.space`."""
         for space in super().spaces():
@@ -114,12 +118,11 @@ class TieredStore(SpaceStore):
 
     def find_space(self, recipe: Recipe, name: str | None = None) -> Space | None:
         """Return the space of a recipe; see `SpaceStore.find_space`. Names that only upstream stores use are free."""
-        own = super().spaces()
-        found = next((space for space in own if space.id == recipe.id), None)
+        found = next((space for space in super().spaces() if space.id == recipe.id), None)
         if found is not None:
             return found
-        for space in own:
-            if space.name == name and not (isinstance(space, TieredSpace) and not space.is_made):
+        for space in self.own_spaces():
+            if space.name == name:
                 raise recipe_conflict(space.name, space.recipe, recipe)
         return next((space for space in self.spaces() if space.id == recipe.id), None) if self.tiers.upstream else None
 
