@@ -19,6 +19,7 @@ from embedstore.distributed.places import physical_cores, worker_devices
 from embedstore.distributed.working import Job, Receipt, Task, prepare, transportable, use_threads, work
 from embedstore.errors import EmbedStoreError, InputError, WorkerError
 
+_MOST_DEATHS_IN_LOADING = 3
 _END_S = 5.0
 """How long a worker that has nothing to do may take to end."""
 
@@ -139,6 +140,7 @@ class _Processes:
         self._jobs = jobs
         self._threads = max(1, physical_cores() // len(jobs))
         self._alive: dict[int, _Worker] = {}
+        self._deaths_in_loading = 0
 
     @property
     def workers(self) -> int:
@@ -194,17 +196,26 @@ class _Processes:
         if isinstance(message, _Broken):
             raise WorkerError(f"Worker {worker.number + 1} failed: {message.what}")
         if isinstance(message, _Prepared):
+            self._deaths_in_loading = 0
             return None
         task, worker.task = worker.task, None
         if isinstance(message, Loss):
             del self._alive[worker.number]
             worker.close()
-            if not worker.ready:
-                raise WorkerError(
-                    f"Worker {worker.number + 1} of {self.workers} {message.reason} while it loaded the model. "
-                    "There may be too little memory for so many: use fewer."
-                )
+            if not worker.ready and task is not None:
+                self._load_again(worker, message, task)
+                return None
         return None if task is None else (task, message)
+
+    def _load_again(self, worker: _Worker, loss: Loss, task: Task) -> None:
+        """Start another worker for one that died before it got its task: that is not to blame."""
+        self._deaths_in_loading += 1
+        if self._deaths_in_loading == _MOST_DEATHS_IN_LOADING:
+            raise WorkerError(
+                f"Worker {worker.number + 1} of {self.workers} {loss.reason} while it loaded the model, as others did "
+                "before. There may be too little memory for so many: use fewer."
+            )
+        self.submit(task)
 
 
 def _serve(connection: Connection, job: Job, threads: int) -> None:

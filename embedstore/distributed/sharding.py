@@ -1,13 +1,14 @@
 """Dividing an input among jobs that know nothing of each other: those of a job array, of Nextflow, of WDL.
 
 Which shard a sequence belongs to follows from the set of distinct sequences in the input alone: not from the order or
-the ids of records, nor from what the store holds. All distinct sequences, sorted by length and then by key, are dealt
-out like cards, to and fro: 1 2 3 3 2 1 1 2 3 … So shards are disjoint, each has its share of every length, and equal
-sequences are together.
+the ids of records, nor from what the store holds. All distinct sequences, longest first and then by key, are dealt
+out: at first each to the shard that has the fewest letters; later, when neighbours differ little, to and fro: 1 2 3 3 2
+1 1 2 3 … So shards are disjoint, each has its share of nearly every length, and equal sequences are together.
 """
 
 from __future__ import annotations
 
+import heapq
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
@@ -22,6 +23,7 @@ from embedstore.filling.target import SpaceTarget
 from embedstore.types import KEY_BYTES, Keys, Record, Rejection
 
 _WORDS = KEY_BYTES // 8
+_WEIGHED_PER_SHARD = 1000
 _MERGED_RECORDS = 1 << 20  # repeated records are given up at least every so many
 
 
@@ -72,9 +74,7 @@ class Shard:
         """
         words = _words(keys)
         order = np.lexsort((*words.T[::-1], -lengths.astype(np.int64)))
-        turn, seat = np.divmod(np.arange(len(order)), self.count)
-        seat[turn % 2 == 1] = self.count - 1 - seat[turn % 2 == 1]
-        return _sorted(keys[order[seat == self.number - 1]])
+        return _sorted(keys[order[_dealt(lengths[order], self.count) == self.number - 1]])
 
 
 class KeySet:
@@ -149,6 +149,17 @@ def fill_shard(
     """
     report = fill(read(), shard_keys(read(), target, shard, any_molecule=any_molecule))
     return report if shard.number == 1 else replace(report, rejected=())
+
+
+def _dealt(lengths: NDArray[np.uint32], count: int) -> NDArray[np.intp]:
+    """Return for each of (n,) descending lengths who gets it, from 0."""
+    rounds, seats = np.divmod(np.arange(len(lengths)), count)
+    seats[rounds % 2 == 1] = count - 1 - seats[rounds % 2 == 1]
+    poorest = [(0, number) for number in range(count)]  # a heap
+    for row, length in enumerate(lengths[: _WEIGHED_PER_SHARD * count].tolist()):
+        letters, seats[row] = poorest[0]
+        heapq.heapreplace(poorest, (letters + length, int(seats[row])))
+    return seats
 
 
 class _DistinctLengths:
