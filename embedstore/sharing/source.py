@@ -69,7 +69,7 @@ class SourceSpace:
         self.folder = f"spaces/{document.recipe.id}/"
         self.dtype = np.dtype(document.recipe.dtype)
         self.row_bytes = document.recipe.dim * self.dtype.itemsize
-        self._files = OpenFiles(store.storage)
+        self._files = OpenFiles(store.storage, check_digests=store.trust.members is not None)
         self._signatures = CommitSignatures(store.storage, self.folder, store.trust)
 
     def segments(self) -> tuple[list[Segment], list[Problem]]:

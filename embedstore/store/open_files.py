@@ -6,20 +6,30 @@ have hundreds of segments before somebody merges them.
 
 from __future__ import annotations
 
+import hashlib
 import threading
 
-from embedstore.store.storage import Blob, Storage
+from embedstore.errors import CorruptStoreError
+from embedstore.store.storage import Blob, Storage, memory
 
 MOST_OPEN_FILES = 256
+_PIECE_BYTES = 16 << 20
 
 
 class OpenFiles:
     """Open files of one storage; beyond `most` the one that was used longest ago is let go.
 
     Whoever keeps a mapped array keeps its file open too, so nobody does.
+
+    Parameters
+    ----------
+    check_digests : compare the SHA-256 of a file when it is first opened. For readers that require signatures: these
+        vouch for digests, and checksums of rows are easily made right for wrong rows.
     """
 
-    def __init__(self, storage: Storage, most: int = MOST_OPEN_FILES) -> None:
+    def __init__(self, storage: Storage, most: int = MOST_OPEN_FILES, *, check_digests: bool = False) -> None:
+        self._check_digests = check_digests
+        self._checked: set[str] = set()
         self._storage = storage
         self._most = most
         self._lock = threading.Lock()
@@ -29,19 +39,30 @@ class OpenFiles:
     def requests_at_once(self) -> int:
         return self._storage.requests_at_once
 
-    def blob(self, name: str, size_bytes: int) -> Blob:
+    def blob(self, name: str, size_bytes: int, sha256: str) -> Blob:
         """Return a file, opened now or before.
 
         Raises
         ------
-        FileNotFoundError : it is gone. CorruptStoreError : it has another size.
+        FileNotFoundError : it is gone. CorruptStoreError : it has another size, or another digest where that is asked.
         """
         with self._lock:
             blob = self._blobs.pop(name, None)
         if blob is None:
             blob = self._storage.open(name, size_bytes)
+            if self._check_digests and name not in self._checked:
+                _refuse_other_digest(blob, name, size_bytes, sha256)
+                self._checked.add(name)
         with self._lock:
             self._blobs[name] = blob
             while len(self._blobs) > self._most:
                 del self._blobs[next(iter(self._blobs))]
         return blob
+
+
+def _refuse_other_digest(blob: Blob, name: str, size_bytes: int, sha256: str) -> None:
+    digest = hashlib.sha256()
+    for start in range(0, size_bytes, _PIECE_BYTES):
+        digest.update(memory(blob.bytes(start, min(_PIECE_BYTES, size_bytes - start))))
+    if digest.hexdigest() != sha256:
+        raise CorruptStoreError(name, f"expected SHA-256 {sha256}, which is signed, found {digest.hexdigest()}")

@@ -175,4 +175,5 @@ class Segment:
             first += part.rows
 
     def _blob(self, file: str) -> Blob:
-        return self._files.blob(f"{self._folder}{file}", self.commit.files[file].size_bytes)
+        fact = self.commit.files[file]
+        return self._files.blob(f"{self._folder}{file}", fact.size_bytes, fact.sha256)

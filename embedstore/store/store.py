@@ -52,7 +52,7 @@ class SpaceStore:
     ) -> None:
         self.storage = storage
         self.trust = trust
-        self._files = OpenFiles(storage)
+        self._files = OpenFiles(storage, check_digests=trust.members is not None)
         self._spaces: dict[str, Space] = {}
         root = _read_root(storage, create=create, segment_format=segment_format)
         self.location = storage.location

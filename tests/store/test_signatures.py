@@ -17,7 +17,9 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from independent_reader import crc32c
 from sample_rows import (
+    LAYOUTS,
     assert_right,
     new_space,
     right_vectors,
@@ -211,6 +213,26 @@ def test_a_changed_commit_is_damage_whoever_signed_it(place: Path, keys: Path) -
     file.write_bytes(file.read_bytes().replace(b'"rows": 5', b'"rows": 4'))
     with pytest.raises(CorruptStoreError, match="SHA-256 in its name"):
         len(open_as(place, trusted(keys)))
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_altered_rows_are_found_though_their_checksums_are_right(tmp_path: Path, keys: Path, layout: Any) -> None:
+    place = tmp_path / "other"
+    new_space(place, layout)
+    commit = append(place, trusted(keys, ALICE), range(5))
+    document = json.loads(commit_file(place, commit).read_bytes())
+    (space,) = place.glob("spaces/*")
+    key, vector = sample_keys([3])[0].tobytes(), np.full(4, 7, "<f4").tobytes()
+    row = sorted(each.tobytes() for each in sample_keys(range(5))).index(key)
+    for array, content in (("vectors", vector), ("row_crc", np.uint32(crc32c(key + vector)).tobytes())):
+        part = document["arrays"][array][0]
+        with (space / part["file"]).open("r+b") as stream:
+            stream.seek(part["offset"] + row * len(content))
+            stream.write(content)
+    assert open_as(place).read(sample_keys([3])).tolist() == [[7] * 4]  # for who requires nothing all is well
+    with pytest.raises(CorruptStoreError, match="which is signed"):
+        open_as(place, trusted(keys)).read(sample_keys([3]))
+    assert not verify(LocalStorage(place), deep=True).clean
 
 
 def test_a_damaged_commit_of_a_stranger_does_not_stop_reading(place: Path, keys: Path) -> None:
