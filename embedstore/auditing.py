@@ -13,14 +13,14 @@ import secrets
 import time
 from collections.abc import Iterable
 from contextlib import closing
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from embedstore.errors import InputError
+from embedstore.errors import InputError, MissingEmbeddingError
 from embedstore.filling import canaries
 from embedstore.filling.computing import embed_packs
 from embedstore.filling.distinct import DistinctKeys
@@ -31,7 +31,6 @@ from embedstore.filling.report import SpaceSummary
 from embedstore.filling.target import SpaceTarget
 from embedstore.identity import key_array, key_text
 from embedstore.models.embedder import Embedder
-from embedstore.store.segments import Segment
 from embedstore.store.space import Space
 from embedstore.store.store import recipe_conflict
 from embedstore.types import Record, Rejection
@@ -66,7 +65,7 @@ class DifferingVector:
     id : of the first record that had the sequence.
     key : `SQ.…`.
     difference, allowed : largest absolute difference of a value (NaN if one is not finite), and how large it may be.
-    commit : id of the commit that it is read from.
+    commit : id of the commit that it is read from; empty, as what follows, if that is in an upstream store.
     created : when that was published, by the storage's clock, ISO 8601 in UTC.
     signed_by : whose valid signatures the commit has: names of members, else fingerprints of keys.
     provenance : what the commit says of how it was computed.
@@ -76,10 +75,10 @@ class DifferingVector:
     key: str
     difference: float
     allowed: float
-    commit: str
-    created: str
-    signed_by: tuple[str, ...]
-    provenance: dict[str, Any]
+    commit: str = ""
+    created: str = ""
+    signed_by: tuple[str, ...] = ()
+    provenance: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -257,18 +256,18 @@ class _Comparison:
         relative = np.divide(difference, largest, out=np.where(difference > 0, np.inf, 0.0), where=largest > 0)
         self.largest = float(np.max([self.largest, *relative]))
         self.matching += int((~wrong).sum())
-        rows = np.flatnonzero(wrong).tolist()
-        sources = self._space.sources(key_array([keys[row] for row in rows])) if rows else []
-        for row, segment in zip(rows, sources, strict=True):
-            self.differing.append(self._differing(keys[row], float(difference[row]), float(allowed[row]), segment))
+        for row in np.flatnonzero(wrong).tolist():
+            self.differing.append(self._differing(keys[row], float(difference[row]), float(allowed[row])))
 
-    def _differing(self, key: bytes, difference: float, allowed: float, segment: Segment) -> DifferingVector:
+    def _differing(self, key: bytes, difference: float, allowed: float) -> DifferingVector:
+        about = (self._sample.chosen[key][0].id, key_text(key), difference, allowed)
+        try:
+            (segment,) = self._space.sources(key_array([key]))
+        except MissingEmbeddingError:  # an upstream store has it, not this one
+            return DifferingVector(*about)
         commit = segment.commit
         return DifferingVector(
-            id=self._sample.chosen[key][0].id,
-            key=key_text(key),
-            difference=difference,
-            allowed=allowed,
+            *about,
             commit=segment.commit_id,
             created=datetime.fromtimestamp(commit.created_ns / 1e9, UTC).isoformat(timespec="seconds"),
             signed_by=tuple(self._space.signatures.signers(segment.commit_id)),

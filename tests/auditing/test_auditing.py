@@ -146,3 +146,11 @@ def test_the_command_reports_and_exits_1(
     assert main(["audit", str(fasta), "--model", MODEL, "--sample", "50", "--quiet"]) == 1
     assert capsys.readouterr().out.count("differs by") == 10
     assert main(["audit", str(fasta), "--model", MODEL, "--sample", "0"]) == 2
+
+
+def test_a_wrong_vector_of_an_upstream_store_is_found(store: Store, tmp_path: Path) -> None:
+    put_wrong(store, proteins(50, 40))
+    near = open_store(tmp_path / "near", create=True, upstream=[store.location])
+    report = audit(records(proteins(50)), near.target(MODEL), AuditOptions(100))
+    assert (report.sampled, len(report.differing)) == (50, 10)
+    assert report.differing[0].commit == ""
