@@ -21,6 +21,7 @@ from embedstore.retrieval import Retrieved, fill_and_retrieve, retrieve
 from embedstore.sharing.tiers import TieredStore, upstream_places
 from embedstore.store.documents import SegmentFormat
 from embedstore.store.locations import Location, is_url, open_storage
+from embedstore.store.permissions import share
 from embedstore.store.signatures import trust_of
 from embedstore.store.space import Space
 from embedstore.store.store import SpaceStore
@@ -85,19 +86,31 @@ def open_store(
     )
 
 
-def make_store(path: Location, *, segment_format: SegmentFormat = "zarr") -> Store:
+def make_store(path: Location, *, segment_format: SegmentFormat = "zarr", shared: bool = False) -> Store:
     """Make a store where there is nothing, or an empty folder; a store like it that is there already will do.
+
+    Parameters
+    ----------
+    shared : let the group of the folder write, and all that is ever made in it, whatever the umask of its members.
 
     Raises
     ------
     StoreError : a store is there that writes the other format. StoreNotFoundError : something else is there.
+    InputError : a URL is to be shared.
     """
+    if shared:
+        if is_url(path):
+            raise InputError(f"Cannot share {path} with a group: expected a folder. Give permissions on the bucket.")
+        if not Path(path).exists() or not any(Path(path).iterdir()):
+            share(Path(path))
     store = Store.open(path, create=True, segment_format=segment_format)
     if store.segment_format != segment_format:
         raise StoreError(
             f"Cannot make a store at {store.location}: expected none, or one of format {segment_format}, "
             f"found one of format {store.segment_format}. Use it as it is, or give another path."
         )
+    if shared:  # now that it is known to be a store
+        share(Path(path))
     return store
 
 
@@ -251,7 +264,7 @@ class Store(TieredStore):
         return self._loaded[1]
 
     def __repr__(self) -> str:
-        spaces = self.spaces()
+        spaces = self.own_spaces()
         held = ", ".join(f"{space.name} ({len(space):,})" for space in spaces) or "empty"
         return f"<Store {self.location}: {held}>"
 
@@ -260,7 +273,7 @@ class Store(TieredStore):
         head = "".join(f"<th>{field}</th>" for field in fields)
         rows = "".join(
             "<tr>" + "".join(f"<td>{html.escape(str(overview(space)[field]))}</td>" for field in fields) + "</tr>"
-            for space in self.spaces()
+            for space in self.own_spaces()
         )
         return f"<table><caption>Store <b>{html.escape(self.location)}</b></caption><tr>{head}</tr>{rows}</table>"
 

@@ -15,10 +15,17 @@ def init(
         Format,
         typer.Option("--format", help="hdf5 makes one file a segment: less of them for file systems that count."),
     ] = Format.zarr,
+    shared: Annotated[
+        bool,
+        typer.Option("--shared", help="Let the folder's group write, whatever the umask of its members (setgid)."),
+    ] = False,
 ) -> None:
-    """Make a store."""
+    """Make a store.
+
+    To share it with a group: mkdir STORE, chgrp GROUP STORE, embedstore init --shared STORE.
+    """
     from embedstore.library import make_store
     from embedstore_cli.output import notice
 
-    store = make_store(path, segment_format=segment_format.value)
+    store = make_store(path, segment_format=segment_format.value, shared=shared)
     notice(f"Store at {store.location}: segments will be written as {store.segment_format}.")

@@ -14,6 +14,7 @@ import errno
 import mmap
 import os
 import re
+import time
 import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -23,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embedstore.errors import CorruptStoreError, StorageError
+from embedstore.store.permissions import Modes, modes_in
 from embedstore.store.storage import Blob, Buffer, Entry, empty_rows, memory
 
 TEMPORARY_PREFIX = ".tmp-"
@@ -55,6 +57,8 @@ NETWORK_FILE_SYSTEMS = frozenset(  # as the mount table names them; those of FUS
 )
 _OCTAL = re.compile(r"\\([0-7]{3})")  # how the mount table writes blanks and backslashes
 _MAX_CREATIONS = 100
+_MAX_REFUSALS = 10
+_REFUSAL_PAUSE_S = 0.01
 _NO_HARD_LINKS = frozenset({errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV})
 
 
@@ -81,7 +85,7 @@ class LocalStorage:
     def write(self, name: str, parts: Iterable[Buffer]) -> Entry:
         path = self._path(name)
         with _explained("write", path):
-            temporary, descriptor = _create_temporary(path.parent)
+            temporary, descriptor = self._create_temporary(path.parent)
             try:
                 status = _write_synced(descriptor, parts)
                 ours = _publish(temporary, path)
@@ -97,7 +101,7 @@ class LocalStorage:
         """Write a file in place of the one that may be there; others see the old or the new one, whole."""
         path = self._path(name)
         with _explained("write", path):
-            temporary, descriptor = _create_temporary(path.parent)
+            temporary, descriptor = self._create_temporary(path.parent)
             try:
                 status = _write_synced(descriptor, parts)
                 temporary.replace(path)
@@ -152,6 +156,28 @@ class LocalStorage:
 
     def _path(self, name: str) -> Path:
         return self._folder / name
+
+    def _create_temporary(self, folder: Path) -> tuple[Path, int]:
+        """Create a file in a folder that others may remove, as the last file goes, until there is one in it."""
+        temporary = folder / f"{TEMPORARY_PREFIX}{uuid.uuid4().hex}"
+        modes = modes_in(self._folder)
+        refusals = 0
+        for _ in range(_MAX_CREATIONS):
+            try:
+                _make_folders(folder, modes)
+                descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+            except FileNotFoundError:
+                continue
+            except PermissionError:  # of a shared folder that a member has made and not yet opened to the group?
+                refusals += 1
+                if modes is None or refusals > _MAX_REFUSALS:
+                    raise
+                time.sleep(_REFUSAL_PAUSE_S)
+                continue
+            if modes is not None:
+                os.fchmod(descriptor, modes.file)
+            return temporary, descriptor
+        raise StorageError(f"Cannot write into {folder}: it disappears as often as it is made.")
 
 
 class MappedBlob:
@@ -233,16 +259,6 @@ def _entry_of(folder: str, item: os.DirEntry[str]) -> Entry:
     return Entry(f"{folder}{item.name}", status.st_size, status.st_mtime_ns)
 
 
-def _create_temporary(folder: Path) -> tuple[Path, int]:
-    """Create a file in a folder that others may remove, as the last file goes, until there is one in it."""
-    temporary = folder / f"{TEMPORARY_PREFIX}{uuid.uuid4().hex}"
-    for _ in range(_MAX_CREATIONS):
-        with suppress(FileNotFoundError):
-            _make_folders(folder)
-            return temporary, os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
-    raise StorageError(f"Cannot write into {folder}: it disappears as often as it is made.")
-
-
 def _write_synced(descriptor: int, parts: Iterable[Buffer]) -> os.stat_result:
     try:
         for part in parts:
@@ -270,14 +286,17 @@ def _publish(temporary: Path, path: Path) -> bool:
     return True
 
 
-def _make_folders(folder: Path) -> None:
+def _make_folders(folder: Path, modes: Modes | None) -> None:
     """Create a folder and those above it, each made durable in its parent."""
     lacking = []
     while not folder.is_dir():
         lacking.append(folder)
         folder = folder.parent
     for missing in reversed(lacking):
-        missing.mkdir(exist_ok=True)
+        with suppress(FileExistsError):  # somebody was faster, and sees to its permissions
+            missing.mkdir()
+            if modes is not None:
+                missing.chmod(modes.folder)
         _sync_folder(missing.parent)
 
 
