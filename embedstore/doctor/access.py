@@ -36,10 +36,10 @@ def sharing_findings(folder: Path) -> Iterator[Finding]:
     }
     found = f"{stat.filemode(status.st_mode)} {owner}:{group}"
     if not shared:
-        advice = f"To share it with a group: chgrp -R GROUP, chmod -R g+rwX, and chmod g+s on all folders of {folder}."
+        advice = f"To share it with a group: chgrp -R GROUP {folder}, then embedstore init --shared {folder}"
         yield Finding(_GROUP, "sharing", "ok", f"{found}: only its owner writes", advice, data)
     elif not setgid:
-        advice = f"New folders take the group of who makes them: find {folder} -type d -exec chmod g+s {{}} +"
+        advice = f"New files take the group of who makes them: embedstore init --shared {folder}"
         yield Finding(_GROUP, "sharing", "warn", f"{found}: shared, without setgid", advice, data)
     else:
         yield Finding(_GROUP, "sharing", "ok", f"{found}: shared with group {group}", "", data)
@@ -58,7 +58,7 @@ def _unshared(folder: Path) -> Iterator[Finding]:
         if seen > _LOOKED_AT:
             break
     if closed:
-        advice = f"Their owners should run: chmod -R g+rwX {folder}"
+        advice = f"Their owners should run: embedstore init --shared {folder}"
         found = f"{closed} of {seen} folders looked at are closed to the group"
         yield Finding(_GROUP, "shared folders", "warn", found, advice, {"closed": closed, "seen": seen})
 
