@@ -2,6 +2,7 @@
 
 The store is written with the store's own parts, its vectors tiny. The index is then built and published as `fill` does
 it. A fresh process opens the store, twice looks up keys of which half are there, and says how much memory that took.
+With `--compact` another one then merges the segments, and the first is asked again.
 """
 
 from __future__ import annotations
@@ -19,8 +20,9 @@ from typing import Any
 import numpy as np
 
 from benchmarks.contenders import random_keys, toy_recipe
-from benchmarks.memory import resident_bytes
+from benchmarks.memory import resident_bytes, with_peak_own
 from benchmarks.timing import environment, parser, print_report, rounded, scratch_folder
+from embedstore.maintenance import compact
 from embedstore.store import SpaceStore
 from embedstore.store.documents import Commit
 from embedstore.store.local import LocalStorage
@@ -39,17 +41,20 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     options.add_argument("--segments", type=int, default=300, help="that hold them (default: %(default)s)")
     options.add_argument("--queries", type=int, default=10_000, help="keys looked up (default: %(default)s)")
     options.add_argument("--rounds", type=int, default=5, help="fresh processes (default: %(default)s)")
+    options.add_argument("--compact", action="store_true", help="then merge the segments, and look up again")
+    options.add_argument("--merge", metavar="STORE", type=Path, help="only merge the segments of this store")
     options.add_argument("--look-up", metavar="STORE", type=Path, help="only open this store and look up")
     given = options.parse_args(arguments)
-    if given.look_up:
-        found = _look_up(given.look_up)
+    if given.look_up or given.merge:
+        found = _look_up(given.look_up) if given.look_up else _merge(given.merge)
         print(json.dumps(found))
         return found
 
     described = environment("embedstore", "numpy", "google-crc32c")
     with scratch_folder(given.directory, 100 * given.keys) as folder:
         build_seconds, index_bytes = _build(folder / "store", given.keys, given.segments, given.queries, given.seed)
-        runs = [_fresh_process(folder / "store") for _ in range(given.rounds)]
+        runs = [_fresh_process("--look-up", folder / "store") for _ in range(given.rounds)]
+        merged = _compacted(folder / "store", given.rounds) if given.compact else {}
         report = {
             "benchmark": "index",
             "environment": described,
@@ -60,6 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
             **{name: rounded(statistics.median(run[name] for run in runs)) for name in runs[0]},
             "index_build_seconds": rounded(build_seconds),
             "index_mib": rounded(index_bytes / 2**20),
+            **merged,
         }
     print_report(report, as_json=given.json)
     return report
@@ -106,8 +112,27 @@ def _look_up(folder: Path) -> dict[str, float]:
     }
 
 
-def _fresh_process(folder: Path) -> dict[str, float]:
-    command = [sys.executable, "-m", "benchmarks.index", "--look-up", str(folder)]
+def _compacted(folder: Path, rounds: int) -> dict[str, Any]:
+    """Merge in a fresh process, and look up in others."""
+    merged = _fresh_process("--merge", folder)
+    runs = [_fresh_process("--look-up", folder) for _ in range(rounds)]
+    after = {f"{name}_after_merging": rounded(statistics.median(run[name] for run in runs)) for name in runs[0]}
+    return {name: rounded(number) for name, number in merged.items()} | after
+
+
+def _merge(folder: Path) -> dict[str, float]:
+    space = SpaceStore.open(folder).space(_SPACE)
+    started = time.perf_counter()
+    report, peak = with_peak_own(lambda: compact(space))
+    return {
+        "merging_seconds": time.perf_counter() - started,
+        "merging_peak_own_mib": peak / 2**20,
+        "segments_after_merging": report.segments_after,
+    }
+
+
+def _fresh_process(do: str, folder: Path) -> dict[str, float]:
+    command = [sys.executable, "-m", "benchmarks.index", do, str(folder)]
     found: dict[str, float] = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
     return found
 

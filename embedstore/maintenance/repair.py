@@ -117,6 +117,8 @@ def _rows_needing(inventory: Inventory, name: str) -> int:
 
 def _salvage(space: Space, segment: Segment, problems: Sequence[Problem], trust: Trust, report: RepairReport) -> None:
     """Put the whole rows of a damaged segment into a new one that replaces it."""
+    if not space.mergeable([segment])[0]:
+        return  # it is signed, and we do not sign: it is left as it is
     whole = np.flatnonzero(segment.whole_rows())
     old = segment.commit
 

@@ -10,7 +10,7 @@ import html
 import threading
 import uuid
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence, Set
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -44,6 +44,7 @@ _ALWAYS_INDEXED_KEYS = 2_000_000  # writing their index takes a fraction of a se
 _MAX_UNCOVERED_SEGMENTS = 16
 _MAX_UNCOVERED_SEGMENTS_OF_A_WRITER = 64  # a long fill would keep their index in memory, and merge it at each commit
 _MAX_UNCOVERED_SHARE = 0.25
+_MOST_LOOKS = 5  # of a reader whose files vanish, before it takes that for damage
 _COMPARED_BYTES = 4 << 20  # comparing takes several times as much memory
 
 
@@ -155,16 +156,13 @@ class Space:
         ------
         MissingEmbeddingError : a key has no vector. CorruptStoreError : its bytes are damaged or gone.
         """
-        view, places = self._find_all(_checked(keys))
-        row_bytes = self.dim * self.dtype.itemsize
-        try:
-            gathered = view.read(keys, places, row_bytes)
-        except FileNotFoundError:  # merged away and collected since we looked
-            self.refresh()
+        keys = _checked(keys)
+
+        def read() -> NDArray[np.uint8]:
             view, places = self._find_all(keys)
-            with self._gone_is_damage():
-                gathered = view.read(keys, places, row_bytes)
-        vectors: Vectors = gathered.view(self.dtype.newbyteorder("<"))
+            return view.read(keys, places, self.dim * self.dtype.itemsize)
+
+        vectors: Vectors = self._looking_again(read).view(self.dtype.newbyteorder("<"))
         return vectors
 
     def append(self, batch: EmbeddingBatch, provenance: Mapping[str, Any] | None = None) -> int:
@@ -221,7 +219,7 @@ class Space:
         CorruptStoreError : a commit is damaged.
         """
         with self._lock:
-            self._view = self._load(self._view)
+            self._view = self._loaded(self._view)
 
     def settle(self) -> None:
         """Store what is held back to be stored with others; a space without tiers holds nothing back."""
@@ -271,7 +269,7 @@ class Space:
             ) from None
         with self._lock:
             self._known[commit_id] = self._segment(commit_id, commit)
-            self._view = self._load(self._view)
+            self._view = self._loaded(self._view)
         return commit_id
 
     def optimise(self) -> None:
@@ -333,22 +331,24 @@ class Space:
         return self._ask(lambda view: (view, view.find(keys)))
 
     def _ask(self, question: Callable[[SpaceView], T]) -> T:
-        """Ask the current view; where a file has gone since it was made, ask a new one."""
-        try:
-            return question(self._current())
-        except FileNotFoundError:
-            self.refresh()
-            with self._gone_is_damage():
-                return question(self._current())
+        return self._looking_again(lambda: question(self._current()))
 
-    @contextmanager
-    def _gone_is_damage(self) -> Iterator[None]:
-        """A file that a live commit names and that is gone is damage, not a race."""
+    def _looking_again(self, question: Callable[[], T]) -> T:
+        """Ask; where a file has gone since we listed what is live, list again, and ask again."""
+        for _ in range(_MOST_LOOKS - 1):
+            try:
+                return question()
+            except FileNotFoundError:  # merged away and collected meanwhile
+                self.refresh()
         try:
-            yield
+            return question()
         except FileNotFoundError as error:
-            name = str(error.filename or "").partition(self.folder)[2]
-            raise CorruptStoreError(f"{self.folder}{name}", "it is gone, and a live commit needs it") from error
+            raise self._damage(error) from error
+
+    def _damage(self, error: FileNotFoundError) -> CorruptStoreError:
+        """A file that is gone although, however often we look, a live commit names it."""
+        name = str(error.filename or "").partition(self.folder)[2]
+        return CorruptStoreError(f"{self.folder}{name}", "it is gone, and a live commit needs it")
 
     def _current(self) -> SpaceView:
         if self._view is None:
@@ -356,8 +356,18 @@ class Space:
         assert self._view is not None  # noqa: S101 - refresh sets it or raises
         return self._view
 
+    def _loaded(self, before: SpaceView | None) -> SpaceView:
+        """Make the view of what is committed now; others may remove what we have just listed, so look again."""
+        for _ in range(_MOST_LOOKS - 1):
+            with suppress(FileNotFoundError):
+                return self._load(before)
+        try:
+            return self._load(before)
+        except FileNotFoundError as error:
+            raise self._damage(error) from error
+
     def _load(self, before: SpaceView | None) -> SpaceView:
-        """Make the view of what is committed now, keeping what is open already."""
+        """List what is committed, and make the view of it, keeping what is open already."""
         listed = self._listed()
         for commit in self._known.keys() - listed:
             if not self._is_there(commit):
@@ -370,8 +380,7 @@ class Space:
             return before
         base = before.base if before and before.base and set(before.base.commits) <= live else None
         base = base or self._open_base(set(live))
-        with self._gone_is_damage():
-            return SpaceView([self._known[commit] for commit in ordered], base)
+        return SpaceView([self._known[commit] for commit in ordered], base)
 
     def _listed(self) -> Set[str]:
         """Return the commits to read: those that are listed, or pinned, and may be trusted."""
