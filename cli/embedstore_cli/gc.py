@@ -38,12 +38,14 @@ def gc(
     from embedstore.maintenance import collect
     from embedstore_cli.output import count, size, write_json
 
+    opened = open_store(store)
     report = collect(
-        open_store(store).storage,
+        opened.storage,
         grace_s=quantities.seconds(grace),
         older_than_s=None if older_than is None else quantities.seconds(older_than),
         max_size_bytes=None if max_size is None else quantities.size_bytes(max_size),
         dry_run=dry_run,
+        members=opened.trust.members,
     )
     if json:
         write_json(report.to_json())

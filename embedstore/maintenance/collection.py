@@ -24,6 +24,7 @@ from embedstore.store.condemned import condemn
 from embedstore.store.documents import commit_id
 from embedstore.store.local import TEMPORARY_PREFIX
 from embedstore.store.pins import pinned_commits
+from embedstore.store.signing_keys import Members
 from embedstore.store.storage import Entry, Storage
 
 DEFAULT_GRACE_S = 7 * 86_400.0
@@ -71,6 +72,7 @@ def collect(
     older_than_s: float | None = None,
     max_size_bytes: int | None = None,
     dry_run: bool = False,
+    members: Members | None = None,
 ) -> CollectReport:
     """Remove what nothing needs from a store.
 
@@ -80,26 +82,33 @@ def collect(
     older_than_s : also give up rows that were computed longer ago, unless they are pinned.
     max_size_bytes : also give up the oldest rows until what is live is not larger, unless they are pinned.
     dry_run : only say what would be done.
+    members : what they have signed is unneeded only when what replaces it is signed by one of them.
     """
     report = CollectReport(dry_run=dry_run)
     pinned = pinned_commits(storage)
     folders = [entry.name for entry in storage.list("spaces/") if entry.name.endswith("/")]
     if older_than_s is not None or max_size_bytes is not None:
-        inventories = {folder: take_inventory(storage, folder, _of(pinned, folder)) for folder in folders}
+        inventories = {folder: take_inventory(storage, folder, _of(pinned, folder), members) for folder in folders}
         now_ns = time.time_ns() if dry_run else _now_ns(storage)
         for folder, commits in _evicted(inventories, now_ns, older_than_s, max_size_bytes).items():
             _evict(storage, folder, inventories[folder], commits, report)
     for folder in folders:
-        collect_space(storage, folder, grace_s, report)
+        collect_space(storage, folder, grace_s, report, members)
     for folder in ("", "pins/", "spaces/"):
         _remove_temporary(storage, folder, grace_s, report)
     return report
 
 
-def collect_space(storage: Storage, folder: str, grace_s: float, report: CollectReport | None = None) -> CollectReport:
+def collect_space(
+    storage: Storage,
+    folder: str,
+    grace_s: float,
+    report: CollectReport | None = None,
+    members: Members | None = None,
+) -> CollectReport:
     """Remove what nothing needs from one space, `spaces/<id>/`; see `collect`."""
     report = report or CollectReport()
-    inventory = take_inventory(storage, folder, _of(pinned_commits(storage), folder))
+    inventory = take_inventory(storage, folder, _of(pinned_commits(storage), folder), members)
     report.damaged += [f"{folder}{name}" for name in inventory.damaged]
     indexes = stale_indexes(storage, folder, inventory)
     unneeded = inventory.unneeded()
@@ -121,7 +130,7 @@ def collect_space(storage: Storage, folder: str, grace_s: float, report: Collect
     if settled - mentioned:
         condemn(storage, folder, settled - mentioned)
     # Listed anew: what came before somebody could see it condemned must be seen here.
-    inventory = take_inventory(storage, folder, _of(pinned_commits(storage), folder))
+    inventory = take_inventory(storage, folder, _of(pinned_commits(storage), folder), members)
     now_ns = max([now_ns, *(each.since_ns for each in inventory.condemned)])
     unneeded = inventory.unneeded()
     due = {name for each in inventory.condemned if now_ns - each.since_ns >= grace_ns for name in each.files}

@@ -101,7 +101,7 @@ def tend(space: Space) -> CompactReport | None:
         return None
     try:
         report = compact(space, only_small=True)
-        collect_space(space.storage, space.folder, DEFAULT_GRACE_S)
+        collect_space(space.storage, space.folder, DEFAULT_GRACE_S, members=space.signatures.trust.members)
     except StorageError:
         return None
     return report

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Set
+from collections.abc import Iterable, Mapping, Set
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -12,6 +12,8 @@ from embedstore.store.condemned import Condemned, read_condemned
 from embedstore.store.documents import Commit, commit_id, is_commit
 from embedstore.store.index import open_index
 from embedstore.store.local import TEMPORARY_PREFIX
+from embedstore.store.signatures import CommitSignatures, Trust
+from embedstore.store.signing_keys import Members
 from embedstore.store.storage import Entry, Storage, side_by_side
 
 _DATA = re.compile(r"data/[0-9a-f]{32}[./].*")
@@ -31,6 +33,7 @@ class Inventory:
     pinned : ids of commits that a pin keeps.
     condemned : what earlier collections have found unneeded.
     removed : ids of commits of a space that was removed.
+    signed : ids of commits that members have signed, or where nobody knows the members, anybody.
     """
 
     files: Mapping[str, Entry]
@@ -39,6 +42,7 @@ class Inventory:
     pinned: Set[str]
     condemned: tuple[Condemned, ...]
     removed: Set[str]
+    signed: Set[str]
 
     @property
     def live(self) -> set[str]:
@@ -49,9 +53,8 @@ class Inventory:
     @property
     def needed_commits(self) -> set[str]:
         """Ids of the commits whose files stay: live, pinned, or signed where what replaces them is not."""
-        signed = {match[1] for name in self.files if (match := _SIGNATURE.fullmatch(name))}
-        replaced_by_signed = {old for name in signed & self.commits.keys() for old in self.commits[name].replaces}
-        trusted_only = (signed & self.commits.keys()) - replaced_by_signed - self.removed
+        replaced_by_signed = {old for name in self.signed for old in self.commits[name].replaces}
+        trusted_only = self.signed - replaced_by_signed - self.removed
         return self.live | (self.pinned & self.commits.keys()) | trusted_only
 
     def unneeded(self) -> set[str]:
@@ -82,13 +85,14 @@ class Inventory:
         return now_ns - max(entry.modified_ns for file, entry in self.files.items() if file.startswith(prefix))
 
 
-def take_inventory(storage: Storage, folder: str, pinned: Set[str]) -> Inventory:
+def take_inventory(storage: Storage, folder: str, pinned: Set[str], members: Members | None = None) -> Inventory:
     """List and read what lies in a space's folder.
 
     Parameters
     ----------
     folder : `spaces/<id>/`.
     pinned : ids of its commits that a pin keeps.
+    members : those whose signatures count; None: every signature counts, unchecked.
     """
     files = {entry.name.removeprefix(folder): entry for entry in storage.walk(folder)}
     names = [name for name in files if name.startswith("commits/") and is_commit(name)]
@@ -116,7 +120,13 @@ def take_inventory(storage: Storage, folder: str, pinned: Set[str]) -> Inventory
         pinned=pinned,
         condemned=tuple(condemned),
         removed=set() if "space.json" in files else named & commits.keys(),
+        signed=_signed(storage, folder, files, members) & commits.keys(),
     )
+
+
+def _signed(storage: Storage, folder: str, files: Iterable[str], members: Members | None) -> Set[str]:
+    claimed = {match[1] for name in files if (match := _SIGNATURE.fullmatch(name))}
+    return claimed if members is None else CommitSignatures(storage, folder, Trust(members=members)).trusted(claimed)
 
 
 def stale_indexes(storage: Storage, folder: str, inventory: Inventory) -> list[str]:

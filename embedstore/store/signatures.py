@@ -145,12 +145,16 @@ class CommitSignatures:
     Parameters
     ----------
     folder : `spaces/<id>/`.
+
+    Attributes
+    ----------
+    trust : whose signatures count, and who signs.
     """
 
     def __init__(self, storage: Storage, folder: str, trust: Trust) -> None:
         self._storage = storage
         self._folder = folder
-        self._trust = trust
+        self.trust = trust
         self._vouched: set[str] = set()
         """Commits that a member has signed; what was checked once stays."""
 
@@ -161,7 +165,7 @@ class CommitSignatures:
         ------
         MissingDependencyError : cryptography is not installed. StorageError : a signature cannot be read.
         """
-        if self._trust.members is None:
+        if self.trust.members is None:
             return commits
         if not commits <= self._vouched:
             files = [file for file in self._of_members() if _commit_of(file) not in self._vouched]
@@ -176,7 +180,7 @@ class CommitSignatures:
         Without a key: those that nobody has signed, lest their signatures get lost. With a key: those that members have
         signed, or where there is no list of members, those that this key has signed: a signature vouches for all rows.
         """
-        signer, members = self._trust.signer, self._trust.members
+        signer, members = self.trust.signer, self.trust.members
         if signer is None:
             return commits - signature_files(self._storage, self._folder).keys() if members is None else set()
         if members is not None:
@@ -191,7 +195,7 @@ class CommitSignatures:
         ------
         MissingDependencyError : there are signatures, and cryptography is not installed.
         """
-        members = self._trust.members or {}
+        members = self.trust.members or {}
         found = []
         for file in signature_files(self._storage, self._folder).get(commit_id, []):
             with suppress(FileNotFoundError, CorruptStoreError):
@@ -209,7 +213,7 @@ class CommitSignatures:
         ------
         CorruptStoreError : something else lies there already under the name of this signature.
         """
-        signer = self._trust.signer
+        signer = self.trust.signer
         if signer is None:
             return
         content = Signature(commit_id, signer.public, signer.sign(_message(commit_id))).to_bytes()
@@ -221,7 +225,7 @@ class CommitSignatures:
 
     def _of_members(self) -> Iterator[str]:
         """Yield the signature documents that are named after a member's key."""
-        members = self._trust.members or {}
+        members = self.trust.members or {}
         for entry in self._storage.list(f"{self._folder}signatures/"):
             claim = signature_claim(entry.name)
             if claim is not None and claim[1] in members:
@@ -231,7 +235,7 @@ class CommitSignatures:
         """Check one signature by the key in the file of members, not by the one that the document brings along."""
         with suppress(FileNotFoundError, CorruptStoreError):
             found = Signature.from_bytes(file, self._storage.read(file))
-            member = (self._trust.members or {}).get(found.key.fingerprint)
+            member = (self.trust.members or {}).get(found.key.fingerprint)
             return member is not None and member.raw == found.key.raw and found.valid
         return False
 

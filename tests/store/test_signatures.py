@@ -30,10 +30,12 @@ from sample_rows import (
 )
 
 from embedstore.errors import CorruptStoreError, InputError
+from embedstore.maintenance import collect, compact
 from embedstore.store import Space, SpaceStore
 from embedstore.store.documents import Commit
 from embedstore.store.local import LocalStorage
 from embedstore.store.publishing import publish_commit
+from embedstore.store.rows import SortedRows
 from embedstore.store.signatures import Signature, Trust, trust_of
 from embedstore.store.signing_keys import PublicKey, parse_public_key, read_members, read_signer
 from embedstore.store.strict_json import sealed
@@ -145,8 +147,6 @@ def test_an_unsigned_commit_that_replaces_signed_ones_hides_nothing(place: Path,
     batch = EmbeddingBatch(sample_keys(range(5)), right_vectors(sample_keys(range(5)), attacker.recipe) + 1)
 
     def write() -> Commit:
-        from embedstore.store.rows import SortedRows
-
         files, arrays = attacker.write_files(SortedRows.of(batch))
         return Commit(attacker.id, files.nonce, "zarr", 5, 1, arrays, files.facts, replaces=(old,))
 
@@ -155,6 +155,36 @@ def test_an_unsigned_commit_that_replaces_signed_ones_hides_nothing(place: Path,
     assert_reads(place, keys, range(5), ignored=1)
     report = verify(LocalStorage(place), members=trusted(keys).members)
     assert [problem.reason for problem in report.problems] == ["no member has signed it"]
+
+
+def test_collecting_keeps_what_members_signed_whoever_claims_to_replace_it(place: Path, keys: Path) -> None:
+    old = append(place, trusted(keys, ALICE), range(5))
+    attacker = open_as(place, signing_only(keys, MALLORY))
+
+    def write() -> Commit:
+        files, arrays = attacker.write_files(SortedRows.of(sample_batch(sample_keys(range(5)), attacker.recipe)))
+        return Commit(attacker.id, files.nonce, "zarr", 5, 1, arrays, files.facts, replaces=(old,))
+
+    attacker.publish(write)
+    for _ in range(2):
+        collect(LocalStorage(place), grace_s=0, members=trusted(keys).members)
+    assert_reads(place, keys, range(5), ignored=1)
+    for _ in range(2):
+        collect(LocalStorage(place), grace_s=0)  # whoever knows no members goes by all signatures alike
+    assert not list(place.glob(f"spaces/*/commits/{old}.json"))
+
+
+def test_merging_with_a_key_keeps_all_readable(place: Path, keys: Path) -> None:
+    for start in range(0, 30, 5):
+        append(place, trusted(keys, ALICE if start % 2 else BOB), range(start, start + 5))
+    append(place, None, range(30, 35))
+    assert compact(open_as(place)).merged == 0  # one unsigned segment alone, and signed ones that it may not touch
+    assert compact(open_as(place, trusted(keys, BOB))).merged == 6
+    for _ in range(2):
+        collect(LocalStorage(place), grace_s=0, members=trusted(keys).members)
+    assert_reads(place, keys, range(30), ignored=1)
+    assert len(open_as(place).segments()) == 2
+    assert verify(LocalStorage(place), deep=True).clean
 
 
 def test_a_signature_copied_from_another_commit_is_none(place: Path, keys: Path) -> None:
