@@ -133,3 +133,15 @@ def test_without_cryptography_only_signatures_lack(place: Path) -> None:
     assert run("verify", "--deep")[0] == 0
     code, error = run("ls", "--require-signed", "members")
     assert (code, "Install embedstore[trust]" in error) == (1, True)
+
+
+def test_signatures_travel_with_what_is_copied(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    main([*FILL, "--sign-with", "alice", "-q"])
+    main(["fill", str(PROTEINS), "--model", "aac_dpc", "--precision", "half", "--name", "theirs", "-q"])
+    far = tmp_path / "far"
+    main(["init", str(far)])
+    code, report = run_json(capsys, "push", str(far), "--require-signed", "members")
+    assert (code, report["copied"]) == (0, 14)
+    code, report = run_json(capsys, "verify", "--deep", "--store", str(far), "--require-signed", "members")
+    assert (code, report["signatures"], report["problems"]) == (0, 1, [])
+    assert [space["rows"] for space in run_json(capsys, "ls", "--store", str(far))[1] if space["rows"]] == [14]

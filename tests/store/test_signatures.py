@@ -24,7 +24,6 @@ from sample_rows import (
     new_space,
     right_vectors,
     sample_batch,
-    sample_canaries,
     sample_keys,
     sample_recipe,
 )
@@ -293,9 +292,6 @@ def test_writing_without_a_key_is_refused_where_signatures_are_required(place: P
     space = open_as(place, trusted(keys))
     with pytest.raises(InputError, match="EMBEDSTORE_SIGNING_KEY"):
         space.append(sample_batch(sample_keys(range(5)), space.recipe))
-    recipe = sample_recipe(model="other")
-    with pytest.raises(InputError, match="--sign-with"):
-        SpaceStore(LocalStorage(place), trust=trusted(keys)).create_space(recipe, "other", sample_canaries(recipe))
     with pytest.raises(InputError, match="Add this line to the file of members: ssh-ed25519 "):
         trusted(keys, MALLORY)
 
