@@ -189,7 +189,8 @@ def _outcome(future: Any) -> Receipt | Loss:
         )
     error = future.exception()
     if isinstance(error, _imported("distributed").KilledWorker):
-        return Loss(f"died, and {error.allowed_failures} more after it")
+        others = error.allowed_failures
+        return Loss(f"died, and {others} more after it" if others else "died")
     raise WorkerError(
         f"A Dask worker failed: {type(error).__name__}: {error}. Its log tells more; workers need the same release of "
         "embedstore, the weights, and the store at the same place."

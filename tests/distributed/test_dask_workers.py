@@ -1,0 +1,207 @@
+"""Workers of Dask clusters: the store of an ordinary fill, whichever of them are killed."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import stat
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from toy_workers import Toy, content, counts, proteins, records, toy_target
+
+from embedstore.distributed import DaskCluster, DaskScheduler, dask_workers, fill_with_workers, read_cluster_file
+from embedstore.errors import InputError, MissingDependencyError, WorkerError
+from embedstore.filling import fill
+from embedstore.library import Store
+from embedstore_cli.main import main
+
+SEQUENCES = proteins(200)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store.open(tmp_path / "store", create=True)
+
+
+@contextmanager
+def running_cluster() -> Iterator[Any]:
+    """Two workers that somebody else has started."""
+    from distributed import LocalCluster
+
+    with LocalCluster(
+        n_workers=2, threads_per_worker=1, dashboard_address=None, silence_logs=logging.CRITICAL
+    ) as cluster:
+        yield cluster
+
+
+def test_a_cluster_one_of_whose_workers_is_killed_fills_like_one_process(store: Store, tmp_path: Path) -> None:
+    diary = tmp_path / "diary"
+    diary.mkdir()
+    killed: list[int] = []
+
+    def kill_one() -> None:
+        while not (found := [int(file.name.split("-")[0]) for file in diary.iterdir()]):
+            time.sleep(0.01)
+        os.kill(found[0], signal.SIGKILL)
+        killed.append(found[0])
+
+    with running_cluster() as cluster:
+        killer = threading.Thread(target=kill_one)
+        killer.start()
+        given = [*SEQUENCES, "M-V", *SEQUENCES[:9]]
+        workers = DaskScheduler(cluster.scheduler_address)
+        report = fill_with_workers(records(given), toy_target(store, Toy(seconds=0.05, diary=diary)), workers)
+        killer.join()
+    assert (report.read, report.unique, report.hits + report.computed) == (210, 200, 200)
+    assert [item.id for item in report.rejected] == ["r201"]
+    assert (report.failed, report.interrupted, len(killed)) == ((), False, 1)
+    assert len({file.name.split("-")[0] for file in diary.iterdir()}) > 1
+    whole = Store.open(tmp_path / "whole", create=True)
+    fill(records(SEQUENCES), toy_target(whole, Toy()))
+    for found, wanted in zip(content(store), content(whole), strict=True):
+        np.testing.assert_array_equal(found, wanted)
+
+
+@pytest.mark.slow
+def test_a_sequence_of_which_dask_workers_die_is_isolated(store: Store) -> None:
+    import dask
+
+    toy = Toy(poison=frozenset({SEQUENCES[3].encode()}))
+    with dask.config.set({"distributed.scheduler.allowed-failures": 1}), running_cluster() as cluster:
+        report = fill_with_workers(
+            records(SEQUENCES[:4]), toy_target(store, toy), DaskScheduler(cluster.scheduler_address)
+        )
+    assert (report.unique, report.hits + report.computed) == (4, 3)
+    assert [(item.id, item.reason) for item in report.failed] == [
+        ("r4", "2 times the worker that computed it died, and 1 more after it")
+    ]
+    assert len(content(store)[0]) == 3
+
+
+def test_what_a_dask_worker_cannot_do_is_told(store: Store) -> None:
+    with running_cluster() as cluster, pytest.raises(WorkerError, match="ZeroDivisionError: the toy is broken"):
+        fill_with_workers(
+            records(SEQUENCES), toy_target(store, Toy(trouble="embed")), DaskScheduler(cluster.scheduler_address)
+        )
+
+
+def test_a_cluster_file_starts_workers_and_ends_them(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "p.faa").write_text("".join(f">s{n}\n{sequence}\n" for n, sequence in enumerate(SEQUENCES)))
+    (tmp_path / "here.yaml").write_text("kind: local\nminimum: 1\nmaximum: 2\n")
+    given = ["fill", str(tmp_path / "p.faa"), "-m", "aac_dpc", "-s", str(tmp_path / "store"), "--json", "-q"]
+    assert main([*given, "--cluster", str(tmp_path / "here.yaml")]) == 0
+    captured = capsys.readouterr()
+    report = json.loads(captured.out)
+    assert (report["unique"], report["computed"], report["interrupted"]) == (200, 200, False)
+    assert captured.err == ""
+    assert len(Store.open(tmp_path / "store").get(SEQUENCES, "aac_dpc")) == 200
+
+
+SBATCH = """#!/bin/bash
+copy=$(mktemp "$JOBS/XXXXXX.sh")
+cp "$1" "$copy"
+setsid bash "$copy" > "$copy.log" 2>&1 &
+echo "Submitted batch job $!"
+"""
+
+
+@pytest.mark.slow
+def test_jobs_of_a_queue_compute(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Slurm's two commands are played by scripts that run the job here; all else is real."""
+    jobs = tmp_path / "jobs"
+    jobs.mkdir()
+    for name, script in (("sbatch", SBATCH), ("scancel", '#!/bin/bash\nkill -TERM -- "-$1"\n')):
+        (jobs / name).write_text(script)
+        (jobs / name).chmod(stat.S_IRWXU)
+    monkeypatch.setenv("PATH", f"{jobs}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setenv("JOBS", str(jobs))
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
+    options = {
+        "cores": 1,
+        "memory": "1GB",
+        "local_directory": str(jobs),
+        "scheduler_options": {"host": "127.0.0.1", "dashboard_address": ":0"},
+    }
+    report = fill_with_workers(
+        records(SEQUENCES), toy_target(store, Toy(seconds=0.02)), DaskCluster("slurm", 0, 2, options)
+    )
+    assert counts(report) == (200, 200, 0, 200)
+    assert len(list(jobs.glob("*.sh"))) in (1, 2)
+
+
+def test_an_address_without_a_scheduler_is_told(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dask_workers, "_CONNECT_S", 0.3)
+    with pytest.raises(WorkerError, match=r"Cannot reach the Dask scheduler at tcp://127\.0\.0\.1:9"):
+        fill_with_workers(records(SEQUENCES), toy_target(store, Toy()), DaskScheduler("tcp://127.0.0.1:9"))
+    with pytest.raises(WorkerError, match="Expected an address like tcp://host:8786"):
+        fill_with_workers(records(SEQUENCES), toy_target(store, Toy()), DaskScheduler("nonsense://x"))
+
+
+def test_without_dask_the_extra_is_named(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "distributed", None)
+    monkeypatch.setitem(sys.modules, "yaml", None)
+    with pytest.raises(MissingDependencyError, match=r"embedstore\[cluster\]"):
+        fill_with_workers(records(SEQUENCES), toy_target(store, Toy()), DaskScheduler("tcp://127.0.0.1:9"))
+    (tmp_path / "p.faa").write_text(">a\nMKV\n")
+    given = ["fill", str(tmp_path / "p.faa"), "-m", "aac_dpc", "-s", str(store.location)]
+    assert main([*given, "--cluster", str(tmp_path / "c.yaml")]) == 1
+    assert "embedstore[cluster]" in capsys.readouterr().err
+
+
+def test_a_queue_that_is_not_here_is_told(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(WorkerError, match="bsub is not found here"):
+        fill_with_workers(
+            records(SEQUENCES), toy_target(store, Toy()), DaskCluster("lsf", 0, 2, {"cores": 1, "memory": "1GB"})
+        )
+
+
+def test_options_that_the_class_does_not_take_are_told(store: Store) -> None:
+    with pytest.raises(InputError, match="Cannot start local workers with these options"):
+        fill_with_workers(records(SEQUENCES), toy_target(store, Toy()), DaskCluster("local", 1, 1, {"walltime": "1"}))
+
+
+def test_a_cluster_file_is_read(tmp_path: Path) -> None:
+    file = tmp_path / "c.yaml"
+    file.write_text("kind: slurm\nminimum: 0\nmaximum: 40\noptions:\n  queue: gpu\n  cores: 8\n")
+    assert read_cluster_file(file) == DaskCluster("slurm", 0, 40, {"queue": "gpu", "cores": 8})
+    file.write_text("kind: local\nmaximum: 3\n")
+    assert read_cluster_file(file) == DaskCluster("local", 3, 3)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "found no such fields"),
+        ("- 1\n", "found no such fields"),
+        ("kind: [\n", "it is not YAML"),
+        ("kind: sge\nmaximum: 1\n", "expected kind local, slurm, pbs, lsf, found 'sge'"),
+        ("kind: local\n", "expected a number of workers as maximum, found None"),
+        ("kind: local\nmaximum: true\n", "expected a number of workers as maximum, found True"),
+        ("kind: local\nmaximum: 2\nminimum: 3\n", "a cluster of 3 to 2 workers"),
+        ("kind: local\nmaximum: 0\n", "a cluster of 0 to 0 workers"),
+        ("kind: slurm\nmaximum: 2\nqueue: gpu\n", "found queue. What the class of the cluster takes belongs under"),
+        ("kind: slurm\nmaximum: 2\noptions: 3\n", "expected names and values under options"),
+    ],
+)
+def test_a_cluster_file_of_something_else_is_refused(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "c.yaml").write_text(text)
+    with pytest.raises(InputError, match=message):
+        read_cluster_file(tmp_path / "c.yaml")
+
+
+def test_a_cluster_file_that_is_not_there_is_told(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="No such file"):
+        read_cluster_file(tmp_path / "none.yaml")

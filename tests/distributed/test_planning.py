@@ -1,0 +1,65 @@
+"""Tasks: every sequence in one of them, of a bearable size, smaller ones towards the end."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from embedstore.distributed.planning import TASK_SECONDS, TaskPlan
+from embedstore.distributed.working import Task
+from embedstore.filling.pool import Pack
+
+
+def tasks_of(plan: TaskPlan) -> list[Task]:
+    found = []
+    while (task := plan.next()) is not None:
+        found.append(task)
+    return found
+
+
+@given(
+    lengths=st.lists(st.integers(1, 400), max_size=200),
+    rate=st.one_of(st.none(), st.floats(0.1, 1e4)),
+    workers=st.integers(1, 9),
+)
+def test_every_sequence_is_in_one_task(lengths: list[int], rate: float | None, workers: int) -> None:
+    plan = TaskPlan(rate, workers)
+    keys = [bytes([number]) for number in range(len(lengths))]
+    plan.add(keys, [b"A" * length for length in lengths])
+    tasks = tasks_of(plan)
+    assert sorted(key for task in tasks for key in task.pack.keys) == keys
+    assert all(len(task.pack) for task in tasks)
+    assert plan.letters == 0
+    assert not plan
+    longest = [max(map(len, task.pack.sequences)) for task in tasks]
+    assert longest == sorted(longest, reverse=True)
+
+
+def test_tasks_are_of_some_seconds_and_get_smaller() -> None:
+    plan = TaskPlan(10.0, 2)
+    plan.add([bytes([n // 256, n % 256]) for n in range(5000)], [b"A"] * 5000)
+    assert not plan.scarce
+    letters = [task.pack.letters for task in tasks_of(plan)]
+    assert letters[0] == 10 * TASK_SECONDS
+    assert letters[:15] == letters[:1] * 15
+    assert letters == sorted(letters, reverse=True)
+    assert letters[-2] <= letters[0] / 10
+    assert plan.scarce
+
+
+def test_the_size_follows_what_workers_reach() -> None:
+    plan = TaskPlan(1000.0, 1)
+    plan.learn(letters=20, seconds=10.0)
+    plan.add([bytes([n]) for n in range(200)], [b"A"] * 200)
+    first = plan.next()
+    assert first is not None
+    assert first.pack.letters == 2 * TASK_SECONDS
+
+
+def test_a_task_that_was_put_back_comes_first() -> None:
+    plan = TaskPlan(1.0, 1)
+    plan.add([b"x"], [b"AAA"])
+    again = Task(Pack([b"y"], [b"CC"]), losses=1)
+    plan.put_back(again)
+    assert plan.next() == again
+    assert plan
