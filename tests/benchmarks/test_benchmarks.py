@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks import filling, index, reading, training, writing
+from benchmarks import filling, index, reading, tiers, training, writing
 from benchmarks.contenders import OTHERS, OURS, Contender, MemoryMap, Query, random_keys
 from benchmarks.proteins import write_proteins
 from embedstore.sequences.reading import read
@@ -42,6 +42,11 @@ _PRESENT = [kind for kind in (MemoryMap, *OURS, *OTHERS) if kind.obstacle() is N
             filling.main,
             ["--proteins", "60", "--rounds", "1", "--memory-proteins", "20"],
             ["cached_to_bare_loop", "uncached_to_cached", "peak_memory"],
+        ),
+        (
+            tiers.main,
+            ["--rows", "60", "--dim", "8", "--queries", "40", "--rounds", "1"],
+            ["second_read_to_local", "first_read_seconds", "push_to_copy"],
         ),
         (
             training.main,
