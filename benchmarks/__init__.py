@@ -6,6 +6,7 @@
     python -m benchmarks.filling --json      fills with all and with nothing in the store, and their peak memory
     python -m benchmarks.preparing --json    six frames against a dictionary and Biopython; the whole of prepare
     python -m benchmarks.extraction --json   language models, against other ways to run them and the processor itself
+    python -m benchmarks.remote --json       from an S3 server on the loopback, against downloads in one piece
     python -m benchmarks.training --json     a pass over the training samples, against VirNucPro's own loop
 
 Ratios travel from machine to machine, milliseconds do not. `docs/benchmarks.md` has the results of one machine.

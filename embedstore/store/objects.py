@@ -49,8 +49,10 @@ _LASTING = (
     exceptions.UnknownConfigurationKeyError,
 )
 _STATUS = re.compile(r"status code: (\d+ [A-Za-z ]+)")
+_BUSY = ("408", "409", "429")
 _CODE = re.compile(r"<Code>(\w+)</Code>")
-_METADATA_SERVICES = ("169.254.169.254", "169.254.170.2", "metadata.google.internal")
+# Where libraries look for credentials when nothing names any.
+_METADATA_SERVICES = ("169.254.169.254", "169.254.170.2", "/latest/api/token", "metadata.google.internal")
 _SOURCES = {
     "s3": "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE and ~/.aws",
     "gs": "GOOGLE_APPLICATION_CREDENTIALS, or what `gcloud auth application-default login` left",
@@ -228,7 +230,7 @@ class ObjectStorage:
             reason = f"no connection to the server ({reason})"
         facts = [found[1].strip() for pattern in (_STATUS, _CODE) if (found := pattern.search(secret_free))]
         said = ", ".join(facts) or reason
-        if isinstance(error, (exceptions.PermissionDeniedError, exceptions.UnauthenticatedError)):
+        if said.startswith(("401", "403")):
             advice = f"Check the credentials and what they may do; they come from {_SOURCES[self._scheme]}."
         elif any(host in text for host in _METADATA_SERVICES):
             said, advice = "found no credentials", f"They come from {_SOURCES[self._scheme]}."
@@ -316,8 +318,11 @@ def _exactly(found: Any, length: int) -> Content:
 
 def _passes(error: Exception) -> bool:
     """Tell whether a failure may be gone next time."""
-    lasting = isinstance(error, (FileNotFoundError, *_LASTING))
-    return not lasting and not any(host in str(error) for host in _METADATA_SERVICES)
+    text = str(error)
+    status = _STATUS.search(text)
+    refused = status is not None and status[1].startswith("4") and not status[1].startswith(_BUSY)
+    lasting = refused or isinstance(error, (FileNotFoundError, *_LASTING))
+    return not lasting and not any(host in text for host in _METADATA_SERVICES)
 
 
 def _of_bucket(error: Exception) -> bool:

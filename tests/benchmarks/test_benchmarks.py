@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks import filling, index, reading, tiers, training, writing
+from benchmarks import filling, index, reading, remote, tiers, training, writing
 from benchmarks.contenders import OTHERS, OURS, Contender, MemoryMap, Query, random_keys
 from benchmarks.proteins import write_proteins
 from embedstore.sequences.reading import read
@@ -37,6 +37,11 @@ _PRESENT = [kind for kind in (MemoryMap, *OURS, *OTHERS) if kind.obstacle() is N
             index.main,
             ["--keys", "500", "--segments", "4", "--queries", "50", "--rounds", "1"],
             ["milliseconds_opening_and_look_up", "resident_growth_mib_own", "index_build_seconds"],
+        ),
+        (
+            remote.main,
+            ["--queries", "40", "--dim", "8", "--segments", "5", "--rounds", "1", "--delay-ms", "1"],
+            ["dense", "sparse", "milliseconds_opening_5_segments"],
         ),
         (
             filling.main,

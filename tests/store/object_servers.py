@@ -71,6 +71,7 @@ class FaultProxy:
     ----------
     target : URL of the server.
     faults : how often each occurs, of all requests; may be changed while it runs.
+    refuses : a status with which all requests are answered, None: they are not.
     stall_s : how long a stalled request waits before its connection is closed.
 
     Attributes
@@ -84,6 +85,7 @@ class FaultProxy:
         self.faults = dict(faults)
         self.injected: Counter[Fault] = Counter()
         self.requests = 0
+        self.refuses: int | None = None
         self.stall_s = stall_s
         self._next: list[Fault | None] = []
         self._random = random.Random(seed)
@@ -145,6 +147,10 @@ class _ProxyHandler(http.server.BaseHTTPRequestHandler):
     def _handle(self) -> None:
         proxy = self.server.proxy
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        if proxy.refuses is not None:
+            secret = self.headers.get("Authorization", "")
+            self._answer(proxy.refuses, "Refused", {}, f"<Error><Code>Refused</Code>{secret}</Error>".encode())
+            return
         fault = proxy.draw()
         if fault in (Fault.ERROR_500, Fault.ERROR_503, Fault.THROTTLED):
             self._answer(int(fault.value), "Injected", {}, b"<Error><Code>Injected</Code></Error>")
