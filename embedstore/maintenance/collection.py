@@ -21,7 +21,7 @@ from typing import Any
 
 from embedstore.maintenance.inventory import Inventory, stale_indexes, take_inventory
 from embedstore.store.condemned import condemn
-from embedstore.store.documents import commit_id
+from embedstore.store.documents import commit_id, is_commit
 from embedstore.store.local import TEMPORARY_PREFIX
 from embedstore.store.pins import pinned_commits
 from embedstore.store.signing_keys import Members
@@ -147,7 +147,8 @@ def collect_space(
 
 def in_order_of_removal(inventory: Inventory, names: Collection[str]) -> list[str]:
     """Sort commits first, each before the one that replaces it, then all other files."""
-    commits = {commit_id(name) for name in names if name.startswith("commits/")}
+    commits = {commit_id(name) for name in names if is_commit(name)}
+    others = sorted(name for name in names if not is_commit(name))
     replaced = {name: commit.replaces for name, commit in inventory.commits.items()}
     ordered: list[str] = []
 
@@ -164,7 +165,7 @@ def in_order_of_removal(inventory: Inventory, names: Collection[str]) -> list[st
 
     for commit in sorted(commits):
         visit(commit)
-    return ordered + sorted(name for name in names if not name.startswith("commits/"))
+    return ordered + others
 
 
 def _count(report: CollectReport, inventory: Inventory, removed: Collection[str], waiting: Collection[str]) -> None:

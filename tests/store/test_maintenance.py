@@ -146,6 +146,26 @@ def test_a_writer_whose_files_were_condemned_writes_them_again(tmp_path: Path) -
     assert SpaceStore.open(tmp_path).verify(deep=True).problems == []
 
 
+def test_temporary_files_of_killed_writers_are_removed_wherever_they_lie(tmp_path: Path) -> None:
+    space = filled(tmp_path)
+    folder = tmp_path / "spaces" / space.id
+    places = (
+        tmp_path,
+        folder,
+        folder / "commits",
+        folder / "data",
+        folder / "index",
+        next((folder / "data").iterdir()),
+    )
+    for place in (*places, tmp_path / "pins"):
+        place.mkdir(exist_ok=True)
+        (place / f".tmp-{'0' * 32}").write_bytes(b"half")
+    assert len(SpaceStore.open(tmp_path).verify().orphans) == 7
+    assert collect(LocalStorage(tmp_path), grace_s=0).removed_files == 7
+    assert_clean(tmp_path)
+    assert_right(open_space(tmp_path), KEYS)
+
+
 def test_foreign_files_are_left_alone(tmp_path: Path) -> None:
     space = filled(tmp_path)
     foreign = [
