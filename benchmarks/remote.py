@@ -41,6 +41,7 @@ from embedstore.store.publishing import id_of
 from embedstore.store.ranges import GAP_BYTES, REQUEST_BYTES, REQUESTS_AT_ONCE
 from embedstore.store.rows import SortedRows
 from embedstore.store.segments import write_segment
+from embedstore.store.web_index import publish_web_index
 from embedstore.types import Canaries, EmbeddingBatch, Keys
 
 _SPACE = "benchmark"
@@ -140,16 +141,20 @@ def _opening(place: Path, segments: int, delay_s: float, rounds: int, seed: int)
         found = {}
         for name, server in (("files", _files_server(place, 0.0)), ("files_with_delay", _files_server(place, delay_s))):
             with server():
+                web = f"{os.environ['AWS_ENDPOINT_URL']}/{_BUCKET}"
                 tasks = {
                     "local": Task(lambda number: ask(SpaceStore.open(place).space(_SPACE))),
                     name: Task(lambda number: ask(_opened())),
+                    f"web_{name}": Task(lambda number, web=web: ask(SpaceStore.open(web).space(_SPACE))),
                 }
                 found.update(interleaved(tasks, rounds).milliseconds())
         return {f"{prefix}_{name}": value for name, value in found.items()}
 
+    publish_web_index(storage)
     without = measured("without_index")
     space.refresh()
     space.optimise()
+    publish_web_index(storage)
     return {f"milliseconds_opening_{segments}_segments": {**without, **measured("with_index")}}
 
 

@@ -81,7 +81,12 @@ class ObjectStorage:
         self._patience = patience or Patience()
         self._secrets: tuple[str, ...] = ()
         self.location = f"{self._scheme}://{bucket}/{prefix}".rstrip("/")
-        self._store = self._connected(bucket, prefix)
+        # Five tries in some two seconds; what lasts longer is waited for above, where it is known what passes.
+        self._store = self._connected(bucket, prefix, retries=5, longest_pause_s=3.0)
+        # Parts of a large file cannot be asked for again, so what sends them has all the patience itself.
+        self._sending = self._connected(
+            bucket, prefix, retries=5 + self._patience.attempts, longest_pause_s=self._patience.longest_pause_s
+        )
         self._reader = RangeReader(self._range, self._whole)
         self._retrying = Retrying(self._patience)
 
@@ -180,7 +185,7 @@ class ObjectStorage:
 
         def put() -> None:
             obstore.put(
-                self._store,
+                self._sending,
                 name,
                 counted(),
                 use_multipart=True,
@@ -243,16 +248,15 @@ class ObjectStorage:
     def _named(self, name: str) -> str:
         return f"{self.location}/{name}"
 
-    def _connected(self, bucket: str, prefix: str) -> S3Store | GCSStore | AzureStore:
+    def _connected(
+        self, bucket: str, prefix: str, *, retries: int, longest_pause_s: float
+    ) -> S3Store | GCSStore | AzureStore:
         client: dict[str, Any] = {
             "timeout": timedelta(seconds=self._patience.timeout_s),
             "connect_timeout": timedelta(seconds=self._patience.connect_timeout_s),
         }
-        # Five tries in some three seconds; what lasts longer is waited for above, where it is known what passes.
-        retry: Any = {
-            "max_retries": 5,
-            "backoff": {"init_backoff": timedelta(milliseconds=100), "max_backoff": timedelta(seconds=3), "base": 2},
-        }
+        pauses = {"init_backoff": timedelta(milliseconds=100), "max_backoff": timedelta(seconds=longest_pause_s)}
+        retry: Any = {"max_retries": retries, "backoff": {**pauses, "base": 2}}
         shared: dict[str, Any] = {"prefix": prefix or None, "client_options": client, "retry_config": retry}
         try:
             if self._scheme == "gs":

@@ -26,7 +26,7 @@ class Patience:
     connect_timeout_s : of making a connection.
     """
 
-    attempts: int = 5
+    attempts: int = 8
     first_pause_s: float = 0.5
     longest_pause_s: float = 8.0
     timeout_s: float = 120.0

@@ -90,7 +90,11 @@ class Storage(Protocol):
         ...
 
     def write(self, name: str, parts: Iterable[Buffer]) -> Entry:
-        """Write a file, durable when this returns. An existing file of that name stays as it is."""
+        """Write a file, durable when this returns. An existing file of that name stays as it is.
+
+        Of writers at once one wins, on an object store the last; they are to write the same, since names are digests
+        of the content, or random.
+        """
         ...
 
     def replace(self, name: str, parts: Iterable[Buffer]) -> Entry:

@@ -150,6 +150,7 @@ def test_parts_that_fail_leave_no_large_file(behind: tuple[ObjectStorage, FaultP
     assert storage.list("") == []
 
 
+@pytest.mark.slow
 def test_a_large_file_that_is_refused_is_not_said_to_be_written(behind: tuple[ObjectStorage, FaultProxy]) -> None:
     storage, proxy = behind
     storage.list("")
