@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from embedstore.classify.prediction import PredictOptions, predict
     from embedstore.classify.training import train
     from embedstore.comparison.comparing import compare
-    from embedstore.errors import EmbedStoreError, MissingEmbeddingError, SchemaError
+    from embedstore.errors import EmbedStoreError, MissingEmbeddingError, SchemaError, UpstreamWarning
     from embedstore.features import Features, Schema, merge, open_features
     from embedstore.filling import FillOptions, FillReport
     from embedstore.identity import Recipe, canonical, key_array, key_from_text, key_text, sequence_key
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from embedstore.models.resolution import ModelOptions
     from embedstore.samples import PrepareOptions, PrepareReport, prepare, read_samples
     from embedstore.sequences import read
+    from embedstore.sharing import CopyReport, pull, push, sync
     from embedstore.store.space import Space
     from embedstore.types import EmbeddingBatch, Record, Rejection
 
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
 
 _HOME = {
     "Classifier": "classify.classifier",
+    "CopyReport": "sharing",
     "EmbedStoreError": "errors",
     "EmbeddingBatch": "types",
     "Features": "features",
@@ -59,6 +61,7 @@ _HOME = {
     "Space": "store.space",
     "Store": "library",
     "TrainOptions": "classify.options",
+    "UpstreamWarning": "errors",
     "canonical": "identity",
     "compare": "comparison.comparing",
     "evaluate": "classify.evaluation",
@@ -71,9 +74,12 @@ _HOME = {
     "open_features": "features",
     "predict": "classify.prediction",
     "prepare": "samples",
+    "pull": "sharing",
+    "push": "sharing",
     "read": "sequences",
     "read_samples": "samples",
     "sequence_key": "identity",
+    "sync": "sharing",
     "train": "classify.training",
 }
 """Public name -> module of this package that defines it."""
@@ -84,6 +90,7 @@ _OTHER_NAME = {"open": "open_store"}
 __all__ = [
     "MODELS",
     "Classifier",
+    "CopyReport",
     "EmbedStoreError",
     "EmbeddingBatch",
     "Features",
@@ -103,6 +110,7 @@ __all__ = [
     "Space",
     "Store",
     "TrainOptions",
+    "UpstreamWarning",
     "__version__",
     "canonical",
     "compare",
@@ -116,9 +124,12 @@ __all__ = [
     "open_features",
     "predict",
     "prepare",
+    "pull",
+    "push",
     "read",
     "read_samples",
     "sequence_key",
+    "sync",
     "train",
 ]
 

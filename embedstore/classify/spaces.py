@@ -8,7 +8,7 @@ from functools import partial
 from typing import Literal
 
 from embedstore.classify.classifier import Classifier
-from embedstore.errors import ModelError, SchemaError, SpaceConflictError, UnknownModelError
+from embedstore.errors import ModelError, SchemaError, SpaceConflictError, SpaceNotFoundError, UnknownModelError
 from embedstore.features import Block, FillFrom, Preparation, Schema
 from embedstore.filling import FillReport, SpaceTarget, fill, find_target
 from embedstore.identity import Molecule, Recipe
@@ -120,7 +120,10 @@ def _other_recipe(classifier: Classifier, block: Block, store: SpaceStore, error
 
 
 def _space_by_id(store: SpaceStore, space_id: str) -> Space | None:
-    return next((space for space in store.spaces() if space.id == space_id), None)
+    try:
+        return store.space(space_id)
+    except SpaceNotFoundError:
+        return None
 
 
 def _options_of(recipe: Recipe) -> ModelOptions:

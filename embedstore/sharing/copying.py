@@ -79,8 +79,8 @@ def sync(
 
 def _copied(near: SpaceStore, far: SpaceStore, directions: Sequence[Direction], wanted: _Wanted) -> CopyReport:
     started = time.monotonic()
-    if near.id == far.id:
-        raise InputError(f"Cannot copy from {near.location} to {far.location}: both are the store {near.id}.")
+    if near.location == far.location:  # not by their ids, which a store shares with its copies
+        raise InputError(f"Cannot copy from {near.location} to itself. Name another store.")
     ways = [(near, far, each) if each == "push" else (far, near, each) for each in directions]
     _refuse_unknown(wanted.spaces, [source for source, _, _ in ways])
     spaces = [done for source, destination, each in ways for done in _copy_spaces(source, destination, each, wanted)]
@@ -131,4 +131,4 @@ def _copy_space(source: SourceSpace, destination: SpaceStore, done: SpaceCopy, w
     except SpaceConflictError as error:
         done.problems.append(Problem(f"{source.folder}space.json", str(error)))
         return
-    SpaceCopier(source, there, done, wanted.on_copied).run()
+    SpaceCopier(source, there, destination.trust, done, wanted.on_copied).run()

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from embedstore.errors import CorruptStoreError, InputError
+from embedstore.errors import CorruptStoreError, InputError, StorageError
 from embedstore.filling.distinct import DistinctKeys
 from embedstore.sharing.files import copy_file
 from embedstore.sharing.report import OnCopied, SpaceCopy
@@ -27,6 +27,7 @@ from embedstore.sharing.source import SourceSpace, read_commits
 from embedstore.store.documents import COSTS
 from embedstore.store.publishing import id_of, publish_commit
 from embedstore.store.segments import CRC_BYTES, Segment
+from embedstore.store.signatures import CommitSignatures, Trust
 from embedstore.store.space import Space
 from embedstore.store.storage import side_by_side
 from embedstore.store.verification import Problem
@@ -64,10 +65,19 @@ def count_lacking(source: SourceSpace, destination: Space | None, done: SpaceCop
 
 
 class SpaceCopier:
-    """Copies what one space lacks; `done` is brought up to date as it goes."""
+    """Copies what one space lacks.
 
-    def __init__(self, source: SourceSpace, destination: Space, done: SpaceCopy, on_copied: OnCopied | None) -> None:
+    Parameters
+    ----------
+    trust : of the destination: what nobody vouches for there is appended by who copies, who signs it.
+    done : brought up to date as it goes.
+    """
+
+    def __init__(
+        self, source: SourceSpace, destination: Space, trust: Trust, done: SpaceCopy, on_copied: OnCopied | None
+    ) -> None:
         self._source = source
+        self._trusted_there = CommitSignatures(source.storage, source.folder, Trust(members=trust.members))
         self._there = destination
         self._done = done
         self._on_copied = on_copied
@@ -82,10 +92,24 @@ class SpaceCopier:
         """Copy all segments; again, where some were merged away meanwhile or met a commit that replaces them."""
         for _ in range(_MAX_PASSES):
             vanished = self._pass()
-            live = {segment.commit_id for segment in self._there.segments()}
-            if not vanished and self._published <= live:
+            if not vanished and self._has_arrived():
                 break
+        self._there.refresh()
         self._there.optimise()
+
+    def _has_arrived(self) -> bool:
+        """Tell whether what was published is there, and nobody has replaced it meanwhile."""
+        storage, folder = self._there.storage, self._there.folder
+        try:
+            storage.entry(f"{folder}space.json")
+        except FileNotFoundError:
+            raise StorageError(f"Cannot copy space {self._done.name}: it was removed there meanwhile.") from None
+        try:  # asked one by one, since a listing may be older than they are
+            for commit in self._published:
+                storage.entry(f"{folder}commits/{commit}.json")
+        except FileNotFoundError:
+            return False
+        return self._published.isdisjoint(read_commits(storage, folder).replaced)
 
     def _pass(self) -> bool:
         """Go through the segments once, and tell whether one vanished meanwhile."""
@@ -140,6 +164,8 @@ class SpaceCopier:
         signatures = self._signatures.get(segment.commit_id, [])
         commit = segment.commit if signatures else replace(segment.commit, replaces=())
         if id_of(commit) in self._replaced | self._known or not self._known.isdisjoint(commit.replaces):
+            return False
+        if not self._trusted_there.trusted({segment.commit_id}):
             return False
 
         def copy(file: str) -> bool:

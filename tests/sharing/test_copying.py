@@ -8,6 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from sharing_stores import OTHER, RECIPE, assert_clean, commits_of, make_store
 from store.faulty_storage import Death, FaultyStorage, SimulatedCrash
 from store.sample_rows import LAYOUTS, assert_right, files_of, sample_batch, sample_canaries, sample_keys, sample_recipe
@@ -20,6 +22,8 @@ from embedstore.store import SpaceStore
 from embedstore.store.condemned import condemn
 from embedstore.store.documents import Commit, SegmentFormat
 from embedstore.store.rows import SortedRows
+from embedstore.store.signatures import trust_of
+from embedstore.store.signing_keys import PublicKey
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -104,7 +108,7 @@ def test_the_same_recipe_under_another_name_is_the_same_space(tmp_path: Path) ->
 
 def test_a_store_is_not_copied_to_itself(tmp_path: Path) -> None:
     near = make_store(tmp_path / "near", range(3))
-    with pytest.raises(InputError, match="both are the store"):
+    with pytest.raises(InputError, match="to itself"):
         push(near, SpaceStore.open(tmp_path / "near"))
 
 
@@ -255,3 +259,45 @@ def test_a_copy_that_dies_at_any_step_is_taken_up_again(tmp_path: Path, death: D
         assert_right(far.space("other"), sample_keys(range(30, 36)))
         assert len(read_commits(far.storage, far.space("toy").folder).readable) >= 3
         assert_clean(place)
+
+
+def sign_keys(folder: Path, *names: str) -> Path:
+    """Write a private key of each name, and `members` that lists them."""
+    public = []
+    for name in names:
+        key = Ed25519PrivateKey.generate()
+        (folder / name).write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption()))
+        public.append(PublicKey(key.public_key().public_bytes_raw()).text)
+    (folder / "members").write_text("\n".join(public))
+    return folder
+
+
+def test_signatures_come_along_and_what_nobody_signed_does_not(tmp_path: Path) -> None:
+    keys = sign_keys(tmp_path, "alice")
+    make_store(tmp_path / "near", range(4))  # by nobody
+    signed = SpaceStore.open(tmp_path / "near", trust=trust_of(keys / "alice"))
+    signed.space("toy").append(sample_batch(sample_keys(range(4, 10)), RECIPE))
+    members = trust_of(require_signed=keys / "members")
+    near = SpaceStore.open(tmp_path / "near", trust=members)
+    far = SpaceStore.open(tmp_path / "far", create=True)
+    assert push(near, far).copied == 6
+    reader = SpaceStore.open(tmp_path / "far", trust=members).space("toy")
+    assert_right(reader, sample_keys(range(4, 10)))
+    assert reader.ignored_commits == 0
+    assert commits_of(far) < commits_of(SpaceStore.open(tmp_path / "near"))
+
+
+def test_who_copies_signs_what_nobody_vouches_for_at_the_destination(tmp_path: Path) -> None:
+    keys = sign_keys(tmp_path, "alice")
+    near = make_store(tmp_path / "near", range(4))
+    trust = trust_of(keys / "alice", keys / "members")
+    make_store(tmp_path / "far")
+    refused = push(near, SpaceStore.open(tmp_path / "far"))  # nothing is required there: as it is
+    assert refused.copied == 4
+    far = SpaceStore.open(tmp_path / "far", trust=trust)
+    assert push(near, far).copied == 4
+    assert_right(SpaceStore.open(tmp_path / "far", trust=trust).space("toy"), sample_keys(range(4)))
+    third = SpaceStore.open(tmp_path / "third", create=True)
+    third.create_space(RECIPE, "toy", sample_canaries(RECIPE))
+    unsigned = push(near, SpaceStore.open(tmp_path / "third", trust=trust_of(require_signed=keys / "members")))
+    assert (unsigned.copied, unsigned.complete) == (0, False)
