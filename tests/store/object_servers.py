@@ -72,6 +72,7 @@ class FaultProxy:
     target : URL of the server.
     faults : how often each occurs, of all requests; may be changed while it runs.
     refuses : a status with which all requests are answered, None: they are not.
+    retry_after_s : when to come back, as said with 429 and 503.
     stall_s : how long a stalled request waits before its connection is closed.
 
     Attributes
@@ -86,6 +87,7 @@ class FaultProxy:
         self.injected: Counter[Fault] = Counter()
         self.requests = 0
         self.refuses: int | None = None
+        self.retry_after_s: int | None = None
         self.stall_s = stall_s
         self._next: list[Fault | None] = []
         self._random = random.Random(seed)
@@ -153,7 +155,8 @@ class _ProxyHandler(http.server.BaseHTTPRequestHandler):
             return
         fault = proxy.draw()
         if fault in (Fault.ERROR_500, Fault.ERROR_503, Fault.THROTTLED):
-            self._answer(int(fault.value), "Injected", {}, b"<Error><Code>Injected</Code></Error>")
+            later = {} if proxy.retry_after_s is None else {"Retry-After": str(proxy.retry_after_s)}
+            self._answer(int(fault.value), "Injected", later, b"<Error><Code>Injected</Code></Error>")
             return
         if fault is Fault.STALLED:
             time.sleep(proxy.stall_s)

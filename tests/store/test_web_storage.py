@@ -21,6 +21,7 @@ from embedstore.errors import (
     StorageError,
     StoreNotFoundError,
 )
+from embedstore.maintenance import collect, compact
 from embedstore.store.local import LocalStorage
 from embedstore.store.objects import ObjectStorage
 from embedstore.store.retrying import Patience
@@ -257,3 +258,26 @@ def test_a_published_index_is_json_of_one_form(store: tuple[Path, str]) -> None:
     document = json.loads((store[0] / INDEX_NAME).read_bytes())
     assert sorted(document) == ["created_ns", "documents", "files", "format", "sha256"]
     assert document["files"]["embedstore.json"][0] == (store[0] / "embedstore.json").stat().st_size
+
+
+def test_a_reader_outlives_what_it_reads(store: tuple[Path, str]) -> None:
+    """Merged, collected and published anew while somebody reads: the index is fetched again, and nothing is damage."""
+    folder, url = store
+    reader = open_space(WebStorage(url))
+    assert len(reader) == 50
+    compact(open_space(folder))
+    for _ in range(3):
+        collect(LocalStorage(folder), grace_s=0)
+    publish_web_index(LocalStorage(folder))
+    assert_right(reader, KEYS)
+    assert len(reader.segments()) == 1
+
+
+def test_a_busy_server_is_asked_again_when_it_says(store: tuple[Path, str]) -> None:
+    _, url = store
+    with FaultProxy(url.rpartition("/")[0], {}) as proxy:
+        proxy.retry_after_s = 1
+        proxy.once(Fault.THROTTLED)
+        started = time.monotonic()
+        assert len(open_space(WebStorage(f"{proxy.url}/{url.rpartition('/')[2]}", patience=QUICK))) == 50
+        assert time.monotonic() - started >= 1
