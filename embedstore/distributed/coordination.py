@@ -151,6 +151,7 @@ class _DistributedFill(Fill):
                 f"Cannot fill space {target.name} with other processes: its model is known to this one only. "
                 "Use fill, or a target from find_target."
             )
+        target.store.require_writable(self._space)
         target.get_model(missing)  # if it must be fetched, once, and not by every worker
         location = target.store.location
         location = location if is_url(location) else str(Path(location).absolute())
