@@ -17,6 +17,7 @@ import os
 import re
 from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime, timedelta
+from functools import cached_property
 from itertools import chain
 from typing import Any, TypeVar
 from urllib.parse import unquote, urlsplit
@@ -77,16 +78,12 @@ class ObjectStorage:
     requests_at_once = REQUESTS_AT_ONCE
 
     def __init__(self, url: str, *, patience: Patience | None = None) -> None:
-        self._scheme, bucket, prefix = _parsed(url)
+        self._scheme, self._bucket, self._prefix = _parsed(url)
         self._patience = patience or Patience()
         self._secrets: tuple[str, ...] = ()
-        self.location = f"{self._scheme}://{bucket}/{prefix}".rstrip("/")
+        self.location = f"{self._scheme}://{self._bucket}/{self._prefix}".rstrip("/")
         # Five tries in some two seconds; what lasts longer is waited for above, where it is known what passes.
-        self._store = self._connected(bucket, prefix, retries=5, longest_pause_s=3.0)
-        # Parts of a large file cannot be asked for again, so what sends them has all the patience itself.
-        self._sending = self._connected(
-            bucket, prefix, retries=5 + self._patience.attempts, longest_pause_s=self._patience.longest_pause_s
-        )
+        self._store = self._connected(retries=5, longest_pause_s=3.0)
         self._reader = RangeReader(self._range, self._whole)
         self._retrying = Retrying(self._patience)
 
@@ -248,28 +245,32 @@ class ObjectStorage:
     def _named(self, name: str) -> str:
         return f"{self.location}/{name}"
 
-    def _connected(
-        self, bucket: str, prefix: str, *, retries: int, longest_pause_s: float
-    ) -> S3Store | GCSStore | AzureStore:
+    @cached_property
+    def _sending(self) -> S3Store | GCSStore | AzureStore:
+        """Parts of a large file cannot be asked for again, so what sends them has all the patience itself."""
+        patience = self._patience
+        return self._connected(retries=5 + patience.attempts, longest_pause_s=patience.longest_pause_s)
+
+    def _connected(self, *, retries: int, longest_pause_s: float) -> S3Store | GCSStore | AzureStore:
         client: dict[str, Any] = {
             "timeout": timedelta(seconds=self._patience.timeout_s),
             "connect_timeout": timedelta(seconds=self._patience.connect_timeout_s),
         }
         pauses = {"init_backoff": timedelta(milliseconds=100), "max_backoff": timedelta(seconds=longest_pause_s)}
         retry: Any = {"max_retries": retries, "backoff": {**pauses, "base": 2}}
-        shared: dict[str, Any] = {"prefix": prefix or None, "client_options": client, "retry_config": retry}
+        shared: dict[str, Any] = {"prefix": self._prefix or None, "client_options": client, "retry_config": retry}
         try:
             if self._scheme == "gs":
-                return GCSStore(bucket, **shared)
+                return GCSStore(self._bucket, **shared)
             if self._scheme == "az":
-                return AzureStore(bucket, **shared)
+                return AzureStore(self._bucket, **shared)
             settings = settings_of_files(os.environ)
             self._secrets = tuple(value for name, value in settings.items() if name not in ("region", "endpoint"))
             endpoint = endpoint_of(os.environ) or settings.get("endpoint", "")
             if endpoint.startswith("http://"):  # whoever writes so wants it
                 client["allow_http"] = True
             shared["config"] = settings
-            return S3Store(bucket, **shared)
+            return S3Store(self._bucket, **shared)
         except (exceptions.BaseError, ValueError) as error:
             raise self._error("use", "", error) from None
 
