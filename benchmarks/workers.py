@@ -2,8 +2,8 @@
 
     python -m benchmarks.workers --json
 
-Random weights in the shape of a real model, real proteins, an empty store each time. Both are given the same cores; they
-take turns, and the store must hold the same at the end. Workers pay for starting: each loads torch and the model.
+Random weights in the shape of a real model, real proteins, an empty store each time. Both are given the same cores,
+they take turns, and the store must hold the same at the end. Workers pay for starting: each loads torch and the model.
 """
 
 from __future__ import annotations

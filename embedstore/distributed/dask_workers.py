@@ -7,6 +7,7 @@ halved. Whoever can reach a Dask scheduler can run code on its workers: let it l
 from __future__ import annotations
 
 import importlib
+import inspect
 import logging
 import queue
 import shlex
@@ -29,6 +30,7 @@ CLASSES: dict[Kind, tuple[str, str]] = {
 }
 """Module and name of the class that starts workers of each kind."""
 
+_WORKER_OPTIONS = {"memory_limit", "local_directory", "death_timeout", "env", "resources"}
 _CONNECT_S = 30.0
 _TASKS_PER_WORKER_OF_OTHERS = 2  # an adaptive cluster that others started grows only when tasks wait
 
@@ -93,21 +95,32 @@ class DaskCluster:
         """See `executors.Workers`."""
         with ExitStack() as stack:
             cluster = stack.enter_context(self._started())
-            if self.minimum == self.maximum:
-                cluster.scale(self.maximum)
-            else:
+            self._start_first(cluster)
+            if self.minimum < self.maximum:
                 cluster.adapt(minimum=self.minimum, maximum=self.maximum)
             client = stack.enter_context(_client(cluster))
             executor = _DaskTasks(client, job, lambda: self.maximum)
             stack.callback(executor.cancel)
             yield executor
 
+    def _start_first(self, cluster: Any) -> None:
+        """Start the first workers and wait until that is done: what goes wrong in `scale` is only logged."""
+        while len(cluster.worker_spec) < max(1, self.minimum):
+            cluster.worker_spec.update(cluster.new_worker_spec())
+        try:
+            cluster.sync(cluster._correct_state)
+        except (RuntimeError, OSError, ValueError) as error:
+            for worker in cluster.workers.values():
+                worker.status = _imported("distributed").Status.closed  # closing the cluster insists on it
+            raise WorkerError(f"Cannot start {self.kind} workers: {str(error).strip()}") from error
+
     def _started(self) -> Any:
         module, name = CLASSES[self.kind]
         starts = getattr(_imported(module), name)
+        # The usual port of the dashboard may be taken: any free one will do.
         if self.kind == "local":
-            # No dashboard unless asked for: its port may be taken. A model uses all threads of its process anyway.
-            defaults: dict[str, Any] = {"n_workers": 0, "threads_per_worker": 1, "dashboard_address": None}
+            self._refuse_unknown_options(starts)
+            defaults: dict[str, Any] = {"n_workers": 0, "threads_per_worker": 1, "dashboard_address": ":0"}
         else:
             command = shlex.split(starts.job_cls.submit_command)[0]
             if shutil.which(command) is None:
@@ -120,6 +133,15 @@ class DaskCluster:
             return starts(**{"silence_logs": logging.CRITICAL, **defaults, **self.options})
         except (TypeError, ValueError) as error:
             raise InputError(f"Cannot start {self.kind} workers with these options: {error}") from error
+
+    def _refuse_unknown_options(self, starts: Any) -> None:
+        """Local clusters pass what they do not know on to their workers, which then never start."""
+        unknown = self.options.keys() - inspect.signature(starts).parameters.keys() - _WORKER_OPTIONS
+        if unknown:
+            raise InputError(
+                f"Cannot start local workers with these options: distributed.LocalCluster has no "
+                f"{', '.join(sorted(unknown))}."
+            )
 
 
 class _DaskTasks:

@@ -39,7 +39,7 @@ def running_cluster() -> Iterator[Any]:
     from distributed import LocalCluster
 
     with LocalCluster(
-        n_workers=2, threads_per_worker=1, dashboard_address=None, silence_logs=logging.CRITICAL
+        n_workers=2, threads_per_worker=1, dashboard_address=":0", silence_logs=logging.CRITICAL
     ) as cluster:
         yield cluster
 
@@ -166,6 +166,15 @@ def test_a_queue_that_is_not_here_is_told(store: Store, monkeypatch: pytest.Monk
         fill_with_workers(
             records(SEQUENCES), toy_target(store, Toy()), DaskCluster("lsf", 0, 2, {"cores": 1, "memory": "1GB"})
         )
+
+
+def test_a_queue_that_refuses_is_told(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "sbatch").write_text("#!/bin/bash\necho invalid partition >&2; exit 1\n")
+    (tmp_path / "sbatch").chmod(stat.S_IRWXU)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    options = {"cores": 1, "memory": "1GB", "scheduler_options": {"host": "127.0.0.1", "dashboard_address": ":0"}}
+    with pytest.raises(WorkerError, match=r"(?s)Cannot start slurm workers.*invalid partition"):
+        fill_with_workers(records(SEQUENCES), toy_target(store, Toy()), DaskCluster("slurm", 0, 2, options))
 
 
 def test_options_that_the_class_does_not_take_are_told(store: Store) -> None:

@@ -47,7 +47,7 @@ def store(tmp_path: Path) -> Store:
 @pytest.fixture
 def small_tasks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Tasks of some hundred letters, several pools."""
-    monkeypatch.setattr(planning, "TASK_SECONDS", 0.2)
+    monkeypatch.setattr(planning, "TASK_SECONDS", 0.1)
     monkeypatch.setattr(pool, "POOL_RECORDS", 50)
     monkeypatch.setattr("embedstore.filling.intake.FIRST_WINDOW_RECORDS", 30)
     monkeypatch.setattr("embedstore.filling.intake.WINDOW_RECORDS", 30)
@@ -90,14 +90,16 @@ def test_two_workers_fill_like_one_process(store: Store, tmp_path: Path) -> None
     assert children() == []
 
 
+@pytest.mark.slow
 def test_a_language_model_gives_the_same_vectors(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     fasta = tmp_path / "p.faa"
     fasta.write_text("".join(f">s{number}\n{sequence}\n" for number, sequence in enumerate(SEQUENCES[:40])))
     reports, vectors = [], []
     for place, more in ((tmp_path / "one", []), (tmp_path / "two", ["--workers", "2", "--device", "cpu"])):
-        assert main(["fill", str(fasta), "-m", str(ESM), "-s", str(place), "--json", "-q", *more]) == 0
+        given = ["fill", str(fasta), "-m", str(ESM), "--precision", "full", "-s", str(place), "--json", "-q"]
+        assert main([*given, *more]) == 0
         reports.append(json.loads(capsys.readouterr().out))
-        vectors.append(Store.open(place).get(SEQUENCES[:40], str(ESM)).astype(np.float64))
+        vectors.append(Store.open(place).get(SEQUENCES[:40], "fastesm2_tiny"))
     assert reports[0].keys() == reports[1].keys()
     assert [report["computed"] for report in reports] == [40, 40]
     np.testing.assert_allclose(*vectors, rtol=0, atol=1e-5 * np.abs(vectors[0]).max())
