@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import warnings
 from typing import TYPE_CHECKING
 
 from embedstore_cli.output import notice
@@ -60,14 +59,12 @@ def target_to_fill(
 
 def _upstream_alone() -> Store | None:
     """Open the first upstream store that can be had, only to be read."""
-    from embedstore.errors import StoreError, UpstreamWarning
     from embedstore.library import open_store
     from embedstore.sharing import upstream_places
+    from embedstore.sharing.upstream import Upstream
 
     upstream = upstream_places()
     for number, each in enumerate(upstream):
-        try:
+        if Upstream(each).store is not None:
             return open_store(each, upstream=upstream[number + 1 :])
-        except StoreError as error:
-            warnings.warn(f"Going on without the store {each}: {error}", UpstreamWarning, stacklevel=2)
     return None

@@ -31,7 +31,7 @@ from embedstore.types import Keys, Vectors
 T = TypeVar("T")
 
 _REFRESH_S = 20.0
-_MAX_DAMAGED_BLOCKS = 64
+_MAX_DAMAGED_BLOCKS = 256
 """So often is a block that cannot be read halved, to find the rows that can; then what is left is given up."""
 
 

@@ -232,10 +232,11 @@ def test_commands_look_up_the_stores_of_the_option_or_the_environment(
     assert not (tmp_path / "own").exists()
     assert main(["get", str(PROTEINS), "--model", "aac_dpc", "--upstream", "my lab", "--output", "x.npz"]) == 0
     assert not (tmp_path / "own").exists()
+    capsys.readouterr()
     assert main([*fill_all, "--upstream", "nowhere", "--upstream", "my lab", "--pull-through"]) == 0
     captured = capsys.readouterr()
-    assert [line for line in captured.err.splitlines() if line.startswith("Warning: Going on without")] != []
-    assert "Traceback" not in captured.err
+    warned = [line for line in captured.err.splitlines() if line != f"Made a store at {tmp_path / 'own'}."]
+    assert [line.partition(": No store")[0] for line in warned] == ["Warning: Going on without the store nowhere"]
     assert json.loads(captured.out)["hits"] == 14
     assert len(open_store().space("aac_dpc")) == 14
     monkeypatch.setenv("EMBEDSTORE_UPSTREAM", shlex.quote(str(tmp_path / "my lab")))
@@ -247,6 +248,28 @@ def test_commands_look_up_the_stores_of_the_option_or_the_environment(
     assert [(space["store"], space["rows"]) for space in json.loads(capsys.readouterr().out)] == [
         (str(tmp_path / "my lab"), 14)
     ]
+
+
+def test_classifiers_are_fed_from_upstream_stores(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    random = np.random.default_rng(3)
+    genomes = ["".join(random.choice(list("ACGT"), 700)) for _ in range(3)]
+    Path("genomes.fna").write_text("".join(f">g{number}\n{genome}\n" for number, genome in enumerate(genomes)))
+    assert main(["prepare", "genomes.fna", "--length", "150", "--output", "samples", "--quiet"]) == 0
+    merge = ["merge", "samples/samples.tsv", "--models", "tnf,aac_dpc", "--json"]
+    assert main([*merge, "--store", "lab", "--fill", "--output", "lab.npz"]) == 0
+    assert main([*merge, "--store", "none", "--upstream", "lab", "--output", "none.npz"]) == 0
+    assert not Path("none").exists()
+    assert main([*merge, "--store", "own", "--upstream", "lab", "--fill", "--output", "used.npz"]) == 0
+    assert main([*merge, "--store", "own", "--upstream", "lab", "--pull-through", "--output", "kept.npz"]) == 0
+    capsys.readouterr()
+    assert main([*merge, "--store", "own", "--fill", "--output", "own.npz"]) == 0
+    assert [report["computed"] for report in json.loads(capsys.readouterr().out)["filled"]] == [0, 0]
+    expected_rows = np.load("lab.npz")["X"]
+    for name in ("none.npz", "used.npz", "kept.npz", "own.npz"):
+        np.testing.assert_array_equal(np.load(name)["X"], expected_rows)
 
 
 def test_a_web_server_is_an_upstream_store(tmp_path: Path, lab: Path) -> None:
