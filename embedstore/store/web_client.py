@@ -160,8 +160,8 @@ class WebClient:
         except BaseException:
             answer.close()  # what is left unread must not be taken for the next answer
             raise
-        finally:
-            answer.release_conn()
+        answer.drain_conn()
+        answer.release_conn()
 
     def _refused(self, name: str, status: int) -> StorageError:
         advice = (

@@ -54,6 +54,7 @@ class StorageContract:
         assert [each.name for each in storage.list("")] == ["name"]
 
     def test_of_writers_at_once_one_wins_and_all_return(self, storage: Storage) -> None:
+        """On an object store the last one, which is no harm: names are digests of the content, or random."""
         contents = [bytes([number]) * 1000 for number in range(8)]
         start = threading.Barrier(len(contents))
 
