@@ -26,6 +26,7 @@ from embedstore.filling.report import FillReport
 from embedstore.filling.target import SpaceTarget
 from embedstore.identity import key_array
 from embedstore.store.locations import is_url
+from embedstore.store.store import SpaceStore
 from embedstore.types import Keys, Record, Rejection
 
 _LOSSES_TO_SPLIT = 2
@@ -152,6 +153,9 @@ class _DistributedFill(Fill):
                 "Use fill, or a target from find_target."
             )
         target.store.require_writable(self._space)
+        if self._space is not None:  # maybe in an upstream store only, whose canaries the workers must reproduce
+            own = SpaceStore(target.store.storage, trust=target.store.trust)
+            own.create_space(target.recipe, target.name, self._space.canaries)
         target.get_model(missing)  # if it must be fetched, once, and not by every worker
         location = target.store.location
         location = location if is_url(location) else str(Path(location).absolute())

@@ -285,3 +285,16 @@ def test_named_models_are_equal_for_equal_options(tmp_path: Path, monkeypatch: p
     monkeypatch.chdir(tmp_path)
     assert first.source is not None
     assert first.source().recipe == first.recipe
+
+
+def test_what_an_upstream_store_has_is_not_computed(tmp_path: Path) -> None:
+    upstream = Store.open(tmp_path / "upstream", create=True)
+    fill(records(SEQUENCES[:50]), toy_target(upstream, Toy()))
+    store = Store.open(tmp_path / "store", create=True, upstream=[tmp_path / "upstream"])
+    with pytest.raises(CanaryError, match="does not give the numbers"):
+        fill_with_workers(records(SEQUENCES), toy_target(store, Toy(scale=1.1)), LocalProcesses(1))
+    report = fill_with_workers(records(SEQUENCES), toy_target(store, Toy()), LocalProcesses(1))
+    assert counts(report) == (120, 120, 50, 70)
+    assert len(content(store)[0]) == 70
+    again = fill_with_workers(records(SEQUENCES), toy_target(store, Toy(trouble="die")), LocalProcesses(1))
+    assert counts(again) == (120, 120, 120, 0)
