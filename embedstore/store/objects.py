@@ -83,7 +83,7 @@ class ObjectStorage:
         self._secrets: tuple[str, ...] = ()
         self.location = f"{self._scheme}://{self._bucket}/{self._prefix}".rstrip("/")
         # Five tries in some two seconds; what lasts longer is waited for above, where it is known what passes.
-        self._store = self._connected(retries=5, longest_pause_s=3.0)
+        self._store = self._connected(retries=5, longest_pause_s=min(3.0, self._patience.longest_pause_s))
         self._reader = RangeReader(self._range, self._whole)
         self._retrying = Retrying(self._patience)
 

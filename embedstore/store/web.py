@@ -26,8 +26,6 @@ from embedstore.store.web_index import INDEX_NAME, WebIndex
 
 T = TypeVar("T")
 
-_FRESH_S = 1.0  # questions within a second are answered from one index
-
 
 class WebStorage:
     """Files below a URL; all that would change them is refused.
@@ -36,6 +34,7 @@ class WebStorage:
     ----------
     url : of the folder in which `embedstore.json` and `index.json` lie.
     patience : how long the server is waited for.
+    fresh_s : how old an index may be to be asked once more; look-ups come in bursts.
 
     Raises
     ------
@@ -44,10 +43,11 @@ class WebStorage:
 
     requests_at_once = REQUESTS_AT_ONCE
 
-    def __init__(self, url: str, *, patience: Patience | None = None) -> None:
+    def __init__(self, url: str, *, patience: Patience | None = None, fresh_s: float = 1.0) -> None:
         self._client = WebClient(url, patience or Patience())
         self.location = self._client.location
         self._reader = RangeReader(self._range, self._whole)
+        self._fresh_s = fresh_s
         self._lock = threading.Lock()
         self._index: WebIndex | None = None
         self._tag: str | None = None
@@ -117,9 +117,9 @@ class WebStorage:
         return self._index or self._look()
 
     def _look(self, *, at_once: bool = False) -> WebIndex:
-        """Return the index as it is now, or was within the last second."""
+        """Return the index as it is now, or was a moment ago."""
         with self._lock:
-            if self._index is None or at_once or time.monotonic() - self._looked_s >= _FRESH_S:
+            if self._index is None or at_once or time.monotonic() - self._looked_s >= self._fresh_s:
                 self._index = self._fetched()
                 self._looked_s = time.monotonic()
             return self._index

@@ -117,7 +117,7 @@ def test_appending_and_reading_under_faults_loses_nothing(behind: tuple[ObjectSt
 def test_a_fill_under_faults_is_complete_and_right(faulty_bucket: tuple[str, FaultProxy], tmp_path: Path) -> None:
     url, proxy = faulty_bucket
     records = list(read([PROTEINS]))
-    report = Store.open(f"{url}/lab", create=True).fill(records, "aac_dpc")
+    report = Store.open(f"{url}/lab", create=True, segment_format="hdf5").fill(records, "aac_dpc")
     assert (report.computed, report.complete) == (14, True)
     assert Store.open(f"{url}/lab").fill(records, "aac_dpc").computed == 0
     local = Store.open(tmp_path / "local", create=True)
