@@ -8,6 +8,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import stat
+import tempfile
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -67,15 +68,14 @@ def _umask(mask: int) -> Iterator[None]:
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> Path:
-    """Where a store of the group LAB is to be; every user can come by."""
-    for folder in (tmp_path, *tmp_path.parents):
-        if folder.stat().st_uid == os.geteuid() and str(folder) not in ("/", "/tmp"):  # noqa: S108
-            folder.chmod(folder.stat().st_mode | stat.S_IXOTH | stat.S_IROTH)
-    store = tmp_path / "store"
-    store.mkdir()
-    os.chown(store, ANNA, LAB)
-    return store
+def place() -> Iterator[Path]:
+    """Where a store of the group LAB is to be; every user can come by, which pytest's own folders do not allow."""
+    with tempfile.TemporaryDirectory(prefix="embedstore-shared-") as folder:
+        Path(folder).chmod(0o755)
+        store = Path(folder, "store")
+        store.mkdir()
+        os.chown(store, ANNA, LAB)
+        yield store
 
 
 @pytest.fixture(scope="module")

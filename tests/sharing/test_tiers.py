@@ -24,7 +24,7 @@ from embedstore.sharing.tiers import Tiers
 from embedstore.sharing.upstream import Upstream
 from embedstore.store import SpaceStore
 from embedstore.store.local import LocalStorage
-from embedstore.store.storage import Buffer, Entry
+from embedstore.store.storage import Blob, Buffer, Entry
 from embedstore_cli.main import main
 
 SEQUENCES = proteins(60)
@@ -281,13 +281,27 @@ def test_a_web_server_is_an_upstream_store(tmp_path: Path, lab: Path) -> None:
     np.testing.assert_array_equal(read_own(tmp_path).space("toy").read(keys_of(SEQUENCES)), expected(SEQUENCES))
 
 
+class BreakingStorage(LocalStorage):
+    """A folder that can be taken away."""
+
+    is_there = True
+
+    def open(self, name: str, size_bytes: int) -> Blob:
+        if not self.is_there:
+            raise StorageError(f"Cannot open {name}: the connection is gone.")
+        return super().open(name, size_bytes)
+
+
 def test_an_upstream_store_that_goes_away_meanwhile_is_done_without(tmp_path: Path, lab: Path) -> None:
-    publish_index(lab)
-    with running_web_server(lab) as url:
-        store = own(tmp_path, url)
-        target = toy_target(store, ToyEmbedder())
-        assert target.space is not None
-        assert target.space.contains(keys_of(SEQUENCES[:40])).all()
+    storage = BreakingStorage(lab)
+    upstream = Upstream(lab)
+    upstream._store = SpaceStore(storage)
+    store = Store.open(tmp_path / "own", create=True)
+    store.tiers = Tiers((upstream,))
+    target = toy_target(store, ToyEmbedder())
+    assert target.space is not None
+    assert target.space.contains(keys_of(SEQUENCES[:40])).all()
+    storage.is_there = False
     with pytest.warns(UpstreamWarning, match="Going on without the store"), pytest.raises(MissingEmbeddingError):
         target.space.read(keys_of(SEQUENCES[:40]))
     assert fill(records(SEQUENCES), target).computed == 60
