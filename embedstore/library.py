@@ -22,6 +22,7 @@ from embedstore.sharing.tiers import TieredStore, upstream_places
 from embedstore.store.documents import SegmentFormat
 from embedstore.store.locations import Location, is_url, open_storage
 from embedstore.store.permissions import share
+from embedstore.store.redaction import redacted_url
 from embedstore.store.signatures import trust_of
 from embedstore.store.space import Space
 from embedstore.store.store import SpaceStore
@@ -100,7 +101,8 @@ def make_store(path: Location, *, segment_format: SegmentFormat = "zarr", shared
     """
     if shared:
         if is_url(path):
-            raise InputError(f"Cannot share {path} with a group: expected a folder. Give permissions on the bucket.")
+            place = redacted_url(str(path))
+            raise InputError(f"Cannot share {place} with a group: expected a folder. Give permissions on the bucket.")
         if not Path(path).exists() or not any(Path(path).iterdir()):
             share(Path(path))
     store = Store.open(path, create=True, segment_format=segment_format)

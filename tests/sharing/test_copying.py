@@ -15,8 +15,8 @@ from store.faulty_storage import Death, FaultyStorage, SimulatedCrash
 from store.sample_rows import LAYOUTS, assert_right, files_of, sample_batch, sample_canaries, sample_keys, sample_recipe
 
 from embedstore.errors import InputError, SpaceNotFoundError
-from embedstore.maintenance import compact
-from embedstore.sharing import pull, push, sync
+from embedstore.maintenance import collect, compact
+from embedstore.sharing import SpaceCopy, pull, push, sync
 from embedstore.sharing.source import read_commits
 from embedstore.store import SpaceStore
 from embedstore.store.condemned import condemn
@@ -123,6 +123,24 @@ def test_merged_segments_come_over_without_making_others_dead(tmp_path: Path) ->
     assert merged.nonce == near.space("toy").segments()[0].commit.nonce
     assert push(third, far).copied == 0
     assert_right(far.space("toy"), sample_keys(range(9)))
+    assert_clean(far)
+
+
+def test_segments_that_are_merged_and_collected_meanwhile_are_copied_as_what_they_became(tmp_path: Path) -> None:
+    near = make_store(tmp_path / "near", *(range(start, start + 5) for start in range(0, 30, 5)))
+    far = make_store(tmp_path / "far")
+    other = SpaceStore.open(tmp_path / "near")
+
+    def merge_all(done: SpaceCopy) -> None:
+        if done.copied == 10 and done.skipped == 0:
+            compact(other.space("toy"))
+            for _ in range(2):
+                collect(other.storage, grace_s=0)
+
+    report = push(near, far, on_copied=merge_all)
+    assert len(SpaceStore.open(tmp_path / "near").space("toy").segments()) == 1
+    assert (report.copied, report.complete) == (30, True)
+    assert_right(far.space("toy"), sample_keys(range(30)))
     assert_clean(far)
 
 
