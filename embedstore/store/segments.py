@@ -7,7 +7,7 @@ key and its vector. The commit says in which file each array's rows lie, and fro
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from itertools import pairwise
 
@@ -20,7 +20,7 @@ from embedstore.store.documents import Commit, Part, SegmentFormat
 from embedstore.store.index import same_keys
 from embedstore.store.open_files import OpenFiles
 from embedstore.store.rows import SegmentFiles, SortedRows, row_checksums
-from embedstore.store.storage import Blob, Storage, empty_rows
+from embedstore.store.storage import Blob, Storage, empty_rows, side_by_side
 from embedstore.types import KEY_BYTES, Keys
 
 CRC_BYTES = 4
@@ -129,6 +129,7 @@ class Segment:
         ------
         CorruptStoreError : a row does not have its checksum, or a file its size.
         """
+        self._open_at_once(("row_crc", "vectors"), rows)
         expected = self._gather("row_crc", CRC_BYTES, rows).view("<u4")[:, 0]
         for part, first, here in self._by_part("vectors", rows):
             blob = self._blob(part.file)
@@ -173,6 +174,13 @@ class Segment:
             if len(here):
                 yield part, first, here
             first += part.rows
+
+    def _open_at_once(self, arrays: Sequence[str], rows: NDArray[np.int64]) -> None:
+        """Open the files that hold some rows side by side, where each of them would be waited for."""
+        if self.requests_at_once > 1:
+            files = {part.file for array in arrays for part, _, _ in self._by_part(array, rows)}
+            for _ in side_by_side(self._blob, sorted(files), self.requests_at_once):
+                pass
 
     def _blob(self, file: str) -> Blob:
         fact = self.commit.files[file]
