@@ -264,7 +264,7 @@ def test_a_copy_that_dies_at_any_step_is_taken_up_again(tmp_path: Path, death: D
     counted = FaultyStorage(shutil.copytree(start, tmp_path / "counted"))
     assert push(near, SpaceStore(counted)).copied == 13
     for step, operation in enumerate(counted.steps):
-        if operation not in ("write", "delete") and (death is not Death.BEFORE or step % 3):
+        if operation not in ("write", "delete") and (death is not Death.BEFORE or step % 6):
             continue
         place = shutil.copytree(start, tmp_path / f"store{step}")
         with pytest.raises(SimulatedCrash):
