@@ -7,9 +7,8 @@ then is it acknowledged. A crash at any point leaves the whole segment or an orp
 from __future__ import annotations
 
 import html
-import threading
 import uuid
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -17,7 +16,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from embedstore.errors import CorruptStoreError, InputError, MissingEmbeddingError, StorageError
+from embedstore.errors import InputError, MissingEmbeddingError, StorageError
 from embedstore.identity import Molecule, Recipe, key_from_text, key_text
 from embedstore.store.documents import (
     Commit,
@@ -25,16 +24,15 @@ from embedstore.store.documents import (
     SegmentFormat,
     SpaceDocument,
     checked_provenance,
-    commit_id,
-    is_commit,
 )
-from embedstore.store.index import KeyIndex, Places, open_index
+from embedstore.store.index import KeyIndex, Places
+from embedstore.store.live import LiveView
 from embedstore.store.open_files import OpenFiles
 from embedstore.store.publishing import publish
 from embedstore.store.rows import SegmentFiles, SortedRows, as_strings
 from embedstore.store.segments import Segment, write_segment
 from embedstore.store.signatures import NO_TRUST, CommitSignatures, Trust
-from embedstore.store.storage import Storage, side_by_side
+from embedstore.store.storage import Storage
 from embedstore.store.view import SpaceView
 from embedstore.types import KEY_BYTES, Canaries, EmbeddingBatch, Keys, Vectors
 
@@ -44,7 +42,6 @@ _ALWAYS_INDEXED_KEYS = 2_000_000  # writing their index takes a fraction of a se
 _MAX_UNCOVERED_SEGMENTS = 16
 _MAX_UNCOVERED_SEGMENTS_OF_A_WRITER = 64  # a long fill would keep their index in memory, and merge it at each commit
 _MAX_UNCOVERED_SHARE = 0.25
-_MOST_LOOKS = 5  # of a reader whose files vanish, before it takes that for damage
 _COMPARED_BYTES = 4 << 20  # comparing takes several times as much memory
 
 
@@ -71,7 +68,6 @@ class Space:
     Attributes
     ----------
     name, id, dim, dtype, recipe, molecule, canaries : as its document says.
-    ignored_commits : how many commits lacked a member's signature when it looked last, where signatures are required.
     storage, folder : where it lies.
     signatures : of its commits.
     segment_format : "zarr" or "hdf5": how new segments are written.
@@ -86,25 +82,25 @@ class Space:
         pinned: Collection[str] | None = None,
         trust: Trust = NO_TRUST,
     ) -> None:
-        self._pinned = None if pinned is None else frozenset(pinned)
-        self._known: dict[str, Segment] = {}
-        """All commits that are there, dead ones too, by id."""
         self.storage = storage
-        self._files = files
         self.segment_format: SegmentFormat = segment_format
         self.folder = f"spaces/{document.recipe.id}/"
         self._trust = trust
         self.signatures = CommitSignatures(storage, self.folder, trust)
-        self.ignored_commits = 0
-        self._lock = threading.Lock()
-        self._view: SpaceView | None = None
         self.name = document.name
         self.recipe: Recipe = document.recipe
         self.canaries: Canaries = document.canaries
+        row_bytes = self.dim * self.dtype.itemsize
+        self._live = LiveView(storage, files, self.folder, row_bytes, self.signatures, pinned)
 
     @property
     def id(self) -> str:
         return self.recipe.id
+
+    @property
+    def ignored_commits(self) -> int:
+        """How many commits lacked a member's signature when it looked last, where signatures are required."""
+        return self._live.ignored_commits
 
     @property
     def dim(self) -> int:
@@ -119,7 +115,7 @@ class Space:
         return self.recipe.molecule
 
     def __len__(self) -> int:
-        return self._ask(SpaceView.count)
+        return self._live.ask(SpaceView.count)
 
     def __contains__(self, key: object) -> bool:
         if isinstance(key, str):
@@ -130,7 +126,7 @@ class Space:
 
     def keys(self) -> Keys:
         """All keys, sorted: (n, 24) uint8."""
-        return self._ask(SpaceView.keys)
+        return self._live.ask(SpaceView.keys)
 
     def contains(self, keys: Keys) -> NDArray[np.bool_]:
         """Tell for each key whether it has a vector: (n,) bool."""
@@ -162,7 +158,7 @@ class Space:
             view, places = self._find_all(keys)
             return view.read(keys, places, self.dim * self.dtype.itemsize)
 
-        vectors: Vectors = self._looking_again(read).view(self.dtype.newbyteorder("<"))
+        vectors: Vectors = self._live.looking_again(read).view(self.dtype.newbyteorder("<"))
         return vectors
 
     def append(self, batch: EmbeddingBatch, provenance: Mapping[str, Any] | None = None) -> int:
@@ -193,7 +189,7 @@ class Space:
         def write() -> Commit:
             files, arrays = self.write_files(SortedRows.of(batch))
             self._refuse_different_from_present(batch)  # what others committed while we wrote stays older than ours
-            newest = max((segment.commit.created_ns for segment in self._current().segments), default=0)
+            newest = max((segment.commit.created_ns for segment in self._live.current.segments), default=0)
             return Commit(
                 space_id=self.id,
                 nonce=files.nonce,
@@ -207,7 +203,7 @@ class Space:
 
         self.publish(write)
         self.refresh()
-        if len(self._current().delta.commits) >= _MAX_UNCOVERED_SEGMENTS_OF_A_WRITER:
+        if len(self._live.current.delta.commits) >= _MAX_UNCOVERED_SEGMENTS_OF_A_WRITER:
             self.optimise()
         return len(batch)
 
@@ -218,8 +214,7 @@ class Space:
         ------
         CorruptStoreError : a commit is damaged.
         """
-        with self._lock:
-            self._view = self._loaded(self._view)
+        self._live.refresh()
 
     def settle(self) -> None:
         """Store what is held back to be stored with others; a space without tiers holds nothing back."""
@@ -227,7 +222,7 @@ class Space:
     def segments(self) -> tuple[Segment, ...]:
         """What is live now, older first."""
         self.refresh()
-        return self._current().segments
+        return self._live.current.segments
 
     def sources(self, keys: Keys) -> list[Segment]:
         """Return the segment that each key is read from, whose commit says when and how it was computed.
@@ -257,7 +252,7 @@ class Space:
         InputError : the space is read as it was pinned, or signatures are required and there is no key to sign with.
         StorageError : it has been removed meanwhile.
         """
-        if self._pinned is not None:
+        if self._live.pinned is not None:
             raise InputError(f"Cannot add to space {self.name}: it is read as it was pinned. Open the store itself.")
         self._trust.refuse_unsigned(self.name)
         commit_id, commit = publish(self.storage, self.folder, write, self.signatures.sign)
@@ -267,30 +262,26 @@ class Space:
             raise StorageError(
                 f"Cannot add to space {self.name}: it was removed meanwhile. Start again to make it anew."
             ) from None
-        with self._lock:
-            self._known[commit_id] = self._segment(commit_id, commit)
-            self._view = self._loaded(self._view)
+        self._live.add(commit_id, commit)
         return commit_id
 
     def optimise(self) -> None:
         """Publish the merged index if opening would profit; it is derived, so a read-only member goes without."""
-        view = self._current()
+        view = self._live.current
         covered = len(view.base) if view.base else 0
         uncovered = len(view.delta.commits)
         large = covered + len(view.delta) > _ALWAYS_INDEXED_KEYS
         few = uncovered < _MAX_UNCOVERED_SEGMENTS and len(view.delta) < covered * _MAX_UNCOVERED_SHARE
-        if not uncovered or (large and few) or self._pinned is not None:
+        if not uncovered or (large and few) or self._live.pinned is not None:
             return
-        view, index = self._ask(lambda view: (view, view.merged_index()))
+        view, index = self._live.ask(lambda view: (view, view.merged_index()))
         with suppress(StorageError):
             self._publish_index(index)
-        with self._lock:
-            if self._view is view:  # as published it is mapped, and its memory can be given back
-                self._view = SpaceView(view.segments, self._open_base(set(index.commits)) or index)
+        self._live.index_with(view, index)
 
     def info(self) -> SpaceInfo:
         """Count rows, bytes and segments, and add up what the commits say they cost."""
-        commits = [segment.commit for segment in self._current().segments]
+        commits = [segment.commit for segment in self._live.current.segments]
         return SpaceInfo(
             rows=len(self),
             size_bytes=sum(commit.size_bytes for commit in commits),
@@ -328,112 +319,12 @@ class Space:
         return view, places
 
     def _find(self, keys: Keys) -> tuple[SpaceView, Places]:
-        return self._ask(lambda view: (view, view.find(keys)))
-
-    def _ask(self, question: Callable[[SpaceView], T]) -> T:
-        return self._looking_again(lambda: question(self._current()))
-
-    def _looking_again(self, question: Callable[[], T]) -> T:
-        """Ask; where a file has gone since we listed what is live, list again, and ask again."""
-        for _ in range(_MOST_LOOKS - 1):
-            try:
-                return question()
-            except FileNotFoundError:  # merged away and collected meanwhile
-                self.refresh()
-        try:
-            return question()
-        except FileNotFoundError as error:
-            raise self._damage(error) from error
-
-    def _damage(self, error: FileNotFoundError) -> CorruptStoreError:
-        """A file that is gone although, however often we look, a live commit names it."""
-        name = str(error.filename or "").partition(self.folder)[2]
-        return CorruptStoreError(f"{self.folder}{name}", "it is gone, and a live commit needs it")
-
-    def _current(self) -> SpaceView:
-        if self._view is None:
-            self.refresh()
-        assert self._view is not None  # noqa: S101 - refresh sets it or raises
-        return self._view
-
-    def _loaded(self, before: SpaceView | None) -> SpaceView:
-        """Make the view of what is committed now; others may remove what we have just listed, so look again."""
-        for _ in range(_MOST_LOOKS - 1):
-            with suppress(FileNotFoundError):
-                return self._load(before)
-        try:
-            return self._load(before)
-        except FileNotFoundError as error:
-            raise self._damage(error) from error
-
-    def _load(self, before: SpaceView | None) -> SpaceView:
-        """List what is committed, and make the view of it, keeping what is open already."""
-        listed = self._listed()
-        for commit in self._known.keys() - listed:
-            if not self._is_there(commit):
-                del self._known[commit]
-        self._known.update(self._read_commits(sorted(listed - self._known.keys())))
-        dead = {old for each in self._known.values() for old in each.commit.replaces}
-        live = self._known.keys() - (dead if self._pinned is None else set())
-        ordered = sorted(live, key=lambda commit: (self._known[commit].commit.created_ns, commit))
-        if before and ordered == [segment.commit_id for segment in before.segments]:
-            return before
-        base = before.base if before and before.base and set(before.base.commits) <= live else None
-        base = base or self._open_base(set(live))
-        return SpaceView([self._known[commit] for commit in ordered], base)
-
-    def _listed(self) -> Set[str]:
-        """Return the commits to read: those that are listed, or pinned, and may be trusted."""
-        listed: Set[str]
-        if self._pinned is not None:
-            listed = self._pinned
-        else:
-            entries = self.storage.list(f"{self.folder}commits/")
-            listed = {commit_id(entry.name) for entry in entries if is_commit(entry.name)}
-        trusted = self.signatures.trusted(listed)
-        self.ignored_commits = len(listed) - len(trusted)
-        return trusted
-
-    def _is_there(self, commit: str) -> bool:
-        """Ask for one commit: a listing may be older than it (network file systems keep listings for seconds)."""
-        try:
-            self.storage.entry(f"{self.folder}commits/{commit}.json")
-        except FileNotFoundError:
-            return False
-        return True
-
-    def _read_commits(self, commits: Sequence[str]) -> Iterator[tuple[str, Segment]]:
-        def read(commit: str) -> Segment | None:
-            name = f"{self.folder}commits/{commit}.json"
-            try:
-                return self._segment(commit, Commit.from_bytes(name, self.storage.read(name)))
-            except FileNotFoundError:  # replaced and collected since the listing
-                return None
-
-        for commit, segment in zip(commits, side_by_side(read, commits, self.storage.requests_at_once), strict=True):
-            if segment is not None:
-                yield commit, segment
-
-    def _segment(self, commit_id: str, commit: Commit) -> Segment:
-        name = f"{self.folder}commits/{commit_id}.json"
-        if commit.space_id != self.id:
-            raise CorruptStoreError(name, f"expected a commit of space {self.id}, found one of {commit.space_id}")
-        return Segment(self._files, self.folder, commit_id, commit, self.dim * self.dtype.itemsize)
-
-    def _open_base(self, live: set[str]) -> KeyIndex | None:
-        """Open the newest published index all of whose segments are live; a damaged one is passed over."""
-        for entry in reversed(self.storage.list(f"{self.folder}index/")):
-            if entry.name.endswith(".idx"):
-                with suppress(CorruptStoreError, FileNotFoundError):
-                    index = open_index(self.storage, entry.name, entry.size_bytes)
-                    if set(index.commits) <= live:
-                        return index
-        return None
+        return self._live.ask(lambda view: (view, view.find(keys)))
 
     def _publish_index(self, index: KeyIndex) -> None:
         folder = f"{self.folder}index/"
         older = [entry.name for entry in self.storage.list(folder) if entry.name.endswith(".idx")]
-        newest = max((segment.commit.created_ns for segment in self._current().segments), default=0)
+        newest = max((segment.commit.created_ns for segment in self._live.current.segments), default=0)
         self.storage.write(f"{folder}{newest:020d}-{uuid.uuid4().hex}.idx", index.parts())
         for name in older:
             self.storage.delete(name)
