@@ -119,3 +119,16 @@ def test_verify_repairs_and_fill_computes_what_was_lost(capsys: pytest.CaptureFi
     assert (code, filled["hits"], filled["computed"]) == (0, 3, 1)
     assert np.array_equal(vectors(), before)
     assert main(["verify", "--deep"]) == 0
+
+
+def test_fills_that_leave_many_small_segments_merge_them(capsys: pytest.CaptureFixture[str]) -> None:
+    residues = "ACDEFGHIKLMNPQRSTVWY"
+    most = 0
+    for number in range(40):
+        Path("one.faa").write_text(f">s\nMKV{residues[number % 20]}{residues[number // 20]}\n")
+        assert main(["fill", "one.faa", "--model", "aac_dpc", "--quiet"]) == 0
+        most = max(most, run_json(capsys, "ls")[1][0]["segments"])
+    found = run_json(capsys, "ls")[1][0]
+    assert found["rows"] == 44
+    assert found["segments"] < 12
+    assert 30 < most < 50
