@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from embedstore.library import Store
+from embedstore.maintenance.compaction import MANY_SMALL_SEGMENTS
 from embedstore_cli.main import main
 
 
@@ -121,14 +123,12 @@ def test_verify_repairs_and_fill_computes_what_was_lost(capsys: pytest.CaptureFi
     assert main(["verify", "--deep"]) == 0
 
 
-def test_fills_that_leave_many_small_segments_merge_them(capsys: pytest.CaptureFixture[str]) -> None:
-    residues = "ACDEFGHIKLMNPQRSTVWY"
-    most = 0
-    for number in range(40):
-        Path("one.faa").write_text(f">s\nMKV{residues[number % 20]}{residues[number // 20]}\n")
-        assert main(["fill", "one.faa", "--model", "aac_dpc", "--quiet"]) == 0
-        most = max(most, run_json(capsys, "ls")[1][0]["segments"])
-    found = run_json(capsys, "ls")[1][0]
-    assert found["rows"] == 44
-    assert found["segments"] < 12
-    assert 30 < most < 50
+def test_fills_that_leave_many_small_segments_merge_them(store: Path) -> None:
+    opened = Store.open(store)
+    segments = []
+    for residue in "ACDEFGHIKLMNPQRSTVWYACDEFGHIKLMNPQRSTVWY":
+        opened.fill([f"MKV{residue}{residue * len(segments)}"], "aac_dpc")
+        segments.append(opened.space("aac_dpc").info().segments)
+    assert len(opened.space("aac_dpc")) == 44
+    assert max(segments) == MANY_SMALL_SEGMENTS
+    assert segments[-1] < 12
