@@ -32,6 +32,7 @@ _GONE = frozenset({404, 410})
 _FAILURES = (HTTPError, IncompleteError, OSError)
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
 _MOST_RETRY_AFTER_S = 60.0
+_NO_NAME = "/nonexistent"
 
 Answer = urllib3.BaseHTTPResponse
 
@@ -120,7 +121,8 @@ class WebClient:
             with tempfile.TemporaryFile(prefix="embedstore-") as file:
                 received = _copy(answer, file)
                 _refuse_size(name, size_bytes, received)
-                return MappedBlob(name, Path("/nonexistent"), file.fileno(), size_bytes)
+                # Without a name nobody can truncate it, which is what the path is asked for.
+                return MappedBlob(name, Path(_NO_NAME), file.fileno(), size_bytes)
 
         return self._ask(name, {"Range": "bytes=0-0"}, fetch)
 
