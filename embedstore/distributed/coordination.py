@@ -126,15 +126,15 @@ class _DistributedFill(Fill):
 
     def _hand_out(self, missing: str) -> None:
         """Put all that waits into the plan, but for what is in it already: that waits for the outcome too."""
-        pool, self._pool = self._pool, Pool()
-        if not len(pool):
+        if not len(self._pool):
             return
         if self._executor is None:
             self._executor = self._opened(missing)
         known = set().union(*(each.sequences.keys() for each in self._handed_out))
+        pool, self._pool = self._pool, Pool()
+        self._handed_out.append(pool)  # at once, so that an interrupted fill counts it among what is left
         new = {key: sequence for key, sequence in pool.sequences.items() if key not in known}
         self._plan.add(list(new), list(new.values()))
-        self._handed_out.append(pool)
 
     def _opened(self, missing: str) -> Executor:
         executor = self._stack.enter_context(self._workers.open(self._job(missing)))

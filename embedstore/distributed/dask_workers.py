@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from embedstore.distributed.executors import Executor, Loss, Outcome
+from embedstore.distributed.places import physical_cores
 from embedstore.distributed.working import Job, Receipt, Task, use_threads, work
 from embedstore.errors import InputError, MissingDependencyError, WorkerError
 
@@ -120,7 +121,8 @@ class DaskCluster:
         # The usual port of the dashboard may be taken: any free one will do.
         if self.kind == "local":
             self._refuse_unknown_options(starts)
-            defaults: dict[str, Any] = {"n_workers": 0, "threads_per_worker": 1, "dashboard_address": ":0"}
+            threads = max(1, physical_cores() // self.maximum)
+            defaults: dict[str, Any] = {"n_workers": 0, "threads_per_worker": threads, "dashboard_address": ":0"}
         else:
             command = shlex.split(starts.job_cls.submit_command)[0]
             if shutil.which(command) is None:
