@@ -75,6 +75,7 @@ def test_a_cluster_one_of_whose_workers_is_killed_fills_like_one_process(store: 
 @pytest.mark.slow
 def test_a_sequence_of_which_dask_workers_die_is_isolated(store: Store) -> None:
     import dask
+    import distributed  # noqa: F401 - its defaults must be there before one is changed
 
     toy = Toy(poison=frozenset({SEQUENCES[3].encode()}))
     with dask.config.set({"distributed.scheduler.allowed-failures": 1}), running_cluster() as cluster:
