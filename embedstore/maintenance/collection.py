@@ -117,9 +117,8 @@ def collect_space(
     now_ns = time.time_ns() if report.dry_run else _now_ns(storage, folder)
     grace_ns = round(grace_s * 1e9)
     mentioned = {name for each in inventory.condemned for name in each.files}
-    dead = {
-        file for commit in inventory.commits.values() for file in commit.files
-    }  # the rest a writer may be at work on
+    # What belongs to a commit was live once; on the rest a writer may be at work.
+    dead = {file for commit in inventory.commits.values() for file in commit.files}
     dead |= {f"commits/{name}.json" for name in inventory.commits}
     settled = {name for name in unneeded if name in dead or inventory.age_ns(name, now_ns) >= grace_ns}
     if report.dry_run:
