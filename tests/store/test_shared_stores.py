@@ -259,7 +259,7 @@ class CollectsAtOnce(SharedStores):
 
 def test_a_collector_without_grace_is_found_out() -> None:
     with pytest.raises((AssertionError, CorruptStoreError, MissingEmbeddingError)):
-        run(CollectsAtOnce, 900, steps=25)
+        run(CollectsAtOnce, 3000, steps=25)
 
 
 class CommitsFirst(SharedStores):
@@ -296,4 +296,4 @@ class CommitFirstStorage(SimulatedStorage):
 
 def test_a_commit_before_its_data_is_found_out() -> None:
     with pytest.raises((AssertionError, CorruptStoreError)):
-        run(CommitsFirst, 900)
+        run(CommitsFirst, 3000)
