@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from embedstore.errors import CorruptStoreError, StorageError
 from embedstore.store.documents import FileFact
-from embedstore.store.storage import Blob, Buffer, Storage, memory
+from embedstore.store.storage import Blob, Buffer, Storage, memory, sha256_of
 
 _PIECE_BYTES = 8 << 20  # in memory at once, a few times over
 
@@ -26,7 +26,9 @@ def copy_file(source: Storage, destination: Storage, name: str, fact: FileFact) 
     except FileNotFoundError:
         pass
     else:
-        return there.size_bytes == fact.size_bytes and _digest(destination, name, fact) == fact.sha256
+        if there.size_bytes != fact.size_bytes:
+            return False
+        return sha256_of(destination.open(name, fact.size_bytes), fact.size_bytes) == fact.sha256
     passing = _Digested(source.open(name, fact.size_bytes), name, fact)
     try:
         written = destination.write(name, passing.pieces())
@@ -61,11 +63,3 @@ class _Digested:
             )
             raise self.damage
         yield held
-
-
-def _digest(storage: Storage, name: str, fact: FileFact) -> str:
-    digest = hashlib.sha256()
-    blob = storage.open(name, fact.size_bytes)
-    for start in range(0, fact.size_bytes, _PIECE_BYTES):
-        digest.update(memory(blob.bytes(start, min(_PIECE_BYTES, fact.size_bytes - start))))
-    return digest.hexdigest()

@@ -6,14 +6,12 @@ have hundreds of segments before somebody merges them.
 
 from __future__ import annotations
 
-import hashlib
 import threading
 
 from embedstore.errors import CorruptStoreError
-from embedstore.store.storage import Blob, Storage, memory
+from embedstore.store.storage import Blob, Storage, sha256_of
 
 MOST_OPEN_FILES = 256
-_PIECE_BYTES = 16 << 20
 
 
 class OpenFiles:
@@ -61,8 +59,6 @@ class OpenFiles:
 
 
 def _refuse_other_digest(blob: Blob, name: str, size_bytes: int, sha256: str) -> None:
-    digest = hashlib.sha256()
-    for start in range(0, size_bytes, _PIECE_BYTES):
-        digest.update(memory(blob.bytes(start, min(_PIECE_BYTES, size_bytes - start))))
-    if digest.hexdigest() != sha256:
-        raise CorruptStoreError(name, f"expected SHA-256 {sha256}, which is signed, found {digest.hexdigest()}")
+    found = sha256_of(blob, size_bytes)
+    if found != sha256:
+        raise CorruptStoreError(name, f"expected SHA-256 {sha256}, which is signed, found {found}")

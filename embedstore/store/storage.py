@@ -7,6 +7,7 @@ is live, what is damaged, who wins) is decided above, so a new storage is one ne
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple, Protocol, TypeVar
@@ -27,6 +28,7 @@ def memory(buffer: Buffer) -> memoryview:
 
 
 _CACHE_LINE_BYTES = 64
+_DIGESTED_BYTES = 16 << 20
 
 
 def empty_rows(count: int, row_bytes: int) -> NDArray[np.uint8]:
@@ -71,6 +73,14 @@ class Blob(Protocol):
     def rows(self, start: int, row_bytes: int, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
         """Gather rows of a (rows, row_bytes) array that begins at `start`: (k, row_bytes) uint8, in the order asked."""
         ...
+
+
+def sha256_of(blob: Blob, size_bytes: int) -> str:
+    """Read a file of known size from its first byte to its last, piece by piece, and return its SHA-256."""
+    digest = hashlib.sha256()
+    for start in range(0, size_bytes, _DIGESTED_BYTES):
+        digest.update(memory(blob.bytes(start, min(_DIGESTED_BYTES, size_bytes - start))))
+    return digest.hexdigest()
 
 
 class Storage(Protocol):

@@ -24,7 +24,7 @@ from embedstore.store.rows import as_strings
 from embedstore.store.segments import Segment
 from embedstore.store.signatures import CommitSignatures, Signature, Trust, signature_files
 from embedstore.store.signing_keys import Members
-from embedstore.store.storage import Storage, memory, side_by_side
+from embedstore.store.storage import Storage, sha256_of, side_by_side
 
 _PIECE_BYTES = 16 << 20
 
@@ -267,11 +267,7 @@ class _SpaceCheck:
         name = f"{self._folder}{file}"
         if size_bytes <= _PIECE_BYTES:  # read anew: an opened file may come from memory
             return hashlib.sha256(self._storage.read(name)).hexdigest()
-        digest = hashlib.sha256()
-        blob = self._storage.open(name, size_bytes)
-        for start in range(0, size_bytes, _PIECE_BYTES):
-            digest.update(memory(blob.bytes(start, min(_PIECE_BYTES, size_bytes - start))))
-        return digest.hexdigest()
+        return sha256_of(self._storage.open(name, size_bytes), size_bytes)
 
     def _check_segment(self, files: OpenFiles, name: str, commit: Commit, row_bytes: int) -> None:
         try:
