@@ -7,7 +7,6 @@ With `--compact` another one then merges the segments, and the first is asked ag
 
 from __future__ import annotations
 
-import hashlib
 import json
 import statistics
 import subprocess
@@ -26,6 +25,7 @@ from embedstore.maintenance import compact
 from embedstore.store import SpaceStore
 from embedstore.store.documents import Commit
 from embedstore.store.local import LocalStorage
+from embedstore.store.publishing import id_of
 from embedstore.store.rows import SortedRows
 from embedstore.store.segments import write_segment
 from embedstore.types import Canaries, EmbeddingBatch
@@ -83,8 +83,8 @@ def _build(folder: Path, keys: int, segments: int, queries: int, seed: int) -> t
         batch = EmbeddingBatch(random_keys(rows, rng), np.zeros((rows, _DIM), np.float32))
         queried.append(batch.keys[: _shares(queries // 2, segments)[number]])
         files, arrays = write_segment(storage, place, SortedRows.of(batch), "zarr", {})
-        content = Commit(recipe.id, files.nonce, "zarr", rows, number, arrays, files.facts).to_bytes()
-        storage.write(f"{place}commits/{hashlib.sha256(content).hexdigest()}.json", [content])
+        commit = Commit(recipe.id, files.nonce, "zarr", rows, number, arrays, files.facts)
+        storage.write(f"{place}commits/{id_of(commit)}.json", [commit.to_bytes()])
     np.save(_queries_file(folder), rng.permutation(np.concatenate(queried)))
     started = time.perf_counter()
     space.optimise()

@@ -60,9 +60,9 @@ def publish_commit(storage: Storage, folder: str, commit: Commit, sign: Callable
     """Write the commit of files that are there already; False, and no commit, if they are condemned or gone."""
     if not are_safe(storage, folder, commit.files):
         return False
-    content = commit.to_bytes()
-    sign(id_of(commit))
-    name = f"{folder}commits/{id_of(commit)}.json"
+    content, commit_id = commit.to_bytes(), id_of(commit)
+    sign(commit_id)
+    name = f"{folder}commits/{commit_id}.json"
     storage.write(name, [content])
     if storage.read(name) != content:
         raise CorruptStoreError(name, "what was read back is not what was written")

@@ -202,7 +202,6 @@ class Space:
             )
 
         self.publish(write)
-        self.refresh()
         if len(self._live.current.delta.commits) >= _MAX_UNCOVERED_SEGMENTS_OF_A_WRITER:
             self.optimise()
         return len(batch)
