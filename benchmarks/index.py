@@ -23,9 +23,7 @@ from benchmarks.memory import resident_bytes, with_peak_own
 from benchmarks.timing import environment, parser, print_report, rounded, scratch_folder
 from embedstore.maintenance import compact
 from embedstore.store import SpaceStore
-from embedstore.store.documents import Commit
 from embedstore.store.local import LocalStorage
-from embedstore.store.publishing import id_of
 from embedstore.store.rows import SortedRows
 from embedstore.store.segments import write_segment
 from embedstore.types import Canaries, EmbeddingBatch
@@ -82,9 +80,8 @@ def _build(folder: Path, keys: int, segments: int, queries: int, seed: int) -> t
     for number, rows in enumerate(_shares(keys, segments)):
         batch = EmbeddingBatch(random_keys(rows, rng), np.zeros((rows, _DIM), np.float32))
         queried.append(batch.keys[: _shares(queries // 2, segments)[number]])
-        files, arrays = write_segment(storage, place, SortedRows.of(batch), "zarr", {})
-        commit = Commit(recipe.id, files.nonce, "zarr", rows, number, arrays, files.facts)
-        storage.write(f"{place}commits/{id_of(commit)}.json", [commit.to_bytes()])
+        commit = write_segment(storage, place, SortedRows.of(batch), "zarr", {}).commit(recipe.id, number, {})
+        storage.write(f"{place}commits/{commit.id}.json", [commit.to_bytes()])
     np.save(_queries_file(folder), rng.permutation(np.concatenate(queried)))
     started = time.perf_counter()
     space.optimise()

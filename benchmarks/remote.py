@@ -34,10 +34,8 @@ from benchmarks.timing import (
     scratch_folder,
 )
 from embedstore.store import Space, SpaceStore
-from embedstore.store.documents import Commit
 from embedstore.store.local import LocalStorage
 from embedstore.store.objects import ObjectStorage
-from embedstore.store.publishing import id_of
 from embedstore.store.ranges import GAP_BYTES, REQUEST_BYTES, REQUESTS_AT_ONCE
 from embedstore.store.rows import SortedRows
 from embedstore.store.segments import write_segment
@@ -164,9 +162,8 @@ def _write_segments(storage: LocalStorage, space: Space, segments: int, rng: np.
     for number in range(segments):
         rows = EmbeddingBatch(random_keys(_SMALL_ROWS, rng), np.zeros((_SMALL_ROWS, space.dim), np.float32))
         keys.append(rows.keys)
-        files, arrays = write_segment(storage, place, SortedRows.of(rows), "zarr", {})
-        commit = Commit(space.id, files.nonce, "zarr", len(rows), number, arrays, files.facts)
-        storage.write(f"{place}commits/{id_of(commit)}.json", [commit.to_bytes()])
+        commit = write_segment(storage, place, SortedRows.of(rows), "zarr", {}).commit(space.id, number, {})
+        storage.write(f"{place}commits/{commit.id}.json", [commit.to_bytes()])
     return np.concatenate(keys)
 
 

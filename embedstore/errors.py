@@ -119,7 +119,21 @@ class SpaceConflictError(StoreError):
 
 
 class FormatVersionError(StoreError):
-    """The store needs a newer embedstore than this one."""
+    """A store, a space or a document needs a newer embedstore than this one.
+
+    Attributes
+    ----------
+    what : what cannot be read: "space esm2_t6_8m (3f9a…)".
+    needs : what this version does not know, each in a word or two.
+    """
+
+    def __init__(self, what: str, needs: Sequence[str]) -> None:
+        super().__init__(
+            f"Cannot read {what}: it needs {', '.join(needs)}, which this version of embedstore does not know. "
+            "Upgrade embedstore."
+        )
+        self.what = what
+        self.needs = tuple(needs)
 
 
 class CorruptStoreError(StoreError):

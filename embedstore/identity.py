@@ -10,20 +10,22 @@ import base64
 import binascii
 import hashlib
 import json
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Iterable, Mapping
+from dataclasses import MISSING, asdict, dataclass, fields
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, Literal, Self, get_args
 
 import numpy as np
 
-from embedstore.errors import InputError, SequenceError
+from embedstore.errors import FormatVersionError, InputError, SequenceError
 from embedstore.types import KEY_BYTES, Keys
 
 Molecule = Literal["dna", "protein"]
 Precision = Literal["half", "full"]
 LongPolicy = Literal["window", "truncate", "reject", "none"]
 
+MAX_DIM = 1 << 20
+"""The widest vector that a space may hold; the largest models of the field have some ten thousand values."""
 CANONICALISATION: dict[Molecule, str] = {"dna": "dna/1", "protein": "protein/1"}
 """Tag of the canonical form, raised whenever the same input would get another key."""
 
@@ -136,7 +138,12 @@ def key_array(keys: Iterable[bytes]) -> Keys:
 
 @dataclass(frozen=True)
 class Recipe:
-    """All that determines the numbers of a space. Device, batch size, kernel and thread count are not in it."""
+    """All that determines the numbers of a space. Device, batch size, kernel and thread count are not in it.
+
+    It may gain fields: each of them has a default, and where it has that value it is left out of the JSON, so that the
+    ids of all recipes from before stay what they are. A field that is not known makes a recipe unreadable, since it
+    says something about the numbers.
+    """
 
     model: str
     source: str
@@ -170,33 +177,87 @@ class Recipe:
         return 1e-4 if self.precision == "full" else 4e-3
 
     def to_json(self) -> dict[str, Any]:
-        """The fields as JSON values; `from_json` reads them back."""
-        return {**asdict(self), "pooled_special_tokens": list(self.pooled_special_tokens)}
+        """The fields as JSON values, without those added later that have their default; `from_json` reads them back."""
+        document = {**asdict(self), "pooled_special_tokens": list(self.pooled_special_tokens)}
+        defaults = {field.name: field.default for field in fields(self) if field.default is not MISSING}
+        return {name: value for name, value in document.items() if name not in defaults or value != defaults[name]}
 
     def canonical_json(self) -> bytes:
         """UTF-8 JSON with sorted keys and no blanks: what the id is the digest of."""
-        return json.dumps(self.to_json(), sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+        return canonical_recipe_json(self.to_json())
 
     @cached_property
     def id(self) -> str:
         """SHA-256 of the canonical JSON, 64 hexadecimal digits."""
-        return hashlib.sha256(self.canonical_json()).hexdigest()
+        return recipe_id(self.to_json())
 
     def differences(self, other: Recipe) -> dict[str, tuple[object, object]]:
         """Fields that differ, each with (mine, the other's)."""
-        mine, theirs = self.to_json(), other.to_json()
+        mine, theirs = asdict(self), asdict(other)
         return {name: (mine[name], theirs[name]) for name in mine if mine[name] != theirs[name]}
 
     @classmethod
-    def from_json(cls, document: dict[str, Any]) -> Recipe:
+    def from_json(cls, document: Mapping[str, Any]) -> Self:
         """Read a recipe back from its parsed JSON.
 
         Raises
         ------
-        InputError : a field lacks or is unknown.
+        InputError : a field is missing, or its value is not one that a recipe may have.
+        FormatVersionError : a field is unknown, so a newer embedstore wrote it.
         """
-        expected = {field.name for field in fields(cls)}
-        if set(document) != expected:
-            odd = ", ".join(sorted(expected ^ set(document)))
-            raise InputError(f"Cannot read a recipe: these fields lack or are unknown: {odd}.")
+        known = {field.name: field for field in fields(cls)}
+        missing = [name for name, field in known.items() if field.default is MISSING and name not in document]
+        if missing:
+            raise InputError(f"Cannot read a recipe: these fields are missing: {', '.join(missing)}.")
+        unknown = sorted(document.keys() - known.keys())
+        if unknown:
+            raise FormatVersionError("a recipe", [f"the recipe field {name}" for name in unknown])
+        _check_fields(document)
         return cls(**{**document, "pooled_special_tokens": tuple(document["pooled_special_tokens"])})
+
+
+def recipe_id(document: Mapping[str, Any]) -> str:
+    """Return the id of a recipe given as JSON values, one from a newer embedstore too."""
+    return hashlib.sha256(canonical_recipe_json(document)).hexdigest()
+
+
+def canonical_recipe_json(document: Mapping[str, Any]) -> bytes:
+    """UTF-8 JSON with sorted keys and no blanks: what the id is the digest of."""
+    return json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+
+
+_TEXTS = ("model", "source", "implementation", "canonicalisation", "layer", "pooling")
+_OPTIONAL_TEXTS = ("revision", "weights_sha256", "tokenizer_sha256")
+_CHOICES: dict[str, tuple[str, ...]] = {
+    "molecule": get_args(Molecule),
+    "long": get_args(LongPolicy),
+    "precision": get_args(Precision),
+    "dtype": ("float16", "float32"),
+}
+_MAX_TOKENS = 2**63 - 1
+
+
+def _check_fields(document: Mapping[str, Any]) -> None:
+    """Refuse values of another type or outside their range; InputError."""
+    for name in (*_TEXTS, *_OPTIONAL_TEXTS):
+        if not isinstance(document[name], str) and not (name in _OPTIONAL_TEXTS and document[name] is None):
+            raise _unfit(name, "a text", document[name])
+    for name, allowed in _CHOICES.items():
+        if document[name] not in allowed:
+            raise _unfit(name, " or ".join(allowed), document[name])
+    tokens = document["pooled_special_tokens"]
+    if not isinstance(tokens, (list, tuple)) or not all(isinstance(each, str) for each in tokens):
+        raise _unfit("pooled_special_tokens", "a list of texts", tokens)
+    for name, least in (("max_length_tokens", 1), ("window_overlap_tokens", 0)):
+        if document[name] is not None and not _is_within(document[name], least, _MAX_TOKENS):
+            raise _unfit(name, f"nothing, or {least} or more", document[name])
+    if not _is_within(document["dim"], 1, MAX_DIM):
+        raise _unfit("dim", f"1 to {MAX_DIM}", document["dim"])
+
+
+def _is_within(value: object, least: int, most: int) -> bool:
+    return type(value) is int and least <= value <= most
+
+
+def _unfit(name: str, expected: str, found: object) -> InputError:
+    return InputError(f"Cannot read a recipe: expected {expected} as {name}, found {found!r:.80}.")

@@ -165,10 +165,7 @@ def _document(path: Path) -> dict[str, Any]:
     if not isinstance(document, dict) or document.get("format") != FORMAT:
         raise InputError(f"Cannot read the classifier {path}: expected the format {FORMAT} in {DOCUMENT_NAME}.")
     if document.get("version") != FORMAT_VERSION:
-        raise FormatVersionError(
-            f"Cannot read the classifier {path}: expected format version {FORMAT_VERSION}, found "
-            f"{document.get('version')!r}. Upgrade embedstore."
-        )
+        raise FormatVersionError(f"the classifier {path}", [f"format version {document.get('version')!r:.40}"])
     return document
 
 

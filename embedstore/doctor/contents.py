@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from embedstore.doctor.findings import Finding
 from embedstore.errors import FormatVersionError, StoreError
 from embedstore.maintenance.compaction import MANY_SMALL_SEGMENTS, SMALL_BYTES
-from embedstore.store.documents import ROOT_NAME, Root, is_commit
+from embedstore.store.commits import CommitLog
+from embedstore.store.documents import ROOT_NAME, Root
 from embedstore.store.local import TEMPORARY_PREFIX
 from embedstore.store.space import Space
 from embedstore.store.storage import Storage
@@ -85,7 +86,7 @@ def _count(space: Space, counts: _Counts) -> None:
     small = sum(segment.commit.size_bytes < SMALL_BYTES for segment in segments)
     counts.most_small = max(counts.most_small, small)
     storage, folder = space.storage, space.folder
-    commits = sum(is_commit(entry.name) for entry in storage.list(f"{folder}commits/"))
+    commits = len(CommitLog(storage, folder).ids())
     written = sum(not _is_hidden(entry.name) for entry in storage.list(f"{folder}data/"))
     counts.orphans += max(0, written - commits)  # each commit names one
     counts.temporary += sum(_temporary(storage, f"{folder}{place}") for place in ("", *_LISTED))

@@ -113,10 +113,7 @@ def schema_from(content: Content) -> Schema:
         raise InputError(f"expected the format {FORMAT} in {HEADER}")
     version = document.get("version")
     if version != FORMAT_VERSION:
-        raise FormatVersionError(
-            f"Cannot read features of format version {version}: this embedstore reads {FORMAT_VERSION}. "
-            "Upgrade embedstore."
-        )
+        raise FormatVersionError("features", [f"format version {version!r:.40}"])
     schema = Schema.from_json(document.get("schema", {}))
     expected = document.get("crc32c")
     found = _checksum(schema, {name: partial(_blocks, column) for name, column in content.columns.items()})

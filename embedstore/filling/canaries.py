@@ -6,12 +6,16 @@ weights under the right name.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 from numpy.typing import NDArray
 
-from embedstore.errors import CanaryError, ModelError
-from embedstore.identity import Molecule, Recipe
+from embedstore.errors import CanaryError, CorruptStoreError, ModelError, SequenceError
+from embedstore.identity import Molecule, Recipe, canonical
 from embedstore.models.embedder import Embedder
+from embedstore.models.resolution import ModelOptions, is_built_in, is_recipe_of, resolve
+from embedstore.store.documents import SpaceDocument, space_file
 from embedstore.store.space import Space
 from embedstore.types import Canaries
 
@@ -30,6 +34,9 @@ SEQUENCES: dict[Molecule, tuple[str, ...]] = {
 """Sequences that a new space gets; a space that exists keeps its own. The middle ones are natural (human ubiquitin, the
 beginning of phage phiX174), the others hold every letter and low complexity."""
 
+_FEWEST = 2
+"""Canaries of a space that comes from elsewhere; ours have three."""
+
 
 def compute(embedder: Embedder) -> Canaries:
     """Embed the canaries of a new space.
@@ -43,6 +50,42 @@ def compute(embedder: Embedder) -> Canaries:
     limit = recipe.max_length_tokens if recipe.long == "reject" else None
     sequences = tuple(sequence[:limit] for sequence in SEQUENCES[recipe.molecule])
     return Canaries(sequences, _vectors(embedder, sequences))
+
+
+def adopted(document: SpaceDocument) -> SpaceDocument:
+    """Return what may be taken over of a space's document that comes from another store.
+
+    What it says of its vectors' model cannot be believed, only tested: those of a built-in model are computed again,
+    those of a model with weights are when it fills the space for the first time.
+
+    Raises
+    ------
+    CorruptStoreError : it has no canaries, or such as no model gives.
+    """
+    name, kept = document.name, document.canaries
+    different = {row.tobytes() for row in kept.vectors}
+    if len(kept.sequences) < _FEWEST or len(different) < len(kept.sequences) or not kept.vectors.any(axis=1).all():
+        raise _refused(document, f"expected the vectors of {_FEWEST} or more fixed sequences, each another one")
+    try:
+        for sequence in kept.sequences:
+            canonical(sequence, document.recipe.molecule)
+    except SequenceError as error:
+        raise _refused(document, f"its fixed sequences are not {document.recipe.molecule} ({error})") from None
+    if is_built_in(document.recipe):
+        found = _vectors(resolve(document.recipe.model, ModelOptions()).load(None), kept.sequences)
+        if _worst(kept.vectors, found)[0] > document.recipe.tolerance:
+            raise _refused(document, f"{_name(document.recipe)} gives other vectors for its fixed sequences")
+    return replace(document, name=adopted_name(document)) if adopted_name(document) != name else document
+
+
+def adopted_name(document: SpaceDocument) -> str:
+    """Return what a space from another store is called here: the name of a model is kept for that model."""
+    recipe = document.recipe
+    return document.name if is_recipe_of(document.name, recipe) else f"{document.name[:80]}-{recipe.id[:8]}"
+
+
+def _refused(document: SpaceDocument, reason: str) -> CorruptStoreError:
+    return CorruptStoreError(space_file(document.recipe.id), f"{reason}; it is not taken over from another store")
 
 
 def check(space: Space, embedder: Embedder) -> None:

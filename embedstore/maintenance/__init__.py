@@ -1,6 +1,6 @@
 """Keeping a store in order: merging segments, collecting what nothing needs, pinning, removing, repairing.
 
-Everything here works beside readers and writers, on any storage, without locks; see `store/publishing` and
+Everything here works beside readers and writers, on any storage, without locks; see `store/commits` and
 `store/condemned` for what makes that safe.
 """
 

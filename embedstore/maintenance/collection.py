@@ -8,20 +8,22 @@
 
 Commits and pins are listed anew between the two. A writer looks at what is condemned before and after its commit, so
 the grace period need not be longer than a write takes: it is for readers who have files open, and for listings that
-lag behind.
+lag behind. On a full disk what is due goes first, and makes room for the document.
 """
 
 from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Collection, Set
+from collections.abc import Collection, Iterable, Set
 from dataclasses import dataclass, field
 from typing import Any
 
-from embedstore.maintenance.inventory import Inventory, stale_indexes, take_inventory
+from embedstore.errors import StorageError
+from embedstore.maintenance.inventory import Inventory, in_order_of_removal, stale_indexes, take_inventory
 from embedstore.store.condemned import condemn
-from embedstore.store.documents import commit_id, is_commit
+from embedstore.store.documents import commit_file, space_folders
+from embedstore.store.index import is_index
 from embedstore.store.local import TEMPORARY_PREFIX
 from embedstore.store.pins import pinned_commits
 from embedstore.store.signing_keys import Members
@@ -38,8 +40,9 @@ class CollectReport:
     ----------
     removed_files, removed_bytes : gone now.
     waiting_files, waiting_bytes : unneeded, and removed by a collection after the grace period.
-    evicted_rows, evicted_bytes : rows that were given up because they were too old, or the store too large.
-    damaged : commits that cannot be read; nothing that they may need was removed.
+    evicted_rows, evicted_bytes : rows that were removed because they were too old, or the store too large.
+    damaged : commits and documents of spaces that cannot be read, damaged or of a newer version; nothing that they may
+        need was removed.
     dry_run : nothing was changed; the numbers say what would be.
     """
 
@@ -79,17 +82,18 @@ def collect(
     Parameters
     ----------
     grace_s : how long something stays after it was first found unneeded. With 0 nobody else may be at work.
-    older_than_s : also give up rows that were computed longer ago, unless they are pinned.
-    max_size_bytes : also give up the oldest rows until what is live is not larger, unless they are pinned.
+    older_than_s : also evict rows that were computed longer ago, unless they are pinned.
+    max_size_bytes : also evict the oldest rows until what is live is not larger, by the real sizes of its files, unless
+        they are pinned.
     dry_run : only say what would be done.
     members : what they have signed is unneeded only when what replaces it is signed by one of them.
     """
     report = CollectReport(dry_run=dry_run)
     pinned = pinned_commits(storage)
-    folders = [entry.name for entry in storage.list("spaces/") if entry.name.endswith("/")]
+    folders = space_folders(storage)
     if older_than_s is not None or max_size_bytes is not None:
         inventories = {folder: take_inventory(storage, folder, _of(pinned, folder), members) for folder in folders}
-        now_ns = time.time_ns() if dry_run else _now_ns(storage)
+        now_ns = time.time_ns() if dry_run else _now_ns(storage, storage.list(""))
         for folder, commits in _evicted(inventories, now_ns, older_than_s, max_size_bytes).items():
             _evict(storage, folder, inventories[folder], commits, report)
     for folder in folders:
@@ -109,31 +113,26 @@ def collect_space(
     """Remove what nothing needs from one space, `spaces/<id>/`; see `collect`."""
     report = report or CollectReport()
     inventory = take_inventory(storage, folder, _of(pinned_commits(storage), folder), members)
-    report.damaged += [f"{folder}{name}" for name in inventory.damaged]
+    report.damaged += _unreadable(folder, inventory)
     indexes = stale_indexes(storage, folder, inventory)
     unneeded = inventory.unneeded()
     if not unneeded and not indexes and not inventory.condemned:
         return report
-    now_ns = time.time_ns() if report.dry_run else _now_ns(storage, folder)
+    now_ns = time.time_ns() if report.dry_run else _now_ns(storage, inventory.files.values(), folder)
     grace_ns = round(grace_s * 1e9)
-    mentioned = {name for each in inventory.condemned for name in each.files}
-    # What belongs to a commit was live once; on the rest a writer may be at work.
-    dead = {file for commit in inventory.commits.values() for file in commit.files}
-    dead |= {f"commits/{name}.json" for name in inventory.commits}
-    settled = {name for name in unneeded if name in dead or inventory.age_ns(name, now_ns) >= grace_ns}
+    settled = _settled(inventory, unneeded, now_ns, grace_ns)
     if report.dry_run:
-        due = {name for each in inventory.condemned if now_ns - each.since_ns >= grace_ns for name in each.files}
-        due |= settled if grace_ns == 0 else set()
+        due = _due(inventory, now_ns, grace_ns) | (settled if grace_ns == 0 else set())
         _count(report, inventory, unneeded & due | set(indexes), unneeded - due)
         return report
-    if settled - mentioned:
-        condemn(storage, folder, settled - mentioned)
+    # What stands in a document from the future is condemned anew: nobody knows when it was written.
+    known = [each for each in inventory.condemned if each.since_ns <= now_ns]
+    newly = settled - {name for each in known for name in each.files}
+    noted = not newly or _is_noted(storage, folder, newly)
     # Listed anew: what came before somebody could see it condemned must be seen here.
     inventory = take_inventory(storage, folder, _of(pinned_commits(storage), folder), members)
-    now_ns = max([now_ns, *(each.since_ns for each in inventory.condemned)])
     unneeded = inventory.unneeded()
-    due = {name for each in inventory.condemned if now_ns - each.since_ns >= grace_ns for name in each.files}
-    due &= unneeded
+    due = _due(inventory, now_ns, grace_ns) & unneeded
     for name in [*stale_indexes(storage, folder, inventory), *in_order_of_removal(inventory, due)]:
         storage.delete(f"{folder}{name}")
         due.add(name)
@@ -141,30 +140,64 @@ def collect_space(
     for each in inventory.condemned:
         if not (set(each.files) & unneeded) - due:
             storage.delete(each.name)
+    if not noted:  # the disk was full: now there may be room
+        note(storage, folder, newly)
     return report
 
 
-def in_order_of_removal(inventory: Inventory, names: Collection[str]) -> list[str]:
-    """Sort commits first, each before the one that replaces it, then all other files."""
-    commits = {commit_id(name) for name in names if is_commit(name)}
-    others = sorted(name for name in names if not is_commit(name))
-    replaced = {name: commit.replaces for name, commit in inventory.commits.items()}
-    ordered: list[str] = []
+def note(storage: Storage, folder: str, names: Collection[str]) -> None:
+    """Condemn files, see `condemn`; where the disk is full, indexes make room for the document, since they are derived.
 
-    def visit(commit: str) -> None:
-        stack = [(commit, False)]
-        while stack:
-            current, done = stack.pop()
-            if done:
-                ordered.append(f"commits/{current}.json")
-            elif current in commits:
-                commits.discard(current)
-                stack.append((current, True))
-                stack += [(old, False) for old in replaced.get(current, ())]
+    Raises
+    ------
+    StorageError : there is no room all the same.
+    """
+    try:
+        condemn(storage, folder, names)
+    except StorageError:
+        remove_indexes(storage, folder)
+        condemn(storage, folder, names)
 
-    for commit in sorted(commits):
-        visit(commit)
-    return ordered + others
+
+def remove_indexes(storage: Storage, folder: str) -> None:
+    """Remove the indexes of a space; they are derived, and published again by whoever writes next."""
+    for entry in storage.list(f"{folder}index/"):
+        if is_index(entry.name[len(folder) :]):
+            storage.delete(entry.name)
+
+
+def _is_noted(storage: Storage, folder: str, names: Collection[str]) -> bool:
+    try:
+        condemn(storage, folder, names)
+    except StorageError:
+        return False
+    return True
+
+
+def _settled(inventory: Inventory, unneeded: Collection[str], now_ns: int, grace_ns: int) -> set[str]:
+    """What may be condemned: what belongs to a commit was live once; on the rest a writer may be at work."""
+    dead = {file for commit in inventory.commits.readable.values() for file in commit.files}
+    dead |= {commit_file(name) for name in inventory.commits.readable}
+    return {name for name in unneeded if name in dead or _is_over(inventory.age_ns(name, now_ns), grace_ns)}
+
+
+def _due(inventory: Inventory, now_ns: int, grace_ns: int) -> set[str]:
+    """What has stood condemned for the grace period."""
+    return {
+        name
+        for each in inventory.condemned
+        if _is_over(now_ns - inventory.condemned_ns(each), grace_ns)
+        for name in each.files
+    }
+
+
+def _is_over(age_ns: int, grace_ns: int) -> bool:
+    return grace_ns == 0 or age_ns >= grace_ns
+
+
+def _unreadable(folder: str, inventory: Inventory) -> list[str]:
+    documents = [f"{folder}space.json"] if inventory.unreadable_space is not None else []
+    return documents + [f"{folder}{commit_file(name)}" for name in inventory.commits.unreadable]
 
 
 def _count(report: CollectReport, inventory: Inventory, removed: Collection[str], waiting: Collection[str]) -> None:
@@ -177,15 +210,17 @@ def _count(report: CollectReport, inventory: Inventory, removed: Collection[str]
 def _evicted(
     inventories: dict[str, Inventory], now_ns: int, older_than_s: float | None, max_size_bytes: int | None
 ) -> dict[str, list[str]]:
-    """Choose commits to give up, by the folder of their space."""
+    """Choose commits to evict, by the folder of their space."""
+    readable = {folder: inventory.commits.readable for folder, inventory in inventories.items()}
     candidates = sorted(
-        (int(commit.provenance.get("newest_ns", commit.created_ns)), folder, name)
+        (int(readable[folder][name].provenance.get("newest_ns", readable[folder][name].created_ns)), folder, name)
         for folder, inventory in inventories.items()
-        for name, commit in inventory.commits.items()
-        if name in inventory.live and name not in inventory.pinned
+        for name in inventory.live - inventory.pinned
     )
     size_bytes = sum(
-        inventory.commits[name].size_bytes for inventory in inventories.values() for name in inventory.live
+        inventory.size_bytes(readable[folder][name])
+        for folder, inventory in inventories.items()
+        for name in inventory.live
     )
     chosen: dict[str, list[str]] = {}
     for created_ns, folder, name in candidates:
@@ -193,29 +228,29 @@ def _evicted(
         too_large = max_size_bytes is not None and size_bytes > max_size_bytes
         if too_old or too_large:
             chosen.setdefault(folder, []).append(name)
-            size_bytes -= inventories[folder].commits[name].size_bytes
+            size_bytes -= inventories[folder].size_bytes(readable[folder][name])
     return chosen
 
 
 def _evict(storage: Storage, folder: str, inventory: Inventory, commits: list[str], report: CollectReport) -> None:
-    """Give up live commits, and those that they replaced, which would come back to life."""
-    report.evicted_rows += sum(inventory.commits[name].rows for name in commits)
-    report.evicted_bytes += sum(inventory.commits[name].size_bytes for name in commits)
+    """Evict live commits, and those that they replaced, which would come back to life."""
+    known = inventory.commits.readable
+    report.evicted_rows += sum(known[name].rows for name in commits)
+    report.evicted_bytes += sum(inventory.size_bytes(known[name]) for name in commits)
     if report.dry_run:
         return
-    given_up: set[str] = set()
+    evicted: set[str] = set()
     pending = list(commits)
     while pending:
         name = pending.pop()
-        if name in inventory.commits and name not in given_up and name not in inventory.pinned:
-            given_up.add(name)
-            pending += inventory.commits[name].replaces
-    files = {file for name in given_up for file in inventory.commits[name].files}
-    condemn(storage, folder, files | {f"commits/{name}.json" for name in given_up})
-    given_up -= _of(pinned_commits(storage), folder)  # whoever pins from now on sees what is condemned
-    for entry in storage.list(f"{folder}index/"):
-        storage.delete(entry.name)
-    for name in in_order_of_removal(inventory, {f"commits/{name}.json" for name in given_up}):
+        if name in known and name not in evicted and name not in inventory.pinned:
+            evicted.add(name)
+            pending += known[name].replaces
+    files = {file for name in evicted for file in known[name].files}
+    note(storage, folder, files | {commit_file(name) for name in evicted})
+    evicted -= _of(pinned_commits(storage), folder)  # whoever pins from now on sees what is condemned
+    remove_indexes(storage, folder)
+    for name in in_order_of_removal(inventory, {commit_file(name) for name in evicted}):
         storage.delete(f"{folder}{name}")
 
 
@@ -228,8 +263,9 @@ def _remove_temporary(storage: Storage, folder: str, grace_s: float, report: Col
     ]
     if not left:
         return
-    now_ns = time.time_ns() if report.dry_run else _now_ns(storage)
-    old: list[Entry] = [entry for entry in left if now_ns - entry.modified_ns >= grace_s * 1e9]
+    now_ns = time.time_ns() if report.dry_run else _now_ns(storage, left)
+    grace_ns = round(grace_s * 1e9)
+    old: list[Entry] = [entry for entry in left if _is_over(now_ns - entry.modified_ns, grace_ns)]
     for entry in old:
         if not report.dry_run:
             storage.delete(entry.name)
@@ -237,13 +273,21 @@ def _remove_temporary(storage: Storage, folder: str, grace_s: float, report: Col
     report.removed_bytes += sum(entry.size_bytes for entry in old)
 
 
-def _now_ns(storage: Storage, folder: str = "") -> int:
-    """Ask for the time by the storage's own clock: that of a file written just now."""
+def _now_ns(storage: Storage, entries: Iterable[Entry], folder: str = "") -> int:
+    """Ask for the time by the storage's own clock, that of a file written just now, or this computer's if it is
+    earlier.
+
+    So no clock that is ahead, for a moment or for good, makes anything older than it is. Where nothing can be written,
+    the newest file says how late it is at least.
+    """
     name = f"{folder}{TEMPORARY_PREFIX}clock-{uuid.uuid4().hex}"
     try:
-        return storage.write(name, []).modified_ns
+        now_ns = storage.write(name, []).modified_ns
+    except StorageError:
+        now_ns = max((entry.modified_ns for entry in entries), default=0)
     finally:
         storage.delete(name)
+    return min(now_ns, time.time_ns())
 
 
 def _of(pinned: dict[str, set[str]], folder: str) -> Set[str]:

@@ -16,6 +16,7 @@ from embedstore.store.documents import COSTS, Commit
 from embedstore.store.merging import merged
 from embedstore.store.segments import Segment
 from embedstore.store.space import Space
+from embedstore.store.strict_json import MAX_INTEGER
 
 MAX_MERGED_ROWS = 1 << 22
 """Merging holds about 40 bytes a row in memory."""
@@ -125,32 +126,26 @@ def _groups(segments: Sequence[Segment], mergeable: Sequence[bool], *, only_smal
 def _merge(space: Space, group: Sequence[Segment]) -> Commit | None:
     """Publish one segment in place of several; None: somebody else has merged some of them meanwhile."""
     commits = [segment.commit for segment in group]
-    costs = {name: sum(commit.provenance.get(name, 0) for commit in commits) for name in COSTS}
+    costs = {name: min(sum(commit.provenance.get(name, 0) for commit in commits), MAX_INTEGER) for name in COSTS}
     newest = max(int(commit.provenance.get("newest_ns", commit.created_ns)) for commit in commits)
-    published: list[Commit] = []
 
-    def write() -> Commit:
-        rows = merged(group, space.dim, space.dtype)
-        files, arrays = space.write_files(rows)
-        if not {segment.commit_id for segment in group} <= {segment.commit_id for segment in space.segments()}:
-            raise FileNotFoundError
-        published.append(
-            Commit(
-                space_id=space.id,
-                nonce=files.nonce,
-                layout=space.segment_format,
-                rows=len(rows),
-                created_ns=min(commit.created_ns for commit in commits),
-                arrays=arrays,
-                files=files.facts,
-                replaces=tuple(segment.commit_id for segment in group),
-                provenance={**costs, "newest_ns": newest, "merged_segments": len(group)},
-            )
-        )
-        return published[-1]
+    ids = [segment.commit_id for segment in group]
 
-    try:
-        space.publish(write)
-    except FileNotFoundError:
-        return None
-    return published[-1]
+    def write() -> Commit | None:
+        try:
+            files = space.write_files(merged(group, space.dim, space.dtype))
+        except FileNotFoundError as error:
+            if not _are_live(space, ids):
+                return None
+            raise CorruptStoreError(str(error.filename), "it is gone, and a live commit needs it") from error
+        if not _are_live(space, ids):
+            return None
+        provenance = {**costs, "newest_ns": newest, "merged_segments": len(group)}
+        created_ns = min(commit.created_ns for commit in commits)
+        return files.commit(space.id, created_ns, provenance, ids)
+
+    return space.publish(write)
+
+
+def _are_live(space: Space, ids: Sequence[str]) -> bool:
+    return set(ids) <= {segment.commit_id for segment in space.segments()}

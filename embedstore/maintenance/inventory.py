@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Set
+from collections.abc import Iterator, Mapping, Set
 from contextlib import suppress
 from dataclasses import dataclass
 
-from embedstore.errors import CorruptStoreError
-from embedstore.store.condemned import Condemned, read_condemned
-from embedstore.store.documents import Commit, commit_id, is_commit
-from embedstore.store.index import open_index
+from embedstore.errors import CorruptStoreError, FormatVersionError, MissingDependencyError
+from embedstore.store.commits import CommitLog, Commits
+from embedstore.store.condemned import Condemned, is_document, read_condemned
+from embedstore.store.documents import Commit, SpaceDocument, commit_file, commit_in, is_data_file
+from embedstore.store.index import is_index, open_index
 from embedstore.store.local import TEMPORARY_PREFIX
 from embedstore.store.signatures import CommitSignatures, Trust
 from embedstore.store.signing_keys import Members
-from embedstore.store.storage import Entry, Storage, side_by_side
+from embedstore.store.storage import Entry, Storage
 
-_DATA = re.compile(r"data/[0-9a-f]{32}[./].*")
-_INDEX = re.compile(r"index/.*\.idx")
-_SIGNATURE = re.compile(r"signatures/([0-9a-f]{64})\..*\.json")
+_SIGNATURE = re.compile(r"signatures/([0-9a-f]{64})\.[0-9a-f]{16}\.json")
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,53 +27,70 @@ class Inventory:
     Attributes
     ----------
     files : all of them, with size and time.
-    commits : those that can be read, by id.
-    damaged : commits that cannot: what they need is not known.
+    commits : those that can be read, and why others cannot; what those need is not known.
     pinned : ids of commits that a pin keeps.
     condemned : what earlier collections have found unneeded.
     removed : ids of commits of a space that was removed.
-    signed : ids of commits that members have signed, or where nobody knows the members, anybody.
+    signers : who vouches for each signed commit; one is outweighed only by another that one of the same vouches for.
+    unreadable_space : why its document cannot be read; None: it can, or is not there.
     """
 
     files: Mapping[str, Entry]
-    commits: Mapping[str, Commit]
-    damaged: tuple[str, ...]
+    commits: Commits
     pinned: Set[str]
     condemned: tuple[Condemned, ...]
     removed: Set[str]
-    signed: Set[str]
+    signers: Mapping[str, Set[str]]
+    unreadable_space: CorruptStoreError | FormatVersionError | None
 
     @property
     def live(self) -> set[str]:
         """Ids of the commits whose rows are read."""
-        replaced = {old for commit in self.commits.values() for old in commit.replaces}
-        return set(self.commits) - replaced - self.removed
+        return set(self.commits.live) - self.removed
 
     @property
     def needed_commits(self) -> set[str]:
-        """Ids of the commits whose files stay: live, pinned, or signed where what replaces them is not."""
-        replaced_by_signed = {old for name in self.signed for old in self.commits[name].replaces}
-        trusted_only = self.signed - replaced_by_signed - self.removed
-        return self.live | (self.pinned & self.commits.keys()) | trusted_only
+        """Ids of the commits whose files stay: live, pinned, or signed and not replaced by those who signed them."""
+        readable = self.commits.readable
+        outweighed = {
+            old
+            for name, signers in self.signers.items()
+            for old in readable[name].replaces
+            if not signers.isdisjoint(self.signers.get(old, ()))
+        }
+        kept_by_signature = self.signers.keys() - outweighed - self.removed
+        return self.live | (self.pinned & readable.keys()) | kept_by_signature
+
+    def size_bytes(self, commit: Commit) -> int:
+        """Bytes that the files of a commit take, whatever it says itself."""
+        return sum(self.files[file].size_bytes for file in commit.files if file in self.files)
 
     def unneeded(self) -> set[str]:
         """Files that nothing needs: dead commits, their data and signatures, what crashed writers left, temporary ones.
 
         Indexes and documents of the collection itself are not among them, nor is anything that embedstore never writes.
+        Of a space whose document cannot be read, nothing is.
         """
+        if self.unreadable_space is not None:
+            return set()
         needed = self.needed_commits
-        kept = {file for commit in needed for file in self.commits[commit].files}
+        kept = {file for commit in needed for file in self.commits.readable[commit].files}
         return {name for name in self.files if name not in kept and self._is_unneeded(name, needed)}
 
+    def own_files(self) -> set[str]:
+        """All files that embedstore wrote, but for the space's document and those of the collection."""
+        return {name for name in self.files if _is_temporary(name) or is_index(name) or _owner_known(name)}
+
     def _is_unneeded(self, name: str, needed: Set[str]) -> bool:
-        if name.rpartition("/")[2].startswith(TEMPORARY_PREFIX):
+        if _is_temporary(name):
             return True
-        if is_commit(name) and name.startswith("commits/"):
-            return commit_id(name) in self.commits and commit_id(name) not in needed
+        commit = commit_in(name)
+        if commit is not None:
+            return commit in self.commits.readable and commit not in needed
         signature = _SIGNATURE.fullmatch(name)
         if signature is not None:
-            return signature[1] not in needed and f"commits/{signature[1]}.json" not in self.damaged
-        return _DATA.fullmatch(name) is not None and not self.damaged
+            return signature[1] not in needed and signature[1] not in self.commits.unreadable
+        return is_data_file(name) and not self.commits.unreadable
 
     def age_ns(self, name: str, now_ns: int) -> int:
         """Return how long ago the newest file of the same segment, or that file, was written."""
@@ -84,6 +100,11 @@ class Inventory:
         prefix = f"data/{nonce}/"
         return now_ns - max(entry.modified_ns for file, entry in self.files.items() if file.startswith(prefix))
 
+    def condemned_ns(self, document: Condemned) -> int:
+        """Return since when files stand condemned: not before they were written, whatever a clock said meanwhile."""
+        written = (self.files[name].modified_ns for name in document.files if name in self.files)
+        return max([document.since_ns, *written])
+
 
 def take_inventory(storage: Storage, folder: str, pinned: Set[str], members: Members | None = None) -> Inventory:
     """List and read what lies in a space's folder.
@@ -92,49 +113,104 @@ def take_inventory(storage: Storage, folder: str, pinned: Set[str], members: Mem
     ----------
     folder : `spaces/<id>/`.
     pinned : ids of its commits that a pin keeps.
-    members : those whose signatures count; None: every signature counts, unchecked.
+    members : those whose signatures count, as one; None: everybody's count, each for what the same key has signed.
     """
-    files = {entry.name.removeprefix(folder): entry for entry in storage.walk(folder)}
-    names = [name for name in files if name.startswith("commits/") and is_commit(name)]
-
-    def read(name: str) -> Commit | CorruptStoreError | None:
-        try:
-            return Commit.from_bytes(f"{folder}{name}", storage.read(f"{folder}{name}"))
-        except CorruptStoreError as error:
-            return error
-        except FileNotFoundError:  # collected since the listing
-            return None
-
-    found = dict(zip(names, side_by_side(read, names, storage.requests_at_once), strict=True))
-    commits = {commit_id(name): commit for name, commit in found.items() if isinstance(commit, Commit)}
+    files = {entry.name[len(folder) :]: entry for entry in storage.walk(folder)}
+    listed = {commit for name in files if (commit := commit_in(name)) is not None}
+    commits = CommitLog(storage, folder).read(listed)
     condemned = []
     for name, entry in files.items():
-        if name.startswith("gc/") and name.endswith(".json"):
+        if is_document(name):
             with suppress(FileNotFoundError, CorruptStoreError):  # a damaged one condemns nothing
                 condemned.append(read_condemned(storage, entry))
-    named = {commit_id(name) for each in condemned for name in each.files if is_commit(name)}
+    named = {commit for each in condemned for name in each.files if (commit := commit_in(name)) is not None}
+    signers = _members_signed(storage, folder, listed, members) if members else _signers(storage, folder, files)
     return Inventory(
         files=files,
         commits=commits,
-        damaged=tuple(name for name, commit in found.items() if isinstance(commit, CorruptStoreError)),
         pinned=pinned,
         condemned=tuple(condemned),
-        removed=set() if "space.json" in files else named & commits.keys(),
-        signed=_signed(storage, folder, files, members) & commits.keys(),
+        removed=set() if "space.json" in files else named & commits.readable.keys(),
+        signers={commit: keys for commit, keys in signers.items() if commit in commits.readable},
+        unreadable_space=_why_unreadable(storage, f"{folder}space.json") if "space.json" in files else None,
     )
 
 
-def _signed(storage: Storage, folder: str, files: Iterable[str], members: Members | None) -> Set[str]:
-    claimed = {match[1] for name in files if (match := _SIGNATURE.fullmatch(name))}
-    return claimed if members is None else CommitSignatures(storage, folder, Trust(members=members)).trusted(claimed)
+def _why_unreadable(storage: Storage, file: str) -> CorruptStoreError | FormatVersionError | None:
+    try:
+        SpaceDocument.from_bytes(file, storage.read(file))
+    except (CorruptStoreError, FormatVersionError) as error:
+        return error
+    except FileNotFoundError:  # removed since the listing
+        return None
+    return None
+
+
+def _members_signed(storage: Storage, folder: str, commits: Set[str], members: Members) -> dict[str, Set[str]]:
+    trusted = CommitSignatures(storage, folder, Trust(members=members)).trusted(commits)
+    return {commit: {"a member"} for commit in trusted}
+
+
+def _signers(storage: Storage, folder: str, files: Mapping[str, Entry]) -> dict[str, Set[str]]:
+    """Return the fingerprints of the keys that have signed each commit.
+
+    Where signatures cannot be checked, every one that is there counts for its commit, and outweighs no other.
+    """
+    signatures = CommitSignatures(storage, folder, Trust())
+    signers: dict[str, set[str]] = {}
+    for name, match in _matches(files):
+        try:
+            with suppress(FileNotFoundError, CorruptStoreError, FormatVersionError):
+                found = signatures.read(f"{folder}{name}")
+                if found.valid:
+                    signers.setdefault(match[1], set()).add(found.key.fingerprint)
+        except MissingDependencyError:
+            signers.setdefault(match[1], set()).add(match[1])
+    return dict(signers)
+
+
+def _matches(files: Mapping[str, Entry]) -> Iterator[tuple[str, re.Match[str]]]:
+    for name in files:
+        match = _SIGNATURE.fullmatch(name)
+        if match is not None:
+            yield name, match
+
+
+def _is_temporary(name: str) -> bool:
+    return name.rpartition("/")[2].startswith(TEMPORARY_PREFIX)
+
+
+def _owner_known(name: str) -> bool:
+    return commit_in(name) is not None or is_data_file(name) or _SIGNATURE.fullmatch(name) is not None
+
+
+def in_order_of_removal(inventory: Inventory, names: Set[str]) -> list[str]:
+    """Sort commits first, each before the one that replaces it, then all other files."""
+    commits = {commit for name in names if (commit := commit_in(name)) is not None}
+    others = sorted(name for name in names if commit_in(name) is None)
+    ordered: list[str] = []
+    for commit in sorted(commits):
+        stack = [(commit, False)]
+        while stack:
+            current, done = stack.pop()
+            if done:
+                ordered.append(commit_file(current))
+            elif current in commits:
+                commits.discard(current)
+                known = inventory.commits.readable.get(current)
+                stack.append((current, True))
+                stack += [(old, False) for old in (known.replaces if known else ())]
+    return ordered + others
 
 
 def stale_indexes(storage: Storage, folder: str, inventory: Inventory) -> list[str]:
     """Return indexes that no reader takes: damaged, of commits that are not live, or older than one that is taken."""
+    if inventory.unreadable_space is not None or inventory.commits.unreadable:
+        return []
     live = inventory.live
     stale: list[str] = []
     taken = False
-    for name in sorted((name for name in inventory.files if _INDEX.fullmatch(name)), reverse=True):
+    for name in sorted((name for name in inventory.files if is_index(name)), reverse=True):
         try:
             entry = inventory.files[name]
             good = not taken and set(open_index(storage, entry.name, entry.size_bytes).commits) <= live

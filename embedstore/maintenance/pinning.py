@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from embedstore.errors import InputError, StorageError
 from embedstore.store.condemned import are_safe
+from embedstore.store.documents import commit_file
 from embedstore.store.pins import Pin, pin_file, read_pin
 from embedstore.store.space import Space
 from embedstore.store.store import SpaceStore
@@ -45,7 +46,7 @@ def _is_safe(space: Space, commits: tuple[str, ...]) -> bool:
     segments = {segment.commit_id: segment for segment in space.segments()}
     if not set(commits) <= segments.keys():  # merged away since
         return False
-    files = [f"commits/{commit}.json" for commit in commits]
+    files = [commit_file(commit) for commit in commits]
     for commit in commits:
         files += segments[commit].commit.files
     return are_safe(space.storage, space.folder, files)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from embedstore.errors import StoreError
-from embedstore.maintenance.collection import in_order_of_removal
-from embedstore.maintenance.inventory import take_inventory
-from embedstore.store.condemned import condemn
+from embedstore.maintenance.collection import note, remove_indexes
+from embedstore.maintenance.inventory import in_order_of_removal, take_inventory
+from embedstore.store.condemned import is_document
 from embedstore.store.pins import read_pins
 from embedstore.store.space import Space
 from embedstore.store.store import SpaceStore
@@ -23,15 +23,16 @@ def remove_space(store: SpaceStore, space: Space) -> None:
     storage, folder = store.storage, space.folder
     _refuse_pinned(store, space)
     inventory = take_inventory(storage, folder, set())
-    names = {name for name in inventory.files if not name.startswith("gc/") and name != "space.json"}
-    condemn(storage, folder, names)
+    names = inventory.own_files()
+    note(storage, folder, names)
     _refuse_pinned(store, space)  # whoever pins from now on sees what is condemned
     storage.delete(f"{folder}space.json")
-    indexes = {name for name in names if name.startswith("index/")}
-    for name in [*sorted(indexes), *in_order_of_removal(inventory, names - indexes)]:
+    remove_indexes(storage, folder)
+    for name in in_order_of_removal(inventory, names):
         storage.delete(f"{folder}{name}")
     for entry in storage.list(f"{folder}gc/"):
-        storage.delete(entry.name)
+        if is_document(entry.name[len(folder) :]):
+            storage.delete(entry.name)
 
 
 def _refuse_pinned(store: SpaceStore, space: Space) -> None:

@@ -9,13 +9,14 @@ from typing import Any
 
 import numpy as np
 
-from embedstore.maintenance.inventory import Inventory, take_inventory
-from embedstore.store.documents import ROOT_NAME, Commit, Root, commit_id, is_commit
+from embedstore.maintenance.collection import remove_indexes
+from embedstore.store.commits import CommitLog
+from embedstore.store.documents import ROOT_NAME, Commit, Root, commit_file, commit_in, is_data_file, space_folders
 from embedstore.store.merging import some_rows
 from embedstore.store.open_files import OpenFiles
-from embedstore.store.publishing import publish
+from embedstore.store.rows import as_strings
 from embedstore.store.segments import Segment
-from embedstore.store.signatures import NO_TRUST, CommitSignatures, Trust
+from embedstore.store.signatures import NO_TRUST, Trust
 from embedstore.store.space import Space
 from embedstore.store.storage import Storage
 from embedstore.store.store import SpaceStore
@@ -66,18 +67,18 @@ def repair(storage: Storage, trust: Trust = NO_TRUST) -> RepairReport:
     damaged = {problem.file: problem for problem in found.problems}
     if ROOT_NAME in damaged:
         _renew_root(storage, report, damaged[ROOT_NAME])
-    for folder in [entry.name for entry in storage.list("spaces/") if entry.name.endswith("/")]:
+    for folder in space_folders(storage):
         here = {name: problem for name, problem in damaged.items() if name.startswith(folder)}
         if here:
             _remove_documents(storage, folder, here, report)
     for space in SpaceStore(storage, trust=trust).spaces():
-        commits = take_inventory(storage, space.folder, set()).commits
-        replaced = {old for commit in commits.values() for old in commit.replaces}
-        for name, commit in commits.items():
+        commits = CommitLog(storage, space.folder).read()
+        for name in commits.readable.keys() - commits.replaced:
+            commit = commits.readable[name]
             files = [damaged[path] for file in commit.files if (path := f"{space.folder}{file}") in damaged]
-            if files and name not in replaced:
+            if files:
                 segment = Segment(OpenFiles(storage), space.folder, name, commit, space.dim * space.dtype.itemsize)
-                _salvage(space, segment, files, trust, report)
+                _salvage(space, segment, files, report)
     report.left = verify(storage, deep=True).problems
     return report
 
@@ -94,54 +95,35 @@ def _remove_documents(storage: Storage, folder: str, damaged: dict[str, Problem]
 
     A removed space document comes back with the next fill of the same model, and with it all vectors.
     """
-    inventory = take_inventory(storage, folder, set())
-    names = {name for name in damaged if name.removeprefix(folder) in inventory.files}
-    documents = sorted(name for name in names if not name.startswith(f"{folder}data/"))
-    commits = {name for name in damaged if is_commit(name)}
-    if commits:  # first: they name commits that are gone, or will be
-        for name in inventory.files:
-            if name.startswith("index/"):
-                storage.delete(f"{folder}{name}")
+    there = {entry.name for entry in storage.walk(folder)}
+    documents = sorted(name for name in damaged.keys() & there if not is_data_file(name[len(folder) :]))
+    commits = {name for name in damaged if commit_in(name[len(folder) :]) is not None}
+    if commits:
+        remove_indexes(storage, folder)  # first: they name commits that are gone, or will be
     for name in documents:
-        report.rows_lost += _rows_needing(inventory, name.removeprefix(folder))
         storage.delete(name)
         report.removed.append(damaged[name])
     report.removed += [damaged[name] for name in sorted(commits - set(documents))]
 
 
-def _rows_needing(inventory: Inventory, name: str) -> int:
-    """Rows of a commit that is not of this space; those of one that cannot be read are not known."""
-    commit = inventory.commits.get(commit_id(name)) if is_commit(name) else None
-    return commit.rows if commit is not None else 0
-
-
-def _salvage(space: Space, segment: Segment, problems: Sequence[Problem], trust: Trust, report: RepairReport) -> None:
+def _salvage(space: Space, segment: Segment, problems: Sequence[Problem], report: RepairReport) -> None:
     """Put the whole rows of a damaged segment into a new one that replaces it."""
     if not space.mergeable([segment])[0]:
         return  # it is signed, and we do not sign: it is left as it is
-    whole = np.flatnonzero(segment.whole_rows())
+    whole = np.flatnonzero(segment.whole_rows(space.dtype))
+    _, first = np.unique(as_strings(segment.keys_at(whole)), return_index=True)
+    whole = whole[first]  # sorted by key, each once
     old = segment.commit
 
     def write() -> Commit:
-        files, arrays = space.write_files(some_rows(segment, whole, space.dim, space.dtype))
-        return Commit(
-            space_id=space.id,
-            nonce=files.nonce,
-            layout=space.segment_format,
-            rows=len(whole),
-            created_ns=old.created_ns,
-            arrays=arrays,
-            files=files.facts,
-            replaces=(segment.commit_id,),
-            provenance={**old.provenance, "repaired": True},
-        )
+        files = space.write_files(some_rows(segment, whole, space.dim, space.dtype))
+        return files.commit(space.id, old.created_ns, {**old.provenance, "repaired": True}, [segment.commit_id])
 
     if len(whole):
-        publish(space.storage, space.folder, write, CommitSignatures(space.storage, space.folder, trust).sign)
+        CommitLog(space.storage, space.folder).publish(write, space.signatures.sign)
     else:
-        for entry in space.storage.list(f"{space.folder}index/"):
-            space.storage.delete(entry.name)
-        space.storage.delete(f"{space.folder}commits/{segment.commit_id}.json")
+        remove_indexes(space.storage, space.folder)
+        space.storage.delete(f"{space.folder}{commit_file(segment.commit_id)}")
     report.removed += problems
     report.rows_lost += len(segment) - len(whole)
     report.rows_kept += len(whole)

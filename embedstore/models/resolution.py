@@ -81,6 +81,28 @@ def resolve(model: str, options: ModelOptions = _DEFAULT_OPTIONS, *, download: b
     return Model(spec.name, recipe, load, checkpoint.shape)
 
 
+def is_built_in(recipe: Recipe) -> bool:
+    """Tell whether a recipe is one of the models that are part of this package, as they are now."""
+    spec = MODELS.get(recipe.model)
+    return spec is not None and spec.built_in and is_recipe_of(spec.name, recipe)
+
+
+def is_recipe_of(name: str, recipe: Recipe) -> bool:
+    """Tell whether a recipe may have a name: that of a model is only for the recipes of that model."""
+    spec = MODELS.get(name)
+    if spec is None:
+        return True
+    if spec.built_in:
+        return recipe == _built_in(spec, ModelOptions(precision=recipe.precision)).recipe
+    known = {digest for digest in (spec.weights_sha256, spec.fair_esm_sha256) if digest is not None}
+    return (
+        (recipe.model, recipe.source, recipe.revision) == (spec.name, spec.repository, spec.revision)
+        and (recipe.molecule, recipe.dim) == (spec.molecule, spec.dim)
+        and (not known or recipe.weights_sha256 in known)
+        and spec.tokenizer_sha256 in (None, recipe.tokenizer_sha256)
+    )
+
+
 def _local(model: str, options: ModelOptions) -> Model:
     path = Path(model).expanduser()
     if not path.exists():

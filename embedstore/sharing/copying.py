@@ -1,6 +1,7 @@
-"""Copying between stores: push, pull, sync. Only what lacks goes over, checked on the way; stopping loses nothing.
+"""Copying between stores: push, pull, sync. Only what is missing goes over, checked on the way; stopping loses nothing.
 
-Spaces are matched by their ids, which stand for recipes. How one is copied is in `space_copier`.
+Spaces are matched by their ids, which stand for recipes; what another store says of a space beyond its recipe, its name
+and its canaries, is not taken on trust. How one is copied is in `space_copier`.
 """
 
 from __future__ import annotations
@@ -9,13 +10,20 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from embedstore.errors import InputError, SpaceConflictError, SpaceNotFoundError
+from embedstore.errors import (
+    CorruptStoreError,
+    FormatVersionError,
+    InputError,
+    SpaceConflictError,
+    SpaceNotFoundError,
+)
+from embedstore.filling import canaries
 from embedstore.sharing.report import CopyReport, Direction, OnCopied, SpaceCopy
 from embedstore.sharing.source import SourceSpace, read_documents
-from embedstore.sharing.space_copier import SpaceCopier, count_lacking
+from embedstore.sharing.space_copier import SpaceCopier, count_missing
 from embedstore.store.documents import SpaceDocument
 from embedstore.store.store import SpaceStore
-from embedstore.store.verification import Problem
+from embedstore.store.verification import Problem, reason
 
 _MIN_ID_PREFIX = 8
 
@@ -122,13 +130,14 @@ def _copy_spaces(
 def _copy_space(source: SourceSpace, destination: SpaceStore, done: SpaceCopy, wanted: _Wanted) -> None:
     document = source.document
     try:
-        there = destination.find_space(document.recipe, document.name)
+        there = destination.find_space(document.recipe, canaries.adopted_name(document))
         if wanted.dry_run:
-            count_lacking(source, there, done)
+            count_missing(source, there, done)
             return
         if there is None:
-            there = destination.create_space(document.recipe, document.name, document.canaries)
-    except SpaceConflictError as error:
-        done.problems.append(Problem(f"{source.folder}space.json", str(error)))
+            adopted = canaries.adopted(document)
+            there = destination.create_space(adopted.recipe, adopted.name, adopted.canaries)
+    except (SpaceConflictError, CorruptStoreError, FormatVersionError) as error:
+        done.problems.append(Problem(f"{source.folder}space.json", reason(error)))
         return
     SpaceCopier(source, there, destination.trust, done, wanted.on_copied).run()

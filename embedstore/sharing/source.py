@@ -3,59 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from contextlib import suppress
 
 import numpy as np
 
-from embedstore.errors import CorruptStoreError
+from embedstore.errors import CorruptStoreError, FormatVersionError
 from embedstore.store import SpaceStore
-from embedstore.store.documents import Commit, SpaceDocument, commit_id, is_commit
+from embedstore.store.commits import CommitLog
+from embedstore.store.documents import SpaceDocument, space_folders
 from embedstore.store.open_files import OpenFiles
 from embedstore.store.segments import Segment
-from embedstore.store.signatures import CommitSignatures, signature_files
-from embedstore.store.storage import Storage, side_by_side
-from embedstore.store.verification import Problem
-
-
-@dataclass(frozen=True, slots=True)
-class Commits:
-    """What lies in a space's folder of commits, by id; those that are damaged are problems."""
-
-    readable: dict[str, Commit]
-    problems: tuple[Problem, ...]
-
-    @property
-    def replaced(self) -> set[str]:
-        """Ids of commits that others make dead."""
-        return {old for commit in self.readable.values() for old in commit.replaces}
-
-
-def read_commits(storage: Storage, folder: str, signatures: CommitSignatures | None = None) -> Commits:
-    """Read all commits of a space.
-
-    Parameters
-    ----------
-    folder : `spaces/<id>/`.
-    signatures : leave out what they do not vouch for.
-    """
-    listed = {commit_id(entry.name) for entry in storage.list(f"{folder}commits/") if is_commit(entry.name)}
-    wanted = sorted(listed if signatures is None else signatures.trusted(listed))
-
-    def read(commit: str) -> Commit | Problem | None:
-        name = f"{folder}commits/{commit}.json"
-        try:
-            found = Commit.from_bytes(name, storage.read(name))
-        except CorruptStoreError as error:
-            return Problem(error.file, error.reason)
-        except FileNotFoundError:  # replaced and collected since the listing
-            return None
-        return found if f"spaces/{found.space_id}/" == folder else Problem(name, f"it is of space {found.space_id}")
-
-    found = dict(zip(wanted, side_by_side(read, wanted, storage.requests_at_once), strict=True))
-    return Commits(
-        {commit: each for commit, each in found.items() if isinstance(each, Commit)},
-        tuple(each for each in found.values() if isinstance(each, Problem)),
-    )
+from embedstore.store.signatures import CommitSignatures, Signature, signature_files
+from embedstore.store.verification import Problem, reason
 
 
 class SourceSpace:
@@ -70,15 +29,15 @@ class SourceSpace:
         self.dtype = np.dtype(document.recipe.dtype)
         self.row_bytes = document.recipe.dim * self.dtype.itemsize
         self._files = OpenFiles(store.storage, check_digests=store.trust.members is not None)
+        self._log = CommitLog(store.storage, self.folder)
         self._signatures = CommitSignatures(store.storage, self.folder, store.trust)
 
     def segments(self) -> tuple[list[Segment], list[Problem]]:
         """Return what is live now, older first, and which commits are damaged."""
-        commits = read_commits(self.storage, self.folder, self._signatures)
-        problems = list(commits.problems)
-        live = [(commit.created_ns, name) for name, commit in commits.readable.items() if name not in commits.replaced]
+        commits = self._log.read(self._signatures.trusted(self._log.ids()))
+        problems = [Problem(self._log.file(commit), reason(error)) for commit, error in commits.unreadable.items()]
         segments = []
-        for _, name in sorted(live):
+        for name in commits.live:
             try:
                 segments.append(Segment(self._files, self.folder, name, commits.readable[name], self.row_bytes))
             except CorruptStoreError as error:
@@ -87,22 +46,24 @@ class SourceSpace:
 
     def is_live(self, commit: str) -> bool:
         """Tell whether a commit is still there, and nothing replaces it."""
-        commits = read_commits(self.storage, self.folder)
-        return commit in commits.readable and commit not in commits.replaced
+        return commit in self._log.read().live
 
-    def signatures(self) -> dict[str, list[str]]:
-        """Return the names of signature documents by commit."""
-        return signature_files(self.storage, self.folder)
+    def vouching(self, segment: Segment) -> list[Signature]:
+        """Return the signatures of a segment that vouch for it, checked or not; those that are damaged are left out."""
+        found = []
+        for file in signature_files(self.storage, self.folder).get(segment.commit_id, []):
+            with suppress(CorruptStoreError, FormatVersionError, FileNotFoundError):
+                found.append(self._signatures.read(file))
+        return found
 
 
 def read_documents(store: SpaceStore) -> Iterator[tuple[str, SpaceDocument | Problem]]:
     """Yield the id and the document of every space of a store, or what is wrong with it."""
-    for entry in store.storage.list("spaces/"):
-        if entry.name.endswith("/"):
-            file = f"{entry.name}space.json"
-            try:
-                yield entry.name.split("/")[1], SpaceDocument.from_bytes(file, store.storage.read(file))
-            except FileNotFoundError:  # being made just now, or removed
-                continue
-            except CorruptStoreError as error:
-                yield entry.name.split("/")[1], Problem(error.file, error.reason)
+    for folder in space_folders(store.storage):
+        file, space_id = f"{folder}space.json", folder.split("/")[1]
+        try:
+            yield space_id, SpaceDocument.from_bytes(file, store.storage.read(file))
+        except FileNotFoundError:  # being made just now, or removed
+            continue
+        except (CorruptStoreError, FormatVersionError) as error:
+            yield space_id, Problem(file, reason(error))

@@ -1,19 +1,23 @@
 """Copying one space from a store to another.
 
-    segment by segment, older first ─▶ which of its rows lack at the destination?
+    segment by segment, older first ─▶ which of its rows are missing at the destination?
         all, and nothing speaks against it ─▶ its files as they are, each against its SHA-256, then its commit
         some                               ─▶ those rows, each against its checksum, appended as a new segment
 
-A segment that is copied as it is keeps its commit, so who signed it still vouches for it. But a commit makes others
-dead by naming them, and at the destination those may hold rows that it lacks itself (after a repair). So one that
-replaces others goes over as it is only if it is signed and they are not there; one that is not signed goes without
-that list; and one that is replaced at the destination already is appended.
+A segment that is copied as it is gets files of new names, since a collector may be about to remove what once had the
+old ones. Its commit says which it is a copy of, so who signed that still vouches for it. But a commit makes others dead
+by naming them, and at the destination those may hold rows that it does not have itself (after a repair). So one that
+replaces others goes over as it is only if it is signed and they are not there; one that is not signed goes without that
+list.
+
+Vectors that are not finite, and keys that are not in order, do not go over.
 """
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Iterator
-from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -21,11 +25,12 @@ from numpy.typing import NDArray
 
 from embedstore.errors import CorruptStoreError, InputError, StorageError
 from embedstore.filling.distinct import DistinctKeys
-from embedstore.sharing.files import copy_file
+from embedstore.sharing.files import PassingFile
 from embedstore.sharing.report import OnCopied, SpaceCopy
-from embedstore.sharing.source import SourceSpace, read_commits
-from embedstore.store.documents import COSTS
-from embedstore.store.publishing import id_of, publish_commit
+from embedstore.sharing.source import SourceSpace
+from embedstore.store.commits import CommitLog
+from embedstore.store.documents import COSTS, Commit
+from embedstore.store.rows import as_strings
 from embedstore.store.segments import CRC_BYTES, Segment
 from embedstore.store.signatures import CommitSignatures, Trust
 from embedstore.store.space import Space
@@ -40,7 +45,7 @@ _SEGMENTS_A_REFRESH = 16
 _MAX_PASSES = 5
 
 
-def count_lacking(source: SourceSpace, destination: Space | None, done: SpaceCopy) -> None:
+def count_missing(source: SourceSpace, destination: Space | None, done: SpaceCopy) -> None:
     """Count what would be copied, each key once.
 
     Parameters
@@ -52,14 +57,14 @@ def count_lacking(source: SourceSpace, destination: Space | None, done: SpaceCop
     with DistinctKeys() as distinct:
         for segment in segments:
             try:
-                lacking = _lacking(segment, destination)
-                for some in _windows(lacking, _WINDOW_ROWS):
+                missing = _missing(segment, destination)
+                for some in _windows(missing, _WINDOW_ROWS):
                     distinct.add(segment.keys_at(some))
             except (CorruptStoreError, FileNotFoundError) as error:
                 done.problems.append(_problem(error, source))
                 continue
             total += len(segment)
-            done.size_bytes += _size_bytes(segment, len(lacking))
+            done.size_bytes += _size_bytes(segment, len(missing))
         done.copied = distinct.count()
     done.skipped = total - done.copied
 
@@ -81,10 +86,9 @@ class SpaceCopier:
         self._there = destination
         self._done = done
         self._on_copied = on_copied
-        self._signatures: dict[str, list[str]] = {}
+        self._log = CommitLog(destination.storage, destination.folder)
         self._known: set[str] = set()
         """Commits at the destination, dead ones too."""
-        self._replaced: set[str] = set()
         self._published: set[str] = set()
         self._since_refresh = 0
 
@@ -106,10 +110,10 @@ class SpaceCopier:
             raise StorageError(f"Cannot copy space {self._done.name}: it was removed there meanwhile.") from None
         try:  # asked one by one, since a listing may be older than they are
             for commit in self._published:
-                storage.entry(f"{folder}commits/{commit}.json")
+                storage.entry(self._log.file(commit))
         except FileNotFoundError:
             return False
-        return self._published.isdisjoint(read_commits(storage, folder).replaced)
+        return self._published.isdisjoint(self._log.read().replaced)
 
     def _pass(self) -> bool:
         """Go through the segments once, and tell whether one vanished meanwhile."""
@@ -128,7 +132,7 @@ class SpaceCopier:
                 else:
                     vanished = True
             except (CorruptStoreError, InputError) as error:
-                uncopied += self._count_lacking(segment)
+                uncopied += self._count_missing(segment)
                 self._done.problems.append(_problem(error, self._source, segment))
             self._done.skipped = max(0, total - self._done.copied - uncopied)
             if self._on_copied is not None:
@@ -138,9 +142,7 @@ class SpaceCopier:
     def _look(self) -> None:
         """See what is at the destination now."""
         self._there.refresh()
-        commits = read_commits(self._there.storage, self._there.folder)
-        self._known, self._replaced = set(commits.readable), commits.replaced
-        self._signatures = self._source.signatures()
+        self._known = self._log.ids()
         self._published = set()
         self._since_refresh = 0
 
@@ -149,41 +151,52 @@ class SpaceCopier:
             self._there.refresh()
             self._there.optimise()
             self._since_refresh = 0
-        lacking = _lacking(segment, self._there)
-        if not len(lacking):
+        missing = _missing(segment, self._there)
+        if not len(missing):
             return
-        if len(lacking) == len(segment) and self._copy_whole(segment):
+        if len(missing) == len(segment) and self._copy_whole(segment):
             self._done.copied += len(segment)
             self._done.size_bytes += segment.commit.size_bytes
             self._since_refresh += 1
         else:
-            self._append(segment, lacking)
+            self._append(segment, missing)
 
     def _copy_whole(self, segment: Segment) -> bool:
         """Copy a segment as it is; False where it must not be."""
-        signatures = self._signatures.get(segment.commit_id, [])
-        commit = segment.commit if signatures else replace(segment.commit, replaces=())
-        if id_of(commit) in self._replaced | self._known or not self._known.isdisjoint(commit.replaces):
+        commit, signatures = segment.commit, self._source.vouching(segment)
+        if signatures and (commit.id != segment.commit_id or not self._known.isdisjoint(commit.replaces)):
             return False
         if not self._trusted_there.trusted({segment.commit_id}):
             return False
 
-        def copy(file: str) -> bool:
-            name = f"{self._source.folder}{file}"
-            return copy_file(self._source.storage, self._there.storage, name, commit.files[file])
+        def write() -> Commit:
+            copy = commit.copied(uuid.uuid4().hex, signed=bool(signatures))
+            names = list(zip(commit.files, copy.files, strict=True))
+            for _ in side_by_side(partial(self._copy_file, commit), names, at_once):
+                pass
+            return copy
+
+        def sign(copy: Commit) -> None:
+            for signature in signatures:
+                self._there.signatures.add(copy, signature)
 
         at_once = min(_FILES_AT_ONCE, max(self._source.storage.requests_at_once, self._there.storage.requests_at_once))
-        if not all(side_by_side(copy, list(commit.files), at_once)):
-            return False
-
-        def copy_signatures(_: str) -> None:
-            for name in signatures:
-                self._there.storage.write(name, [self._source.storage.read(name)])
-
-        if not publish_commit(self._there.storage, self._there.folder, commit, copy_signatures):
-            return False
-        self._published.add(id_of(commit))
+        published = self._log.publish(write, sign)
+        assert published is not None  # noqa: S101 - what writes always has a commit
+        self._published.add(published.id)
         return True
+
+    def _copy_file(self, commit: Commit, names: tuple[str, str]) -> None:
+        source, destination = names
+        places = [
+            (part.offset, part.offset + part.rows * self._source.row_bytes)
+            for part in commit.arrays["vectors"]
+            if part.file == source
+        ]
+        file = PassingFile(
+            self._source.storage, f"{self._source.folder}{source}", commit.files[source], places, self._source.dtype
+        )
+        file.copy_to(self._there.storage, f"{self._there.folder}{destination}")
 
     def _append(self, segment: Segment, rows: NDArray[np.int64]) -> None:
         for some in _windows(rows, max(1, _APPENDED_BYTES // segment.row_bytes)):
@@ -202,20 +215,30 @@ class SpaceCopier:
             costs["letters"] = round(costs["letters"])
         return {**known, **costs, "copied_from": {"store": self._source.store_id, "commit": segment.commit_id}}
 
-    def _count_lacking(self, segment: Segment) -> int:
+    def _count_missing(self, segment: Segment) -> int:
         try:
-            return len(_lacking(segment, self._there))
+            return len(_missing(segment, self._there))
         except (CorruptStoreError, FileNotFoundError):
             return len(segment)
 
 
-def _lacking(segment: Segment, destination: Space | None) -> NDArray[np.int64]:
-    """Rows of a segment whose keys a space has not: ascending int64."""
+def _missing(segment: Segment, destination: Space | None) -> NDArray[np.int64]:
+    """Rows of a segment whose keys a space has not: ascending int64.
+
+    Raises
+    ------
+    CorruptStoreError : its keys are not in order, so that some of them could not be found.
+    """
     rows = np.arange(len(segment))
-    if destination is None:
-        return rows
     absent = [rows[:0]]
-    absent += [some[~destination.contains(segment.keys_at(some))] for some in _windows(rows, _WINDOW_ROWS)]
+    last = as_strings(np.zeros((0, KEY_BYTES), np.uint8))
+    for some in _windows(rows, _WINDOW_ROWS):
+        keys = segment.keys_at(some)
+        strings = np.concatenate([last, as_strings(keys)])
+        if not (strings[:-1] < strings[1:]).all():
+            raise CorruptStoreError(segment.commit.arrays["key"][0].file, "its keys are not sorted and distinct")
+        last = strings[-1:]
+        absent.append(some if destination is None else some[~destination.contains(keys)])
     return np.concatenate(absent)
 
 

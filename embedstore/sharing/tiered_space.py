@@ -105,12 +105,14 @@ class TieredSpace(Space):
         for each in self._upstream:
             each.refresh()
 
-    def publish(self, write: Callable[[], Commit]) -> str:
-        """Make the space, where the own store lacks it, and publish a segment; see `Space.publish`."""
+    def publish(
+        self, write: Callable[[], Commit | None], sign: Callable[[Commit], None] | None = None
+    ) -> Commit | None:
+        """Make the space, where the local store does not have it, and publish a segment; see `Space.publish`."""
         if not self.is_made:
             self.storage.write(f"{self.folder}space.json", [self._document.to_bytes()])
             self.is_made = True
-        return super().publish(write)
+        return super().publish(write, sign)
 
     def settle(self) -> None:
         """Store what was found upstream and is to be kept."""

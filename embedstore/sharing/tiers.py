@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-from embedstore.errors import InputError
+from embedstore.errors import CorruptStoreError, InputError
+from embedstore.filling import canaries
 from embedstore.identity import Recipe
 from embedstore.sharing.tiered_space import OwnParts, TieredSpace
 from embedstore.sharing.upstream import Upstream, UpstreamSpace
@@ -99,10 +100,16 @@ class TieredStore(SpaceStore):
         taken = {space.name for space in super().spaces()}
         for upstream in self.tiers.upstream:
             for space in upstream.spaces():
-                if space.id not in self._spaces and space.name not in taken:
-                    document = SpaceDocument(space.name, space.recipe, space.canaries)
+                if space.id in self._spaces or space.id in self.unreadable:
+                    continue
+                try:
+                    document = canaries.adopted(SpaceDocument(space.name, space.recipe, space.canaries))
+                except CorruptStoreError as error:
+                    upstream.warn(f"Going on without space {space.name} of {upstream.location}: {error}")
+                    continue
+                if document.name not in taken:
                     self._spaces[space.id] = self._tiered(document, is_made=False)
-                    taken.add(space.name)
+                    taken.add(document.name)
         return super().spaces()
 
     def own_spaces(self) -> list[Space]:

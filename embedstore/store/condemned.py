@@ -6,13 +6,17 @@ it since. Whoever publishes a commit looks here before and after, so that no com
 
 from __future__ import annotations
 
+import re
 import uuid
 from collections.abc import Collection, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 
+from embedstore.errors import CorruptStoreError
 from embedstore.store.storage import Entry, Storage, side_by_side
 from embedstore.store.strict_json import field, one_of, sealed, typed, unsealed, well_formed
+
+_DOCUMENT = re.compile(r"gc/[0-9a-f]{32}\.json")
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,11 +42,16 @@ def condemn(storage: Storage, folder: str, files: Collection[str]) -> Entry:
 
 
 def condemned(storage: Storage, folder: str) -> Iterator[Condemned]:
-    """Yield what is condemned in a space; CorruptStoreError for a damaged document."""
+    """Yield what is condemned in a space. A damaged document condemns nothing: no collector goes by it either."""
     for entry in storage.list(f"{folder}gc/"):
-        if entry.name.endswith(".json"):
-            with suppress(FileNotFoundError):  # done with, since the listing
+        if is_document(entry.name[len(folder) :]):
+            with suppress(FileNotFoundError, CorruptStoreError):  # done with, since the listing; or damaged
                 yield read_condemned(storage, entry)
+
+
+def is_document(name: str) -> bool:
+    """Tell a document of a collection, named from the space's folder, from what else may lie beside it."""
+    return _DOCUMENT.fullmatch(name) is not None
 
 
 def read_condemned(storage: Storage, entry: Entry) -> Condemned:

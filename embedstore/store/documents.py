@@ -1,6 +1,7 @@
-"""The JSON documents of a store, as values: root, space and commit.
+"""The JSON documents of a store, as values: root, space and commit; and the names that files of a store have.
 
-Root and space documents carry their own SHA-256, a commit is named by it.
+Root and space documents carry their own SHA-256, a commit is named by it. What may be added to them by later versions
+is said in docs/format.md: unknown fields are ignored, what is in `requires` must be known.
 """
 
 from __future__ import annotations
@@ -16,8 +17,22 @@ from typing import Any, Literal, cast, get_args
 import numpy as np
 
 from embedstore.errors import CorruptStoreError, FormatVersionError, InputError
-from embedstore.identity import Molecule, Precision, Recipe
-from embedstore.store.strict_json import canonical, field, one_of, parsed, sealed, typed, unsealed, well_formed
+from embedstore.identity import Recipe, recipe_id
+from embedstore.store.storage import Storage
+from embedstore.store.strict_json import (
+    amount,
+    canonical,
+    field,
+    integer,
+    matching,
+    one_of,
+    parsed,
+    refuse_requirements,
+    sealed,
+    typed,
+    unsealed,
+    well_formed,
+)
 from embedstore.types import Canaries
 
 SegmentFormat = Literal["zarr", "hdf5"]
@@ -26,12 +41,36 @@ FORMAT_VERSION = 1
 ROOT_NAME = "embedstore.json"
 SPACE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,99}")
 MAX_SEGMENT_ROWS = 1 << 32  # the index counts rows in four bytes
+MAX_CREATED_NS = (1 << 62) - 1  # in the year 2116; what is newer than the newest still fits 64 bits
 COSTS = ("compute_seconds", "letters")
 """What `provenance` may say of what a segment cost; numbers, added up by `info`."""
 
-_COMMIT_NAME = re.compile(r"[0-9a-f]{64}\.json")
+_SPACE_FOLDER = re.compile(r"spaces/[0-9a-f]{64}/")
+_COMMIT_NAME = re.compile(r"commits/([0-9a-f]{64})\.json")
 _NONCE = re.compile(r"[0-9a-f]{32}")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 _DATA_NAME = re.compile(r"data/[0-9a-f]{32}(\.h5|(/[A-Za-z0-9_][A-Za-z0-9_.]*)+)")
+
+
+def space_folders(storage: Storage) -> list[str]:
+    """Return `spaces/<id>/` for each folder that may be a space: copies and hidden folders have other names."""
+    return [entry.name for entry in storage.list("spaces/") if _SPACE_FOLDER.fullmatch(entry.name)]
+
+
+def commit_file(commit_id: str) -> str:
+    """Return the name of a commit, from the folder of its space."""
+    return f"commits/{commit_id}.json"
+
+
+def is_data_file(name: str) -> bool:
+    """Tell whether a name, from the folder of its space, is one that a file of a segment may have."""
+    return _DATA_NAME.fullmatch(name) is not None
+
+
+def commit_in(name: str) -> str | None:
+    """Return the id of the commit that a name, from the folder of its space, stands for; None for another file."""
+    match = _COMMIT_NAME.fullmatch(name)
+    return match and match[1]
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,11 +109,11 @@ class Root:
             one_of("format", document["format"], ["embedstore"])
             needed = field(document, "minimal_reader_version", int)
             features = [typed("feature", feature, str) for feature in field(document, "features", list)]
-            if needed > FORMAT_VERSION or features:
-                raise _newer(f"version {needed}{' with ' if features else ''}{', '.join(features)}")
             segment_format = field(document, "segment_format", str)
-            if segment_format not in get_args(SegmentFormat):
-                raise _newer(f"a version with segments as {segment_format}")
+            newer = [f"format version {needed}"] if needed > FORMAT_VERSION else []
+            newer += [] if segment_format in get_args(SegmentFormat) else [f"segments as {segment_format}"]
+            if newer or features:
+                raise FormatVersionError("this store", newer + features)
             return cls(
                 field(document, "store_id", str),
                 cast(SegmentFormat, segment_format),
@@ -107,22 +146,41 @@ class SpaceDocument:
 
     @classmethod
     def from_bytes(cls, file: str, content: bytes) -> SpaceDocument:
-        """Read a space document; CorruptStoreError when it is damaged."""
+        """Read a space document.
+
+        Raises
+        ------
+        CorruptStoreError : it is damaged, or lies in the folder of another space.
+        FormatVersionError : it needs what this version does not know.
+        """
         document = unsealed(file, content)
         with well_formed(file):
-            recipe = _recipe(field(document, "recipe", dict))
-            if recipe.id != document["id"] or f"spaces/{recipe.id}/" not in file:
-                raise CorruptStoreError(
-                    file, f"expected the recipe of space {document['id']}, found that of {recipe.id}"
-                )
-            name = field(document, "name", str)
-            if not SPACE_NAME.fullmatch(name):
-                raise ValueError(f"name: expected letters, digits, and . _ + -, found {name!r}")
-            canaries = field(document, "canaries", dict)
-            encoded = field(canaries, "vectors_float32_base64", str)
-            vectors = np.frombuffer(base64.b64decode(encoded, validate=True), dtype="<f4")
-            sequences = tuple(typed("canary", each, str) for each in field(canaries, "sequences", list))
-            return cls(name, recipe, Canaries(sequences, vectors.reshape(len(sequences), recipe.dim)))
+            name = matching("name", field(document, "name", str), SPACE_NAME)
+            space_id = matching("id", field(document, "id", str), _SHA256)
+            what = f"space {name} ({space_id[:8]}…)"
+            refuse_requirements(document, what)
+            found = recipe_id(field(document, "recipe", dict))
+            if found != space_id or file != space_file(space_id):
+                raise CorruptStoreError(file, f"expected the recipe of the space in its name, found that of {found}")
+            try:
+                recipe = Recipe.from_json(document["recipe"])
+            except FormatVersionError as error:
+                raise FormatVersionError(what, error.needs) from None
+            return cls(name, recipe, _canaries(field(document, "canaries", dict), recipe.dim))
+
+
+def space_file(space_id: str) -> str:
+    """Return the name of a space's document."""
+    return f"spaces/{space_id}/space.json"
+
+
+def _canaries(document: Mapping[str, Any], dim: int) -> Canaries:
+    encoded = field(document, "vectors_float32_base64", str)
+    vectors = np.frombuffer(base64.b64decode(encoded, validate=True), dtype="<f4")
+    sequences = tuple(typed("canary", each, str) for each in field(document, "sequences", list))
+    if not np.isfinite(vectors).all():
+        raise ValueError("canaries: expected finite values, found others")
+    return Canaries(sequences, vectors.reshape(len(sequences), dim))
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +201,21 @@ class FileFact:
 
 
 ARRAYS = ("key", "vectors", "row_crc")
+_COMMIT_FIELDS = frozenset(
+    [
+        "arrays",
+        "created_ns",
+        "files",
+        "format",
+        "layout",
+        "nonce",
+        "original_nonce",
+        "provenance",
+        "replaces",
+        "rows",
+        "space",
+    ]
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,14 +233,21 @@ class Commit:
     files: Mapping[str, FileFact]
     replaces: tuple[str, ...] = ()
     provenance: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    original_nonce: str | None = None
+    """Of a copy: the nonce with which its files were called when the commit was signed."""
+    extra: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    """Fields that this version does not know and may ignore; they are kept in copies."""
 
     @property
     def size_bytes(self) -> int:
         return sum(fact.size_bytes for fact in self.files.values())
 
     def to_bytes(self) -> bytes:
+        original = {} if self.original_nonce is None else {"original_nonce": self.original_nonce}
         return canonical(
             {
+                **self.extra,
+                **original,
                 "format": "embedstore-commit",
                 "space": self.space_id,
                 "nonce": self.nonce,
@@ -184,105 +264,122 @@ class Commit:
             }
         )
 
+    @property
+    def id(self) -> str:
+        """SHA-256 of the document, which is its name."""
+        return hashlib.sha256(self.to_bytes()).hexdigest()
+
+    @property
+    def signed_id(self) -> str:
+        """What a signature of this commit vouches for: its id, or that of the commit that it is a copy of."""
+        return self.id if self.original_nonce is None else self._called(self.original_nonce, None).id
+
+    def copied(self, nonce: str, *, signed: bool) -> Commit:
+        """The same segment in files of other names, since a name that was used once is never used again.
+
+        Parameters
+        ----------
+        signed : its signatures go along, so it says of which commit it is a copy, and still replaces what that
+            replaces.
+        """
+        if signed:
+            return self._called(nonce, self.original_nonce or self.nonce)
+        return dataclasses.replace(self._called(nonce, None), replaces=())
+
+    def _called(self, nonce: str, original_nonce: str | None) -> Commit:
+        def renamed(file: str) -> str:
+            return file.replace(self.nonce, nonce, 1)
+
+        return dataclasses.replace(
+            self,
+            nonce=nonce,
+            arrays={
+                name: tuple(dataclasses.replace(part, file=renamed(part.file)) for part in parts)
+                for name, parts in self.arrays.items()
+            },
+            files={renamed(file): fact for file, fact in self.files.items()},
+            original_nonce=original_nonce,
+        )
+
     @classmethod
     def from_bytes(cls, file: str, content: bytes) -> Commit:
         """Read a commit.
 
         Parameters
         ----------
-        file : its name in the store, `…/<sha256>.json`.
+        file : its name in the store, `spaces/<space id>/commits/<sha256>.json`.
 
         Raises
         ------
-        CorruptStoreError : the content does not have the digest in its name, or names a file outside its segment.
+        CorruptStoreError : the content does not have the digest in its name, is of another space, names a file outside
+            its segment, or has a number out of range.
+        FormatVersionError : it needs what this version does not know.
         """
         digest = hashlib.sha256(content).hexdigest()
-        if commit_id(file) != digest:
+        if not file.endswith(f"/{commit_file(digest)}"):
             raise CorruptStoreError(file, f"expected content with the SHA-256 in its name, found {digest}")
         document = parsed(file, content)
         with well_formed(file):
             one_of("format", document["format"], ["embedstore-commit"])
+            refuse_requirements(document, f"the segment of {file}")
+            one_of("space", field(document, "space", str), [file.split("/")[-3]])
             layout = field(document, "layout", str)
             one_of("layout", layout, get_args(SegmentFormat))
             arrays = field(document, "arrays", dict)
             commit = cls(
-                field(document, "space", str),
-                field(document, "nonce", str),
+                document["space"],
+                matching("nonce", document["nonce"], _NONCE),
                 cast(SegmentFormat, layout),
-                field(document, "rows", int),
-                field(document, "created_ns", int),
+                integer(document, "rows", 1, MAX_SEGMENT_ROWS),
+                integer(document, "created_ns", 0, MAX_CREATED_NS),
                 {name: tuple(map(_part, field(arrays, name, list))) for name in ARRAYS},
                 {name: _file_fact(fact) for name, fact in field(document, "files", dict).items()},
-                tuple(typed("replaces", old, str) for old in field(document, "replaces", list)),
+                tuple(matching("replaces", old, _SHA256) for old in field(document, "replaces", list)),
                 checked_provenance(field(document, "provenance", dict)),
+                matching("original_nonce", document["original_nonce"], _NONCE)
+                if "original_nonce" in document
+                else None,
+                {name: value for name, value in document.items() if name not in _COMMIT_FIELDS},
             )
-        commit._check(file)
+            commit._check()
         return commit
 
-    def _check(self, file: str) -> None:
+    def _check(self) -> None:
         """Refuse a commit that leads out of its segment or does not add up (it may come from anybody's store)."""
-        own = f"data/{self.nonce}"
-        if not _NONCE.fullmatch(self.nonce):
-            raise CorruptStoreError(file, f"expected a nonce of 32 hexadecimal digits, found {self.nonce!r}")
-        if not 0 < self.rows <= MAX_SEGMENT_ROWS:
-            raise CorruptStoreError(file, f"expected 1 to {MAX_SEGMENT_ROWS} rows, found {self.rows}")
+        own = {f"data/{self.nonce}.h5"} if self.layout == "hdf5" else None
         for name in self.files:
-            if not _DATA_NAME.fullmatch(name) or not name.startswith(own):
-                raise CorruptStoreError(file, f"expected files of {own}, found {name!r}")
+            if not _DATA_NAME.fullmatch(name) or not (name in own if own else name.startswith(f"data/{self.nonce}/")):
+                raise ValueError(f"files: expected those of data/{self.nonce} as {self.layout}, found {name!r:.80}")
         for array, parts in self.arrays.items():
-            if any(part.file not in self.files or part.offset < 0 or part.rows < 0 for part in parts):
-                raise CorruptStoreError(file, f"array {array} lies in a file that the commit does not list")
+            if any(part.file not in self.files for part in parts):
+                raise ValueError(f"array {array} lies in a file that the commit does not list")
             if sum(part.rows for part in parts) != self.rows:
-                raise CorruptStoreError(file, f"expected {self.rows} rows in array {array}, found another number")
-
-
-def commit_id(file: str) -> str:
-    """Return the digest in a commit's file name."""
-    return file.rpartition("/")[2].removesuffix(".json")
-
-
-def is_commit(file: str) -> bool:
-    """Tell a commit from what else may lie beside it: temporary files, and those of operating systems."""
-    return _COMMIT_NAME.fullmatch(file.rpartition("/")[2]) is not None
+                raise ValueError(f"expected {self.rows} rows in array {array}, found another number")
 
 
 def checked_provenance(provenance: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the provenance of a commit; InputError if it is not JSON, or if what it cost is not in numbers."""
+    """Return the provenance of a commit.
+
+    Raises
+    ------
+    InputError : it is not JSON, what it cost is not in numbers from 0 on, or `newest_ns` is no moment.
+    """
     try:
         canonical(provenance)
+        for name in COSTS:
+            amount(name, provenance.get(name, 0))
+        if "newest_ns" in provenance:
+            integer(provenance, "newest_ns", 0, MAX_CREATED_NS)
     except (TypeError, ValueError, RecursionError) as error:
-        raise InputError(f"Cannot keep the provenance: expected JSON values, found {error}.") from error
-    for name in COSTS:
-        if type(provenance.get(name, 0)) not in (int, float):
-            raise InputError(f"Cannot keep the provenance: expected a number as {name}, found {provenance[name]!r}.")
+        raise InputError(f"Cannot keep the provenance: {error}.") from error
     return dict(provenance)
-
-
-def _recipe(document: dict[str, Any]) -> Recipe:
-    """Read a recipe, checking the fields that the store itself goes by."""
-    recipe = Recipe.from_json(document)
-    for name in ("model", "source", "implementation", "pooling"):
-        field(document, name, str)
-    one_of("molecule", recipe.molecule, get_args(Molecule))
-    one_of("precision", recipe.precision, get_args(Precision))
-    one_of("dtype", recipe.dtype, ["float16", "float32"])
-    if field(document, "dim", int) < 1:
-        raise ValueError(f"dim: expected at least 1, found {recipe.dim}")
-    return recipe
 
 
 def _part(document: object) -> Part:
     part = typed("part", document, dict)
-    return Part(field(part, "file", str), field(part, "offset", int), field(part, "rows", int))
+    return Part(field(part, "file", str), integer(part, "offset"), integer(part, "rows", 1, MAX_SEGMENT_ROWS))
 
 
 def _file_fact(document: object) -> FileFact:
     fact = typed("file", document, dict)
-    return FileFact(field(fact, "size", int), field(fact, "sha256", str))
-
-
-def _newer(needed: str) -> FormatVersionError:
-    return FormatVersionError(
-        f"Cannot read this store: it needs format {needed}, this embedstore reads version {FORMAT_VERSION}. "
-        "Upgrade embedstore."
-    )
+    return FileFact(integer(fact, "size"), matching("sha256", fact["sha256"], _SHA256))

@@ -12,6 +12,7 @@ three arrays.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -24,10 +25,14 @@ from numpy.typing import NDArray
 from embedstore.errors import CorruptStoreError, StoreError
 from embedstore.store.rows import as_strings
 from embedstore.store.storage import Blob, Buffer, Storage, side_by_side
+from embedstore.store.strict_json import field, integer, matching, parsed, well_formed
 from embedstore.types import KEY_BYTES, Keys
 
 MAGIC = b"EMBIDX01"
 MAX_SEGMENTS = 1 << 16
+_NAME = re.compile(r"index/[0-9]{20}-[0-9a-f]{32}\.idx")
+_COMMIT_ID = re.compile(r"[0-9a-f]{64}")
+_MAX_HEADER_BYTES = 8 << 20  # twice what 65 536 segments need
 _ALIGNMENT = 64
 _BYTES_A_KEY = 14
 _CHECK_AT_OPEN_BYTES = 64 << 20  # larger ones are checked by `verify`; reading them whole would undo the mapping
@@ -102,6 +107,19 @@ class KeyIndex:
             pending, places, wanted = pending[~same], places[~same] + 1, wanted[~same]
         return segments, rows
 
+    def is_over(self, segments: Sequence[Indexed]) -> bool:
+        """Tell whether it has exactly the keys of some segments, given in its order, each at its place."""
+        right = build_index(segments)
+        if len(right) != len(self) or not np.array_equal(right.prefix, self.prefix):
+            return False
+        if np.array_equal(right.segment, self.segment) and np.array_equal(right.row, self.row):
+            return True
+        orders = [np.lexsort((index.row, index.segment, index.prefix)) for index in (right, self)]  # alike prefixes
+        return all(
+            np.array_equal(mine[orders[0]], others[orders[1]])
+            for mine, others in ((right.segment, self.segment), (right.row, self.row))
+        )
+
     def parts(self) -> Iterator[Buffer]:
         """Yield the bytes of the index's file."""
         arrays = [
@@ -155,6 +173,11 @@ def _repeated(
     return repeated
 
 
+def is_index(name: str) -> bool:
+    """Tell an index, named from the space's folder, from what else may lie beside it."""
+    return _NAME.fullmatch(name) is not None
+
+
 def open_index(storage: Storage, name: str, size_bytes: int, *, check: bool | None = None) -> KeyIndex:
     """Open an index file, mapped where the storage maps.
 
@@ -168,12 +191,11 @@ def open_index(storage: Storage, name: str, size_bytes: int, *, check: bool | No
     """
     blob = storage.open(name, size_bytes)
     header, start = _read_header(name, blob, size_bytes)
-    try:
-        count, commits, checksum = int(header["keys"]), tuple(map(str, header["commits"])), int(header["crc32c"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise CorruptStoreError(name, f"its header lacks a field: {error!r}") from error
-    if count < 0 or start + count * _BYTES_A_KEY != size_bytes:
-        raise CorruptStoreError(name, f"expected {count} keys, found {size_bytes} bytes")
+    with well_formed(name):
+        count, checksum = integer(header, "keys"), integer(header, "crc32c")
+        commits = tuple(matching("commit", each, _COMMIT_ID) for each in field(header, "commits", list))
+    if start + count * _BYTES_A_KEY != size_bytes or len(commits) > MAX_SEGMENTS:
+        raise CorruptStoreError(name, f"expected {count} keys of {len(commits)} segments, found {size_bytes} bytes")
     if check is None:
         check = size_bytes <= _CHECK_AT_OPEN_BYTES
     content = blob.bytes(start, size_bytes - start)
@@ -181,28 +203,28 @@ def open_index(storage: Storage, name: str, size_bytes: int, *, check: bool | No
         raise CorruptStoreError(name, "it does not have the CRC-32C in its header")
     rows_start = count * 8
     segments_start = rows_start + count * 4
-    return KeyIndex(
+    index = KeyIndex(
         commits,
         prefix=content[:rows_start].view("<u8"),
         row=content[rows_start:segments_start].view("<u4"),
         segment=content[segments_start:].view("<u2"),
         file=blob,
     )
+    if check and not (index.prefix[:-1] <= index.prefix[1:]).all():
+        raise CorruptStoreError(name, "its keys are not sorted")
+    return index
 
 
 def _read_header(name: str, blob: Blob, size_bytes: int) -> tuple[dict[str, Any], int]:
     fixed = len(MAGIC) + 8
     head = blob.bytes(0, min(fixed, size_bytes)).tobytes()
     length = int.from_bytes(head[len(MAGIC) :], "little")
-    if head[: len(MAGIC)] != MAGIC or fixed + length > size_bytes:
+    if head[: len(MAGIC)] != MAGIC or length > _MAX_HEADER_BYTES or fixed + length + _padding(length) > size_bytes:
         raise CorruptStoreError(name, f"expected an index that begins with {MAGIC!r}, found {head!r}")
     content = blob.bytes(fixed, length).tobytes()
     padding = blob.bytes(fixed + length, _padding(length)).tobytes()
-    try:
-        header = json.loads(content)
-    except ValueError as error:
-        raise CorruptStoreError(name, f"its header is not JSON: {error}") from error
-    if not isinstance(header, dict) or any(padding):
+    header = parsed(name, content)
+    if any(padding):
         raise CorruptStoreError(name, "its header is damaged")
     return header, fixed + length + len(padding)
 

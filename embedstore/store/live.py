@@ -7,17 +7,18 @@ gone only if asking for it says so, and where a file has vanished that was live 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Collection, Iterator, Sequence, Set
+from collections.abc import Callable, Collection, Set
 from contextlib import suppress
 from typing import TypeVar
 
 from embedstore.errors import CorruptStoreError
-from embedstore.store.documents import Commit, commit_id, is_commit
-from embedstore.store.index import KeyIndex, open_index
+from embedstore.store.commits import CommitLog, in_age, replaced_by
+from embedstore.store.documents import Commit
+from embedstore.store.index import KeyIndex, is_index, open_index
 from embedstore.store.open_files import OpenFiles
 from embedstore.store.segments import Segment
 from embedstore.store.signatures import CommitSignatures
-from embedstore.store.storage import Storage, side_by_side
+from embedstore.store.storage import Storage
 from embedstore.store.view import SpaceView
 
 T = TypeVar("T")
@@ -53,6 +54,7 @@ class LiveView:
         self._files = files
         self._folder = folder
         self._row_bytes = row_bytes
+        self._log = CommitLog(storage, folder)
         self._signatures = signatures
         self.pinned = None if pinned is None else frozenset(pinned)
         self.ignored_commits = 0
@@ -70,7 +72,12 @@ class LiveView:
         return self._view
 
     def refresh(self) -> None:
-        """See what others have committed, and not what they have removed; CorruptStoreError for a damaged commit."""
+        """See what others have committed, and not what they have removed.
+
+        Raises
+        ------
+        CorruptStoreError : a commit is damaged. FormatVersionError : one needs a newer embedstore.
+        """
         with self._lock:
             self._view = self._loaded(self._view)
 
@@ -121,12 +128,15 @@ class LiveView:
         """List what is committed, and make the view of it, keeping what is open already."""
         listed = self._listed()
         for commit in self._known.keys() - listed:
-            if not self._is_there(commit):
+            if not self._log.is_there(commit):
                 del self._known[commit]
-        self._known.update(self._read_commits(sorted(listed - self._known.keys())))
-        dead = {old for each in self._known.values() for old in each.commit.replaces}
-        live = self._known.keys() - (dead if self.pinned is None else set())
-        ordered = sorted(live, key=lambda commit: (self._known[commit].commit.created_ns, commit))
+        found = self._log.read(listed - self._known.keys())
+        for error in found.unreadable.values():  # what it replaces is not known, so neither is what is live
+            raise error
+        self._known.update((name, self._segment(name, commit)) for name, commit in found.readable.items())
+        commits = {name: segment.commit for name, segment in self._known.items()}
+        live = commits.keys() - (replaced_by(commits.values()) if self.pinned is None else set())
+        ordered = in_age(commits, live)
         if before and ordered == [segment.commit_id for segment in before.segments]:
             return before
         base = before.base if before and before.base and set(before.base.commits) <= live else None
@@ -135,46 +145,18 @@ class LiveView:
 
     def _listed(self) -> Set[str]:
         """Return the commits to read: those that are listed, or pinned, and may be trusted."""
-        listed: Set[str]
-        if self.pinned is not None:
-            listed = self.pinned
-        else:
-            entries = self._storage.list(f"{self._folder}commits/")
-            listed = {commit_id(entry.name) for entry in entries if is_commit(entry.name)}
+        listed: Set[str] = self._log.ids() if self.pinned is None else self.pinned
         trusted = self._signatures.trusted(listed)
         self.ignored_commits = len(listed) - len(trusted)
         return trusted
 
-    def _is_there(self, commit: str) -> bool:
-        """Ask for one commit: a listing may be older than it (network file systems keep listings for seconds)."""
-        try:
-            self._storage.entry(f"{self._folder}commits/{commit}.json")
-        except FileNotFoundError:
-            return False
-        return True
-
-    def _read_commits(self, commits: Sequence[str]) -> Iterator[tuple[str, Segment]]:
-        def read(commit: str) -> Segment | None:
-            name = f"{self._folder}commits/{commit}.json"
-            try:
-                return self._segment(commit, Commit.from_bytes(name, self._storage.read(name)))
-            except FileNotFoundError:  # replaced and collected since the listing
-                return None
-
-        for commit, segment in zip(commits, side_by_side(read, commits, self._storage.requests_at_once), strict=True):
-            if segment is not None:
-                yield commit, segment
-
     def _segment(self, commit_id: str, commit: Commit) -> Segment:
-        name = f"{self._folder}commits/{commit_id}.json"
-        if f"spaces/{commit.space_id}/" != self._folder:
-            raise CorruptStoreError(name, f"expected a commit of {self._folder}, found one of space {commit.space_id}")
         return Segment(self._files, self._folder, commit_id, commit, self._row_bytes)
 
     def _open_base(self, live: set[str]) -> KeyIndex | None:
-        """Open the newest published index all of whose segments are live; a damaged one is passed over."""
+        """Open the newest published index all of whose segments are live; a damaged one is skipped."""
         for entry in reversed(self._storage.list(f"{self._folder}index/")):
-            if entry.name.endswith(".idx"):
+            if is_index(entry.name[len(self._folder) :]):
                 with suppress(CorruptStoreError, FileNotFoundError):
                     index = open_index(self._storage, entry.name, entry.size_bytes)
                     if set(index.commits) <= live:

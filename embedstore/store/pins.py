@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from embedstore.errors import CorruptStoreError, InputError, SpaceNotFoundError
 from embedstore.store.documents import SPACE_NAME
 from embedstore.store.storage import Storage
-from embedstore.store.strict_json import field, one_of, sealed, typed, unsealed, well_formed
+from embedstore.store.strict_json import (
+    field,
+    matching,
+    one_of,
+    refuse_requirements,
+    sealed,
+    unsealed,
+    well_formed,
+)
 
 _FOLDER = "pins/"
+_FILE = re.compile(rf"pins/{SPACE_NAME.pattern}\.json")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,10 +42,16 @@ class Pin:
 
     @classmethod
     def from_bytes(cls, file: str, content: bytes) -> Pin:
-        """Read a pin; CorruptStoreError when it is damaged, or not under its own name."""
+        """Read a pin.
+
+        Raises
+        ------
+        CorruptStoreError : it is damaged, or not under its own name. FormatVersionError : it needs a newer embedstore.
+        """
         document = unsealed(file, content)
         with well_formed(file):
             one_of("format", document["format"], ["embedstore-pin"])
+            refuse_requirements(document, file)
             name = field(document, "name", str)
             if pin_file(name) != file:
                 raise CorruptStoreError(file, f"expected the pin of that name, found {name!r}")
@@ -42,8 +59,10 @@ class Pin:
             return cls(
                 name,
                 {
-                    typed("space", space, str): tuple(typed("commit", commit, str) for commit in commits)
-                    for space, commits in spaces.items()
+                    matching("space", space, _SHA256): tuple(
+                        matching("commit", each, _SHA256) for each in field(spaces, space, list)
+                    )
+                    for space in spaces
                 },
             )
 
@@ -53,6 +72,11 @@ def pin_file(name: str) -> str:
     if not SPACE_NAME.fullmatch(name):
         raise InputError(f"Cannot name a pin {name!r}: expected up to 100 letters, digits, and . _ + -")
     return f"{_FOLDER}{name}.json"
+
+
+def is_pin(file: str) -> bool:
+    """Tell a pin from what else may lie beside it: temporary files, and those of operating systems."""
+    return _FILE.fullmatch(file) is not None
 
 
 def read_pin(storage: Storage, name: str) -> Pin:
@@ -66,10 +90,10 @@ def read_pin(storage: Storage, name: str) -> Pin:
 
 
 def read_pins(storage: Storage) -> list[Pin]:
-    """Read all pins, sorted by name; CorruptStoreError for a damaged one."""
+    """Read all pins, sorted by name; CorruptStoreError for a damaged one, FormatVersionError for a newer one."""
     pins = []
     for entry in storage.list(_FOLDER):
-        if entry.name.endswith(".json"):
+        if is_pin(entry.name):
             try:
                 pins.append(Pin.from_bytes(entry.name, storage.read(entry.name)))
             except FileNotFoundError:  # removed since the listing

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import uuid
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import google_crc32c
 import numpy as np
 from numpy.typing import NDArray
 
-from embedstore.store.documents import FileFact
+from embedstore.store.documents import MAX_CREATED_NS, Commit, FileFact, Part, SegmentFormat
 from embedstore.store.storage import Buffer, Storage, memory
 from embedstore.types import KEY_BYTES, EmbeddingBatch, Keys, Vectors
 
@@ -94,15 +94,28 @@ class SortedRows:
 
 
 class SegmentFiles:
-    """The files of one new segment below `spaces/<id>/`, written one by one; notes size and digest of each."""
+    """The files of one new segment below `spaces/<id>/`, written one by one; notes size and digest of each.
 
-    def __init__(self, storage: Storage, folder: str) -> None:
+    Parameters
+    ----------
+    layout : how they are arranged. rows : of the segment.
+
+    Attributes
+    ----------
+    nonce : what they are called by; random, never used before.
+    arrays : in which of the files the rows of each array lie, once they are written.
+    written_ns : when the last file was written, by the storage's clock.
+    """
+
+    def __init__(self, storage: Storage, folder: str, layout: SegmentFormat, rows: int) -> None:
         self._storage = storage
         self._folder = folder
+        self._layout: SegmentFormat = layout
+        self._rows = rows
         self.nonce = uuid.uuid4().hex
         self.facts: dict[str, FileFact] = {}
+        self.arrays: dict[str, tuple[Part, ...]] = {}
         self.written_ns = 0
-        """By the storage's clock, when the last file was written."""
 
     def write(self, name: str, parts: Iterable[Buffer]) -> None:
         """Write one file, named from the space's folder."""
@@ -116,3 +129,19 @@ class SegmentFiles:
         entry = self._storage.write(f"{self._folder}{name}", digested())
         self.facts[name] = FileFact(entry.size_bytes, digest.hexdigest())
         self.written_ns = max(self.written_ns, entry.modified_ns)
+
+    def commit(
+        self, space_id: str, created_ns: int, provenance: Mapping[str, Any], replaces: Sequence[str] = ()
+    ) -> Commit:
+        """Return the commit that makes these files part of a space, once it is published."""
+        return Commit(
+            space_id=space_id,
+            nonce=self.nonce,
+            layout=self._layout,
+            rows=self._rows,
+            created_ns=min(created_ns, MAX_CREATED_NS),
+            arrays=self.arrays,
+            files=self.facts,
+            replaces=tuple(replaces),
+            provenance=provenance,
+        )

@@ -10,13 +10,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from embedstore.errors import CorruptStoreError
 from embedstore.store import hdf5_layout, zarr_layout
-from embedstore.store.documents import Commit, Part, SegmentFormat
+from embedstore.store.documents import Commit, Part, SegmentFormat, commit_file
 from embedstore.store.index import same_keys
 from embedstore.store.open_files import OpenFiles
 from embedstore.store.rows import SegmentFiles, SortedRows, row_checksums
@@ -33,7 +34,7 @@ def write_segment(
     rows: SortedRows,
     layout: SegmentFormat,
     attributes: dict[str, object],
-) -> tuple[SegmentFiles, dict[str, tuple[Part, ...]]]:
+) -> SegmentFiles:
     """Write rows as the files of a new segment; it is part of nothing until a commit names it.
 
     Parameters
@@ -43,11 +44,12 @@ def write_segment(
 
     Returns
     -------
-    The files as written, and in which of them the rows of each array lie.
+    The files as written.
     """
-    files = SegmentFiles(storage, folder)
+    files = SegmentFiles(storage, folder, layout, len(rows))
     write = zarr_layout.write if layout == "zarr" else hdf5_layout.write
-    return files, write(files, rows, attributes)
+    files.arrays = write(files, rows, attributes)
+    return files
 
 
 class Segment:
@@ -64,7 +66,7 @@ class Segment:
         self.row_bytes = row_bytes
         self.commit_id = commit_id
         self.commit = commit
-        self._refuse_rows_beyond_files()
+        self._refuse_impossible_places()
 
     def __len__(self) -> int:
         return self.commit.rows
@@ -91,8 +93,8 @@ class Segment:
         """Keys at some rows: (k, 24) uint8."""
         return self._gather("key", KEY_BYTES, rows)
 
-    def whole_rows(self) -> NDArray[np.bool_]:
-        """Tell which rows can be read and have their checksum, whatever the files look like: (n,) bool."""
+    def whole_rows(self, dtype: np.dtype[Any]) -> NDArray[np.bool_]:
+        """Tell which rows can be read, have their checksum, and are finite, whatever the files look like: (n,) bool."""
         whole = np.zeros(len(self), np.bool_)
         starts = {0, len(self)}
         for parts in self.commit.arrays.values():  # no piece lies in two files, one of which may be gone
@@ -106,6 +108,7 @@ class Segment:
                 expected = self._gather("row_crc", CRC_BYTES, rows).view("<u4")[:, 0]
                 vectors = self._gather("vectors", self.row_bytes, rows)
                 whole[start:stop] = row_checksums(self.keys_at(rows), vectors) == expected
+                whole[start:stop] &= np.isfinite(vectors.view(dtype.newbyteorder("<"))).all(axis=1)
         return whole
 
     def read_rows(self, rows: NDArray[np.int64], keys: Keys) -> NDArray[np.uint8]:
@@ -142,20 +145,30 @@ class Segment:
                 damaged = np.flatnonzero(row_checksums(keys[some], block) != expected[some])
                 if len(damaged):
                     row = rows[some[damaged[0]]]
-                    reason = f"{len(damaged)} of {len(some)} rows read lack their checksum, the first is row {row}"
+                    reason = (
+                        f"{len(damaged)} of {len(some)} rows read do not have their checksum, the first is row {row}"
+                    )
                     raise CorruptStoreError(f"{self._folder}{part.file}", reason)
                 vectors[places[some]] = block
 
-    def _refuse_rows_beyond_files(self) -> None:
+    def _refuse_impossible_places(self) -> None:
+        """Refuse rows beyond the end of their file, and rows of two arrays, or twice of one, at one place."""
         widths = {"key": KEY_BYTES, "vectors": self.row_bytes, "row_crc": CRC_BYTES}
-        for array, parts in self.commit.arrays.items():
-            for part in parts:
-                stop, size_bytes = part.offset + part.rows * widths[array], self.commit.files[part.file].size_bytes
-                if stop > size_bytes:
-                    raise CorruptStoreError(
-                        f"{self._folder}commits/{self.commit_id}.json",
-                        f"array {array} ends at byte {stop} of a file of {size_bytes} bytes",
-                    )
+        places = sorted(
+            (part.file, part.offset, part.offset + part.rows * widths[array], array)
+            for array, parts in self.commit.arrays.items()
+            for part in parts
+        )
+        for file, _, stop, array in places:
+            size_bytes = self.commit.files[file].size_bytes
+            if stop > size_bytes:
+                raise self._misplaced(f"array {array} ends at byte {stop} of a file of {size_bytes} bytes")
+        for (file, _, stop, array), (next_file, start, _, next_array) in pairwise(places):
+            if file == next_file and start < stop:
+                raise self._misplaced(f"array {next_array} begins at byte {start} inside array {array} of {file}")
+
+    def _misplaced(self, reason: str) -> CorruptStoreError:
+        return CorruptStoreError(f"{self._folder}{commit_file(self.commit_id)}", reason)
 
     def _gather(self, array: str, row_bytes: int, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
         gathered = np.empty((len(rows), row_bytes), np.uint8)

@@ -3,6 +3,9 @@
 A commit names its files by their SHA-256 and is named by its own, so who signs that name vouches for every byte of the
 segment. The signature is a document of its own, `spaces/<id>/signatures/<commit>.<fingerprint of the key>.json`, and is
 written before its commit: nobody ever sees a signed writer's commit without it.
+
+A copy of a signed segment in another store lies under new names, and so has another commit. Its signatures are those of
+the commit that it is a copy of, under its own name: they vouch for it because the one follows from the other.
 """
 
 from __future__ import annotations
@@ -15,10 +18,11 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from embedstore.errors import CorruptStoreError, InputError
+from embedstore.errors import CorruptStoreError, FormatVersionError, InputError
+from embedstore.store.documents import Commit, commit_file
 from embedstore.store.signing_keys import Members, PublicKey, Signer, parse_public_key, read_members, read_signer
 from embedstore.store.storage import Storage, side_by_side
-from embedstore.store.strict_json import field, one_of, sealed, typed, unsealed, well_formed
+from embedstore.store.strict_json import field, one_of, refuse_requirements, sealed, typed, unsealed, well_formed
 
 _MESSAGE_START = b"embedstore commit 1\n"
 _SIGNATURE_NAME = re.compile(r"([0-9a-f]{64})\.([0-9a-f]{16})\.json")
@@ -105,17 +109,24 @@ class Signature:
         document = unsealed(file, content)
         with well_formed(file):
             one_of("format", document["format"], ["embedstore-signature"])
+            refuse_requirements(document, file)
             key = parse_public_key(field(document, "public_key", str))
             signature = base64.b64decode(typed("signature", document["signature"], str), validate=True)
             found = cls(field(document, "commit", str), key, signature)
-        if signature_claim(file) != (found.commit_id, key.fingerprint):
-            raise CorruptStoreError(file, f"it is a signature of commit {found.commit_id} by key {key.fingerprint}")
+        claim = signature_claim(file)
+        if claim is None or claim[1] != key.fingerprint:
+            raise CorruptStoreError(file, f"it is a signature by key {key.fingerprint}")
         return found
 
     @property
     def valid(self) -> bool:
         """Whether the key has signed that commit; needs cryptography."""
         return self.key.verifies(_message(self.commit_id), self.signature)
+
+
+def is_signature(name: str) -> bool:
+    """Tell a signature, named from the space's folder, from what else may lie beside it."""
+    return name.startswith("signatures/") and name.count("/") == 1 and signature_claim(name) is not None
 
 
 def signature_claim(file: str) -> tuple[str, str] | None:
@@ -198,15 +209,29 @@ class CommitSignatures:
         members = self.trust.members or {}
         found = []
         for file in signature_files(self._storage, self._folder).get(commit_id, []):
-            with suppress(FileNotFoundError, CorruptStoreError):
-                signature = Signature.from_bytes(file, self._storage.read(file))
+            with suppress(FileNotFoundError, CorruptStoreError, FormatVersionError):
+                signature = self.read(file)
                 fingerprint = signature.key.fingerprint
                 if signature.valid:
                     member = members.get(fingerprint, signature.key)
                     found.append(member.name if member.name and member.raw == signature.key.raw else fingerprint)
         return sorted(found)
 
-    def sign(self, commit_id: str) -> None:
+    def read(self, file: str) -> Signature:
+        """Read a signature document that is about the commit in its name.
+
+        Raises
+        ------
+        CorruptStoreError : it is damaged, or vouches for something else.
+        FileNotFoundError : it is gone, or the commit of a copy is.
+        """
+        found = Signature.from_bytes(file, self._storage.read(file))
+        commit_id = _commit_of(file)
+        if found.commit_id != commit_id and found.commit_id != self._original_of(commit_id):
+            raise CorruptStoreError(file, f"it is a signature of commit {found.commit_id}")
+        return found
+
+    def sign(self, commit: Commit) -> None:
         """Sign a commit that is about to be written, if there is a key to sign with; durable when this returns.
 
         Raises
@@ -214,14 +239,27 @@ class CommitSignatures:
         CorruptStoreError : something else lies there already under the name of this signature.
         """
         signer = self.trust.signer
-        if signer is None:
-            return
-        content = Signature(commit_id, signer.public, signer.sign(_message(commit_id))).to_bytes()
-        name = f"{self._folder}signatures/{commit_id}.{signer.public.fingerprint}.json"
+        if signer is not None:
+            signature = Signature(commit.id, signer.public, signer.sign(_message(commit.id)))
+            self.add(commit, signature)
+            self._vouched.add(commit.id)
+
+    def add(self, commit: Commit, signature: Signature) -> None:
+        """Write a signature of a commit that is about to be written, or of the one that it is a copy of.
+
+        Raises
+        ------
+        CorruptStoreError : something else lies there already under its name.
+        """
+        content = signature.to_bytes()
+        name = f"{self._folder}signatures/{commit.id}.{signature.key.fingerprint}.json"
         self._storage.write(name, [content])
         if self._storage.read(name) != content:
             raise CorruptStoreError(name, "what was read back is not what was written")
-        self._vouched.add(commit_id)
+
+    def _original_of(self, commit_id: str) -> str:
+        file = f"{self._folder}{commit_file(commit_id)}"
+        return Commit.from_bytes(file, self._storage.read(file)).signed_id
 
     def _of_members(self) -> Iterator[str]:
         """Yield the signature documents that are named after a member's key."""
@@ -233,8 +271,8 @@ class CommitSignatures:
 
     def _is_valid(self, file: str) -> bool:
         """Check one signature by the key in the file of members, not by the one that the document brings along."""
-        with suppress(FileNotFoundError, CorruptStoreError):
-            found = Signature.from_bytes(file, self._storage.read(file))
+        with suppress(FileNotFoundError, CorruptStoreError, FormatVersionError):
+            found = self.read(file)
             member = (self.trust.members or {}).get(found.key.fingerprint)
             return member is not None and member.raw == found.key.raw and found.valid
         return False

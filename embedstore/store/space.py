@@ -16,19 +16,13 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from embedstore.errors import InputError, MissingEmbeddingError, StorageError
+from embedstore.errors import CorruptStoreError, InputError, MissingEmbeddingError, StorageError
 from embedstore.identity import Molecule, Recipe, key_from_text, key_text
-from embedstore.store.documents import (
-    Commit,
-    Part,
-    SegmentFormat,
-    SpaceDocument,
-    checked_provenance,
-)
-from embedstore.store.index import KeyIndex, Places
+from embedstore.store.commits import CommitLog
+from embedstore.store.documents import Commit, SegmentFormat, SpaceDocument, checked_provenance
+from embedstore.store.index import KeyIndex, Places, is_index
 from embedstore.store.live import LiveView
 from embedstore.store.open_files import OpenFiles
-from embedstore.store.publishing import publish
 from embedstore.store.rows import SegmentFiles, SortedRows, as_strings
 from embedstore.store.segments import Segment, write_segment
 from embedstore.store.signatures import NO_TRUST, CommitSignatures, Trust
@@ -187,19 +181,10 @@ class Space:
             return 0
 
         def write() -> Commit:
-            files, arrays = self.write_files(SortedRows.of(batch))
+            files = self.write_files(SortedRows.of(batch))
             self._refuse_different_from_present(batch)  # what others committed while we wrote stays older than ours
             newest = max((segment.commit.created_ns for segment in self._live.current.segments), default=0)
-            return Commit(
-                space_id=self.id,
-                nonce=files.nonce,
-                layout=self.segment_format,
-                rows=len(batch),
-                created_ns=max(files.written_ns, newest + 1),
-                arrays=arrays,
-                files=files.facts,
-                provenance=provenance,
-            )
+            return files.commit(self.id, max(files.written_ns, newest + 1), provenance)
 
         self.publish(write)
         if len(self._live.current.delta.commits) >= _MAX_UNCOVERED_SEGMENTS_OF_A_WRITER:
@@ -238,13 +223,19 @@ class Space:
         allowed = self.signatures.mergeable({segment.commit_id for segment in segments})
         return [segment.commit_id in allowed for segment in segments]
 
-    def write_files(self, rows: SortedRows) -> tuple[SegmentFiles, dict[str, tuple[Part, ...]]]:
+    def write_files(self, rows: SortedRows) -> SegmentFiles:
         """Write the files of a new segment, which is part of the space when a commit names it; see `write_segment`."""
         about = {"space": self.name, "space_id": self.id, "recipe": self.recipe.to_json()}
         return write_segment(self.storage, self.folder, rows, self.segment_format, {"embedstore": about})
 
-    def publish(self, write: Callable[[], Commit]) -> str:
-        """Write a segment and its commit, and see it at once; returns the commit's id. See `publishing.publish`.
+    def publish(
+        self, write: Callable[[], Commit | None], sign: Callable[[Commit], None] | None = None
+    ) -> Commit | None:
+        """Write a segment and its commit, and see it at once; see `CommitLog.publish`.
+
+        Parameters
+        ----------
+        sign : writes the signatures of a commit; None: as the store's trust says.
 
         Raises
         ------
@@ -253,16 +244,38 @@ class Space:
         """
         if self._live.pinned is not None:
             raise InputError(f"Cannot add to space {self.name}: it is read as it was pinned. Open the store itself.")
-        self._trust.refuse_unsigned(self.name)
-        commit_id, commit = publish(self.storage, self.folder, write, self.signatures.sign)
+        if sign is None:
+            self._trust.refuse_unsigned(self.name)
+        commit = CommitLog(self.storage, self.folder).publish(write, sign or self.signatures.sign)
         try:
             self.storage.entry(f"{self.folder}space.json")
         except FileNotFoundError:
             raise StorageError(
                 f"Cannot add to space {self.name}: it was removed meanwhile. Start again to make it anew."
             ) from None
-        self._live.add(commit_id, commit)
-        return commit_id
+        if commit is not None:
+            self._live.add(commit.id, commit)
+        return commit
+
+    def check_files(self) -> None:
+        """Look whether all files of the live segments are there, by their names and sizes; nothing of them is read.
+
+        Raises
+        ------
+        CorruptStoreError : one is gone, or has another size.
+        """
+        self._live.ask(self._check_files)
+
+    def _check_files(self, view: SpaceView) -> None:
+        there = {entry.name: entry.size_bytes for entry in self.storage.walk(f"{self.folder}data/")}
+        for segment in view.segments:
+            for file, fact in segment.commit.files.items():
+                name = f"{self.folder}{file}"
+                size_bytes = there.get(name)
+                if size_bytes is None:  # in an old listing, perhaps; if not, whoever asks looks again what is live
+                    size_bytes = self.storage.entry(name).size_bytes
+                if size_bytes != fact.size_bytes:
+                    raise CorruptStoreError(name, f"expected {fact.size_bytes} bytes, found {size_bytes}")
 
     def optimise(self) -> None:
         """Publish the merged index if opening would profit; it is derived, so a read-only member goes without."""
@@ -310,10 +323,10 @@ class Space:
         if (places[0] < 0).any():
             self.refresh()  # somebody may have filled it since
             view, places = self._find(keys)
-        lacking = np.flatnonzero(places[0] < 0)
-        if len(lacking):
+        missing = np.flatnonzero(places[0] < 0)
+        if len(missing):
             raise MissingEmbeddingError(
-                self.name, [key_text(keys[row].tobytes()) for row in lacking], requested=len(keys)
+                self.name, [key_text(keys[row].tobytes()) for row in missing], requested=len(keys)
             )
         return view, places
 
@@ -322,7 +335,8 @@ class Space:
 
     def _publish_index(self, index: KeyIndex) -> None:
         folder = f"{self.folder}index/"
-        older = [entry.name for entry in self.storage.list(folder) if entry.name.endswith(".idx")]
+        listed = [entry.name for entry in self.storage.list(folder)]
+        older = [name for name in listed if is_index(name[len(self.folder) :])]
         newest = max((segment.commit.created_ns for segment in self._live.current.segments), default=0)
         self.storage.write(f"{folder}{newest:020d}-{uuid.uuid4().hex}.idx", index.parts())
         for name in older:

@@ -1,4 +1,8 @@
-"""A store: a folder of spaces, with one document that says how to read it."""
+"""A store: a folder of spaces, with one document that says how to read it.
+
+One space that cannot be read, damaged or of a newer version, hides none of the others: it is named where somebody asks
+for it, and listed in `unreadable`.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +12,7 @@ from typing import Self
 
 from embedstore.errors import (
     CorruptStoreError,
+    FormatVersionError,
     InputError,
     SpaceConflictError,
     SpaceNotFoundError,
@@ -15,7 +20,15 @@ from embedstore.errors import (
     StoreNotFoundError,
 )
 from embedstore.identity import Recipe
-from embedstore.store.documents import ROOT_NAME, SPACE_NAME, Root, SegmentFormat, SpaceDocument
+from embedstore.store.documents import (
+    ROOT_NAME,
+    SPACE_NAME,
+    Root,
+    SegmentFormat,
+    SpaceDocument,
+    space_file,
+    space_folders,
+)
 from embedstore.store.local import TEMPORARY_PREFIX
 from embedstore.store.locations import Location, open_storage
 from embedstore.store.open_files import OpenFiles
@@ -39,6 +52,7 @@ class SpaceStore:
     segment_format : "zarr" or "hdf5": how new segments are written; both are read.
     pin : the pinned view that is read; None: what is live.
     trust : who signs what is published, and whose signature what is read must have.
+    unreadable : why spaces that `spaces` has met cannot be read, by id.
     """
 
     def __init__(
@@ -54,6 +68,7 @@ class SpaceStore:
         self.trust = trust
         self._files = OpenFiles(storage, check_digests=trust.members is not None)
         self._spaces: dict[str, Space] = {}
+        self.unreadable: dict[str, CorruptStoreError | FormatVersionError] = {}
         root = _read_root(storage, create=create, segment_format=segment_format)
         self.location = storage.location
         self.id = root.store_id
@@ -88,11 +103,16 @@ class SpaceStore:
         return cls(open_storage(location), create=create, segment_format=segment_format, pin=pin, trust=trust)
 
     def spaces(self) -> list[Space]:
-        """All spaces, sorted by name."""
-        for folder in self.storage.list("spaces/"):
-            space_id = folder.name.split("/")[1]
-            if folder.name.endswith("/") and space_id not in self._spaces:
-                space = self._open_space(space_id)
+        """All spaces that can be read, sorted by name; for the others see `unreadable`."""
+        self.unreadable = {}
+        for folder in space_folders(self.storage):
+            space_id = folder.split("/")[1]
+            if space_id not in self._spaces:
+                try:
+                    space = self._open_space(space_id)
+                except (CorruptStoreError, FormatVersionError) as error:
+                    self.unreadable[space_id] = error
+                    continue
                 if space is not None:
                     self._spaces[space_id] = space
         return sorted(self._spaces.values(), key=lambda space: (space.name, space.id))
@@ -102,7 +122,7 @@ class SpaceStore:
 
         Raises
         ------
-        SpaceNotFoundError : none, or several, fit.
+        SpaceNotFoundError : none, or several, fit. CorruptStoreError, FormatVersionError : it cannot be read.
         """
         spaces = self.spaces()
         fitting = [space for space in spaces if space.name == name_or_id]
@@ -113,6 +133,10 @@ class SpaceStore:
         if fitting:
             ids = ", ".join(space.id for space in fitting)
             raise SpaceNotFoundError(f"Several spaces of {self.location} are called {name_or_id!r}: {ids}. Give an id.")
+        for space_id, error in self.unreadable.items():
+            # What a damaged one is called is not known, so it may be the one that is asked for.
+            if isinstance(error, CorruptStoreError) or self._may_be(space_id, name_or_id, error):
+                raise error
         known = ", ".join(space.name for space in spaces) or "none yet"
         raise SpaceNotFoundError(f"No space {name_or_id!r} in {self.location}; its spaces: {known}.")
 
@@ -126,11 +150,15 @@ class SpaceStore:
         Raises
         ------
         SpaceConflictError : another recipe has that name.
+        CorruptStoreError, FormatVersionError : the space of that recipe, or of that name, is there and cannot be read.
         """
         spaces = self.spaces()
         for space in spaces:
             if space.id == recipe.id:
                 return space
+        for space_id, error in self.unreadable.items():
+            if space_id == recipe.id or (name is not None and self._may_be(space_id, name, error)):
+                raise error
         for space in spaces:
             if space.name == name:
                 raise recipe_conflict(space.name, space.recipe, recipe)
@@ -151,10 +179,10 @@ class SpaceStore:
         if self.pin is not None:
             raise InputError(f"Cannot make space {name}: the store is read as it was pinned. Open the store itself.")
         document = SpaceDocument(name, recipe, canaries)
-        self.storage.write(_space_file(recipe.id), [document.to_bytes()])
+        self.storage.write(space_file(recipe.id), [document.to_bytes()])
         space = self._open_space(recipe.id)
         if space is None:
-            raise CorruptStoreError(_space_file(recipe.id), "it cannot be read back after writing")
+            raise CorruptStoreError(space_file(recipe.id), "it cannot be read back after writing")
         return self._spaces.setdefault(recipe.id, space)
 
     def require_writable(self, space: Space | None) -> None:
@@ -182,8 +210,14 @@ class SpaceStore:
         """Check that all that the store promises is there; `deep` reads every byte."""
         return verify(self.storage, deep=deep, members=self.trust.members)
 
+    def _may_be(self, space_id: str, name_or_id: str, error: CorruptStoreError | FormatVersionError) -> bool:
+        """Tell whether a space that cannot be read is the one that is asked for, as far as its error says its name."""
+        if len(name_or_id) >= _MIN_ID_PREFIX and space_id.startswith(name_or_id):
+            return True
+        return isinstance(error, FormatVersionError) and error.what.startswith(f"space {name_or_id} (")
+
     def _open_space(self, space_id: str) -> Space | None:
-        file = _space_file(space_id)
+        file = space_file(space_id)
         if self.pin is not None and space_id not in self.pin.spaces:
             return None
         pinned = None if self.pin is None else self.pin.spaces[space_id]
@@ -215,10 +249,6 @@ def _read_root(storage: Storage, *, create: bool, segment_format: SegmentFormat)
         )
     storage.write(ROOT_NAME, [Root(uuid.uuid4().hex, segment_format).to_bytes()])
     return Root.from_bytes(storage.read(ROOT_NAME))  # somebody may have been faster
-
-
-def _space_file(space_id: str) -> str:
-    return f"spaces/{space_id}/space.json"
 
 
 def recipe_conflict(name: str, recipe: Recipe, asked: Recipe) -> SpaceConflictError:

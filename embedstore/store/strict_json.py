@@ -2,19 +2,27 @@
 
 A *sealed* document carries its own SHA-256 and is accepted only if its bytes are exactly what we would write for its
 content, so that no damaged byte goes unseen.
+
+Documents grow: a field that is not known is ignored, unless the document's own `requires` says that whoever does not
+know it must not read on. What a document requires is asked for before anything else of it is looked at.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
-from embedstore.errors import CorruptStoreError, InputError
+from embedstore.errors import CorruptStoreError, FormatVersionError, InputError
 
 T = TypeVar("T")
+
+MAX_INTEGER = 2**63 - 1
+"""What languages with 64-bit integers can read; larger numbers are refused."""
+_MOST_SHOWN = 80
 
 
 def canonical(document: Mapping[str, Any]) -> bytes:
@@ -57,12 +65,24 @@ def parsed(file: str, content: bytes) -> dict[str, Any]:
 
 @contextmanager
 def well_formed(file: str) -> Iterator[None]:
-    """Turn what a document lacks, or holds in another form, into a CorruptStoreError that names the file."""
+    """Turn a missing field, or one in another form, into a CorruptStoreError that names the file."""
     try:
         yield
-    except (KeyError, TypeError, ValueError, AttributeError, RecursionError, InputError) as error:
-        lack = f"it lacks the field {error}" if isinstance(error, KeyError) else str(error)
-        raise CorruptStoreError(file, lack) from error
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError, OverflowError, InputError) as error:
+        reason = f"the field {error} is missing" if isinstance(error, KeyError) else str(error)
+        raise CorruptStoreError(file, reason) from error
+
+
+def refuse_requirements(document: Mapping[str, Any], what: str) -> None:
+    """Refuse a document whose `requires` names anything, since this version knows no requirement yet.
+
+    Raises
+    ------
+    FormatVersionError : naming what is required. TypeError : `requires` is not a list of strings.
+    """
+    required = [typed("requires", each, str) for each in typed("requires", document.get("requires", []), list)]
+    if required:
+        raise FormatVersionError(what, required)
 
 
 def field(document: Mapping[str, Any], name: str, kind: type[T]) -> T:
@@ -73,11 +93,42 @@ def field(document: Mapping[str, Any], name: str, kind: type[T]) -> T:
 def typed(name: str, value: object, kind: type[T]) -> T:
     """Return a value that has exactly one type (a bool is no number); TypeError otherwise."""
     if type(value) is not kind:
-        raise TypeError(f"{name}: expected {kind.__name__}, found {value!r}")
+        raise TypeError(f"{name}: expected {kind.__name__}, found {_shown(value)}")
     return value
+
+
+def integer(document: Mapping[str, Any], name: str, least: int = 0, most: int = MAX_INTEGER) -> int:
+    """Return an integer field within a range; KeyError, TypeError or ValueError otherwise."""
+    value = field(document, name, int)
+    if not least <= value <= most:
+        raise ValueError(f"{name}: expected {least} to {most}, found {_shown(value)}")
+    return value
+
+
+def amount(name: str, value: object) -> float:
+    """Return a number from 0 to `MAX_INTEGER`, finite; TypeError or ValueError otherwise."""
+    if type(value) not in (int, float):
+        raise TypeError(f"{name}: expected a number, found {_shown(value)}")
+    if not 0 <= value <= MAX_INTEGER:  # type: ignore[operator]  # false for NaN, too
+        raise ValueError(f"{name}: expected 0 to {MAX_INTEGER}, found {_shown(value)}")
+    return value  # type: ignore[return-value]
 
 
 def one_of(name: str, value: object, allowed: Collection[str]) -> None:
     """Refuse a value that is not allowed; ValueError."""
     if value not in allowed:
-        raise ValueError(f"{name}: expected {' or '.join(allowed)}, found {value!r}")
+        raise ValueError(f"{name}: expected {' or '.join(allowed)}, found {_shown(value)}")
+
+
+def matching(name: str, value: object, pattern: re.Pattern[str]) -> str:
+    """Return a text of which all matches a pattern; TypeError or ValueError otherwise."""
+    text = typed(name, value, str)
+    if not pattern.fullmatch(text):
+        raise ValueError(f"{name}: expected {pattern.pattern}, found {_shown(text)}")
+    return text
+
+
+def _shown(value: object) -> str:
+    """A value for a message: its beginning, since a stranger chose how long it is."""
+    text = repr(value) if not isinstance(value, int) or abs(value) <= MAX_INTEGER else "a number beyond 64 bits"
+    return text if len(text) <= _MOST_SHOWN else f"{text[:_MOST_SHOWN]}…"

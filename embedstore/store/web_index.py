@@ -12,10 +12,24 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from embedstore.errors import CorruptStoreError
-from embedstore.store.documents import ROOT_NAME, Commit, is_commit
+from embedstore.errors import CorruptStoreError, FormatVersionError
+from embedstore.store.commits import CommitLog, Commits
+from embedstore.store.documents import ROOT_NAME, commit_in, is_data_file, space_folders
+from embedstore.store.index import is_index
+from embedstore.store.pins import is_pin
+from embedstore.store.signatures import is_signature
 from embedstore.store.storage import Entry, Storage, side_by_side
-from embedstore.store.strict_json import field, one_of, sealed, typed, unsealed, well_formed
+from embedstore.store.strict_json import (
+    MAX_INTEGER,
+    field,
+    integer,
+    one_of,
+    refuse_requirements,
+    sealed,
+    typed,
+    unsealed,
+    well_formed,
+)
 
 INDEX_NAME = "index.json"
 
@@ -52,15 +66,21 @@ class WebIndex:
 
     @classmethod
     def from_bytes(cls, content: bytes) -> WebIndex:
-        """Read an index; CorruptStoreError if it is not as it was written."""
+        """Read an index.
+
+        Raises
+        ------
+        CorruptStoreError : it is not as it was written. FormatVersionError : it needs a newer embedstore.
+        """
         document = unsealed(INDEX_NAME, content)
         with well_formed(INDEX_NAME):
             one_of("format", document["format"], [_FORMAT])
+            refuse_requirements(document, INDEX_NAME)
             files = {name: _entry(name, facts) for name, facts in field(document, "files", dict).items()}
             documents = {
                 name: typed(name, text, str).encode() for name, text in field(document, "documents", dict).items()
             }
-            index = cls(field(document, "created_ns", int), files, documents)
+            index = cls(integer(document, "created_ns"), files, documents)
         for name, held in index.documents.items():
             if name not in files or len(held) != files[name].size_bytes:
                 raise CorruptStoreError(INDEX_NAME, f"the document {name} in it is not the file of that name")
@@ -92,51 +112,49 @@ def publish_web_index(storage: Storage) -> PublishedIndex:
 
     Raises
     ------
-    CorruptStoreError : a commit, or the index before, is damaged. StorageError : the storage is read-only.
+    StorageError : the storage is read-only.
     """
     before = 0
-    with suppress(FileNotFoundError):
+    with suppress(FileNotFoundError, CorruptStoreError, FormatVersionError):  # a damaged one is derived, too
         before = WebIndex.from_bytes(storage.read(INDEX_NAME)).created_ns
-    commits = _commits(storage)
-    committed = {f"{_space_folder(name)}{file}" for name, commit in commits.items() for file in commit.files}
+    listing = _Listing({folder: CommitLog(storage, folder).read() for folder in space_folders(storage)})
     # Walked after the commits were read: the files that they name were there before them.
-    files = {entry.name: entry for entry in storage.walk("") if _belongs(entry.name, commits, committed)}
+    files = {entry.name: entry for entry in storage.walk("") if listing.has(entry.name)}
     index = WebIndex(max(time.time_ns(), before + 1), files, dict(_carried(storage, files)))
     storage.replace(INDEX_NAME, [index.to_bytes()])
     listed_bytes = sum(entry.size_bytes for entry in files.values())
     return PublishedIndex(storage.location, len(files), listed_bytes, len(index.documents), index.created_ns)
 
 
-def _commits(storage: Storage) -> dict[str, Commit]:
-    """Read all commits, dead ones too, since a pinned view may need them."""
-    names = [
-        entry.name
-        for space in storage.list("spaces/")
-        if space.name.endswith("/")
-        for entry in storage.list(f"{space.name}commits/")
-        if is_commit(entry.name)
-    ]
+class _Listing:
+    """Which files of a store a reader may want.
 
-    def read(name: str) -> Commit | None:
-        try:
-            return Commit.from_bytes(name, storage.read(name))
-        except FileNotFoundError:  # replaced and collected since the listing
-            return None
+    Of a space with a commit that cannot be read, damaged or of a newer version, that is every file that may be of a
+    segment: a reader meets what is wrong with it as it would in the store itself, and a newer one may read on.
+    """
 
-    found = zip(names, side_by_side(read, names, storage.requests_at_once), strict=True)
-    return {name: commit for name, commit in found if commit is not None}
+    def __init__(self, commits: Mapping[str, Commits]) -> None:
+        self._commits = commits
+        self._committed = {
+            f"{folder}{file}"
+            for folder, each in commits.items()
+            for commit in each.readable.values()
+            for file in commit.files
+        }
 
-
-def _belongs(name: str, commits: Mapping[str, Commit], committed: set[str]) -> bool:
-    parts = name.split("/")
-    if name == INDEX_NAME or any(part.startswith(".") for part in parts):
-        return False
-    if parts[0] != "spaces" or len(parts) < 4:
-        return name == ROOT_NAME or parts[0] in ("spaces", "pins")
-    kind = parts[2]
-    if kind == "commits":
-        return name in commits
-    return name in committed if kind == "data" else kind != "gc"
+    def has(self, name: str) -> bool:
+        if name == ROOT_NAME or is_pin(name):
+            return True
+        folder = "/".join(name.split("/")[:2]) + "/"
+        if folder not in self._commits:
+            return False
+        commits, own_name = self._commits[folder], name[len(folder) :]
+        if is_data_file(own_name):
+            return name in self._committed or bool(commits.unreadable)
+        commit = commit_in(own_name)
+        if commit is not None:
+            return commit in commits.readable or commit in commits.unreadable
+        return own_name == "space.json" or is_index(own_name) or is_signature(own_name)
 
 
 def _carried(storage: Storage, files: Mapping[str, Entry]) -> Iterator[tuple[str, bytes]]:
@@ -159,10 +177,16 @@ def _carried(storage: Storage, files: Mapping[str, Entry]) -> Iterator[tuple[str
             yield name, content
 
 
-def _space_folder(name: str) -> str:
-    return "/".join(name.split("/")[:2]) + "/"
-
-
 def _entry(name: str, facts: Any) -> Entry:
     size_bytes, modified_ns = typed(name, facts, list)
-    return Entry(name, typed("size", size_bytes, int), typed("modified_ns", modified_ns, int))
+    for what, number in (("size", size_bytes), ("modified_ns", modified_ns)):
+        if not 0 <= typed(what, number, int) <= MAX_INTEGER:
+            raise ValueError(f"{what} of {name!r:.80}: expected 0 to {MAX_INTEGER}")
+    if not _is_plain(name):
+        raise ValueError(f"files: expected names below the store, found {name!r:.80}")
+    return Entry(name, size_bytes, modified_ns)
+
+
+def _is_plain(name: str) -> bool:
+    """Tell whether a name leads nowhere but below the root."""
+    return all(part not in ("", ".", "..") and part.isprintable() for part in name.split("/"))

@@ -108,19 +108,8 @@ def replace_by_itself(storage: LocalStorage, recipe: Recipe, layout: SegmentForm
     space.append(batch(recipe, numbers))
     (replaced,) = {entry.name for entry in storage.list(f"{folder}commits/")} - before
     old = Commit.from_bytes(replaced, storage.read(replaced))
-    files, arrays = write_segment(storage, folder, SortedRows.of(batch(recipe, numbers)), layout, {"embedstore": {}})
-    space._publish(
-        Commit(
-            space_id=recipe.id,
-            nonce=files.nonce,
-            layout=layout,
-            rows=old.rows,
-            created_ns=old.created_ns,
-            arrays=arrays,
-            files=files.facts,
-            replaces=(replaced.rpartition("/")[2].removesuffix(".json"),),
-        )
-    )
+    files = write_segment(storage, folder, SortedRows.of(batch(recipe, numbers)), layout, {"embedstore": {}})
+    space.publish(lambda: files.commit(recipe.id, old.created_ns, {}, [old.id]))
 
 
 def write_expected(place: Path, recipe: Recipe, factor_of_the_fifth: float) -> None:

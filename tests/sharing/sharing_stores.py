@@ -36,6 +36,17 @@ def commits_of(store: SpaceStore, space: str = "toy") -> set[str]:
     return {segment.commit_id for segment in store.space(space).segments()}
 
 
+def contents_of(store: SpaceStore, space: str = "toy") -> set[frozenset[str]]:
+    """Of each segment the digests of its files: what was copied as it is has the same, under other names."""
+    segments = store.space(space).segments()
+    return {frozenset(fact.sha256 for fact in segment.commit.files.values()) for segment in segments}
+
+
+def originals_of(store: SpaceStore, space: str = "toy") -> set[str]:
+    """Of commits that were copied with their signatures, the ids of those that were signed."""
+    return {segment.commit.signed_id for segment in store.space(space).segments()}
+
+
 def assert_clean(place: Path | SpaceStore) -> None:
     store = place if isinstance(place, SpaceStore) else SpaceStore.open(place)
     assert store.verify(deep=True).problems == []

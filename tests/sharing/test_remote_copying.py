@@ -6,15 +6,16 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
-from sharing_stores import OTHER, assert_clean, commits_of, make_store
+from sharing_stores import OTHER, assert_clean, contents_of, make_store
 from store.object_servers import FaultProxy, running_web_server
 from store.sample_rows import assert_right, sample_keys, sample_recipe
 
 from embedstore.errors import CorruptStoreError, StorageError
 from embedstore.library import open_store, publish_index
 from embedstore.sharing import CopyReport, pull, push, sync
-from embedstore.sharing.files import copy_file
+from embedstore.sharing.files import PassingFile
 from embedstore.store import SpaceStore
 from embedstore.store.local import LocalStorage
 from embedstore.store.objects import ObjectStorage
@@ -47,7 +48,7 @@ def test_push_and_pull_by_way_of_a_bucket(tmp_path: Path, bucket: str, capsys: p
     assert main(["pull", f"{bucket}/lab", "--store", str(tmp_path / "other"), "--space", "toy", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["copied"] == 50
     other = SpaceStore.open(tmp_path / "other")
-    assert commits_of(other) == commits_of(near)
+    assert contents_of(other) == contents_of(near)
     assert_right(other.space("toy"), sample_keys(range(50)))
     make_store(other.storage, range(50, 60))
     assert main(["sync", f"{bucket}/lab", "--store", str(tmp_path / "other"), "--json"]) == 0
@@ -94,8 +95,9 @@ def test_a_large_file_that_is_damaged_does_not_arrive(tmp_path: Path, bucket: st
     content[-9] ^= 1
     path.write_bytes(content)
     far = ObjectStorage(f"{bucket}/lab")
+    fact, dtype = segment.commit.files[part.file], np.dtype(np.float32)
     with pytest.raises(CorruptStoreError):
-        copy_file(LocalStorage(tmp_path / "near"), far, name, segment.commit.files[part.file])
+        PassingFile(LocalStorage(tmp_path / "near"), name, fact, [], dtype).copy_to(far, name)
     report = push(SpaceStore.open(tmp_path / "near"), SpaceStore(far, create=True))
     assert (report.copied, report.complete) == (0, False)
     content[-9] ^= 1
@@ -116,7 +118,7 @@ def test_a_web_server_is_pulled_from_and_never_pushed_to(tmp_path: Path, capsys:
         capsys.readouterr()
         assert main(["push", url, "--store", str(tmp_path / "near")]) == 1
         assert "Error: " in capsys.readouterr().err
-    assert len(commits_of(near) & commits_of(lab)) == 1
+    assert len(contents_of(near) & contents_of(lab)) == 1
     assert_right(near.space("toy"), sample_keys([*range(25), 30, 31]))
     assert_clean(near)
 

@@ -33,7 +33,6 @@ from embedstore.maintenance import collect, compact
 from embedstore.store import Space, SpaceStore
 from embedstore.store.documents import Commit
 from embedstore.store.local import LocalStorage
-from embedstore.store.publishing import publish_commit
 from embedstore.store.rows import SortedRows
 from embedstore.store.signatures import Signature, Trust, trust_of
 from embedstore.store.signing_keys import PublicKey, parse_public_key, read_members, read_signer
@@ -146,8 +145,7 @@ def test_an_unsigned_commit_that_replaces_signed_ones_hides_nothing(place: Path,
     batch = EmbeddingBatch(sample_keys(range(5)), right_vectors(sample_keys(range(5)), attacker.recipe) + 1)
 
     def write() -> Commit:
-        files, arrays = attacker.write_files(SortedRows.of(batch))
-        return Commit(attacker.id, files.nonce, "zarr", 5, 1, arrays, files.facts, replaces=(old,))
+        return attacker.write_files(SortedRows.of(batch)).commit(attacker.id, 1, {}, [old])
 
     attacker.publish(write)
     assert not np.array_equal(open_as(place).read(batch.keys), right_vectors(batch.keys, attacker.recipe))
@@ -156,21 +154,45 @@ def test_an_unsigned_commit_that_replaces_signed_ones_hides_nothing(place: Path,
     assert [problem.reason for problem in report.problems] == ["no member has signed it"]
 
 
+def rows_of(numbers: range) -> SortedRows:
+    return SortedRows.of(sample_batch(sample_keys(numbers), sample_recipe()))
+
+
 def test_collecting_keeps_what_members_signed_whoever_claims_to_replace_it(place: Path, keys: Path) -> None:
     old = append(place, trusted(keys, ALICE), range(5))
     attacker = open_as(place, signing_only(keys, MALLORY))
 
     def write() -> Commit:
-        files, arrays = attacker.write_files(SortedRows.of(sample_batch(sample_keys(range(5)), attacker.recipe)))
-        return Commit(attacker.id, files.nonce, "zarr", 5, 1, arrays, files.facts, replaces=(old,))
+        rows = SortedRows.of(sample_batch(sample_keys(range(5)), attacker.recipe))
+        return attacker.write_files(rows).commit(attacker.id, 1, {}, [old])
 
     attacker.publish(write)
     for _ in range(2):
         collect(LocalStorage(place), grace_s=0, members=trusted(keys).members)
     assert_reads(place, keys, range(5), ignored=1)
     for _ in range(2):
-        collect(LocalStorage(place), grace_s=0)  # whoever knows no members goes by all signatures alike
+        collect(LocalStorage(place), grace_s=0)  # whoever knows no members: nobody outweighs another's signature
+    assert_reads(place, keys, range(5), ignored=1)
+    merged = open_as(place, signing_only(keys, ALICE)).publish(
+        lambda: open_as(place).write_files(rows_of(range(5))).commit(attacker.id, 1, {}, [old])
+    )
+    for _ in range(2):
+        collect(LocalStorage(place), grace_s=0)  # but whoever signed may replace it
+    assert merged is not None
     assert not list(place.glob(f"spaces/*/commits/{old}.json"))
+    assert_reads(place, keys, range(5), ignored=1)
+
+
+def test_a_signature_that_nobody_made_outweighs_nothing(place: Path, keys: Path) -> None:
+    old = append(place, trusted(keys, ALICE), range(5))
+    stranger = open_as(place)
+    fake = stranger.publish(lambda: stranger.write_files(rows_of(range(5))).commit(stranger.id, 1, {}, [old]))
+    assert fake is not None
+    (signature,) = place.glob(f"spaces/*/signatures/{old}.*.json")
+    signature.with_name(signature.name.replace(old, fake.id)).write_bytes(signature.read_bytes())
+    for _ in range(2):
+        collect(LocalStorage(place), grace_s=0)
+    assert_reads(place, keys, range(5), ignored=1)
 
 
 def test_merging_with_a_key_keeps_all_readable(place: Path, keys: Path) -> None:
@@ -279,8 +301,7 @@ def test_a_commit_that_is_signed_later_is_read_from_then_on(place: Path, keys: P
     file = f"{folder}commits/{commit}.json"
     from embedstore.store.signatures import CommitSignatures
 
-    CommitSignatures(storage, folder, trusted(keys, BOB)).sign(commit)
-    assert publish_commit(storage, folder, Commit.from_bytes(file, storage.read(file)))
+    CommitSignatures(storage, folder, trusted(keys, BOB)).sign(Commit.from_bytes(file, storage.read(file)))
     reader.refresh()
     assert (len(reader), reader.ignored_commits) == (5, 0)
     shutil.rmtree(place / folder / "signatures")  # what was checked once stays

@@ -1,0 +1,167 @@
+"""The log of a space: its commits as they lie in `commits/`, which of them are live, and how one is added.
+
+Readers, checks, collectors, copies and the index for web servers all read it here, so that they agree on what is live.
+What to do about a commit that cannot be read is for each of them to decide: it is reported, never left out silently.
+
+What a crashed writer left is collected some day, and nobody can tell a slow writer from a crashed one. So a writer
+looks whether its files are condemned, or gone already, before its commit and after it:
+
+- condemned before: they are written again under another name, and there is no commit yet;
+- condemned after, or between: the collector may have listed the commits before ours was there, so ours is taken back,
+  which nobody was told of, and all is written again;
+- there, and not condemned after: whoever condemns them from now on lists the commits later, and finds ours.
+
+All of this needs names that were never used before, see docs/design/0004.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass
+
+from embedstore.errors import CorruptStoreError, FormatVersionError, StorageError
+from embedstore.store.condemned import are_safe
+from embedstore.store.documents import Commit, commit_file, commit_in
+from embedstore.store.storage import Storage, side_by_side
+
+_MAX_ATTEMPTS = 5
+
+
+def replaced_by(commits: Iterable[Commit]) -> set[str]:
+    """Return the ids of the commits that others make dead."""
+    return {old for commit in commits for old in commit.replaces}
+
+
+def in_age(commits: Mapping[str, Commit], ids: Collection[str]) -> list[str]:
+    """Sort ids of commits, older first: of two vectors of one key, the first one's is read."""
+    return sorted(ids, key=lambda commit: (commits[commit].created_ns, commit))
+
+
+@dataclass(frozen=True, slots=True)
+class Commits:
+    """Commits of a space that were read.
+
+    Attributes
+    ----------
+    readable : by id.
+    unreadable : why others could not be read, by id: damaged, or of a newer version.
+    """
+
+    readable: Mapping[str, Commit]
+    unreadable: Mapping[str, CorruptStoreError | FormatVersionError]
+
+    @property
+    def replaced(self) -> set[str]:
+        """Ids of commits that others make dead, whether they are there or not."""
+        return replaced_by(self.readable.values())
+
+    @property
+    def live(self) -> list[str]:
+        """Ids of the readable commits that none replaces, older first."""
+        return in_age(self.readable, self.readable.keys() - self.replaced)
+
+    def of(self, ids: Collection[str]) -> Commits:
+        """Leave all but some of the readable ones out."""
+        return Commits({name: commit for name, commit in self.readable.items() if name in ids}, self.unreadable)
+
+
+class CommitLog:
+    """The commits of one space.
+
+    Parameters
+    ----------
+    folder : `spaces/<id>/`.
+    """
+
+    def __init__(self, storage: Storage, folder: str) -> None:
+        self._storage = storage
+        self._folder = folder
+
+    def ids(self) -> set[str]:
+        """List the commits; a listing may be older than they are. Files of other names are none."""
+        start = len(self._folder)
+        found = (commit_in(entry.name[start:]) for entry in self._storage.list(f"{self._folder}commits/"))
+        return {commit for commit in found if commit is not None}
+
+    def file(self, commit_id: str) -> str:
+        """Return the name of a commit in the store."""
+        return f"{self._folder}{commit_file(commit_id)}"
+
+    def is_there(self, commit_id: str) -> bool:
+        """Ask for one commit: a listing may be older than it (network file systems keep listings for seconds)."""
+        try:
+            self._storage.entry(self.file(commit_id))
+        except FileNotFoundError:
+            return False
+        return True
+
+    def read(self, ids: Collection[str] | None = None) -> Commits:
+        """Read some commits, or all; those that vanish meanwhile are left out.
+
+        Raises
+        ------
+        StorageError : the storage refuses.
+        """
+        wanted = sorted(self.ids() if ids is None else ids)
+
+        def read(commit_id: str) -> Commit | CorruptStoreError | FormatVersionError | None:
+            file = self.file(commit_id)
+            try:
+                return Commit.from_bytes(file, self._storage.read(file))
+            except (CorruptStoreError, FormatVersionError) as error:
+                return error
+            except FileNotFoundError:  # replaced and collected since the listing
+                return None
+
+        found = dict(zip(wanted, side_by_side(read, wanted, self._storage.requests_at_once), strict=True))
+        return Commits(
+            {commit: each for commit, each in found.items() if isinstance(each, Commit)},
+            {name: each for name, each in found.items() if isinstance(each, (CorruptStoreError, FormatVersionError))},
+        )
+
+    def publish(
+        self, write: Callable[[], Commit | None], sign: Callable[[Commit], None] | None = None
+    ) -> Commit | None:
+        """Write a segment and its commit; durable, and safe from collection, when this returns.
+
+        Parameters
+        ----------
+        write : writes the files of the segment under a new name, and returns the commit that names them; called again
+            if somebody began to collect them. None: there is nothing to publish any more.
+        sign : writes the signature of a commit, before the commit.
+
+        Returns
+        -------
+        The commit; None if `write` gave none.
+
+        Raises
+        ------
+        StorageError : its files were collected again and again. CorruptStoreError : what is read back is something
+            else.
+        """
+        for _ in range(_MAX_ATTEMPTS):
+            try:
+                commit = write()
+                if commit is None or self._add(commit, sign):
+                    return commit
+            except FileNotFoundError:  # of ours: it was collected while we wrote the next one
+                continue
+        raise StorageError(
+            f"Cannot add to {self._storage.location}: new files were removed {_MAX_ATTEMPTS} times before their commit "
+            "was there. Run `embedstore gc` with a longer --grace than writing a segment takes, then start again."
+        )
+
+    def _add(self, commit: Commit, sign: Callable[[Commit], None] | None) -> bool:
+        """Write the commit of files that are there already; False, and no commit, if they are condemned or gone."""
+        if not are_safe(self._storage, self._folder, commit.files):
+            return False
+        content, file = commit.to_bytes(), self.file(commit.id)
+        if sign is not None:
+            sign(commit)
+        self._storage.write(file, [content])
+        if self._storage.read(file) != content:
+            raise CorruptStoreError(file, "what was read back is not what was written")
+        if not are_safe(self._storage, self._folder, commit.files):
+            self._storage.delete(file)
+            return False
+        return True
