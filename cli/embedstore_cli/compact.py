@@ -20,15 +20,16 @@ def compact(
     """Merge the segments of spaces into few; others may read and fill meanwhile.
 
     Fills do this by themselves when there are many small segments. What was merged is removed by `gc`.
-    Exit code 1 if a segment is damaged and was left as it is.
+    Exit code 1 if a segment or a space cannot be read and was left as it is.
     """
     from embedstore.library import open_store
     from embedstore.maintenance import compact
+    from embedstore_cli import places
     from embedstore_cli.output import count, notice, size, write_json
 
     opened = open_store(store, sign_with=sign_with)
     chosen = [opened.space(name) for name in spaces] if spaces else opened.spaces()
-    reports = [compact(space) for space in chosen]
+    reports = list(places.of_each_space(opened, chosen, compact))
     if json:
         write_json({"spaces": [report.to_json() for report in reports]})
     else:
@@ -37,4 +38,5 @@ def compact(
             print(f"{report.space}: {count(report.segments_before)} → {count(report.segments_after)} segments{written}")
             for damaged in report.damaged:
                 notice(damaged)
-    raise typer.Exit(1 if any(report.damaged for report in reports) else 0)
+    untouched = len(reports) < len(chosen) or (not spaces and opened.unreadable)
+    raise typer.Exit(1 if untouched or any(report.damaged for report in reports) else 0)

@@ -21,6 +21,7 @@ def info(
     What it holds, how that was computed and what it cost; without SPACE, for all spaces of the store.
     """
     from embedstore.library import details, open_store
+    from embedstore_cli import places
     from embedstore_cli.output import write_facts, write_json
 
     opened = open_store(store, pin=pin)
@@ -32,7 +33,7 @@ def info(
             write_facts(_facts(found))
         return
     about = {"location": opened.location, "id": opened.id, "segment_format": opened.segment_format}
-    spaces = [details(each) for each in opened.spaces()]
+    spaces = list(places.of_each_space(opened, opened.spaces(), details))
     if json:
         write_json({**about, "spaces": spaces})
         return

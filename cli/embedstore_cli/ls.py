@@ -24,7 +24,7 @@ def ls(
     from embedstore_cli.output import count, notice, short, size, write_json, write_table
 
     opened = places.opened(store, pin=pin)
-    spaces = [overview(space) for space in opened.own_spaces()]
+    spaces = list(places.of_each_space(opened, opened.own_spaces(), overview))
     for each in opened.tiers.upstream:
         spaces += each.ask(partial(_overviews, each), [])
     if json:

@@ -21,6 +21,22 @@ def notice(text: str) -> None:
     print(text, file=sys.stderr)
 
 
+def confirm(what: str) -> None:
+    """Ask before something is removed for good; without a terminal nobody can answer.
+
+    Raises
+    ------
+    InputError : there is nobody to ask. typer.Abort : the answer was no.
+    """
+    import typer
+
+    from embedstore.errors import InputError
+
+    if not sys.stdin.isatty():
+        raise InputError(f"{what}? There is nobody to ask: give --yes if you are sure.")
+    typer.confirm(f"{what}?", abort=True)
+
+
 def write_json(document: object) -> None:
     """Write the result as JSON."""
     print(json.dumps(document, indent=2))

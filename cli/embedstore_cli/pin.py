@@ -38,6 +38,8 @@ def pin(
         notice(f"Removed pin {name}.")
         return
     made = _described(name, pin(opened, name).spaces)
+    for error in opened.unreadable.values():
+        notice(f"Not pinned: {error}")
     if json:
         write_json(made)
     else:

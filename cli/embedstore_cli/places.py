@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, TypeVar
 
 from embedstore_cli.output import notice
 
@@ -11,7 +12,10 @@ if TYPE_CHECKING:
     from embedstore.filling import SpaceTarget
     from embedstore.library import Store
     from embedstore.models.resolution import ModelOptions
+    from embedstore.store import Space
     from embedstore.store.locations import Location
+
+T = TypeVar("T")
 
 
 def opened(place: Location | None, *, create: bool = False, pin: str | None = None) -> Store:
@@ -39,6 +43,19 @@ def store_if_any(place: Location | None) -> Store | None:
         return open_store(place, upstream=None)
     except StoreNotFoundError:
         return _upstream_alone()
+
+
+def of_each_space(store: Store, spaces: Sequence[Space], question: Callable[[Space], T]) -> Iterator[T]:
+    """Yield the answer of each space; those that cannot be read are named on standard error, and hide no other."""
+    from embedstore.errors import CorruptStoreError, FormatVersionError
+
+    for error in store.unreadable.values():
+        notice(f"Skipped: {error}")
+    for space in spaces:
+        try:
+            yield question(space)
+        except (CorruptStoreError, FormatVersionError) as error:
+            notice(f"Skipped space {space.name}: {error}")
 
 
 def target_to_fill(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Annotated
 
 import typer
@@ -16,17 +15,14 @@ def rm(
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
 ) -> None:
     """Remove a space and all its vectors, at once and for good."""
-    from embedstore.errors import InputError
     from embedstore.library import open_store
     from embedstore.maintenance import remove_space
-    from embedstore_cli.output import count, notice, short
+    from embedstore_cli.output import confirm, count, notice, short
 
     opened = open_store(store)
     found = opened.space(space)
     what = f"{count(len(found))} vectors of space {found.name} ({short(found.id)}…) from {opened.location}"
     if not yes:
-        if not sys.stdin.isatty():
-            raise InputError(f"Will not remove {what} without being sure: give --yes.")
-        typer.confirm(f"Remove {what}?", abort=True)
+        confirm(f"Remove {what}")
     remove_space(opened, found)
     notice(f"Removed {what}.")

@@ -36,6 +36,8 @@ def verify(
     else:
         for problem in report.problems:
             print(f"{problem.file}: {problem.reason}")
+        for unchecked in report.unchecked:
+            print(f"{unchecked.file}: not checked, {unchecked.reason}")
         for orphan in report.orphans:
             print(f"{orphan}: nothing refers to it (left by a stopped process; harmless)")
         state = "Clean" if report.clean else f"Problems: {count(len(report.problems))}"

@@ -164,6 +164,8 @@ class Fill:
         return self._report(time.perf_counter() - started, interrupted)
 
     def _work(self) -> None:
+        if self._space is not None:
+            self._space.check_files()  # a key whose vector is gone must not count as stored
         for window in self._intake:
             self._look_up(window)
             if self._pool.full:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from embedstore.errors import InputError, StorageError
+from embedstore.errors import CorruptStoreError, FormatVersionError, InputError, StorageError
 from embedstore.store.condemned import are_safe
 from embedstore.store.documents import commit_file
 from embedstore.store.pins import Pin, pin_file, read_pin
@@ -15,6 +15,8 @@ _MAX_ATTEMPTS = 5
 def pin(store: SpaceStore, name: str) -> Pin:
     """Keep all that the store holds now under a name; open the store with it to read exactly that.
 
+    Spaces that cannot be read, damaged or of a newer version, are not in it; they are in the store's `unreadable`.
+
     Raises
     ------
     InputError : not a name, or taken. StorageError : the segments were merged away again and again meanwhile.
@@ -23,17 +25,28 @@ def pin(store: SpaceStore, name: str) -> Pin:
     if any(entry.name == file for entry in store.storage.list("pins/")):
         raise InputError(f"Cannot pin {name}: there is a pin of that name. Choose another, or remove it first.")
     for _ in range(_MAX_ATTEMPTS):
-        spaces = store.spaces()
-        made = Pin(name, {space.id: tuple(segment.commit_id for segment in space.segments()) for space in spaces})
+        live = _live(store)
+        made = Pin(name, {space.id: commits for space, commits in live})
         content = made.to_bytes()
         store.storage.write(file, [content])
         if store.storage.read(file) != content:
             raise InputError(f"Cannot pin {name}: somebody else took that name at the same moment. Choose another.")
         # Whoever condemns files from now on sees the pin; what was condemned before may be removed at any time.
-        if all(_is_safe(space, made.spaces[space.id]) for space in spaces):
+        if all(_is_safe(space, commits) for space, commits in live):
             return made
         store.storage.delete(file)
     raise StorageError(f"Cannot pin {name}: what was live was being collected {_MAX_ATTEMPTS} times. Try again.")
+
+
+def _live(store: SpaceStore) -> list[tuple[Space, tuple[str, ...]]]:
+    """List what is live in each space that can be read; the others are in the store's `unreadable`."""
+    live = []
+    for space in store.spaces():
+        try:
+            live.append((space, tuple(segment.commit_id for segment in space.segments())))
+        except (CorruptStoreError, FormatVersionError) as error:
+            store.unreadable[space.id] = error
+    return live
 
 
 def unpin(store: SpaceStore, name: str) -> None:

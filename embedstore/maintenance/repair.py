@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from embedstore.errors import FormatVersionError
 from embedstore.maintenance.collection import remove_indexes
 from embedstore.store.commits import CommitLog
 from embedstore.store.documents import ROOT_NAME, Commit, Root, commit_file, commit_in, is_data_file, space_folders
@@ -73,6 +74,8 @@ def repair(storage: Storage, trust: Trust = NO_TRUST) -> RepairReport:
             _remove_documents(storage, folder, here, report)
     for space in SpaceStore(storage, trust=trust).spaces():
         commits = CommitLog(storage, space.folder).read()
+        if any(isinstance(error, FormatVersionError) for error in commits.unreadable.values()):
+            continue  # it may have replaced what is damaged
         for name in commits.readable.keys() - commits.replaced:
             commit = commits.readable[name]
             files = [damaged[path] for file in commit.files if (path := f"{space.folder}{file}") in damaged]

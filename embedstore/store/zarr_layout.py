@@ -24,6 +24,8 @@ from embedstore.store.storage import Buffer
 
 CHUNK_BYTES = 256 << 20
 
+_WIDTH_NAMES = {"key": ["key_byte"], "vectors": ["value"], "row_crc": []}
+
 
 def write(files: SegmentFiles, rows: SortedRows, attributes: dict[str, object]) -> dict[str, tuple[Part, ...]]:
     """Write the group; return where each array's rows lie."""
@@ -36,7 +38,7 @@ def _write_array(files: SegmentFiles, rows: SortedRows, folder: str, array: str)
     shape, dtype = rows.shapes[array]
     row_bytes = rows.row_bytes(array)
     chunk_rows = _chunk_rows(len(rows), row_bytes)
-    files.write(f"{folder}/zarr.json", [_json(_array_metadata(shape, dtype, chunk_rows))])
+    files.write(f"{folder}/zarr.json", [_json(_array_metadata(array, shape, dtype, chunk_rows))])
     parts = []
     for chunk, start in enumerate(range(0, len(rows), chunk_rows)):
         stop = min(start + chunk_rows, len(rows))
@@ -61,7 +63,7 @@ def _with_checksum(pieces: Iterable[Buffer]) -> Iterator[Buffer]:
     yield checksum.to_bytes(4, "little")
 
 
-def _array_metadata(shape: tuple[int, ...], dtype: np.dtype[Any], chunk_rows: int) -> dict[str, object]:
+def _array_metadata(array: str, shape: tuple[int, ...], dtype: np.dtype[Any], chunk_rows: int) -> dict[str, object]:
     endian = {"configuration": {"endian": "little"}} if dtype.itemsize > 1 else {}
     return {
         "zarr_format": 3,
@@ -74,6 +76,7 @@ def _array_metadata(shape: tuple[int, ...], dtype: np.dtype[Any], chunk_rows: in
         "fill_value": "NaN" if dtype.kind == "f" else 0,
         "codecs": [{"name": "bytes", **endian}, {"name": "crc32c"}],
         "attributes": {},
+        "dimension_names": ["row", *_WIDTH_NAMES[array]],
         "storage_transformers": [],
     }
 

@@ -83,9 +83,12 @@ def test_a_pin_is_read_after_everything_else_is_gone(capsys: pytest.CaptureFixtu
     assert "No pin 'paper'" in capsys.readouterr().err
 
 
-def test_gc_gives_up_what_is_too_large_or_too_old(capsys: pytest.CaptureFixture[str]) -> None:
+def test_gc_evicts_what_is_too_large_or_too_old(capsys: pytest.CaptureFixture[str]) -> None:
     assert run_json(capsys, "gc", "--older-than", "1h")[1]["evicted_rows"] == 0
-    code, report = run_json(capsys, "gc", "--max-size", "1kB", "--grace", "0")
+    assert main(["gc", "--max-size", "1kB", "--grace", "0"]) == 1
+    assert "Evict 4 vectors" in capsys.readouterr().err
+    assert run_json(capsys, "ls")[1][0]["rows"] == 4
+    code, report = run_json(capsys, "gc", "--max-size", "1kB", "--grace", "0", "--yes")
     assert (code, report["evicted_rows"]) == (0, 4)
     assert run_json(capsys, "ls")[1][0]["rows"] == 0
 

@@ -56,6 +56,8 @@ def test_zarr_reads_a_segment(tmp_path: Path, recipe: Any, chunk_bytes: int, mon
         assert isinstance(array, zarr.Array)
         assert array.dtype == expected.dtype
         assert np.array_equal(np.asarray(array[:]), expected)
+        names = {"key": ("row", "key_byte"), "vectors": ("row", "value"), "row_crc": ("row",)}
+        assert array.metadata.dimension_names == names[name]  # type: ignore[union-attr] # xarray wants them
     about: Any = group.attrs["embedstore"]
     assert about["space_id"] == space.id
     assert about["recipe"] == recipe.to_json()
