@@ -62,7 +62,7 @@ def test_the_json_keys_are_a_contract(store: Path, capsys: pytest.CaptureFixture
     assert set(data["store", "contents"]) == {"spaces", "rows", "bytes", "segments"}
     assert data["store", "contents"]["rows"] == data["store", "contents"]["segments"] == 2
     assert set(data["store", "left over"]) == {"segments", "temporary_files"}
-    assert {"kind", "mount_point", "network", "read_only", "options", "listing_lag_s"} == set(
+    assert {"kind", "mapped", "mount_point", "network", "read_only", "options", "listing_lag_s"} == set(
         data["file system", "mount"]
     )
     assert set(data["file system", "listing"]) == {"own_lag_s", "other_process_lag_s"}

@@ -9,7 +9,8 @@ import pytest
 from storage_contract import StorageContract
 
 from embedstore.errors import CorruptStoreError, StorageError
-from embedstore.store.local import TEMPORARY_PREFIX, LocalStorage, file_system_kind
+from embedstore.store.file_systems import file_system_kind
+from embedstore.store.local import TEMPORARY_PREFIX, LocalStorage
 
 
 class TestMappedStorage(StorageContract):
