@@ -83,7 +83,7 @@ def test_nothing_is_listed_written_or_deleted_through_a_linked_folder(place: Pat
             storage.delete(f"{name}{file.relative_to(outside / 'data')}")
     storage.delete(f"{name}")
     space = open_space(place)
-    with pytest.raises(StorageError, match="Cannot write .* is a symbolic link"):
+    with pytest.raises(StorageError, match=r"Cannot write .* is a symbolic link"):
         space.append(sample_batch(sample_keys(range(8, 9)), space.recipe))
     assert sorted(outside.rglob("*")) == before
     assert_right(space, KEYS)  # what is read is checked
@@ -96,7 +96,7 @@ def test_a_linked_folder_of_documents_is_an_error_not_an_empty_one(place: Path, 
         folder.mkdir(exist_ok=True)
         folder.rename(outside / name)
         folder.symlink_to(outside / name)
-        with pytest.raises(StorageError, match="Cannot list .* is a symbolic link"):
+        with pytest.raises(StorageError, match=r"Cannot list .* is a symbolic link"):
             LocalStorage(place).list(f"spaces/{folder_of(place).name}/{name}/")
 
 
@@ -214,7 +214,7 @@ def test_names_that_lead_out_of_the_store_are_refused(place: Path, name: str) ->
 
 def test_a_name_that_a_link_to_nothing_has_is_not_said_to_be_written(tmp_path: Path) -> None:
     (tmp_path / "name").symlink_to(tmp_path / "nothing")
-    with pytest.raises(StorageError, match="Cannot write .* a symbolic link to nothing"):
+    with pytest.raises(StorageError, match=r"Cannot write .* a symbolic link to nothing"):
         LocalStorage(tmp_path).write("name", [b"x"])
     assert LocalStorage(tmp_path).replace("name", [b"x"]).size_bytes == 1
     assert not (tmp_path / "name").is_symlink()
