@@ -67,25 +67,26 @@ class StoreFolders:
             if not _is_folder(path):
                 raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
 
-    def make(self, folder: str) -> Modes | None:
-        """Create a folder and those above it, each made durable in its parent; return what modes files get in it.
+    def modes(self) -> Modes | None:
+        """Return the permissions of what is made here; None where the umask decides."""
+        status = self.look()
+        return None if status is None else modes_of(status)
+
+    def make(self, folder: str, modes: Modes | None) -> None:
+        """Create a folder and those above it, each made durable in its parent.
 
         Raises
         ------
-        FileNotFoundError : somebody removes one of them at this moment, or is making it: try again.
+        FileNotFoundError, FileExistsError : somebody removes one of them at this moment, or is making it: try again.
         """
-        status = self.look()
-        if status is None:
+        if self.look() is None:
             _make_root(self._path)
-            status = self.look()
-        modes = None if status is None else modes_of(status)
         path = self.root
         for part in folder.split("/") if folder else ():
             parent, path = path, f"{path}/{part}"
             if not _is_folder(path):
                 _make_folder(path, modes)
                 sync_folder(Path(parent))
-        return modes
 
     def remove_empty(self, folder: str) -> str:
         """Remove a folder if nothing is in it, and so on upwards, not the root; return the first that stays."""

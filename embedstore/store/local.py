@@ -199,10 +199,10 @@ class LocalStorage:
         """Create a file in a folder that others may make or remove at the same time, until there is one in it."""
         temporary = Path(self._folders.path(folder)) / f"{TEMPORARY_PREFIX}{uuid.uuid4().hex}"
         started, pause_s = time.monotonic(), _FIRST_PAUSE_S
-        modes = None
+        modes = self._folders.modes()
         while True:
             try:
-                modes = self._folders.make(folder)
+                self._folders.make(folder, modes)
                 descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o666)
                 break
             except (FileNotFoundError, FileExistsError):
