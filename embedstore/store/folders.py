@@ -14,6 +14,7 @@ import os
 import stat
 from contextlib import suppress
 from pathlib import Path
+from typing import NoReturn
 
 from embedstore.errors import CorruptStoreError, StorageError
 from embedstore.store.permissions import Modes, modes_of
@@ -133,6 +134,11 @@ def sync_folder(path: Path) -> None:
         os.close(descriptor)
 
 
+def refuse_link(path: str) -> NoReturn:
+    """Refuse a folder that is a link; OSError."""
+    raise OSError(errno.ELOOP, f"{path} is a symbolic link, and nothing is done through one; put the folder there")
+
+
 def _is_folder(path: str) -> bool:
     """Tell whether a folder is there; OSError if something else is."""
     try:
@@ -140,7 +146,7 @@ def _is_folder(path: str) -> bool:
     except FileNotFoundError:
         return False
     if stat.S_ISLNK(mode):
-        raise OSError(errno.ELOOP, f"{path} is a symbolic link, and nothing is done through one; put the folder there")
+        refuse_link(path)
     if not stat.S_ISDIR(mode):
         raise NotADirectoryError(errno.ENOTDIR, f"{path} is no folder")
     return True

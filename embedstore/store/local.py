@@ -34,7 +34,7 @@ from numpy.typing import NDArray
 
 from embedstore.errors import CorruptStoreError, StorageError
 from embedstore.store.file_systems import is_known_local, refused
-from embedstore.store.folders import StoreFolders, sync_folder
+from embedstore.store.folders import StoreFolders, refuse_link, sync_folder
 from embedstore.store.storage import DOCUMENT_BYTES, Blob, Buffer, Entry, empty_rows, is_stray, memory
 
 TEMPORARY_PREFIX = ".tmp-"
@@ -45,6 +45,7 @@ _FIRST_PAUSE_S = 0.001
 _LONGEST_PAUSE_S = 0.5
 _NO_HARD_LINKS = frozenset({errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV})
 _ANNEX = "/.git/annex/objects/"
+_JUDGED_BY = frozenset({"commits", "gc", "signatures", "pins", "spaces"})  # folders that say what is needed
 _READING = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY  # should a file become a FIFO after it was looked at
 
 
@@ -325,6 +326,12 @@ def _is_data(name: str) -> bool:
     return len(parts) > 3 and parts[0] == "spaces" and parts[2] == "data"
 
 
+def _is_judged_by(name: str) -> bool:
+    """Tell the folders that say what is needed: without them all data looks unneeded."""
+    above = _folder_of(name)
+    return name in ("pins", "spaces") or (above.startswith("spaces/") and above.count("/") == 1)
+
+
 def _is_temporary(name: str) -> bool:
     return name.rpartition("/")[2].startswith(TEMPORARY_PREFIX)
 
@@ -358,10 +365,17 @@ def _entries_in(folder: str, path: str) -> list[Entry]:
 
 
 def _entry_of(folder: str, item: os.DirEntry[str]) -> Entry | None:
-    """Return what a listing says of a thing: None of a link to a folder, of a FIFO and the like, and of odd names."""
+    """Return what a listing says of a thing: None of a link to a folder, of a FIFO and the like, and of odd names.
+
+    Raises
+    ------
+    OSError : a folder without which others look unneeded is a link; to leave it out would let them be removed.
+    """
     name = f"{folder}{item.name}"
     if not name.isascii() and not _is_utf8(name):
         return None
+    if item.name in _JUDGED_BY and _is_judged_by(name) and item.is_symlink():
+        refuse_link(name)
     try:
         if item.is_dir(follow_symlinks=False):
             return Entry(f"{name}/", 0, 0)

@@ -98,6 +98,21 @@ def test_a_linked_folder_of_documents_is_an_error_not_an_empty_one(place: Path, 
         folder.symlink_to(outside / name)
         with pytest.raises(StorageError, match=r"Cannot list .* is a symbolic link"):
             LocalStorage(place).list(f"spaces/{folder_of(place).name}/{name}/")
+        for _ in range(2):
+            with pytest.raises(StorageError, match=r" is a symbolic link"):
+                collect(LocalStorage(place), grace_s=0)
+        folder.unlink()
+        folder.symlink_to(outside / "nothing")  # where it leads to is unmounted
+        with pytest.raises(StorageError, match=r" is a symbolic link"):
+            collect(LocalStorage(place), grace_s=0)
+        folder.unlink()
+        (outside / name).rename(folder)
+    (place / "pins").symlink_to(outside)
+    with pytest.raises(StorageError, match=r" is a symbolic link"):
+        collect(LocalStorage(place), grace_s=0)
+    (place / "pins").unlink()
+    collect(LocalStorage(place), grace_s=0)
+    assert_right(open_space(place), KEYS)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
