@@ -374,13 +374,16 @@ def _entry_of(folder: str, item: os.DirEntry[str]) -> Entry | None:
     name = f"{folder}{item.name}"
     if not name.isascii() and not _is_utf8(name):
         return None
-    if item.name in _JUDGED_BY and _is_judged_by(name) and item.is_symlink():
+    judged_by = item.name in _JUDGED_BY and _is_judged_by(name)
+    if judged_by and item.is_symlink():
         refuse_link(name)
     try:
         if item.is_dir(follow_symlinks=False):
             return Entry(f"{name}/", 0, 0)
         status = item.stat()
     except OSError:  # somebody's temporary file, gone since the listing; or it cannot be looked at
+        if judged_by:
+            raise
         return Entry(name, 0, 0)
     return Entry(name, status.st_size, status.st_mtime_ns) if stat.S_ISREG(status.st_mode) else None
 
