@@ -77,7 +77,7 @@ class LocalStorage:
             try:
                 if status.st_size > limit_bytes:
                     raise CorruptStoreError(name, f"expected at most {limit_bytes} bytes, found {status.st_size}")
-                return _content(descriptor, status.st_size)
+                return _content(name, descriptor, status.st_size)
             finally:
                 os.close(descriptor)
 
@@ -352,11 +352,13 @@ def _refuse_other_kinds(name: str, status: os.stat_result) -> None:
         raise CorruptStoreError(name, "expected a file, found a FIFO, socket or device")
 
 
-def _content(descriptor: int, size_bytes: int) -> bytes:
-    pieces = []
-    while piece := os.read(descriptor, size_bytes + 1):
-        pieces.append(piece)
-    return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+def _content(name: str, descriptor: int, size_bytes: int) -> bytes:
+    content = b""
+    while piece := os.read(descriptor, size_bytes + 1 - len(content)):
+        content = content + piece if content else piece
+        if len(content) > size_bytes:
+            raise CorruptStoreError(name, f"expected {size_bytes} bytes, found more: it grows while it is read")
+    return content
 
 
 def _entries_in(folder: str, path: str) -> list[Entry]:

@@ -331,3 +331,19 @@ except StorageError as error:
 """
     told = in_mount(tmp_path / "mount", code, size="4k")
     assert f"temporary files, {tmp_path / 'mount'}: No space left on device." in told
+
+
+def test_a_document_that_grows_while_it_is_read_is_not_read_for_ever(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    storage, read = LocalStorage(tmp_path), os.read
+    storage.write("name", [b"x" * 100])
+
+    def read_growing(descriptor: int, count: int) -> bytes:
+        with (tmp_path / "name").open("ab") as file:
+            file.write(b"y" * 100)
+        return read(descriptor, count)
+
+    monkeypatch.setattr(os, "read", read_growing)
+    with pytest.raises(CorruptStoreError, match="expected 100 bytes, found more"):
+        storage.read("name")
