@@ -25,6 +25,7 @@ from embedstore.store.permissions import share
 from embedstore.store.redaction import redacted_url
 from embedstore.store.signatures import trust_of
 from embedstore.store.space import Space
+from embedstore.store.storage import is_stray
 from embedstore.store.store import SpaceStore
 from embedstore.store.verification import VerifyReport, verify
 from embedstore.store.web_index import PublishedIndex, publish_web_index
@@ -103,7 +104,7 @@ def make_store(path: Location, *, segment_format: SegmentFormat = "zarr", shared
         if is_url(path):
             place = redacted_url(str(path))
             raise InputError(f"Cannot share {place} with a group: expected a folder. Give permissions on the bucket.")
-        if not Path(path).exists() or not any(Path(path).iterdir()):
+        if not Path(path).exists() or all(is_stray(each.name) for each in Path(path).iterdir()):
             share(Path(path))
     store = Store.open(path, create=True, segment_format=segment_format)
     if store.segment_format != segment_format:

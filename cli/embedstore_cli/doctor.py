@@ -26,7 +26,7 @@ def doctor(
 ) -> None:
     """Look at a store, its file system and this machine.
 
-    Says what is well, what to mind (warn) and what must be mended first (fail). Exit code 1 if something fails.
+    Says what is well, what to note (warn) and what must be fixed first (fail). Exit code 1 if something fails.
     """
     from embedstore.doctor import diagnose
     from embedstore.library import default_place
@@ -54,7 +54,7 @@ def _write_text(diagnosis: Diagnosis) -> None:
                     _write_wrapped(f"{_INDENT}→ ", finding.advice)
     states = [finding.state for finding in diagnosis.findings]
     looked = f"Looked at {len(states)} things in {duration(diagnosis.seconds)}"
-    notice(f"{looked}: {states.count('warn')} to mind, {states.count('fail')} to mend.")
+    notice(f"{looked}: {states.count('warn')} to note, {states.count('fail')} to fix.")
 
 
 def _write_wrapped(start: str, text: str) -> None:

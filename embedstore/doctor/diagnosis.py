@@ -8,13 +8,14 @@ from pathlib import Path
 
 from embedstore.doctor.access import sharing_findings, space_findings
 from embedstore.doctor.contents import contents_findings, root_finding
-from embedstore.doctor.findings import Diagnosis, Finding
+from embedstore.doctor.findings import Diagnosis, Finding, State
 from embedstore.doctor.mounts import mount_findings
 from embedstore.doctor.probes import probe_folder, semantics_findings
 from embedstore.doctor.remote import reading_findings, writing_findings
 from embedstore.doctor.software import processor_findings, version_findings
 from embedstore.doctor.weights import model_findings
 from embedstore.errors import EmbedStoreError, StoreError
+from embedstore.store.file_systems import advice_for
 from embedstore.store.local import TEMPORARY_PREFIX
 from embedstore.store.locations import Location, is_url, open_storage
 from embedstore.store.storage import Storage
@@ -23,7 +24,7 @@ from embedstore.store.storage import Storage
 def diagnose(location: Location) -> Diagnosis:
     """Look at a store, at the place where it lies, and at this machine.
 
-    What is written to find out lies in one folder or file `.tmp-doctor-…`, which readers pass over and which is
+    What is written to find out lies in one folder or file `.tmp-doctor-…`, which readers skip and which is
     removed, on Ctrl-C too. Nothing else is changed.
 
     Parameters
@@ -77,13 +78,11 @@ def _probed(place: Path, *, may_read_only: bool) -> Iterator[Finding]:
             yield from semantics_findings(inside)
     except OSError as error:
         found = f"refused in {place}: {error.strerror or error}"
+        state: State = "warn" if may_read_only else "fail"
+        advice = advice_for(error) or "Choose another place."
         if may_read_only:
-            advice = "Enough to read; how the file system behaves was not tried. To fill it, ask for permission."
-            yield Finding("access", "writing", "warn", found, advice, {"writable": False})
-        else:
-            yield Finding(
-                "access", "writing", "fail", found, "Choose a place that you may write to.", {"writable": False}
-            )
+            advice = f"Enough to read; how the file system behaves was not tried. To fill it: {advice}"
+        yield Finding("access", "writing", state, found, advice, {"writable": False})
         return
     yield from _removed(place)
 

@@ -32,7 +32,7 @@ from embedstore.store.aws_files import endpoint_of, settings_of_files
 from embedstore.store.ranges import KEPT_FILE_BYTES, REQUESTS_AT_ONCE, Content, RangedBlob, RangeReader
 from embedstore.store.redaction import redacted
 from embedstore.store.retrying import IncompleteError, Patience, Retrying
-from embedstore.store.storage import Blob, Buffer, Entry, memory
+from embedstore.store.storage import DOCUMENT_BYTES, Blob, Buffer, Entry, memory
 
 T = TypeVar("T")
 
@@ -87,8 +87,8 @@ class ObjectStorage:
         self._reader = RangeReader(self._range, self._whole)
         self._retrying = Retrying(self._patience)
 
-    def read(self, name: str) -> bytes:
-        return self._ask("read", name, lambda: self._content(name)).tobytes()
+    def read(self, name: str, limit_bytes: int = DOCUMENT_BYTES) -> bytes:
+        return self._ask("read", name, lambda: self._content(name, limit_bytes=limit_bytes)).tobytes()
 
     def write(self, name: str, parts: Iterable[Buffer]) -> Entry:
         try:
@@ -145,7 +145,7 @@ class ObjectStorage:
         self._ask("delete", name, delete)
         self._reader.kept.drop(name)
 
-    def open(self, name: str, size_bytes: int) -> Blob:
+    def open(self, name: str, size_bytes: int, *, mapped: bool = True) -> Blob:
         if size_bytes <= KEPT_FILE_BYTES:
             self._reader.whole(name, size_bytes)
         else:
@@ -154,11 +154,13 @@ class ObjectStorage:
                 raise CorruptStoreError(name, f"expected {size_bytes} bytes, found {found}")
         return RangedBlob(self._reader, name, size_bytes)
 
-    def _content(self, name: str, expected_bytes: int | None = None) -> Content:
+    def _content(self, name: str, expected_bytes: int | None = None, limit_bytes: int | None = None) -> Content:
         found = obstore.get(self._store, name)
         size_bytes = found.meta["size"]
         if expected_bytes is not None and size_bytes != expected_bytes:
             raise CorruptStoreError(name, f"expected {expected_bytes} bytes, found {size_bytes}")
+        if limit_bytes is not None and size_bytes > limit_bytes:
+            raise CorruptStoreError(name, f"expected at most {limit_bytes} bytes, found {size_bytes}")
         return _exactly(found.bytes(), size_bytes)
 
     def _whole(self, name: str, size_bytes: int) -> Content:

@@ -121,6 +121,7 @@ class RangedBlob:
     """A file of a remote storage, read in ranges; nothing of it is held open."""
 
     gather_bytes = _GATHER_BYTES
+    identity = None
 
     def __init__(self, reader: RangeReader, name: str, size_bytes: int) -> None:
         self._reader = reader

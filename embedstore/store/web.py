@@ -20,7 +20,7 @@ from embedstore.errors import CorruptStoreError, StorageError, StoreNotFoundErro
 from embedstore.store.documents import ROOT_NAME
 from embedstore.store.ranges import KEPT_FILE_BYTES, REQUESTS_AT_ONCE, Content, RangedBlob, RangeReader
 from embedstore.store.retrying import Patience
-from embedstore.store.storage import Blob, Buffer, Entry
+from embedstore.store.storage import DOCUMENT_BYTES, Blob, Buffer, Entry
 from embedstore.store.web_client import WebClient
 from embedstore.store.web_index import INDEX_NAME, WebIndex
 
@@ -53,9 +53,12 @@ class WebStorage:
         self._tag: str | None = None
         self._looked_s = 0.0
 
-    def read(self, name: str) -> bytes:
+    def read(self, name: str, limit_bytes: int = DOCUMENT_BYTES) -> bytes:
         carried = self._current().documents.get(name)
-        return self._whole(name, self.entry(name).size_bytes).tobytes() if carried is None else carried
+        size_bytes = self.entry(name).size_bytes if carried is None else len(carried)
+        if size_bytes > limit_bytes:
+            raise CorruptStoreError(name, f"expected at most {limit_bytes} bytes, found {size_bytes}")
+        return self._whole(name, size_bytes).tobytes() if carried is None else carried
 
     def write(self, name: str, parts: Iterable[Buffer]) -> Entry:
         raise self._read_only("write", name)
@@ -85,15 +88,15 @@ class WebStorage:
             raise FileNotFoundError(2, "No such file", f"{self.location}/{name}")
         return found
 
-    def open(self, name: str, size_bytes: int) -> Blob:
+    def open(self, name: str, size_bytes: int, *, mapped: bool = True) -> Blob:
         listed = self.entry(name).size_bytes
         if listed != size_bytes:
             raise CorruptStoreError(name, f"expected {size_bytes} bytes, found {listed}")
         if size_bytes <= KEPT_FILE_BYTES:
             self._reader.whole(name, size_bytes)
             return RangedBlob(self._reader, name, size_bytes)
-        mapped = self._listed(name, lambda: self._client.mapped_unless_ranges(name, size_bytes))
-        return mapped or RangedBlob(self._reader, name, size_bytes)
+        received = self._listed(name, lambda: self._client.mapped_unless_ranges(name, size_bytes))
+        return received or RangedBlob(self._reader, name, size_bytes)
 
     def _whole(self, name: str, size_bytes: int) -> Content:
         return self._listed(name, lambda: self._client.whole(name, size_bytes))
