@@ -29,7 +29,35 @@ Messages say what failed and on what, what was expected and found, and what to d
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
+
+UNSHOWABLE = r"\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ufff9-\ufffb\ud800-\udfff"
+"""Inside a regular expression's brackets: what moves a terminal's cursor, ends a line or turns the direction of
+writing, and lone surrogates, which stand for the bytes of a file name that is no UTF-8."""
+
+_UNSHOWABLE = re.compile(f"[{UNSHOWABLE}]")
+
+
+def plain(text: object, longest: int | None = None) -> str:
+    r"""Write a text for people: what would steer a terminal is escaped, ESC as `\x1b`, and it stays on one line.
+
+    Ids, labels, names and paths come from other people's files; so does what an error quotes of them.
+
+    Parameters
+    ----------
+    longest : characters to show; a longer text ends in `…`.
+    """
+    shown = str(text)
+    if longest is not None and len(shown) > longest:
+        shown = f"{shown[:longest]}…"
+    return _UNSHOWABLE.sub(lambda found: escaped(found[0]), shown)
+
+
+def escaped(character: str) -> str:
+    r"""Write one character as `\xHH` or `\uHHHH`."""
+    code = ord(character)
+    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"
 
 
 class EmbedStoreError(Exception):

@@ -36,7 +36,7 @@ def gc(
     """
     from embedstore.library import open_store
     from embedstore.maintenance import collect
-    from embedstore_cli.output import count, size, write_json
+    from embedstore_cli.output import count, size, write_json, write_line
 
     opened = open_store(store)
     report = collect(
@@ -52,9 +52,9 @@ def gc(
         return
     would = "would be " if dry_run else ""
     if report.evicted_rows:
-        print(f"{count(report.evicted_rows)} vectors {would}given up, {size(report.evicted_bytes)}.")
-    print(f"{count(report.removed_files)} files {would}removed, {size(report.removed_bytes)}.")
+        write_line(f"{count(report.evicted_rows)} vectors {would}given up, {size(report.evicted_bytes)}.")
+    write_line(f"{count(report.removed_files)} files {would}removed, {size(report.removed_bytes)}.")
     if report.waiting_files:
-        print(f"{count(report.waiting_files)} wait for the end of the grace period, {size(report.waiting_bytes)}.")
+        write_line(f"{count(report.waiting_files)} wait for the end of the grace period, {size(report.waiting_bytes)}.")
     for damaged in report.damaged:
-        print(f"{damaged} is damaged: nothing that it may need was removed. Run `embedstore verify --repair`.")
+        write_line(f"{damaged} is damaged: nothing that it may need was removed. Run `embedstore verify --repair`.")

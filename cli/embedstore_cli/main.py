@@ -13,7 +13,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from embedstore.errors import EmbedStoreError, UpstreamWarning
+from embedstore.errors import EmbedStoreError, UpstreamWarning, plain
 from embedstore_cli.audit import audit
 from embedstore_cli.bench import bench
 from embedstore_cli.compact import compact
@@ -142,11 +142,11 @@ def _run_app(arguments: Sequence[str]) -> int:
 
 
 def _notice(warning: Warning | str) -> None:
-    print(f"Warning: {warning}", file=sys.stderr)
+    print(f"Warning: {plain(warning)}", file=sys.stderr)
 
 
 def _fail(message: str) -> int:
-    print(f"Error: {message}", file=sys.stderr)
+    print(f"Error: {plain(message)}", file=sys.stderr)
     return 1
 
 

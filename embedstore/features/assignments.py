@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from embedstore.errors import InputError
 from embedstore.features.samples import Categories, Samples
+from embedstore.output import from_cell
 
 _NAMED = ("sample", "source", "group")
 _NAMES_SHOWN = 10
@@ -81,7 +82,7 @@ def read_assignments(path: str | Path, value: Literal["label", "cluster", "part"
         fields = line.split("\t")
         if len(fields) <= max(name_place, value_place):
             raise InputError(f"Cannot read {path}: line {number}: expected {len(header)} fields, found {len(fields)}.")
-        name, text = fields[name_place], fields[value_place]
+        name, text = from_cell(fields[name_place]), from_cell(fields[value_place])
         if values.setdefault(name, text) != text:
             raise InputError(
                 f"Cannot read {path}: line {number}: expected {values[name]!r} as the {value} of {name} as above, "

@@ -1,6 +1,7 @@
 """The table of samples: one row for each thing that is classified, as `samples.tsv`.
 
-Tab-separated, UTF-8, one header line, `\\n` line ends, no quoting. The columns are found by name; others may stand
+Tab-separated, UTF-8, one header line, `\\n` line ends, no quoting; control characters are escaped, see `output.cell`.
+The columns are found by name; others may stand
 among them. `start` and `end` are as in GFF: 1-based, both ends included, always on the forward strand of the source.
 `frame` is 1, 2 or 3, counted from the chunk's first base on `strand`. An empty label means unlabelled.
 """
@@ -19,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embedstore.errors import InputError
+from embedstore.output import cell, from_cell
 from embedstore.types import KEY_BYTES, Keys
 
 COLUMNS = ("sample", "source", "group", "label", "start", "end", "strand", "frame", "dna_key", "protein_key")
@@ -101,10 +103,7 @@ class SampleWriter:
     def write(self, batch: SampleBatch) -> None:
         """Append rows."""
         columns = (
-            batch.samples,
-            batch.sources,
-            batch.groups,
-            batch.labels,
+            *(map(cell, texts) for texts in (batch.samples, batch.sources, batch.groups, batch.labels)),
             map(str, batch.starts.tolist()),
             map(str, batch.ends.tolist()),
             batch.strands,
@@ -159,6 +158,8 @@ def _parse(lines: list[str], places: list[int], path: str | Path, first_line: in
         if len(row) < fields_needed:
             raise _malformed(path, number, f"expected at least {fields_needed} fields, found {len(row)}")
     columns = [tuple([row[place] for row in rows]) for place in places]
+    if any("\\" in line for line in lines):
+        columns[:4] = [tuple(map(from_cell, texts)) for texts in columns[:4]]
     samples, sources, groups, labels, starts, ends, strands, frames, dna_keys, protein_keys = columns
     for number, strand in enumerate(strands, start=first_line):
         if strand not in _STRANDS:
