@@ -42,6 +42,7 @@ from embedstore_cli.tune import tune
 from embedstore_cli.verify import verify
 
 _INTERRUPTED = 130
+_LONGEST_MESSAGE = 5_000
 _SET_BY_OPTIONS = ("EMBEDSTORE_SIGNING_KEY", "EMBEDSTORE_MEMBERS", "EMBEDSTORE_UPSTREAM", "EMBEDSTORE_PULL_THROUGH")
 
 app = typer.Typer(
@@ -146,7 +147,7 @@ def _notice(warning: Warning | str) -> None:
 
 
 def _fail(message: str) -> int:
-    print(f"Error: {plain(message)}", file=sys.stderr)
+    print(f"Error: {plain(message, _LONGEST_MESSAGE)}", file=sys.stderr)
     return 1
 
 

@@ -20,6 +20,7 @@ from tokenizers import Tokenizer
 from embedstore.errors import WeightsError, WeightsNotFoundError
 
 CLS, SEP, UNK = "[CLS]", "[SEP]", "[UNK]"
+LARGEST_TOKENIZER_BYTES = 64 << 20
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -50,8 +51,14 @@ class DnaTokenizer:
                 f"Cannot load the DNABERT tokenizer: there is no {path}. "
                 "Put the checkpoint's tokenizer.json beside its weights."
             )
-        text = path.read_text(encoding="utf-8")
+        with path.open("rb") as stream:
+            content = stream.read(LARGEST_TOKENIZER_BYTES + 1)
+        if len(content) > LARGEST_TOKENIZER_BYTES:
+            raise WeightsError(
+                f"Cannot load the DNABERT tokenizer {path}: expected at most {LARGEST_TOKENIZER_BYTES} bytes."
+            )
         try:
+            text = content.decode("utf-8")
             tokenizer = Tokenizer.from_str(text)
         except Exception as error:  # the package raises nothing more specific for a malformed file
             raise WeightsError(f"Cannot load the DNABERT tokenizer {path}: {error}.") from error

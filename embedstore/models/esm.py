@@ -21,6 +21,8 @@ from embedstore.models.weights import read_tensors
 _LEFT_OUT = re.compile(r"(lm_head|contact_head|pooler)\.|embeddings\.(position_ids|position_embeddings\.weight)$")
 """Heads for other tasks, and what rotary positions make useless."""
 
+_LARGEST_VOCABULARY_BYTES = 1 << 16
+
 _SHARED_FREQUENCIES = (
     "rotary_embeddings.inv_freq",
     "encoder.layer.*.attention.self.rotary_embeddings.inv_freq",  # with an asterisk: as transformers 5 writes it
@@ -92,7 +94,7 @@ def _shape(checkpoint: Checkpoint) -> EsmShape:
                 f"found {found}."
             )
     epsilon = configuration.get("layer_norm_eps")
-    if not isinstance(epsilon, float):
+    if not isinstance(epsilon, float) or not 0 < epsilon < 1:
         raise WeightsError(f"Cannot load {checkpoint.path} as ESM-2: expected a layer_norm_eps, found {epsilon!r}.")
     hidden, heads = checkpoint.dim, checkpoint.size("num_attention_heads")
     if hidden % (2 * heads):
@@ -113,7 +115,8 @@ def _shape(checkpoint: Checkpoint) -> EsmShape:
 def _check_vocabulary(checkpoint: Checkpoint) -> None:
     file = checkpoint.weights[0].parent / "vocab.txt"
     if checkpoint.layout == "huggingface" and file.is_file():
-        found = tuple(file.read_text(encoding="utf-8").split())
+        with file.open("rb") as stream:
+            found = tuple(stream.read(_LARGEST_VOCABULARY_BYTES).decode("utf-8", "replace").split())
         if found != VOCABULARY:
             raise WeightsError(f"Cannot load {checkpoint.path} as ESM-2: {file.name} has another vocabulary.")
 
