@@ -196,7 +196,7 @@ def odd_hooks(head: nn.Module) -> nn.Module:
     [
         (lambda head: expanded(head, 1 << 33), "claims 17592186044416 bytes, its storage has 4"),
         (lambda head: expanded(head, DIM), "its storage has 4"),
-        (lambda head: head.half(), "float32"),
+        (lambda head: head.half(), "HalfStorage"),
         (odd_modules, "expected the layers"),
         (odd_hooks, "not put together"),
     ],
