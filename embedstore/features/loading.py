@@ -45,7 +45,7 @@ def read_preparation(path: Path) -> Preparation:
         document = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return Preparation()
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"Cannot read {path}: {error}. Prepare the samples again.") from error
     preparation = document.get("preparation") if isinstance(document, dict) else None
     try:

@@ -19,7 +19,7 @@ from typing import BinaryIO, NamedTuple, TextIO
 import numpy as np
 from numpy.typing import NDArray
 
-from embedstore.errors import InputError
+from embedstore.errors import InputError, plain
 from embedstore.output import cell, from_cell
 from embedstore.types import KEY_BYTES, Keys
 
@@ -29,6 +29,8 @@ _KEY_PREFIX = "SQ."
 _KEY_LETTERS = 32
 _STRANDS = ("+", "-")
 _BATCH_ROWS = 1 << 16
+_LARGEST_DIGITS = 18
+_SHOWN_CHARACTERS = 80
 
 
 class Sample(NamedTuple):
@@ -129,6 +131,8 @@ def read_samples(path: str | Path, batch_rows: int = _BATCH_ROWS) -> Iterator[Sa
             while lines := list(islice(stream, batch_rows)):
                 yield _parse(lines, places, path, line)
                 line += len(lines)
+        except OSError as error:
+            raise InputError(f"Cannot read the samples {path}: {error.strerror or error}.") from error
         except UnicodeDecodeError as error:
             raise InputError(f"Cannot read the samples {path}: expected UTF-8 text, found {error.reason}.") from error
 
@@ -163,7 +167,7 @@ def _parse(lines: list[str], places: list[int], path: str | Path, first_line: in
     samples, sources, groups, labels, starts, ends, strands, frames, dna_keys, protein_keys = columns
     for number, strand in enumerate(strands, start=first_line):
         if strand not in _STRANDS:
-            raise _malformed(path, number, f"expected + or - as the strand, found {strand!r}")
+            raise _malformed(path, number, f"expected + or - as the strand, found {_shown(strand)}")
     return SampleBatch(
         samples,
         sources,
@@ -180,8 +184,8 @@ def _parse(lines: list[str], places: list[int], path: str | Path, first_line: in
 
 def _numbers(texts: tuple[str, ...], column: str, path: str | Path, first_line: int) -> NDArray[np.int64]:
     for number, text in enumerate(texts, start=first_line):
-        if not (text.isascii() and text.isdecimal()):
-            raise _malformed(path, number, f"expected a whole number as {column}, found {text!r}")
+        if not (text.isascii() and text.isdecimal() and len(text) <= _LARGEST_DIGITS):
+            raise _malformed(path, number, f"expected a whole number as {column}, found {_shown(text)}")
     return np.array([int(text) for text in texts], dtype=np.int64)
 
 
@@ -196,7 +200,7 @@ def _keys(texts: tuple[str, ...], column: str, path: str | Path, first_line: int
     for number, text in enumerate(texts, start=first_line):
         if len(text) != len(_KEY_PREFIX) + _KEY_LETTERS or not text.startswith(_KEY_PREFIX):
             raise _malformed(
-                path, number, f"expected SQ. and {_KEY_LETTERS} base64url letters as {column}, found {text!r}"
+                path, number, f"expected SQ. and {_KEY_LETTERS} base64url letters as {column}, found {_shown(text)}"
             )
     letters = "".join([text[len(_KEY_PREFIX) :] for text in texts])
     try:
@@ -207,6 +211,10 @@ def _keys(texts: tuple[str, ...], column: str, path: str | Path, first_line: int
         lines = f"{first_line} to {first_line + len(texts) - 1}"
         raise InputError(f"Cannot read the samples {path}: expected base64url letters as {column} in lines {lines}.")
     return np.frombuffer(keys, dtype=np.uint8).reshape(-1, KEY_BYTES)
+
+
+def _shown(text: str) -> str:
+    return plain(repr(text), _SHOWN_CHARACTERS)
 
 
 def _malformed(path: str | Path, line: int, reason: str) -> InputError:
