@@ -110,9 +110,10 @@ class MissingEmbeddingError(EmbedStoreError):
     """
 
     _SHOWN = 10
+    _SHOWN_CHARACTERS = 80
 
     def __init__(self, space: str, missing: Sequence[str], *, requested: int) -> None:
-        shown = ", ".join(missing[: self._SHOWN])
+        shown = ", ".join(plain(label, self._SHOWN_CHARACTERS) for label in missing[: self._SHOWN])
         more = f" and {len(missing) - self._SHOWN} more" if len(missing) > self._SHOWN else ""
         super().__init__(
             f"Space {space} lacks {len(missing)} of {requested} requested sequences: {shown}{more}. "

@@ -10,7 +10,7 @@ import typer
 from hypothesis import given
 from hypothesis import strategies as st
 
-from embedstore.errors import InputError, plain
+from embedstore.errors import InputError, MissingEmbeddingError, plain
 from embedstore.library import open_store
 from embedstore.output import cell, from_cell
 from embedstore.types import Rejection
@@ -115,3 +115,25 @@ def test_sizes(text: str, expected: int) -> None:
 
 def test_errors_hold_what_was_found_exactly() -> None:
     assert str(InputError(HOSTILE)) == HOSTILE  # only what shows it escapes
+
+
+def test_missing_ids_are_named_shortly_and_exactly_as_an_attribute() -> None:
+    error = MissingEmbeddingError("space", ["x\x1b" * 2000], requested=1)
+    assert len(str(error)) < 300
+    assert "\x1b" not in str(error)
+    assert error.missing == ["x\x1b" * 2000]
+
+
+@pytest.mark.parametrize("suffix", ["npz", "h5", "zarr"])
+def test_vectors_of_odd_ids_are_exported_with_the_ids_as_they_are(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, suffix: str
+) -> None:
+    monkeypatch.setenv("EMBEDSTORE_PATH", str(tmp_path / "store"))
+    (tmp_path / "input.faa").write_bytes(b">a\x1b[2J\nMKVMKV\n>" + b"i" * 4096 + b"\nMKVL\n")
+    arguments = ["get", str(tmp_path / "input.faa"), "--model", "aac_dpc", "--fill", "-o"]
+    assert main([*arguments, str(tmp_path / f"x.{suffix}")]) == 0
+    assert_harmless(capsys.readouterr().err)
+    (tmp_path / "input.faa").write_bytes(b">a\0b\nMKVMKV\n")
+    assert main([*arguments, str(tmp_path / f"y.{suffix}")]) == 1
+    assert "holds a NUL character" in capsys.readouterr().err
+    assert not (tmp_path / f"y.{suffix}").exists()

@@ -112,7 +112,7 @@ def test_columns_of_different_lengths_are_refused() -> None:
 
 
 def test_names_with_any_character_are_read_back_and_break_no_row(tmp_path: Path) -> None:
-    names = ["a\x1b[2J", "b\tc\nd\r", "\\x41", "C:\\temp\\x", "e\u2028\x85\0f", "\u202eg\udcff"]
+    names = ["a\x1b[2J", "b\tc\nd\r", "\\x41", "C:\\temp\\x", "e\u2028\x85\0f", "\u202eg"]
     written = [ROWS[0]._replace(sample=name, source=name, group=name, label=name) for name in names]
     with (tmp_path / "samples.tsv").open("wb") as stream:
         SampleWriter(stream).write(batch_of(written))
