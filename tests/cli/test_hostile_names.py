@@ -40,9 +40,7 @@ def test_what_steers_a_terminal_is_escaped() -> None:
     assert plain("x" * 100, 80) == "x" * 80 + "…"
 
 
-@given(
-    st.text(st.characters(categories=["L", "N", "C", "Z", "P", "S"]) | st.sampled_from("\\\\xu0123456789abcdef\t\n\r"))
-)
+@given(st.text(st.characters(exclude_categories=["Cs"]) | st.sampled_from("\\\\xu0123456789abcdef\t\n\r")))
 def test_cells_read_back_equal_and_never_break_a_row(text: str) -> None:
     written = cell(text)
     assert from_cell(written) == text
@@ -119,7 +117,7 @@ def test_errors_hold_what_was_found_exactly() -> None:
 
 def test_missing_ids_are_named_shortly_and_exactly_as_an_attribute() -> None:
     error = MissingEmbeddingError("space", ["x\x1b" * 2000], requested=1)
-    assert len(str(error)) < 300
+    assert len(str(error)) < 400
     assert "\x1b" not in str(error)
     assert error.missing == ["x\x1b" * 2000]
 
@@ -133,7 +131,7 @@ def test_vectors_of_odd_ids_are_exported_with_the_ids_as_they_are(
     arguments = ["get", str(tmp_path / "input.faa"), "--model", "aac_dpc", "--fill", "-o"]
     assert main([*arguments, str(tmp_path / f"x.{suffix}")]) == 0
     assert_harmless(capsys.readouterr().err)
-    (tmp_path / "input.faa").write_bytes(b">a\0b\nMKVMKV\n")
+    (tmp_path / "input.faa").write_bytes(b">long\n" + b"MKV" * 300 + b"\n>a\0b\nMKVMKV\n")
     assert main([*arguments, str(tmp_path / f"y.{suffix}")]) == 1
     assert "holds a NUL character" in capsys.readouterr().err
     assert not (tmp_path / f"y.{suffix}").exists()
