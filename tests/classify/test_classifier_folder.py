@@ -19,10 +19,13 @@ from embedstore.classify.calibration import Calibration, calibrate
 from embedstore.classify.classifier import Classifier, load_classifier, save_classifier
 from embedstore.classify.evaluation import evaluate
 from embedstore.classify.network import Network, tensor_shapes
+from embedstore.classify.spaces import find_spaces
 from embedstore.classify.training import TrainReport
-from embedstore.errors import EmbedStoreError, FormatVersionError, InputError, WeightsError
+from embedstore.errors import EmbedStoreError, FormatVersionError, InputError, UnknownModelError, WeightsError
 from embedstore.features import Features
+from embedstore.library import Store
 
+CHECKPOINT = Path(__file__).resolve().parents[1] / "data" / "esm" / "fastesm2_tiny"
 TENSORS, DOCUMENT = "classifier.safetensors", "classifier.json"
 
 
@@ -241,3 +244,21 @@ def test_tensors_that_could_not_be_the_networks_are_not_read(folder: Path) -> No
 def test_odd_history_does_not_stop_an_evaluation(folder: Path, features: Features, about: Any) -> None:
     edit(folder, lambda document: document.update(about=about))
     assert evaluate(features, folder).metrics["groups_seen_in_training"] == []
+
+
+@pytest.mark.parametrize("name", ["{here}/model", "model", "~/model", "../model"])
+def test_name_of_a_block_is_never_taken_for_a_path(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, store: Store, name: str
+) -> None:
+    (tmp_path / "x" / "y").mkdir(parents=True)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path if name == "model" else tmp_path / "x")
+    shutil.copytree(CHECKPOINT, tmp_path / "model")
+    name = name.format(here=tmp_path)
+
+    def rename(document: dict[str, Any]) -> None:
+        document["schema"]["blocks"][0].update(space=name, space_id="0" * 64)
+
+    edit(folder, rename)
+    with pytest.raises(UnknownModelError, match="no model is named"):
+        find_spaces(load_classifier(folder), store)
