@@ -27,7 +27,7 @@ import google_crc32c
 import numpy as np
 from numpy.typing import NDArray
 
-from embedstore.errors import FormatVersionError, InputError
+from embedstore.errors import FormatVersionError, InputError, plain
 from embedstore.features.features import Features
 from embedstore.features.samples import TEXT, Categories, Samples
 from embedstore.features.schema import LARGEST_DIM, Schema
@@ -41,6 +41,7 @@ FORMAT_VERSION = 1
 ROW_DTYPE = np.dtype("<f4")
 BLOCK_BYTES = 64 << 20
 _BLOCK_ROWS = 1 << 16
+_SHOWN_CHARACTERS = 80
 _COLUMNS: Mapping[str, tuple[np.dtype[Any], tuple[int, ...]]] = {
     "X": (ROW_DTYPE, ()),
     "row_crc": (np.dtype(np.uint32), ()),
@@ -125,8 +126,8 @@ def schema_from(content: Content) -> Schema:
     version = document.get("version")
     if version != FORMAT_VERSION:
         raise FormatVersionError(
-            f"Cannot read features of format version {version}: this embedstore reads {FORMAT_VERSION}. "
-            "Upgrade embedstore."
+            f"Cannot read features of format version {plain(repr(version), _SHOWN_CHARACTERS)}: this embedstore "
+            f"reads {FORMAT_VERSION}. Upgrade embedstore."
         )
     schema = Schema.from_json(document.get("schema", {}))
     expected = document.get("crc32c")

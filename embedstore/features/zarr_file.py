@@ -25,9 +25,10 @@ else:
 _LARGEST_DOCUMENT_BYTES = 64 << 20
 _LARGEST_RATIO = 500
 """Names and ids compress to a twentieth at most; what claims to be much smaller is a bomb."""
-_FRAME_HEAD_BYTES = 18
+_HEAD_BYTES = (128 << 10) + 64
+"""A block of zstd and what comes before it."""
 _TEXT_BYTES = 4
-"""Of each text, at least: its length."""
+"""Of each text at least, its length; and of the number of texts, before the first."""
 
 
 def write(path: Path, columns: Sequence[Column], header: Callable[[], str]) -> None:
@@ -76,11 +77,12 @@ def read(path: Path) -> Content:
     return Content(str(header), columns, arrays["X"].shape, path, parts)
 
 
-def _decompressed_bytes(head: bytes) -> int | None:
-    """What a zstd frame states of its content, None if it states nothing."""
+def _unpacked_head(head: bytes) -> tuple[int | None, bytes]:
+    """What a zstd frame states of the size of its content, None if nothing, and the first bytes of that."""
     try:
-        return zstd.get_frame_info(head).decompressed_size
-    except zstd.ZstdError as error:
+        stated_bytes = zstd.get_frame_info(head).decompressed_size
+        return stated_bytes, zstd.ZstdDecompressor().decompress(head, _TEXT_BYTES)
+    except (zstd.ZstdError, EOFError) as error:
         raise InputError(f"it is damaged: {error}") from error
 
 
@@ -101,8 +103,10 @@ def _check_chunks(path: Path, name: str, array: Any) -> None:
         place = (start // chunk_rows, *[0] * (array.ndim - 1))
         file = path / name / array.metadata.encode_chunk_key(place)
         with file.open("rb") as stream:
-            head, held_bytes = stream.read(_FRAME_HEAD_BYTES), file.stat().st_size
-        stated_bytes = _decompressed_bytes(head) if ZstdCodec in codecs else held_bytes
+            head, held_bytes = stream.read(_HEAD_BYTES), file.stat().st_size
+        stated_bytes, content = _unpacked_head(head) if ZstdCodec in codecs else (held_bytes, head[:_TEXT_BYTES])
+        if array.dtype == TEXT and int.from_bytes(content, "little") != chunk_rows:
+            raise InputError(f"expected {chunk_rows} texts in {file.name} of {name}, found another number")
         if array.dtype == TEXT:
             least_bytes, largest_bytes = _TEXT_BYTES * chunk_rows, _LARGEST_RATIO * held_bytes + (1 << 20)
         else:

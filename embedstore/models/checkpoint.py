@@ -95,7 +95,7 @@ class Checkpoint:
         if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= largest:
             raise WeightsError(
                 f"Cannot use {self.path}: expected a positive {entry} of at most {largest} in its configuration, "
-                f"found {_shown(value)}."
+                f"found {shown(value)}."
             )
         return value
 
@@ -141,7 +141,7 @@ def _hugging_face(folder: Path) -> Checkpoint:
     if architecture is None:
         known = ", ".join(ARCHITECTURE_OF_MODEL_TYPE)
         raise WeightsError(
-            f"Cannot use {folder}: expected a model_type of {known} in config.json, found {_shown(model_type)}."
+            f"Cannot use {folder}: expected a model_type of {known} in config.json, found {shown(model_type)}."
         )
     tokenizer = folder / "tokenizer.json"
     if architecture == "dnabert" and not tokenizer.is_file():
@@ -192,7 +192,8 @@ def _fair_esm(path: Path, file: Path) -> Checkpoint:
     )
 
 
-def _shown(value: object) -> str:
+def shown(value: object) -> str:
+    """Write a value of a configuration into a message, however long it is."""
     return plain(repr(value), _SHOWN_CHARACTERS)
 
 

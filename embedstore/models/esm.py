@@ -10,7 +10,7 @@ import torch
 
 from embedstore.errors import WeightsError
 from embedstore.identity import Recipe
-from embedstore.models.checkpoint import Checkpoint
+from embedstore.models.checkpoint import Checkpoint, shown
 from embedstore.models.devices import arithmetic, machine_place, pick_device
 from embedstore.models.esm_encoder import EsmEncoder, EsmShape
 from embedstore.models.esm_tokenizer import VOCABULARY, ProteinTokenizer
@@ -91,11 +91,13 @@ def _shape(checkpoint: Checkpoint) -> EsmShape:
         if (found or False) != expected:
             raise WeightsError(
                 f"Cannot load {checkpoint.path} as ESM-2: expected {entry} {expected} in its configuration, "
-                f"found {found}."
+                f"found {shown(found)}."
             )
     epsilon = configuration.get("layer_norm_eps")
     if not isinstance(epsilon, float) or not 0 < epsilon < 1:
-        raise WeightsError(f"Cannot load {checkpoint.path} as ESM-2: expected a layer_norm_eps, found {epsilon!r}.")
+        raise WeightsError(
+            f"Cannot load {checkpoint.path} as ESM-2: expected a layer_norm_eps, found {shown(epsilon)}."
+        )
     hidden, heads = checkpoint.dim, checkpoint.size("num_attention_heads")
     if hidden % (2 * heads):
         raise WeightsError(

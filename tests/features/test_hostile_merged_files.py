@@ -237,8 +237,16 @@ def test_zarr_of_other_codecs_is_refused(tmp_path: Path, intact: Path, name: str
 @pytest.mark.parametrize("name", ["ids", "y"])
 def test_zarr_chunk_that_is_a_bomb_is_refused(tmp_path: Path, intact: Path, name: str) -> None:
     path = Path(shutil.copytree(intact / "features.zarr", tmp_path / "x.zarr"))
-    (path / name / "c" / "0").write_bytes(zstd.compress(bytes(64 << 20)))  # 2 kB
+    (path / name / "c" / "0").write_bytes(zstd.compress(b"\x1e\0\0\0" + bytes(64 << 20)))  # 30 texts; 2 kB
     refuse(path, f"bytes in 0 of {name}")
+
+
+def test_zarr_chunk_that_claims_four_billion_texts_is_refused(tmp_path: Path, intact: Path) -> None:
+    path = Path(shutil.copytree(intact / "features.zarr", tmp_path / "x.zarr"))
+    file = path / "ids" / "c" / "0"
+    texts = zstd.decompress(file.read_bytes())
+    file.write_bytes(zstd.compress(b"\xff\xff\xff\xff" + texts[4:]))
+    refuse(path, "expected 30 texts in 0 of ids")
 
 
 def test_zarr_document_that_is_too_large_is_refused(tmp_path: Path, intact: Path) -> None:
