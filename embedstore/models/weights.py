@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import pickle
 import struct
-import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,7 +21,7 @@ from torch import Tensor
 
 from embedstore.errors import WeightsError
 from embedstore.models.checkpoint import Checkpoint
-from embedstore.models.torch_file import TorchFileError, check_sizes
+from embedstore.models.torch_file import TorchFileError, check_sizes, is_archive
 
 _SHOWN = 5
 _SHARED_BYTES = 1 << 20
@@ -135,7 +134,7 @@ def _unpickled(file: Path) -> object:
         raise WeightsError(f"Cannot read {file}: {error}.") from error
     try:
         with torch.serialization.safe_globals([argparse.Namespace]):
-            return torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
+            return torch.load(file, map_location="cpu", weights_only=True, mmap=is_archive(file))
     except pickle.UnpicklingError as error:
         raise WeightsError(
             f"Refused to load {file}: it holds something else than tensors, or is damaged. "

@@ -10,6 +10,7 @@ import struct
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
@@ -229,3 +230,42 @@ def test_tokenizer_that_is_too_large_is_refused(tmp_path: Path) -> None:
         stream.truncate(LARGEST_TOKENIZER_BYTES + 1)
     with pytest.raises(WeightsError, match="at most 67108864 bytes"):
         DnaTokenizer.from_file(tmp_path / "tokenizer.json")
+
+
+VALUES: list[Any] = [*HUGE, "", "x" * 10_000, "../../etc/passwd", [], {}, [[[[]]]], 1e308, -0.5]
+
+
+def mutated_bytes(content: bytes, random: Random) -> bytes:
+    """Change a few bytes, mostly at the beginning and the end, where a file says what it holds."""
+    found = bytearray(content)
+    for _ in range(random.choice([1, 3, 10])):
+        near = random.randrange(min(len(found), 4000))
+        place = random.choice([near, len(found) - 1 - near, random.randrange(len(found))])
+        found[place : place + random.choice([0, 1, 8])] = random.randbytes(random.choice([0, 1, 8]))
+    return bytes(found)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "pytorch_model.bin", "older.bin"])
+def test_random_mutations_give_a_model_or_a_typed_error(folder: Path, name: str) -> None:
+    random, tensors = Random(name), load_file(folder / "model.safetensors")
+    if name.endswith(".bin"):
+        (folder / "model.safetensors").unlink()
+        torch.save(tensors, folder / "pytorch_model.bin", _use_new_zipfile_serialization=name != "older.bin")
+    file = folder / name.replace("older", "pytorch_model")
+    content = file.read_bytes()
+    refused = 0
+    for _ in range(500):
+        if name == "config.json":
+            document = json.loads(content)
+            for entry in random.sample(sorted(document), random.choice([1, 1, 3])):
+                document[entry] = random.choice(VALUES)
+            file.write_text(json.dumps(document))
+        else:
+            file.write_bytes(mutated_bytes(content, random))
+        try:
+            read_encoder(find_checkpoint(folder))
+        except ModelError as error:
+            refused += 1
+            assert len(str(error)) < 5000
+    assert refused > 100
