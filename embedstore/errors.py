@@ -1,7 +1,7 @@
 """Every error that embedstore raises on purpose, grouped by what a handler would do about it.
 
     EmbedStoreError
-    ├── InputError                 mend the input or the arguments
+    ├── InputError                 fix the input or the arguments
     │   ├── SequenceError          one sequence is not what its molecule allows: reject that record
     │   ├── SequenceFileError      a file does not hold sequences
     │   ├── MoleculeError          DNA was given to a protein model, or the reverse
@@ -22,7 +22,7 @@
         ├── CanaryError            the loaded model does not reproduce the space's fixed vectors
         └── MissingDependencyError an optional extra is not installed
 
-    UpstreamWarning (a UserWarning)   a store that is looked up after another one is done without
+    UpstreamWarning (a UserWarning)   a store that is looked up after another one is skipped
 
 Messages say what failed and on what, what was expected and found, and what to do next. The values are attributes too.
 """
@@ -106,7 +106,7 @@ class MissingEmbeddingError(EmbedStoreError):
     Attributes
     ----------
     space : name of the space.
-    missing : what lacks, as labels (record ids or `SQ.` keys), in request order.
+    missing : labels of what is missing (record ids or `SQ.` keys), in request order.
     """
 
     _SHOWN = 10

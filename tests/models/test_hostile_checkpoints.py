@@ -245,7 +245,6 @@ def mutated_bytes(content: bytes, random: Random) -> bytes:
     return bytes(found)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors", "pytorch_model.bin", "older.bin"])
 def test_random_mutations_give_a_model_or_a_typed_error(folder: Path, name: str) -> None:
     random, tensors = Random(name), load_file(folder / "model.safetensors")
@@ -254,7 +253,7 @@ def test_random_mutations_give_a_model_or_a_typed_error(folder: Path, name: str)
         torch.save(tensors, folder / "pytorch_model.bin", _use_new_zipfile_serialization=name != "older.bin")
     file = folder / name.replace("older", "pytorch_model")
     content = file.read_bytes()
-    refused = 0
+    messages = []
     for _ in range(500):
         if name == "config.json":
             document = json.loads(content)
@@ -266,6 +265,6 @@ def test_random_mutations_give_a_model_or_a_typed_error(folder: Path, name: str)
         try:
             read_encoder(find_checkpoint(folder))
         except ModelError as error:
-            refused += 1
-            assert len(str(error)) < 5000
-    assert refused > 100
+            messages.append(str(error))
+    assert len(messages) > 100
+    assert max(map(len, messages)) < 5000
