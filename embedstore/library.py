@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from embedstore.errors import InputError, StoreError
+from embedstore.errors import InputError, StoreError, plain
 from embedstore.filling.filler import FillOptions, OnProgress, fill
 from embedstore.filling.report import FillReport
 from embedstore.filling.target import SpaceTarget, find_target
@@ -268,17 +268,19 @@ class Store(TieredStore):
 
     def __repr__(self) -> str:
         spaces = self.own_spaces()
-        held = ", ".join(f"{space.name} ({len(space):,})" for space in spaces) or "empty"
-        return f"<Store {self.location}: {held}>"
+        held = ", ".join(f"{plain(space.name)} ({len(space):,})" for space in spaces) or "empty"
+        return f"<Store {plain(self.location)}: {held}>"
 
     def _repr_html_(self) -> str:
         fields = ("name", "molecule", "dim", "dtype", "rows")
         head = "".join(f"<th>{field}</th>" for field in fields)
         rows = "".join(
-            "<tr>" + "".join(f"<td>{html.escape(str(overview(space)[field]))}</td>" for field in fields) + "</tr>"
+            "<tr>" + "".join(f"<td>{html.escape(plain(overview(space)[field]))}</td>" for field in fields) + "</tr>"
             for space in self.own_spaces()
         )
-        return f"<table><caption>Store <b>{html.escape(self.location)}</b></caption><tr>{head}</tr>{rows}</table>"
+        return (
+            f"<table><caption>Store <b>{html.escape(plain(self.location))}</b></caption><tr>{head}</tr>{rows}</table>"
+        )
 
 
 def as_records(sequences: Sequences) -> Iterator[Record | Rejection]:

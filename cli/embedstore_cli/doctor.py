@@ -42,9 +42,9 @@ def doctor(
 
 def _write_text(diagnosis: Diagnosis) -> None:
     """Write one page: a line a finding, what to do below it."""
-    from embedstore_cli.output import duration, notice
+    from embedstore_cli.output import duration, notice, write_line
 
-    print(diagnosis.location)
+    write_line(diagnosis.location)
     for group in dict.fromkeys(finding.group for finding in diagnosis.findings):
         print(f"\n{group}")
         for finding in diagnosis.findings:
@@ -60,5 +60,7 @@ def _write_text(diagnosis: Diagnosis) -> None:
 def _write_wrapped(start: str, text: str) -> None:
     from textwrap import wrap
 
-    lines = wrap(text, _WIDTH - len(start), break_long_words=False, break_on_hyphens=False)
+    from embedstore.errors import plain
+
+    lines = wrap(plain(text), _WIDTH - len(start), break_long_words=False, break_on_hyphens=False)
     print(start + f"\n{' ' * len(start)}".join(lines))

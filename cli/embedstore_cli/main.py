@@ -13,7 +13,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from embedstore.errors import EmbedStoreError, UpstreamWarning
+from embedstore.errors import EmbedStoreError, UpstreamWarning, plain
 from embedstore_cli.audit import audit
 from embedstore_cli.bench import bench
 from embedstore_cli.compact import compact
@@ -42,6 +42,7 @@ from embedstore_cli.tune import tune
 from embedstore_cli.verify import verify
 
 _INTERRUPTED = 130
+_LONGEST_MESSAGE = 5_000
 _SET_BY_OPTIONS = ("EMBEDSTORE_SIGNING_KEY", "EMBEDSTORE_MEMBERS", "EMBEDSTORE_UPSTREAM", "EMBEDSTORE_PULL_THROUGH")
 
 app = typer.Typer(
@@ -142,11 +143,11 @@ def _run_app(arguments: Sequence[str]) -> int:
 
 
 def _notice(warning: Warning | str) -> None:
-    print(f"Warning: {warning}", file=sys.stderr)
+    print(f"Warning: {plain(warning)}", file=sys.stderr)
 
 
 def _fail(message: str) -> int:
-    print(f"Error: {message}", file=sys.stderr)
+    print(f"Error: {plain(message, _LONGEST_MESSAGE)}", file=sys.stderr)
     return 1
 
 
