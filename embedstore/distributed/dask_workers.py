@@ -13,7 +13,7 @@ import queue
 import shlex
 import shutil
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -21,6 +21,7 @@ from embedstore.distributed.executors import Executor, Loss, Outcome
 from embedstore.distributed.places import physical_cores
 from embedstore.distributed.working import Job, Receipt, Task, use_threads, work
 from embedstore.errors import InputError, MissingDependencyError, WorkerError
+from embedstore.interruption import kept_handlers
 
 Kind = Literal["local", "slurm", "pbs", "lsf"]
 CLASSES: dict[Kind, tuple[str, str]] = {
@@ -172,19 +173,21 @@ class _DaskTasks:
         self._running[future.key] = (task, future)
         future.add_done_callback(self._done.put)
 
-    def outcomes(self, timeout_s: float | None) -> list[Outcome]:
+    def wait(self, timeout_s: float | None) -> None:
+        with suppress(queue.Empty):
+            self._done.put(self._done.get(timeout_s != 0, timeout_s))
+
+    def outcomes(self) -> list[Outcome]:
         found: list[Outcome] = []
-        try:
-            future = self._done.get(timeout=timeout_s) if timeout_s != 0 else self._done.get_nowait()
+        with suppress(queue.Empty):
             while True:
+                future = self._done.get_nowait()
                 task, _ = self._running.pop(future.key)
                 found.append((task, _outcome(future)))
-                future = self._done.get_nowait()
-        except queue.Empty:
-            return found
+        return found
 
     def stop(self) -> list[Outcome]:
-        found = self.outcomes(0)
+        found = self.outcomes()
         self.cancel()
         return found
 
@@ -248,7 +251,8 @@ def _client(address: Any) -> Any:
 
 def _imported(module: str) -> Any:
     try:
-        return importlib.import_module(module)
+        with kept_handlers():  # importing dask_jobqueue replaces that of SIGINT by one that ends the process
+            return importlib.import_module(module)
     except ImportError as error:
         raise MissingDependencyError(
             f"Cannot use Dask: {error.name} is not installed. Install it with `pip install 'embedstore[cluster]'`."

@@ -82,8 +82,8 @@ class _Worker:
         self.process: SpawnProcess = get_context("spawn").Process(
             target=_serve, args=(theirs, job, threads), name=f"embedstore-worker-{number}", daemon=True
         )
-        # Ctrl-C goes to all processes of a terminal: only this one heeds it, and tells the others.
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        # Such signals go to all processes of a terminal or a job: only this one heeds them, and tells the others.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
         try:
             self.process.start()
         finally:
@@ -162,11 +162,13 @@ class _Processes:
             worker = self._alive[number] = _Worker(number, self._jobs[number], self._threads)
         worker.give(task)
 
-    def outcomes(self, timeout_s: float | None) -> list[Outcome]:
-        if not self._alive:
-            return []
+    def wait(self, timeout_s: float | None) -> None:
+        if self._alive:
+            wait([worker.connection for worker in self._alive.values()], timeout_s)
+
+    def outcomes(self) -> list[Outcome]:
         connections = {worker.connection: worker for worker in self._alive.values()}
-        found = (self._outcome(connections[each]) for each in wait(list(connections), timeout_s) if each in connections)
+        found = (self._outcome(connections[each]) for each in wait(list(connections), 0) if each in connections)
         return [outcome for outcome in found if outcome is not None]
 
     def stop(self) -> list[Outcome]:
@@ -186,7 +188,9 @@ class _Processes:
         return found
 
     def close(self) -> None:
-        """Let no process be left."""
+        """Let no process be left; each ends by itself as soon as its pipe is closed, if this is interrupted."""
+        for worker in self._alive.values():
+            worker.connection.close()
         for worker in self._alive.values():
             worker.close()
         self._alive.clear()

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import cast
 
 from embedstore.errors import InputError, MissingDependencyError, UnknownModelError, WeightsError
+from embedstore.home import expanded
 from embedstore.identity import CANONICALISATION, LongPolicy, Precision, Recipe
 from embedstore.models import hub
 from embedstore.models.checkpoint import Checkpoint, find_checkpoint
@@ -82,7 +83,7 @@ def resolve(model: str, options: ModelOptions = _DEFAULT_OPTIONS, *, download: b
 
 
 def _local(model: str, options: ModelOptions) -> Model:
-    path = Path(model).expanduser()
+    path = expanded(model)
     if not path.exists():
         raise UnknownModelError(_unknown(model))
     if options.weights is not None:
