@@ -43,13 +43,13 @@ def default_place() -> Location:
     data = Path(os.environ.get("XDG_DATA_HOME", ""))
     if data.is_absolute():
         return data / "embedstore"
-    try:
-        return expanded("~/.local/share/embedstore")
-    except InputError as error:
+    home = expanded("~")
+    if not home.is_dir():
         raise InputError(
-            "Cannot tell where the store lies: expected a home directory, found none. Name the store (--store), or set "
-            "EMBEDSTORE_PATH."
-        ) from error
+            f"Cannot tell where the store lies: expected a home directory, found no folder {home}. Name the store "
+            "(--store), or set EMBEDSTORE_PATH."
+        )
+    return home / ".local" / "share" / "embedstore"
 
 
 def open_store(

@@ -13,6 +13,7 @@ import sys
 import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from pathlib import Path
 from typing import Annotated, NoReturn
 
 import typer
@@ -107,6 +108,8 @@ def _embedstore(
 
 def run() -> NoReturn:
     """Run the command line of this process."""
+    _open_closed_streams()
+    _have_a_home()
     _escape_what_cannot_be_encoded()
     code = main(sys.argv[1:])
     if code >= _LEAST_OF_SIGNALS:
@@ -180,6 +183,27 @@ def _fail(message: str) -> int:
 def _say(text: str) -> None:
     if sys.stderr is not None:  # None, where it is closed, would be standard output
         print(text, file=sys.stderr)
+
+
+def _open_closed_streams() -> None:
+    """Send nowhere what goes to a stream that is closed: its number would be given to the next file that is opened."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
+    if sys.stdout is None:
+        sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115
+    if sys.stderr is None:
+        sys.stderr = open(2, "w", closefd=False)  # noqa: SIM115
+
+
+def _have_a_home() -> None:
+    """Name a home that is not there, where none can be found: many libraries fail without a name."""
+    try:
+        Path.home()
+    except RuntimeError:
+        os.environ["HOME"] = "/nonexistent"
 
 
 def _escape_what_cannot_be_encoded() -> None:
