@@ -110,6 +110,19 @@ def kept_handlers() -> Iterator[None]:
 
 
 @contextmanager
+def not_for_children() -> Iterator[None]:
+    """Have processes that are started meanwhile not notice signals, which come to all processes of a terminal or a job.
+
+    Who starts them heeds the signal, and tells them.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextmanager
 def _handling(replaced: set[object] | None, replacement: Callable[[object], Handler]) -> Iterator[None]:
     """Replace handlers, those given or all that are Python functions, for a while; only in the main thread."""
     before: dict[signal.Signals, signal.Handlers | Handler] = {}

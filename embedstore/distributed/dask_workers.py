@@ -15,7 +15,7 @@ import shutil
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -23,7 +23,7 @@ from embedstore.distributed.executors import Executor, Loss, Outcome
 from embedstore.distributed.places import physical_cores
 from embedstore.distributed.working import Job, Receipt, Task, use_threads, work
 from embedstore.errors import InputError, MissingDependencyError, WorkerError
-from embedstore.interruption import kept_handlers
+from embedstore.interruption import kept_handlers, not_for_children
 
 Kind = Literal["local", "slurm", "pbs", "lsf"]
 CLASSES: dict[Kind, tuple[str, str]] = {
@@ -101,8 +101,9 @@ class DaskCluster:
     def open(self, job: Job) -> Iterator[Executor]:
         """See `executors.Workers`."""
         with ExitStack() as stack:
-            cluster = stack.enter_context(self._started())
-            self._start_first(cluster)
+            with not_for_children() if self.kind == "local" else nullcontext():  # its threads start them later on, too
+                cluster = stack.enter_context(self._started())
+                self._start_first(cluster)
             if self.minimum < self.maximum:
                 cluster.adapt(minimum=self.minimum, maximum=self.maximum)
             client = stack.enter_context(_client(cluster))

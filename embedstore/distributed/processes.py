@@ -18,6 +18,7 @@ from embedstore.distributed.executors import Executor, Loss, Outcome
 from embedstore.distributed.places import physical_cores, worker_devices
 from embedstore.distributed.working import Job, Receipt, Task, prepare, transportable, use_threads, work
 from embedstore.errors import EmbedStoreError, InputError, WorkerError
+from embedstore.interruption import not_for_children
 
 _MOST_DEATHS_IN_LOADING = 3
 _END_S = 5.0
@@ -82,12 +83,8 @@ class _Worker:
         self.process: SpawnProcess = get_context("spawn").Process(
             target=_serve, args=(theirs, job, threads), name=f"embedstore-worker-{number}", daemon=True
         )
-        # Such signals go to all processes of a terminal or a job: only this one heeds them, and tells the others.
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
-        try:
+        with not_for_children():
             self.process.start()
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
         theirs.close()
 
     def give(self, task: Task) -> None:
