@@ -5,21 +5,26 @@ limits, preemption) and SIGHUP (a terminal that closes) do the same, by `heeded`
 embedstore: users of the library keep the handlers of their process.
 
 Such an exception comes between any two steps. Where one would lose count of what is stored, `uninterrupted` holds
-signals back for a moment.
+signals back for a moment. Where one would be lost, or worse, `heeded` raises it a little later: in the middle of an
+import, since C++ that calls Python ends the process for it, and in callbacks, which ignore all exceptions.
 """
 
 from __future__ import annotations
 
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import Any
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _SAME_S = 1.0
 """How long further signals count as the first: `timeout`, `srun` and shells send theirs to a process and its group."""
+_AGAIN_S = 0.02
+_IMPORTS = "<frozen importlib._bootstrap>"
 
 Handler = Callable[[int, FrameType | None], object]
 
@@ -54,19 +59,57 @@ def heeded() -> Iterator[None]:
     """Raise `Interrupted` upon SIGINT, SIGTERM and SIGHUP, in the main thread; once more for a second signal.
 
     What the process does with a signal already stays: `nohup` has SIGHUP ignored, an application has its handlers.
+    SIGALRM is used for signals that come at a bad moment.
     """
     first_s: float | None = None
+    waiting = 0
+    show = sys.unraisablehook
 
     def stop(number: int, frame: FrameType | None) -> None:
-        del frame
         nonlocal first_s
         now_s = time.monotonic()
-        if first_s is None or now_s - first_s >= _SAME_S:
-            first_s = now_s if first_s is None else first_s
-            raise Interrupted(signal.Signals(number).name)
+        if first_s is not None and now_s - first_s < _SAME_S:
+            return
+        if _is_importing(frame):
+            come_again(number)
+            return
+        first_s = now_s if first_s is None else first_s
+        raise Interrupted(signal.Signals(number).name)
 
-    with _handling({signal.SIG_DFL, signal.default_int_handler}, lambda _: stop):
-        yield
+    def come_again(number: int) -> None:
+        nonlocal waiting
+        waiting = number
+        signal.setitimer(signal.ITIMER_REAL, _AGAIN_S)
+
+    def catch(ignored: sys.UnraisableHookArgs) -> None:
+        nonlocal first_s
+        if isinstance(ignored.exc_value, Interrupted):
+            first_s = None
+            come_again(signal.Signals[ignored.exc_value.signal])
+        else:
+            show(ignored)
+
+    def choose(number: signal.Signals, found: object) -> Handler | None:
+        if found not in (signal.SIG_DFL, signal.default_int_handler):
+            return None
+        return (lambda _, frame: stop(waiting, frame)) if number == signal.SIGALRM else stop
+
+    with _handling(choose):
+        try:
+            sys.unraisablehook = catch
+            yield
+        finally:
+            sys.unraisablehook = show
+            if waiting:
+                signal.setitimer(signal.ITIMER_REAL, 0)
+
+
+def _is_importing(frame: FrameType | None) -> bool:
+    while frame is not None:
+        if frame.f_code.co_filename == _IMPORTS:
+            return True
+        frame = frame.f_back
+    return False
 
 
 @contextmanager
@@ -78,7 +121,7 @@ def uninterrupted() -> Iterator[None]:
     held: list[tuple[Handler, int]] = []
     holding = True
 
-    def hold(before: object) -> Handler:
+    def hold(_: signal.Signals, before: object) -> Handler | None:
         def handle(number: int, frame: FrameType | None) -> None:
             if callable(before):
                 if holding:
@@ -86,10 +129,10 @@ def uninterrupted() -> Iterator[None]:
                 else:
                     before(number, frame)
 
-        return handle
+        return handle if callable(before) else None
 
     try:
-        with _handling(None, hold):
+        with _handling(hold):
             yield
     finally:
         holding = False
@@ -123,15 +166,17 @@ def not_for_children() -> Iterator[None]:
 
 
 @contextmanager
-def _handling(replaced: set[object] | None, replacement: Callable[[object], Handler]) -> Iterator[None]:
-    """Replace handlers, those given or all that are Python functions, for a while; only in the main thread."""
-    before: dict[signal.Signals, signal.Handlers | Handler] = {}
+def _handling(choose: Callable[[signal.Signals, object], Handler | None]) -> Iterator[None]:
+    """Replace handlers for a while, by what is chosen for a signal and its handler; only in the main thread."""
+    before: dict[signal.Signals, Any] = {}
     try:
-        for number in _SIGNALS if threading.current_thread() is threading.main_thread() else ():
-            found = signal.getsignal(number)
-            if found is not None and (callable(found) if replaced is None else found in replaced):
-                before[number] = found  # type: ignore[assignment]
-                signal.signal(number, replacement(found))
+        if threading.current_thread() is threading.main_thread():
+            for number in (*_SIGNALS, signal.SIGALRM):
+                found = signal.getsignal(number)
+                chosen = choose(number, found)
+                if chosen is not None:
+                    before[number] = found
+                    signal.signal(number, chosen)
         yield
     finally:
         for number, handler in before.items():

@@ -19,6 +19,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from embedstore.errors import WeightsError
+from embedstore.interruption import uninterrupted
 from embedstore.models.checkpoint import Checkpoint
 
 _SHOWN = 5
@@ -86,7 +87,9 @@ def _opened(file: Path, checkpoint: Checkpoint) -> Iterator[Mapping[str, Callabl
     """The tensors of one file by name, each read when called."""
     if file.suffix == ".safetensors":
         try:
-            with safe_open(file, framework="pt", device="cpu") as tensors:
+            with uninterrupted():
+                opened = safe_open(file, framework="pt", device="cpu")
+            with opened as tensors:
                 yield {name: _reader(tensors.get_tensor, name) for name in tensors.keys()}  # noqa: SIM118
         except SafetensorError as error:
             raise WeightsError(f"Cannot read {file}: {error}.") from error
@@ -99,7 +102,11 @@ def _opened(file: Path, checkpoint: Checkpoint) -> Iterator[Mapping[str, Callabl
 
 
 def _reader(read: Callable[[str], Tensor], name: str) -> Callable[[], Tensor]:
-    return lambda: read(name)
+    def tensor() -> Tensor:
+        with uninterrupted():  # an interrupt would come out of the library as an error about the tensor
+            return read(name)
+
+    return tensor
 
 
 def _unpickled(file: Path) -> object:

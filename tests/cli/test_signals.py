@@ -22,7 +22,7 @@ from embedstore.library import Store
 from embedstore_cli.main import main
 
 ESM = Path(__file__).resolve().parents[1] / "data" / "esm" / "fastesm2_tiny"
-COMMAND = [sys.executable, "-W", "error", "-m", "embedstore"]
+COMMAND = [sys.executable, "-m", "embedstore"]
 
 
 def write_proteins(path: Path, count: int) -> Path:
@@ -278,6 +278,41 @@ def test_signals_are_held_back_until_it_is_done() -> None:
     with heeded(), pytest.raises(Interrupted) as caught:
         work()
     assert (signal_of(caught.value), done) == ("SIGTERM", ["first", "last"])
+
+
+def test_a_signal_that_comes_in_the_middle_of_an_import_waits_for_its_end(tmp_path: Path) -> None:
+    (tmp_path / "slowly_imported.py").write_text(
+        "import os, signal, time\nos.kill(os.getpid(), signal.SIGTERM)\ntime.sleep(0.2)\nis_done = True\n"
+    )
+    script = """
+import time
+from embedstore.interruption import Interrupted, heeded
+try:
+    with heeded():
+        import slowly_imported
+        time.sleep(10)
+except Interrupted as stop:
+    assert slowly_imported.is_done
+    print(stop.signal)
+"""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([*filter(None, sys.path), str(tmp_path)])}
+    done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=False)
+    assert (done.stdout, done.stderr) == ("SIGTERM\n", "")
+
+
+def test_a_signal_that_comes_in_a_callback_is_not_lost(capsys: pytest.CaptureFixture[str]) -> None:
+    class Last:
+        def __del__(self) -> None:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(0)
+
+    def work() -> None:
+        Last()
+        time.sleep(10)
+
+    with heeded(), pytest.raises(Interrupted):
+        work()
+    assert capsys.readouterr().err == ""
 
 
 def test_ctrl_c_of_python_is_held_back_too() -> None:
