@@ -14,6 +14,7 @@ from embedstore.errors import InputError, StoreError, plain
 from embedstore.filling.filler import FillOptions, OnProgress, fill
 from embedstore.filling.report import FillReport
 from embedstore.filling.target import SpaceTarget, find_target
+from embedstore.home import expanded
 from embedstore.maintenance import RepairReport, repair
 from embedstore.models.embedder import Embedder, Model
 from embedstore.models.resolution import ModelOptions
@@ -39,9 +40,17 @@ def default_place() -> Location:
     """Return where the store lies unless told otherwise: $EMBEDSTORE_PATH, else $XDG_DATA_HOME/embedstore."""
     place = os.environ.get("EMBEDSTORE_PATH")
     if place:
-        return place if is_url(place) else Path(place).expanduser()
+        return place if is_url(place) else expanded(place)
     data = Path(os.environ.get("XDG_DATA_HOME", ""))
-    return (data if data.is_absolute() else Path.home() / ".local" / "share") / "embedstore"
+    if data.is_absolute():
+        return data / "embedstore"
+    home = expanded("~")
+    if not home.is_dir():
+        raise InputError(
+            f"Cannot tell where the store lies: expected a home directory, found no folder {home}. Name the store "
+            "(--store), or set EMBEDSTORE_PATH."
+        )
+    return home / ".local" / "share" / "embedstore"
 
 
 def open_store(
@@ -201,8 +210,7 @@ class Store(TieredStore):
         """
         target = self.target(model, name=name, options=options)
         report = fill(as_records(records), target, how, on_progress=on_progress)
-        if report.interrupted:
-            raise KeyboardInterrupt
+        report.raise_if_interrupted()
         return report
 
     def get(

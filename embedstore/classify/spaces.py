@@ -76,8 +76,7 @@ def fill_spaces(targets: Sequence[SpaceTarget], source: FillFrom) -> tuple[tuple
         report = fill(records, target, options, on_progress=source.on_progress)
         if source.on_report is not None:
             source.on_report(report)
-        if report.interrupted:
-            raise KeyboardInterrupt
+        report.raise_if_interrupted()
         space = target.space
         if space is None and target.store is not None:
             space = target.store.find_space(target.recipe)

@@ -15,6 +15,7 @@ from embedstore.doctor.remote import reading_findings, writing_findings
 from embedstore.doctor.software import processor_findings, version_findings
 from embedstore.doctor.weights import model_findings
 from embedstore.errors import EmbedStoreError, StoreError
+from embedstore.home import expanded
 from embedstore.store.file_systems import advice_for
 from embedstore.store.local import TEMPORARY_PREFIX
 from embedstore.store.locations import Location, is_url, open_storage
@@ -37,7 +38,7 @@ def diagnose(location: Location) -> Diagnosis:
 
 
 def _findings(location: Location) -> Iterator[Finding]:
-    yield from _remote(str(location)) if is_url(location) else _local(Path(location).expanduser().absolute())
+    yield from _remote(str(location)) if is_url(location) else _local(expanded(location).absolute())
     yield from version_findings()
     yield from processor_findings()
     yield from model_findings()
@@ -121,7 +122,7 @@ def _remote(url: str) -> Iterator[Finding]:
 
 def _name(location: Location) -> str:
     if not is_url(location):
-        return str(Path(location).expanduser().absolute())
+        return str(expanded(location).absolute())
     try:
         return open_storage(location).location
     except EmbedStoreError:

@@ -20,6 +20,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from embedstore.errors import WeightsError
+from embedstore.interruption import uninterrupted
 from embedstore.models.checkpoint import Checkpoint
 from embedstore.models.torch_file import TorchFileError, check_sizes, is_archive
 
@@ -111,7 +112,9 @@ def _opened(file: Path, checkpoint: Checkpoint) -> Iterator[Mapping[str, Callabl
     """The tensors of one file by name, each read when called."""
     if file.suffix == ".safetensors":
         try:
-            with safe_open(file, framework="pt", device="cpu") as tensors:
+            with uninterrupted():
+                opened = safe_open(file, framework="pt", device="cpu")
+            with opened as tensors:
                 yield {name: _reader(tensors.get_tensor, name) for name in tensors.keys()}  # noqa: SIM118
         except (SafetensorError, OSError, RuntimeError, ValueError, LookupError, TypeError) as error:
             raise WeightsError(f"Cannot read {file}: {error}.") from error
@@ -124,7 +127,11 @@ def _opened(file: Path, checkpoint: Checkpoint) -> Iterator[Mapping[str, Callabl
 
 
 def _reader(read: Callable[[str], Tensor], name: str) -> Callable[[], Tensor]:
-    return lambda: read(name)
+    def tensor() -> Tensor:
+        with uninterrupted():  # an interrupt would come out of the library as an error about the tensor
+            return read(name)
+
+    return tensor
 
 
 def _unpickled(file: Path) -> object:

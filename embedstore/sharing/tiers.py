@@ -10,11 +10,11 @@ import os
 import shlex
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Self
 
 from embedstore.errors import CorruptStoreError, InputError
 from embedstore.filling import canaries
+from embedstore.home import expanded
 from embedstore.identity import Recipe
 from embedstore.sharing.tiered_space import OwnParts, TieredSpace
 from embedstore.sharing.upstream import Upstream, UpstreamSpace
@@ -43,7 +43,7 @@ def upstream_places(given: Sequence[str] | None = None) -> tuple[Location, ...]:
             given = shlex.split(listed)
         except ValueError as error:
             raise InputError(f"Cannot read EMBEDSTORE_UPSTREAM={listed!r}: {error}.") from error
-    return tuple(place if is_url(place) else Path(place).expanduser() for place in given if place)
+    return tuple(place if is_url(place) else expanded(place) for place in given if place)
 
 
 @dataclass(frozen=True, slots=True)

@@ -72,6 +72,26 @@ def test_a_cluster_one_of_whose_workers_is_killed_fills_like_one_process(store: 
         np.testing.assert_array_equal(found, wanted)
 
 
+def test_an_interrupted_fill_stores_what_its_tasks_have(store: Store, tmp_path: Path) -> None:
+    """Tasks of a minute, each stopped after the pack that it is at."""
+    diary = tmp_path / "diary"
+    diary.mkdir()
+
+    def interrupt() -> None:
+        while len({file.name.split("-")[0] for file in diary.iterdir()}) < 2:
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    with running_cluster() as cluster:
+        interrupter = threading.Thread(target=interrupt)
+        interrupter.start()
+        workers = DaskScheduler(cluster.scheduler_address)
+        report = fill_with_workers(records(proteins(3000)), toy_target(store, Toy(seconds=0.2, diary=diary)), workers)
+        interrupter.join()
+    assert (report.signal, report.unique, report.hits, report.failed) == ("SIGINT", 3000, 0, ())
+    assert report.computed == len(Store.open(store.location).space("toy")) > 0
+
+
 @pytest.mark.slow
 def test_a_sequence_of_which_dask_workers_die_is_isolated(store: Store) -> None:
     import dask
