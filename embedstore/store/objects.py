@@ -309,7 +309,8 @@ class ObjectStorage:
         }
         if self._authorities is not None:
             client["root_certificate"] = self._authorities
-        pauses = {"init_backoff": timedelta(milliseconds=100), "max_backoff": timedelta(seconds=longest_pause_s)}
+        first_pause_s = min(0.1, longest_pause_s / 2)
+        pauses = {"init_backoff": timedelta(seconds=first_pause_s), "max_backoff": timedelta(seconds=longest_pause_s)}
         retry: Any = {"max_retries": retries, "backoff": {**pauses, "base": 2}}
         shared: dict[str, Any] = {"prefix": self._prefix or None, "client_options": client, "retry_config": retry}
         shared["config"] = dict(self._settings.config)

@@ -18,7 +18,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,6 +42,15 @@ Content = NDArray[np.uint8]
 
 class NoRangesError(Exception):
     """A server that was asked for a range sent all of the file."""
+
+
+@runtime_checkable
+class Ranged(Protocol):
+    """A storage whose server may or may not know ranges."""
+
+    def answers_ranges(self, name: str, size_bytes: int) -> bool:
+        """Ask for the last byte of a file, and tell whether that came rather than the whole file."""
+        ...
 
 
 class KeptFiles:

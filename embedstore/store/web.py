@@ -18,7 +18,15 @@ from typing import TypeVar
 
 from embedstore.errors import CorruptStoreError, StorageError, StoreNotFoundError
 from embedstore.store.documents import ROOT_NAME
-from embedstore.store.ranges import DOCUMENT_BYTES, KEPT_FILE_BYTES, REQUESTS_AT_ONCE, Content, RangedBlob, RangeReader
+from embedstore.store.ranges import (
+    DOCUMENT_BYTES,
+    KEPT_FILE_BYTES,
+    REQUESTS_AT_ONCE,
+    Content,
+    NoRangesError,
+    RangedBlob,
+    RangeReader,
+)
 from embedstore.store.retrying import Patience
 from embedstore.store.storage import Blob, Buffer, Entry
 from embedstore.store.web_client import WebClient
@@ -97,6 +105,13 @@ class WebStorage:
             return RangedBlob(self._reader, name, size_bytes)
         mapped = self._listed(name, lambda: self._client.mapped_unless_ranges(name, size_bytes))
         return mapped or RangedBlob(self._reader, name, size_bytes)
+
+    def answers_ranges(self, name: str, size_bytes: int) -> bool:
+        """Ask for the last byte of a file, and tell whether that came rather than the whole file."""
+        try:
+            return len(self._range(name, size_bytes - 1, 1)) == 1
+        except NoRangesError:
+            return False
 
     def _whole(self, name: str, size_bytes: int) -> Content:
         return self._listed(name, lambda: self._client.whole(name, size_bytes))

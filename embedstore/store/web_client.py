@@ -212,6 +212,7 @@ class WebClient:
                 url = self._moved(name, url, urljoin(url, answer.headers["Location"]))
             finally:
                 if answer.length_remaining == 0:
+                    answer.drain_conn()
                     answer.release_conn()
                 else:  # what is left unread must not be taken for the next answer
                     answer.close()
