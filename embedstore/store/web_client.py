@@ -1,12 +1,15 @@
 """Asking a web server for files and ranges of them, until an answer is whole.
 
-Nothing that a server says is believed. A body is counted, and no more of it is read than was asked for; it must come
-within `Patience.limit_s` of its size, its headers within `Patience.timeout_s`. A redirect is followed on the same
-server only, so that neither another host nor an unencrypted line answers in its place, or sees credentials.
+Nothing that a server says is believed. A body is counted, and no more of it is read than was asked for; with its
+headers it must come as fast as `Patience.limit_s` says. A redirect is followed on the same server only, so that neither
+another host nor an unencrypted line answers in its place, or sees credentials.
 """
 
 from __future__ import annotations
 
+import http.client
+import io
+import math
 import netrc
 import os
 import re
@@ -16,7 +19,7 @@ import threading
 import time
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import SplitResult, quote, urljoin, urlsplit
@@ -24,7 +27,7 @@ from urllib.parse import SplitResult, quote, urljoin, urlsplit
 import numpy as np
 import urllib3
 from urllib3.connection import HTTPConnection, HTTPSConnection
-from urllib3.exceptions import HTTPError, NameResolutionError, ProxyError, SSLError
+from urllib3.exceptions import HTTPError, NameResolutionError, ProxyError, ReadTimeoutError, SSLError
 from urllib3.util import create_urllib3_context, make_headers
 
 from embedstore.errors import CorruptStoreError, InputError, StorageError
@@ -32,13 +35,13 @@ from embedstore.store.certificates import ADVICE, added_authorities
 from embedstore.store.local import MappedBlob
 from embedstore.store.ranges import REQUESTS_AT_ONCE, Content, NoRangesError, mapped
 from embedstore.store.redaction import redacted, redacted_url
-from embedstore.store.retrying import IncompleteError, Patience, Retrying
+from embedstore.store.retrying import SLOWEST_BYTES_A_SECOND, IncompleteError, Patience, Retrying
 
 T = TypeVar("T")
 
 INDEX_BYTES = 256 << 20
 """The longest `index.json` that is read: some million files."""
-_PIECE_BYTES = 1 << 20
+_PIECE_BYTES = 16 << 20
 _BUSY = frozenset({408, 429, 500, 502, 503, 504})
 _GONE = frozenset({404, 410})
 _MOVED = frozenset({301, 302, 303, 307, 308})
@@ -84,8 +87,8 @@ class WebClient:
         """Return the content of a file: (size,) uint8."""
 
         def fetch(answer: Answer) -> Content:
-            content, received = self._body(answer, size_bytes)
-            _refuse_size(name, size_bytes, received)
+            content = _body(answer, size_bytes)
+            _refuse_size(name, size_bytes, len(content))
             return content
 
         return self._ask(name, {}, fetch)
@@ -102,12 +105,10 @@ class WebClient:
         def fetch(answer: Answer) -> tuple[Content, str | None] | None:
             if tag and answer.status == 304:
                 return None
-            content = bytearray()
-            for piece in self._pieces(answer, INDEX_BYTES):
-                content += piece
-                if len(content) > INDEX_BYTES:
-                    raise CorruptStoreError(name, f"expected at most {INDEX_BYTES} bytes, found more")
-            return np.frombuffer(content, np.uint8), answer.headers.get("ETag")
+            content = _body(answer, INDEX_BYTES)
+            if len(content) > INDEX_BYTES:
+                raise CorruptStoreError(name, f"expected at most {INDEX_BYTES} bytes, found more")
+            return content, answer.headers.get("ETag")
 
         return self._ask(name, {"Cache-Control": "no-cache", **tags}, fetch)
 
@@ -120,7 +121,7 @@ class WebClient:
         """
 
         def fetch(answer: Answer) -> bytes:
-            content = b"".join(self._pieces(answer, most_bytes))
+            content = _body(answer, most_bytes).tobytes()
             if len(content) > most_bytes:
                 raise StorageError(f"Cannot read {self.location}: expected at most {most_bytes} bytes, found more.")
             return content
@@ -144,9 +145,9 @@ class WebClient:
             found = _CONTENT_RANGE.fullmatch(answer.headers.get("Content-Range", ""))
             if found is None or (int(found[1]), int(found[2])) != (start, start + length - 1):
                 raise IncompleteError(f"expected bytes from {start}, found {answer.headers.get('Content-Range')}")
-            content, received = self._body(answer, length)
-            if received != length:
-                raise IncompleteError(f"expected {length} bytes, found {received}{' and more' * (received > length)}")
+            content = _body(answer, length)
+            if len(content) != length:
+                raise IncompleteError(f"expected {length} bytes, found more")
             return content
 
         return self._ask(name, {"Range": f"bytes={start}-{start + length - 1}"}, fetch)
@@ -156,21 +157,21 @@ class WebClient:
 
         def fetch(answer: Answer) -> MappedBlob | None:
             if answer.status != 206:
-                return mapped(name, size_bytes, self._pieces(answer, size_bytes))
+                return mapped(name, size_bytes, _pieces(answer, size_bytes))
             found = _CONTENT_RANGE.fullmatch(answer.headers.get("Content-Range", ""))
             _refuse_size(name, size_bytes, int(found[3]) if found else 0)
-            for _ in self._pieces(answer, 1):  # so that the connection can be used again
-                pass
+            _body(answer, 1)  # so that the connection can be used again
             return None
 
         return self._ask(name, {"Range": "bytes=0-0"}, fetch)
 
     def mapped(self, name: str, size_bytes: int) -> MappedBlob:
         """Fetch a file whole into a temporary file without a name, and map it."""
-        return self._ask(name, {}, lambda answer: mapped(name, size_bytes, self._pieces(answer, size_bytes)))
+        return self._ask(name, {}, lambda answer: mapped(name, size_bytes, _pieces(answer, size_bytes)))
 
     def _ask(self, name: str, headers: Mapping[str, str], take: Callable[[Answer], T], query: str = "") -> T:
         def ask() -> T:
+            _PROGRESS.begun_s, _PROGRESS.timeout_s, _PROGRESS.received = time.monotonic(), self._patience.timeout_s, 0
             with self._answer(name, headers, query) as answer:
                 if answer.status in _GONE:
                     raise FileNotFoundError(2, "No such file", self._named(name))
@@ -229,30 +230,6 @@ class WebClient:
             )
         return after
 
-    def _body(self, answer: Answer, size_bytes: int) -> tuple[Content, int]:
-        """Return (size,) uint8, and how many bytes came: at most one more than these."""
-        content = np.empty(size_bytes, np.uint8)
-        received = 0
-        for piece in self._pieces(answer, size_bytes):
-            taken = np.frombuffer(piece, np.uint8)[: size_bytes - received]
-            content[received : received + len(taken)] = taken
-            received += len(piece)
-        return content, received
-
-    def _pieces(self, answer: Answer, size_bytes: int) -> Iterator[bytes]:
-        """Yield a body as it comes, at most one byte more of it than `size_bytes`, within the time that these take."""
-        limit_s = self._patience.limit_s(size_bytes)
-        end_s = time.monotonic() + limit_s
-        received = 0
-        while received <= size_bytes:
-            piece = answer.read1(min(_PIECE_BYTES, size_bytes + 1 - received))
-            if not piece:
-                return
-            received += len(piece)
-            yield piece
-            if time.monotonic() > end_s and received < size_bytes:
-                raise IncompleteError(f"it sent {received} of {size_bytes} bytes within {limit_s:.0f} s, a time-out")
-
     def _explained(self, error: Exception) -> tuple[str, str]:
         """What went wrong, and what to do."""
         advice = "Try again; if it stays, check the network and the address."
@@ -268,6 +245,8 @@ class WebClient:
             )
         if isinstance(error, NameResolutionError):
             return f"no address is known for the name {host} (DNS)", "Check the address and the network."
+        if isinstance(error, ReadTimeoutError):
+            return f"time-out, after {_PROGRESS.received} bytes of an answer", advice
         return _first_line(error), advice
 
     def _refused(self, name: str, status: int) -> StorageError:
@@ -288,37 +267,51 @@ class WebClient:
         return f"{self.location}/{name}"
 
 
-class _TimedHeaders(HTTPConnection):
-    """Ends the connection when an answer's headers do not come in time; sockets only time single bytes."""
+class _Progress(threading.local):
+    """Of the answer that this thread waits for: from when on, within which time, and how much has come of it."""
 
-    def getresponse(self) -> urllib3.HTTPResponse:  # type: ignore[override]
-        limit_s = self.timeout if isinstance(self.timeout, float) else None
-        if limit_s is None or self.sock is None:
-            return super().getresponse()
-        timer = threading.Timer(limit_s, _shut, [self.sock])
-        timer.daemon = True
-        timer.start()
-        try:
-            return super().getresponse()
-        finally:
-            timer.cancel()
+    begun_s = 0.0
+    timeout_s = math.inf
+    received = 0
 
 
-class _TimedHeadersSecurely(_TimedHeaders, HTTPSConnection):
-    """The same over TLS."""
+_PROGRESS = _Progress()
+
+
+class _TimedReading(socket.SocketIO):
+    """Reads from a connection as long as it is fast enough; sockets by themselves only time each byte."""
+
+    def readinto(self, buffer: Any) -> int | None:
+        limit_s = _PROGRESS.timeout_s + _PROGRESS.received / SLOWEST_BYTES_A_SECOND
+        if time.monotonic() - _PROGRESS.begun_s > limit_s:
+            raise TimeoutError
+        received = super().readinto(buffer)
+        _PROGRESS.received += received or 0
+        return received
+
+
+class _TimedResponse(http.client.HTTPResponse):
+    def __init__(self, sock: socket.socket, *arguments: Any, **options: Any) -> None:
+        super().__init__(sock, *arguments, **options)
+        self.fp.close()
+        self.fp = io.BufferedReader(_TimedReading(sock, "r"))
+        sock._io_refs += 1  # type: ignore[attr-defined]  # as `makefile` counts; the last one to go closes the socket
+
+
+class _TimedConnection(HTTPConnection):
+    response_class = _TimedResponse
+
+
+class _TimedSecureConnection(HTTPSConnection):
+    response_class = _TimedResponse
 
 
 class _Pool(urllib3.HTTPConnectionPool):
-    ConnectionCls = _TimedHeaders
+    ConnectionCls = _TimedConnection
 
 
 class _SecurePool(urllib3.HTTPSConnectionPool):
-    ConnectionCls = _TimedHeadersSecurely
-
-
-def _shut(connection: socket.socket) -> None:
-    with suppress(OSError):
-        connection.shutdown(socket.SHUT_RDWR)
+    ConnectionCls = _TimedSecureConnection
 
 
 def _pool(scheme: str, host: str, patience: Patience) -> urllib3.PoolManager:
@@ -382,6 +375,22 @@ def _certificate_reason(error: BaseException) -> str | None:
 
 def _first_line(error: BaseException) -> str:
     return redacted(str(error)).partition("\n")[0][:300]
+
+
+def _body(answer: Answer, size_bytes: int) -> Content:
+    """Return a body as uint8, at most one byte more of it than `size_bytes`."""
+    pieces = list(_pieces(answer, size_bytes))
+    return np.frombuffer(pieces[0] if len(pieces) == 1 else b"".join(pieces), np.uint8)
+
+
+def _pieces(answer: Answer, size_bytes: int) -> Iterator[bytes]:
+    """Yield a body as it comes, at most one byte more of it than `size_bytes`."""
+    left = size_bytes + 1
+    while left and (piece := answer.read(min(_PIECE_BYTES, left))):
+        left -= len(piece)
+        yield piece
+    if left and answer.length_remaining:
+        raise IncompleteError(f"expected {answer.length_remaining} bytes more than came")
 
 
 def _refuse_size(name: str, expected: int, found: int) -> None:

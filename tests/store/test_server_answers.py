@@ -83,7 +83,7 @@ def test_a_range_that_does_not_end_is_cut_off() -> None:
 
     with answering(answer) as server:
         blob = WebStorage(server.url, patience=QUICK).open("large", LARGE)
-        with pytest.raises(StorageError, match="expected 100 bytes, found 101 and more"):
+        with pytest.raises(StorageError, match="expected 100 bytes, found more"):
             blob.bytes(10, 100)
         assert server.sent_bytes < FLOOD_LIMIT
 
