@@ -40,7 +40,7 @@ class Patience:
     total_s: float = 300.0
 
     def limit_s(self, size_bytes: int) -> float:
-        """Within which time an answer of some bytes must have come, the last one too."""
+        """Within which time some bytes of an answer must have come."""
         return self.timeout_s + size_bytes / SLOWEST_BYTES_A_SECOND
 
     def pause_s(self, attempt: int) -> float:
@@ -50,7 +50,14 @@ class Patience:
 
 
 class IncompleteError(Exception):
-    """A server answered, but not yet as it should: it is busy, or the answer had another length than was asked for."""
+    """A server answered, but not yet as it should: it is busy, or the answer had another length than was asked for.
+
+    `after_s` is how long the server wants to be left alone.
+    """
+
+    def __init__(self, reason: str, after_s: float = 0.0) -> None:
+        super().__init__(reason)
+        self.after_s = after_s
 
 
 class Retrying:
@@ -92,7 +99,8 @@ class Retrying:
                 late = time.monotonic() - begun_s >= self._patience.total_s
                 if attempt >= most or late or not passes(error):
                     raise
-                time.sleep(self._patience.pause_s(attempt - 1))
+                after_s = error.after_s if isinstance(error, IncompleteError) else 0.0
+                time.sleep(max(after_s, self._patience.pause_s(attempt - 1)))
             else:
                 self._reached = True
                 return result

@@ -51,7 +51,7 @@ def s3_entries(fetch: Callable[[str], bytes], location: str, prefix: str, *, dee
         if page.findtext("IsTruncated") != "true" or not token:
             return
     raise StorageError(
-        f"Cannot list {location}: expected at most {MOST_PAGES:,} pages, found more. Choose an own bucket."
+        f"Cannot list {location}: expected at most {MOST_PAGES:,} pages, found more. Give the store its own bucket."
     )
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import http.client
 import io
-import math
 import netrc
 import os
 import re
@@ -35,12 +34,12 @@ from embedstore.store.certificates import ADVICE, added_authorities
 from embedstore.store.local import MappedBlob
 from embedstore.store.ranges import REQUESTS_AT_ONCE, Content, NoRangesError, mapped
 from embedstore.store.redaction import redacted, redacted_url
-from embedstore.store.retrying import SLOWEST_BYTES_A_SECOND, IncompleteError, Patience, Retrying
+from embedstore.store.retrying import IncompleteError, Patience, Retrying
 
 T = TypeVar("T")
 
-INDEX_BYTES = 256 << 20
-"""The longest `index.json` that is read: some million files."""
+INDEX_BYTES = 128 << 20
+"""The longest `index.json` that is read: half a million files, and the documents that it carries."""
 _PIECE_BYTES = 16 << 20
 _BUSY = frozenset({408, 429, 500, 502, 503, 504})
 _GONE = frozenset({404, 410})
@@ -49,6 +48,7 @@ _MOST_REDIRECTS = 5
 _FAILURES = (HTTPError, IncompleteError, OSError)
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
 _MOST_RETRY_AFTER_S = 60.0
+_RETRY = urllib3.Retry()
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 
 Answer = urllib3.BaseHTTPResponse
@@ -171,13 +171,12 @@ class WebClient:
 
     def _ask(self, name: str, headers: Mapping[str, str], take: Callable[[Answer], T], query: str = "") -> T:
         def ask() -> T:
-            _PROGRESS.begun_s, _PROGRESS.timeout_s, _PROGRESS.received = time.monotonic(), self._patience.timeout_s, 0
+            _PROGRESS.begun_s, _PROGRESS.patience, _PROGRESS.received = time.monotonic(), self._patience, 0
             with self._answer(name, headers, query) as answer:
                 if answer.status in _GONE:
                     raise FileNotFoundError(2, "No such file", self._named(name))
                 if answer.status in _BUSY:
-                    time.sleep(_retry_after_s(answer))
-                    raise IncompleteError(f"the server answered {answer.status}")
+                    raise IncompleteError(f"the server answered {answer.status}", _retry_after_s(answer))
                 if answer.status not in (200, 206, 304):
                     raise self._refused(name, answer.status)
                 if answer.headers.get("Content-Encoding", "identity") != "identity":
@@ -268,10 +267,10 @@ class WebClient:
 
 
 class _Progress(threading.local):
-    """Of the answer that this thread waits for: from when on, within which time, and how much has come of it."""
+    """Of the answer that this thread waits for: since when, with which patience, and how much has come of it."""
 
     begun_s = 0.0
-    timeout_s = math.inf
+    patience: Patience | None = None
     received = 0
 
 
@@ -282,12 +281,12 @@ class _TimedReading(socket.SocketIO):
     """Reads from a connection as long as it is fast enough; sockets by themselves only time each byte."""
 
     def readinto(self, buffer: Any) -> int | None:
-        limit_s = _PROGRESS.timeout_s + _PROGRESS.received / SLOWEST_BYTES_A_SECOND
-        if time.monotonic() - _PROGRESS.begun_s > limit_s:
+        patience, received = _PROGRESS.patience, _PROGRESS.received
+        if patience is not None and time.monotonic() - _PROGRESS.begun_s > patience.limit_s(received):
             raise TimeoutError
-        received = super().readinto(buffer)
-        _PROGRESS.received += received or 0
-        return received
+        more = super().readinto(buffer)
+        _PROGRESS.received += more or 0
+        return more
 
 
 class _TimedResponse(http.client.HTTPResponse):
@@ -357,8 +356,11 @@ def _server(parts: SplitResult) -> tuple[str, str | None, int | None]:
 
 def _retry_after_s(answer: Answer) -> float:
     """When to come back, as a busy server says, within reason."""
-    asked = answer.headers.get("Retry-After", "")
-    return min(float(asked), _MOST_RETRY_AFTER_S) if asked.isdecimal() and len(asked) < 10 else 0.0
+    try:
+        asked_s = _RETRY.get_retry_after(answer)  # seconds, or a date
+    except (HTTPError, ValueError, OverflowError):
+        return 0.0
+    return min(asked_s or 0.0, _MOST_RETRY_AFTER_S)
 
 
 def _passes(error: Exception) -> bool:

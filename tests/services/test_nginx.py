@@ -1,4 +1,4 @@
-"""Stores that nginx serves: plainly, compressing, behind a password, over TLS with an own authority."""
+"""Stores that nginx serves: plainly, compressing, behind a password, over TLS with a private authority."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_a_folder_is_read(local: Path, tmp_path: Path, server: str, capsys: pyte
         assert "No store at" in failure(capsys, "ls", "--store", f"{url}/nothing")
 
 
-def test_ranges_that_are_switched_off_are_done_without(
+def test_a_server_with_ranges_switched_off_is_read_whole(
     local: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with served(tmp_path, "max_ranges 0;") as url:
@@ -75,7 +75,7 @@ def test_a_password_comes_from_netrc(
         reads_like(f"{url}/local", local, tmp_path)
 
 
-def test_a_certificate_of_an_own_authority_is_trusted_by_a_variable(
+def test_a_private_authority_is_trusted_by_a_variable(
     local: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for name in ("SSL_CERT_FILE", "SSL_CERT_DIR", "AWS_CA_BUNDLE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"):
