@@ -11,11 +11,12 @@ from embedstore.doctor.contents import contents_findings, root_finding
 from embedstore.doctor.findings import Diagnosis, Finding, State
 from embedstore.doctor.mounts import mount_findings
 from embedstore.doctor.probes import probe_folder, semantics_findings
-from embedstore.doctor.remote import reading_findings, writing_findings
+from embedstore.doctor.remote import ranges_findings, reading_findings, writing_findings
 from embedstore.doctor.software import processor_findings, version_findings
 from embedstore.doctor.weights import model_findings
 from embedstore.errors import EmbedStoreError, StoreError
 from embedstore.home import expanded
+from embedstore.store.documents import ROOT_NAME
 from embedstore.store.file_systems import advice_for
 from embedstore.store.local import TEMPORARY_PREFIX
 from embedstore.store.locations import Location, is_url, open_storage
@@ -115,6 +116,7 @@ def _remote(url: str) -> Iterator[Finding]:
     yield from _store(storage)
     if url.lower().startswith(("http://", "https://")):
         found = "read-only: a web server"
+        yield from ranges_findings(storage, ROOT_NAME)
         yield Finding("remote", "writing", "ok", found, "Publish it anew with `embedstore publish-index`.")
     else:
         yield from writing_findings(storage)

@@ -1,7 +1,7 @@
 """What the files of the AWS command line say, for libraries that only look at the environment.
 
 `~/.aws/credentials` has a section a profile, `~/.aws/config` one called `profile NAME` (or `default`). The variables
-AWS_PROFILE, AWS_SHARED_CREDENTIALS_FILE and AWS_CONFIG_FILE are minded. The environment goes first.
+AWS_PROFILE, AWS_SHARED_CREDENTIALS_FILE and AWS_CONFIG_FILE are read. The environment goes first.
 """
 
 from __future__ import annotations
@@ -69,5 +69,5 @@ def _section(file: str, name: str) -> dict[str, str]:
         parser.read(path, encoding="utf-8")
     except (configparser.Error, OSError, UnicodeDecodeError):
         # Its text may hold a secret, so the reason is not passed on.
-        raise StorageError(f"Cannot read the AWS settings in {path}. Mend the file, or use the environment.") from None
+        raise StorageError(f"Cannot read the AWS settings in {path}. Fix the file, or use the environment.") from None
     return dict(parser[name]) if parser.has_section(name) else {}
