@@ -114,7 +114,10 @@ class TieredStore(SpaceStore):
 
     def own_spaces(self) -> list[Space]:
         """The spaces of this store, without those that only upstream stores have."""
-        return [space for space in super().spaces() if not isinstance(space, TieredSpace) or space.is_made]
+        return [space for space in super().spaces() if self._is_own(space)]
+
+    def _is_own(self, space: Space) -> bool:
+        return not isinstance(space, TieredSpace) or space.is_made
 
     def space(self, name_or_id: str) -> Space:
         """Find a space by its name or id, here first; see `SpaceStore.space`."""
@@ -125,11 +128,13 @@ class TieredStore(SpaceStore):
 
     def find_space(self, recipe: Recipe, name: str | None = None) -> Space | None:
         """Return the space of a recipe; see `SpaceStore.find_space`. Names that only upstream stores use are free."""
-        found = next((space for space in super().spaces() if space.id == recipe.id), None)
+        spaces = super().spaces()  # listed once: another process may make the space meanwhile
+        found = next((space for space in spaces if space.id == recipe.id), None)
         if found is not None:
             return found
-        for space in self.own_spaces():
-            if space.name == name:
+        self._refuse_unreadable(recipe, name)
+        for space in spaces:
+            if space.name == name and self._is_own(space):
                 raise recipe_conflict(space.name, space.recipe, recipe)
         return next((space for space in self.spaces() if space.id == recipe.id), None) if self.tiers.upstream else None
 

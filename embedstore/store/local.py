@@ -239,7 +239,8 @@ class LocalStorage:
 class MappedBlob:
     """A file mapped into memory; the kernel's page cache is the only cache."""
 
-    gather_bytes = 1 << 20  # stays in the processor's cache while it is checked and copied on
+    in_order = False
+    gather_bytes = 2 << 20  # stays in the processor's cache while it is checked and copied on
 
     def __init__(self, name: str, path: Path, descriptor: int, size_bytes: int) -> None:
         self._name = name
@@ -252,14 +253,17 @@ class MappedBlob:
         self._refuse_truncated()
         return self._content[start : start + length]
 
-    def rows(self, start: int, row_bytes: int, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
+    def rows(
+        self, start: int, row_bytes: int, rows: NDArray[np.int64], out: NDArray[np.uint8] | None = None
+    ) -> NDArray[np.uint8]:
         self._refuse_truncated()
         count = (len(self._content) - start) // row_bytes
         if len(rows) and not (rows.min() >= 0 and rows.max() < count):
             raise IndexError(f"{self._name} has {count} rows of {row_bytes} bytes, not {rows.min()} to {rows.max()}")
         table = self._content[start : start + count * row_bytes].reshape(count, row_bytes)
         # Any mode but "clip" would gather into a copy first.
-        return np.take(table, rows, axis=0, out=empty_rows(len(rows), row_bytes), mode="clip")
+        gathered = empty_rows(len(rows), row_bytes) if out is None else out
+        return np.take(table, rows, axis=0, out=gathered, mode="clip")
 
     def _refuse_truncated(self) -> None:
         """Touching pages beyond the end of a file kills the process, so ask before. A deleted file stays readable."""
@@ -272,6 +276,7 @@ class MappedBlob:
 class PreadBlob:
     """A file read at given places; nothing of it stays mapped."""
 
+    in_order = True
     gather_bytes = 16 << 20
 
     def __init__(self, name: str, descriptor: int) -> None:
@@ -287,8 +292,10 @@ class PreadBlob:
         self._read_into(content, start)
         return content
 
-    def rows(self, start: int, row_bytes: int, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
-        gathered = empty_rows(len(rows), row_bytes)
+    def rows(
+        self, start: int, row_bytes: int, rows: NDArray[np.int64], out: NDArray[np.uint8] | None = None
+    ) -> NDArray[np.uint8]:
+        gathered = empty_rows(len(rows), row_bytes) if out is None else out
         if len(rows) > 1 and (np.diff(rows) == 1).all():  # one piece, as when all is verified
             self._read_into(gathered, start + int(rows[0]) * row_bytes)
             return gathered

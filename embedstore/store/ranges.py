@@ -149,6 +149,7 @@ class Range(NamedTuple):
 class RangedBlob:
     """A file of a remote storage, read in ranges, or whole where the server knows none."""
 
+    in_order = True
     gather_bytes = _GATHER_BYTES
     identity = None
 
@@ -190,22 +191,26 @@ class RangedBlob:
         self._reader.fetch_each(self._name, wanted, take)
         return content
 
-    def rows(self, start: int, row_bytes: int, rows: NDArray[np.int64]) -> Content:
+    def rows(
+        self, start: int, row_bytes: int, rows: NDArray[np.int64], out: NDArray[np.uint8] | None = None
+    ) -> Content:
+        gathered = empty_rows(len(rows), row_bytes) if out is None else out
         count = (self._size_bytes - start) // row_bytes
         if len(rows) and not (rows.min() >= 0 and rows.max() < count):
             raise IndexError(f"{self._name} has {count} rows of {row_bytes} bytes, not {rows.min()} to {rows.max()}")
         if self._size_bytes <= KEPT_FILE_BYTES and len(rows):
             table = self.bytes(start, count * row_bytes).reshape(count, row_bytes)
-            return np.take(table, rows, axis=0, out=empty_rows(len(rows), row_bytes), mode="clip")
+            return np.take(table, rows, axis=0, out=gathered, mode="clip")
         if self._mapped is None:
             try:
-                return self._gathered(start, row_bytes, rows)
+                self._gather(start, row_bytes, rows, gathered)
             except NoRangesError:
                 pass
-        return self._whole().rows(start, row_bytes, rows)
+            else:
+                return gathered
+        return self._whole().rows(start, row_bytes, rows, gathered)
 
-    def _gathered(self, start: int, row_bytes: int, rows: NDArray[np.int64]) -> Content:
-        gathered = empty_rows(len(rows), row_bytes)
+    def _gather(self, start: int, row_bytes: int, rows: NDArray[np.int64], gathered: Content) -> None:
         order = np.argsort(rows, kind="stable")
         ordered = rows[order]
 
@@ -214,7 +219,6 @@ class RangedBlob:
             gathered[order[found.first : found.stop]] = block.reshape(-1, row_bytes)[inside]
 
         self._reader.fetch_each(self._name, list(coalesced(ordered, row_bytes, start)), take)
-        return gathered
 
 
 def mapped(name: str, size_bytes: int, pieces: Iterable[Buffer]) -> MappedBlob:

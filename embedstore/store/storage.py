@@ -79,6 +79,22 @@ def side_by_side(operation: Callable[[A], B], arguments: Sequence[A], at_once: i
         yield from executor.map(operation, arguments)
 
 
+def one_ahead(operation: Callable[[A], B], arguments: Sequence[A]) -> Iterator[B]:
+    """Yield the result for each argument, in order, while the next one is under way in another thread.
+
+    For operations that leave Python's lock alone, such as numpy's copying.
+    """
+    if len(arguments) <= 1:
+        yield from map(operation, arguments)
+        return
+    with ThreadPoolExecutor(1, thread_name_prefix="embedstore-ahead") as executor:
+        waiting = executor.submit(operation, arguments[0])
+        for argument in arguments[1:]:
+            done, waiting = waiting, executor.submit(operation, argument)
+            yield done.result()
+        yield waiting.result()
+
+
 class Entry(NamedTuple):
     """What a listing says of a file, or of a folder (whose name ends with `/`)."""
 
@@ -93,6 +109,8 @@ class Blob(Protocol):
 
     gather_bytes: int
     """How much to ask of `rows` at once: what suits the storage best."""
+    in_order: bool
+    """Whether pieces that are asked for one after another should follow each other in the file."""
 
     @property
     def identity(self) -> tuple[int, ...] | None:
@@ -103,8 +121,15 @@ class Blob(Protocol):
         """Return `length` bytes from `start`; no copy where the file is mapped."""
         ...
 
-    def rows(self, start: int, row_bytes: int, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
-        """Gather rows of a (rows, row_bytes) array that begins at `start`: (k, row_bytes) uint8, in the order asked."""
+    def rows(
+        self, start: int, row_bytes: int, rows: NDArray[np.int64], out: NDArray[np.uint8] | None = None
+    ) -> NDArray[np.uint8]:
+        """Gather rows of a (rows, row_bytes) array that begins at `start`: (k, row_bytes) uint8, in the order asked.
+
+        Parameters
+        ----------
+        out : where to put them, (k, row_bytes) uint8 in C order; None: in a new array.
+        """
         ...
 
 

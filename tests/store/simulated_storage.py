@@ -171,10 +171,15 @@ class SimulatedBlob:
     def bytes(self, start: int, length: int) -> NDArray[np.uint8]:
         return self._content()[start : start + length]
 
-    def rows(self, start: int, row_bytes: int, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
+    def rows(
+        self, start: int, row_bytes: int, rows: NDArray[np.int64], out: NDArray[np.uint8] | None = None
+    ) -> NDArray[np.uint8]:
         content = self._content()
         table = content[start : start + (len(content) - start) // row_bytes * row_bytes].reshape(-1, row_bytes)
-        return table[rows]
+        if out is None:
+            return table[rows]
+        out[:] = table[rows]
+        return out
 
     def _content(self) -> NDArray[np.uint8]:
         self._server.entry(self._name)
