@@ -317,6 +317,7 @@ def test_a_signal_that_comes_in_a_callback_is_not_lost(capsys: pytest.CaptureFix
 
 def test_ctrl_c_of_python_is_held_back_too() -> None:
     done: list[str] = []
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
 
     def work() -> None:
         with uninterrupted():
@@ -325,6 +326,7 @@ def test_ctrl_c_of_python_is_held_back_too() -> None:
 
     with pytest.raises(KeyboardInterrupt) as caught:
         work()
+    signal.signal(signal.SIGINT, before)
     assert (signal_of(caught.value), done) == ("SIGINT", ["all"])
 
 
