@@ -33,6 +33,14 @@ def store(tmp_path: Path) -> Store:
     return Store.open(tmp_path / "store", create=True)
 
 
+@pytest.fixture
+def pythons_own_ctrl_c() -> Iterator[None]:
+    """Whatever imports dask_jobqueue in these tests leaves it replaced."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @contextmanager
 def running_cluster() -> Iterator[Any]:
     """Two workers that somebody else has started."""
@@ -72,6 +80,7 @@ def test_a_cluster_one_of_whose_workers_is_killed_fills_like_one_process(store: 
         np.testing.assert_array_equal(found, wanted)
 
 
+@pytest.mark.usefixtures("pythons_own_ctrl_c")
 def test_an_interrupted_fill_stores_what_its_tasks_have(store: Store, tmp_path: Path) -> None:
     """Tasks of a minute, each stopped after the pack that it is at."""
     diary = tmp_path / "diary"
