@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import configparser
 from collections.abc import Mapping
-from pathlib import Path
 
 from embedstore.errors import StorageError
+from embedstore.home import expanded
 
 _OTHER_SOURCES = (
     "AWS_ACCESS_KEY_ID",
@@ -64,7 +64,7 @@ def endpoint_of(environment: Mapping[str, str]) -> str | None:
 
 def _section(file: str, name: str) -> dict[str, str]:
     parser = configparser.ConfigParser(interpolation=None, strict=False)
-    path = Path(file).expanduser()
+    path = expanded(file)
     try:
         parser.read(path, encoding="utf-8")
     except (configparser.Error, OSError, UnicodeDecodeError):

@@ -25,7 +25,7 @@ import random
 import stat
 import time
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -47,6 +47,7 @@ _NO_HARD_LINKS = frozenset({errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.
 _ANNEX = "/.git/annex/objects/"
 _JUDGED_BY = frozenset({"commits", "gc", "signatures", "pins", "spaces"})  # folders that say what is needed
 _READING = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY  # should a file become a FIFO after it was looked at
+_MAX_WRITES = 5
 
 
 class LocalStorage:
@@ -82,6 +83,12 @@ class LocalStorage:
                 os.close(descriptor)
 
     def write(self, name: str, parts: Iterable[Buffer]) -> Entry:
+        for _ in range(_MAX_WRITES - 1 if isinstance(parts, Sequence) else 0):
+            with suppress(FileNotFoundError):  # a collector took our temporary file for that of a dead process
+                return self._write(name, parts)
+        return self._write(name, parts)
+
+    def _write(self, name: str, parts: Iterable[Buffer]) -> Entry:
         path = Path(self._folders.path(name))
         with self._explained("write", path):
             temporary, descriptor = self._create_temporary(_folder_of(name))

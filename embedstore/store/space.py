@@ -287,7 +287,7 @@ class Space:
         if not uncovered or (large and few) or self._live.pinned is not None:
             return
         view, index = self._live.ask(lambda view: (view, view.merged_index()))
-        with suppress(StorageError):
+        with suppress(StorageError, FileNotFoundError):  # the latter: collected while it was written
             self._publish_index(index)
         self._live.index_with(view, index)
 

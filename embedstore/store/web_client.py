@@ -19,7 +19,6 @@ import time
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import SplitResult, quote, urljoin, urlsplit
 
@@ -30,6 +29,7 @@ from urllib3.exceptions import HTTPError, NameResolutionError, ProxyError, ReadT
 from urllib3.util import create_urllib3_context, make_headers
 
 from embedstore.errors import CorruptStoreError, InputError, StorageError
+from embedstore.home import expanded
 from embedstore.store.certificates import ADVICE, added_authorities
 from embedstore.store.local import MappedBlob
 from embedstore.store.ranges import REQUESTS_AT_ONCE, Content, NoRangesError, mapped
@@ -339,7 +339,7 @@ def _pool(scheme: str, host: str, patience: Patience) -> urllib3.PoolManager:
 
 def _credentials(host: str) -> dict[str, str]:
     """The header that carries what `~/.netrc` says of a host."""
-    path = Path(os.environ.get("NETRC") or "~/.netrc").expanduser()
+    path = expanded(os.environ.get("NETRC") or "~/.netrc")
     try:
         found = netrc.netrc(path).authenticators(host)
     except FileNotFoundError:

@@ -65,7 +65,6 @@ def stopped_fills(tmp_path: Path) -> Iterator[tuple[int, Path, subprocess.Popen[
 
 
 @pytest.mark.slow
-@pytest.mark.xfail(reason="a local store's write does not start again when its temporary file is gone", strict=True)
 def test_a_writer_that_slept_through_two_collections_stores_what_it_holds(tmp_path: Path) -> None:
     stops = 0
     for number, place, process in stopped_fills(tmp_path):

@@ -162,6 +162,7 @@ class SimulatedBlob:
     """A file that may vanish while it is open, as on NFS and in object stores."""
 
     gather_bytes = 1 << 20
+    in_order = False
     identity = None
 
     def __init__(self, server: Server, name: str) -> None:
