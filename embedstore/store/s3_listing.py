@@ -40,13 +40,12 @@ def s3_entries(fetch: Callable[[str], bytes], location: str, prefix: str, *, dee
         query |= {} if deep else {"delimiter": "/"}
         query |= {} if token is None else {"continuation-token": token}
         page = _page(fetch("&".join(f"{name}={quote(value, safe='')}" for name, value in sorted(query.items()))))
-        plain = unquote_plus if page.findtext("EncodingType") == "url" else str
-        for found in page.findall("CommonPrefixes"):
-            yield from _named(plain(found.findtext("Prefix", "")), prefix, 0, 0)
-        for found in page.findall("Contents"):
-            size_bytes, moment = int(found.findtext("Size", "0")), found.findtext("LastModified", "")
-            modified_ns = int(datetime.fromisoformat(moment).timestamp()) * 1_000_000_000
-            yield from _named(plain(found.findtext("Key", "")), prefix, size_bytes, modified_ns)
+        try:
+            yield from _entries(page, prefix)
+        except (ValueError, OverflowError):
+            raise StorageError(
+                f"Cannot list {location}: a size or time in the answer is invalid. Check the address."
+            ) from None
         token = page.findtext("NextContinuationToken")
         if page.findtext("IsTruncated") != "true" or not token:
             return
@@ -58,6 +57,16 @@ def s3_entries(fetch: Callable[[str], bytes], location: str, prefix: str, *, dee
 def is_path(name: str) -> bool:
     """Tell whether a key, relative to the store, is one that a store could hold."""
     return not _CONTROL.search(name) and not any(part in ("", ".", "..") for part in name.split("/"))
+
+
+def _entries(page: ElementTree.Element, prefix: str) -> Iterator[Entry]:
+    plain = unquote_plus if page.findtext("EncodingType") == "url" else str
+    for found in page.findall("CommonPrefixes"):
+        yield from _named(plain(found.findtext("Prefix", "")), prefix, 0, 0)
+    for found in page.findall("Contents"):
+        size_bytes, moment = int(found.findtext("Size", "")), found.findtext("LastModified", "")
+        modified_ns = int(datetime.fromisoformat(moment).timestamp()) * 1_000_000_000
+        yield from _named(plain(found.findtext("Key", "")), prefix, size_bytes, modified_ns)
 
 
 def _named(key: str, prefix: str, size_bytes: int, modified_ns: int) -> Iterator[Entry]:

@@ -46,7 +46,7 @@ _GONE = frozenset({404, 410})
 _MOVED = frozenset({301, 302, 303, 307, 308})
 _MOST_REDIRECTS = 5
 _FAILURES = (HTTPError, IncompleteError, OSError)
-_CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
+_CONTENT_RANGE = re.compile(r"bytes (\d{1,19})-(\d{1,19})/(\d{1,19})")
 _MOST_RETRY_AFTER_S = 60.0
 _RETRY = urllib3.Retry()
 _DEFAULT_PORTS = {"http": 80, "https": 443}
@@ -209,7 +209,7 @@ class WebClient:
                 if answer.status not in _MOVED or not answer.headers.get("Location"):
                     yield answer
                     return
-                url = self._moved(name, url, urljoin(url, answer.headers["Location"]))
+                url = self._moved(name, url, answer.headers["Location"])
             finally:
                 if answer.length_remaining == 0:
                     answer.drain_conn()
@@ -221,8 +221,15 @@ class WebClient:
             "Check the address."
         )
 
-    def _moved(self, name: str, before: str, after: str) -> str:
-        if _server(urlsplit(before)) != _server(urlsplit(after)):
+    def _moved(self, name: str, before: str, location: str) -> str:
+        try:
+            after = urljoin(before, location)
+            same = _server(urlsplit(before)) == _server(urlsplit(after))
+        except ValueError:
+            raise StorageError(
+                f"Cannot read {self._named(name)}: the server redirects it to what is no address. Check the address."
+            ) from None
+        if not same:
             raise StorageError(
                 f"Cannot read {self._named(name)}: the server redirects it to another one, from "
                 f"{redacted_url(before)} to {redacted_url(after)}. Open the store there, if you trust it."

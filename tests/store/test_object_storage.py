@@ -14,7 +14,7 @@ from store.object_servers import AnsweringServer, S3Server
 from embedstore.errors import StorageError
 from embedstore.maintenance import collect
 from embedstore.store.objects import ObjectStorage
-from embedstore.store.s3_listing import is_path
+from embedstore.store.s3_listing import is_path, s3_entries
 from embedstore.store.verification import verify
 from embedstore.store.web_index import publish_web_index
 
@@ -91,6 +91,21 @@ def test_a_listing_around_odd_keys_goes_on_for_pages(bucket: str, s3_server: S3S
     connection.close()
     assert [entry.name for entry in storage.walk("")] == [*names, "more/z"]
     assert [entry.name for entry in storage.list("")] == [*names, "more/"]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"<no xml",
+        b"<R><Contents><Key>a</Key><Size>many</Size><LastModified>2020-01-01T00:00:00Z</LastModified></Contents></R>",
+        b"<R><Contents><Key>a</Key><Size>1</Size><LastModified>yesterday</LastModified></Contents></R>",
+        b"<R><IsTruncated>true</IsTruncated><NextContinuationToken>again</NextContinuationToken></R>",
+    ],
+)
+def test_a_listing_that_makes_no_sense_is_an_error(content: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("embedstore.store.s3_listing.MOST_PAGES", 3)
+    with pytest.raises(StorageError, match="Cannot list"):
+        list(s3_entries(lambda query: content, "s3://bucket", "", deep=True))
 
 
 @pytest.mark.parametrize(

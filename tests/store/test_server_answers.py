@@ -216,7 +216,30 @@ def test_a_redirect_without_an_end_is_refused() -> None:
         assert len(server.heard) == 7
 
 
+@pytest.mark.parametrize("location", ["http://[", "http://127.0.0.1:port/x"])
+def test_a_redirect_to_what_is_no_address_is_refused(location: str) -> None:
+    with (
+        answering(lambda request: request.send(302, Location=location)) as server,
+        pytest.raises(StorageError, match="redirects it to"),
+    ):
+        WebStorage(server.url, patience=QUICK).read("small")
+
+
 # Something else
+
+
+def test_numbers_in_headers_are_not_believed() -> None:
+    huge = "9" * 5000
+    with (
+        answering(lambda request: request.send(206, b"x", Content_Range=f"bytes 0-0/{huge}")) as server,
+        pytest.raises(CorruptStoreError),
+    ):
+        WebStorage(server.url, patience=QUICK).open("large", LARGE)
+    with (
+        AnsweringServer(lambda request: request.send(503, Retry_After=huge)) as server,
+        pytest.raises(StorageError, match="503"),
+    ):
+        WebStorage(server.url, patience=QUICK).list("")
 
 
 def test_what_is_compressed_without_being_asked_is_named() -> None:
