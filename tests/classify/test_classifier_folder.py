@@ -122,7 +122,7 @@ def test_tensors_that_are_not_the_networks_are_refused(folder: Path, change: Any
     ("change", "error", "message"),
     [
         (lambda document: document.pop("format"), InputError, "expected the format"),
-        (lambda document: document.update(version=99), FormatVersionError, "found 99"),
+        (lambda document: document.update(version=99), FormatVersionError, "format version 99"),
         (lambda document: document.update(network="forest"), InputError, "found 'forest'"),
         (lambda document: document.update(network=["mlp"]), InputError, "mlp or linear"),
         (lambda document: document.update(network="linear"), WeightsError, "expected no"),
