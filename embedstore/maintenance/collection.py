@@ -15,14 +15,14 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Collection, Iterable, Set
+from collections.abc import Collection, Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass, field
 from typing import Any
 
 from embedstore.errors import StorageError
 from embedstore.maintenance.inventory import Inventory, in_order_of_removal, stale_indexes, take_inventory
 from embedstore.store.condemned import condemn
-from embedstore.store.documents import commit_file, space_folders
+from embedstore.store.documents import commit_file, commit_in, space_folders
 from embedstore.store.index import is_index
 from embedstore.store.local import TEMPORARY_PREFIX
 from embedstore.store.pins import pinned_commits
@@ -130,7 +130,7 @@ def collect_space(
     # What stands in a document from the future is condemned anew: nobody knows when it was written.
     known = [each for each in inventory.condemned if each.since_ns <= now_ns]
     newly = settled - {name for each in known for name in each.files}
-    noted = not newly or _is_noted(storage, folder, newly)
+    postponed = _is_postponed(storage, folder, newly)
     # Listed anew: what came before somebody could see it condemned must be seen here.
     inventory = take_inventory(storage, folder, _of(pinned_commits(storage), folder), members)
     unneeded = inventory.unneeded()
@@ -138,12 +138,13 @@ def collect_space(
     for name in [*stale_indexes(storage, folder, inventory), *in_order_of_removal(inventory, due)]:
         storage.delete(f"{folder}{name}")
         due.add(name)
-    _count(report, inventory, due, unneeded - due)
+    _count(report, inventory, due, () if postponed else unneeded - due)
     for each in inventory.condemned:
         if not (set(each.files) & unneeded) - due:
             storage.delete(each.name)
-    if not noted:  # the disk was full: now there may be room
-        note(storage, folder, newly)
+    if postponed:  # now there may be room
+        next(noted(storage, folder, sorted(newly)))
+        return collect_space(storage, folder, grace_s, report, members)
     return report
 
 
@@ -155,18 +156,33 @@ def _remove_empty_folders(storage: Storage, folder: str, inventory: Inventory) -
             storage.delete(entry.name)
 
 
-def note(storage: Storage, folder: str, names: Collection[str]) -> None:
-    """Condemn files, see `condemn`; where the disk is full, indexes make room for the document, since they are derived.
+def noted(storage: Storage, folder: str, names: Sequence[str]) -> Iterator[Sequence[str]]:
+    """Condemn files, see `condemn`, and yield their names: all at once, or on a full disk in parts.
+
+    Whoever removes what was yielded makes room for the next part. For the first one the indexes of the space make room,
+    which are derived.
 
     Raises
     ------
-    StorageError : there is no room all the same.
+    StorageError : there is no room even for one name.
     """
-    try:
-        condemn(storage, folder, names)
-    except StorageError:
-        remove_indexes(storage, folder)
-        condemn(storage, folder, names)
+    indexes = True
+    size = len(names)
+    while names:
+        try:
+            condemn(storage, folder, names[:size])
+        except StorageError:
+            if indexes:
+                remove_indexes(storage, folder)
+                indexes = False
+            elif size == 1:
+                raise
+            else:
+                size = min(size, len(names)) // 2
+            continue
+        yield names[:size]
+        names = names[size:]
+        size = len(names)
 
 
 def remove_indexes(storage: Storage, folder: str) -> None:
@@ -176,12 +192,14 @@ def remove_indexes(storage: Storage, folder: str) -> None:
             storage.delete(entry.name)
 
 
-def _is_noted(storage: Storage, folder: str, names: Collection[str]) -> bool:
+def _is_postponed(storage: Storage, folder: str, names: Collection[str]) -> bool:
+    """Condemn files, or tell that there is no room for that before something is removed."""
     try:
-        condemn(storage, folder, names)
+        if names:
+            condemn(storage, folder, names)
     except StorageError:
-        return False
-    return True
+        return True
+    return False
 
 
 def _settled(inventory: Inventory, unneeded: Collection[str], now_ns: int, grace_ns: int) -> set[str]:
@@ -256,12 +274,14 @@ def _evict(storage: Storage, folder: str, inventory: Inventory, commits: list[st
         if name in known and name not in evicted and name not in inventory.pinned:
             evicted.add(name)
             pending += known[name].replaces
-    files = {file for name in evicted for file in known[name].files}
-    note(storage, folder, files | {commit_file(name) for name in evicted})
-    evicted -= _of(pinned_commits(storage), folder)  # whoever pins from now on sees what is condemned
-    remove_indexes(storage, folder)
-    for name in in_order_of_removal(inventory, {commit_file(name) for name in evicted}):
-        storage.delete(f"{folder}{name}")
+    files = sorted(file for name in evicted for file in known[name].files)
+    ordered = in_order_of_removal(inventory, {commit_file(name) for name in evicted})
+    for some in noted(storage, folder, [*ordered, *files]):
+        kept = {commit_file(name) for name in _of(pinned_commits(storage), folder)}  # who pins later sees it condemned
+        remove_indexes(storage, folder)
+        for name in some:
+            if commit_in(name) is not None and name not in kept:
+                storage.delete(f"{folder}{name}")
 
 
 def _remove_temporary(storage: Storage, folder: str, grace_s: float, report: CollectReport) -> None:

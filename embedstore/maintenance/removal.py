@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from embedstore.errors import StoreError
-from embedstore.maintenance.collection import note, remove_indexes
+from collections.abc import Sequence
+
+from embedstore.errors import StorageError, StoreError
+from embedstore.maintenance.collection import noted, remove_indexes
 from embedstore.maintenance.inventory import in_order_of_removal, take_inventory
 from embedstore.store.condemned import is_document
 from embedstore.store.pins import read_pins
@@ -23,16 +25,32 @@ def remove_space(store: SpaceStore, space: Space) -> None:
     storage, folder = store.storage, space.folder
     _refuse_pinned(store, space)
     inventory = take_inventory(storage, folder, set())
-    names = inventory.own_files()
-    note(storage, folder, names)
-    _refuse_pinned(store, space)  # whoever pins from now on sees what is condemned
-    storage.delete(f"{folder}space.json")
-    remove_indexes(storage, folder)
-    for name in in_order_of_removal(inventory, names):
-        storage.delete(f"{folder}{name}")
+    names = in_order_of_removal(inventory, inventory.own_files())
+    try:
+        _remove(store, space, names)
+    except StorageError as error:
+        try:
+            document = storage.read(f"{folder}space.json")
+        except FileNotFoundError:  # it had begun
+            raise error from None
+        storage.delete(f"{folder}space.json")  # on a disk so full that only this makes room for what is noted first
+        try:
+            _remove(store, space, names)
+        except StoreError:
+            storage.write(f"{folder}space.json", [document])
+            raise
     for entry in storage.list(f"{folder}gc/"):
         if is_document(entry.name[len(folder) :]):
             storage.delete(entry.name)
+
+
+def _remove(store: SpaceStore, space: Space, ordered: Sequence[str]) -> None:
+    for names in noted(store.storage, space.folder, ordered):
+        _refuse_pinned(store, space)  # whoever pins from now on sees what is condemned
+        store.storage.delete(f"{space.folder}space.json")
+        remove_indexes(store.storage, space.folder)
+        for name in names:
+            store.storage.delete(f"{space.folder}{name}")
 
 
 def _refuse_pinned(store: SpaceStore, space: Space) -> None:
