@@ -21,7 +21,7 @@ from embedstore.store.signatures import NO_TRUST, Trust
 from embedstore.store.space import Space
 from embedstore.store.storage import Storage
 from embedstore.store.store import SpaceStore
-from embedstore.store.verification import Problem, verify
+from embedstore.store.verification import NOT_CANONICAL, Problem, verify
 
 
 @dataclass(slots=True)
@@ -65,7 +65,7 @@ def repair(storage: Storage, trust: Trust = NO_TRUST) -> RepairReport:
     found = verify(storage, deep=True)
     if found.clean:
         return report
-    damaged = {problem.file: problem for problem in found.problems}
+    damaged = {problem.file: problem for problem in found.problems if problem.reason != NOT_CANONICAL}
     if ROOT_NAME in damaged:
         _renew_root(storage, report, damaged[ROOT_NAME])
     for folder in space_folders(storage):

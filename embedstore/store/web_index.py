@@ -170,11 +170,20 @@ def _carried(storage: Storage, files: Mapping[str, Entry]) -> Iterator[tuple[str
             content = storage.read(name)
         except FileNotFoundError:
             return None
-        return content if len(content) == files[name].size_bytes else None
+        return content if len(content) == files[name].size_bytes and _is_text(content) else None
 
     for name, content in zip(names, side_by_side(read, names, storage.requests_at_once), strict=True):
         if content is not None:
             yield name, content
+
+
+def _is_text(content: bytes) -> bool:
+    """Tell whether a document can stand in another one; a damaged one may be anything, and is asked for by itself."""
+    try:
+        content.decode("utf-8")
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def _entry(name: str, facts: Any) -> Entry:
