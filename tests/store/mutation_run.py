@@ -25,17 +25,16 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from mutations import Mutator
 from sample_rows import new_space, right_vectors, sample_batch, sample_keys, sample_recipe
 
-from embedstore.errors import EmbedStoreError, StorageError
+from embedstore.errors import EmbedStoreError
 from embedstore.identity import Recipe
 from embedstore.maintenance import collect, compact, pin, remove_space, repair, unpin
 from embedstore.sharing import pull, push, sync
 from embedstore.store import Space, SpaceStore
-from embedstore.store.documents import ROOT_NAME, SegmentFormat
+from embedstore.store.documents import SegmentFormat
 from embedstore.store.local import LocalStorage
 from embedstore.store.retrying import Patience
 from embedstore.store.signatures import Trust
@@ -139,7 +138,6 @@ class Case:
     def fresh(self) -> SpaceStore:
         self._copies += 1
         return SpaceStore(LocalStorage(self.work / f"copy{self._copies}"), create=True, segment_format=self.layout)
-
 
     def clean(self) -> None:
         """Remove what was made from the changed store."""
@@ -372,7 +370,8 @@ def sync_both(case: Case) -> None:
         sync(open_store(half), open_store(place))
     finally:
         assert_kept(case, place)
-        assert_other_is_right(half, 40 if case.kind != "root" else 5)
+        if case.kind != "root":
+            assert_other_is_right(half)
 
 
 def read_on_the_web(case: Case) -> None:
@@ -485,10 +484,14 @@ class _Handler(SimpleHTTPRequestHandler):
         pass
 
 
+class _Server(ThreadingHTTPServer):
+    request_queue_size = 64  # of five, a sixth connection at once is tried again after a second
+
+
 @contextmanager
 def serving(folder: Path) -> Iterator[str]:
     """Serve a folder from a thread; gives its URL."""
-    with ThreadingHTTPServer(("127.0.0.1", 0), partial(_Handler, directory=str(folder))) as server:
+    with _Server(("127.0.0.1", 0), partial(_Handler, directory=str(folder))) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield f"http://127.0.0.1:{server.server_port}"
         server.shutdown()

@@ -141,9 +141,9 @@ class Mutator:
                 text = text.replace(old, new)
             file.write_bytes(sealed(json.loads(text)))
         for file in self._folder.glob("index/*.idx"):
-            header, arrays = _index_parts(file.read_bytes())
+            header, arrays = index_parts(file.read_bytes())
             header["commits"] = [new_names.get(commit, commit) for commit in header["commits"]]
-            file.write_bytes(_index_content(header, arrays))
+            file.write_bytes(index_content(header, arrays))
 
     def _change(self, document: Document) -> str:
         place = self._random.choice(list(_places(document)))
@@ -227,13 +227,13 @@ class Mutator:
     # In an index --------------------------------------------------------------------------------------------------
 
     def _mutate_header(self, file: Path) -> str:
-        header, arrays = _index_parts(file.read_bytes())
+        header, arrays = index_parts(file.read_bytes())
         done = self._change(header)
-        file.write_bytes(_index_content(header, arrays, keep_checksum="crc32c" in done))
+        file.write_bytes(index_content(header, arrays, keep_checksum="crc32c" in done))
         return f"header: {done}"
 
     def _mutate_arrays(self, file: Path) -> str:
-        header, (prefix, row, segment) = _index_parts(file.read_bytes())
+        header, (prefix, row, segment) = index_parts(file.read_bytes())
         count = len(prefix)
         some = np.sort(self._generator().permutation(count)[: count // 2])
         order = self._generator().permutation(count)
@@ -250,7 +250,7 @@ class Mutator:
         }
         done = self._random.choice(sorted(variants))
         header["keys"] = len(variants[done][0])
-        file.write_bytes(_index_content(header, variants[done]))
+        file.write_bytes(index_content(header, variants[done]))
         return done
 
     def _mutate_header_length(self, file: Path) -> str:
@@ -301,7 +301,9 @@ class Mutator:
         return f"swapped with {other.relative_to(self._place)}"
 
     def _take_from_the_other_space(self, file: Path) -> str:
-        others = [path for path in self._place.glob(f"spaces/*/{file.parent.name}/*") if self._folder not in path.parents]
+        others = [
+            path for path in self._place.glob(f"spaces/*/{file.parent.name}/*") if self._folder not in path.parents
+        ]
         if not others:
             return self._flip(file)
         other = self._random.choice(sorted(others))
@@ -310,7 +312,9 @@ class Mutator:
 
     def _copy_elsewhere(self, file: Path) -> str:
         data = self._random.choice(sorted(self._folder.glob("data/*")))
-        folder = self._random.choice([file.parent / "sub", data if data.is_dir() else data.with_suffix(""), file.parent])
+        folder = self._random.choice(
+            [file.parent / "sub", data if data.is_dir() else data.with_suffix(""), file.parent]
+        )
         folder.mkdir(exist_ok=True)
         name = self._random.choice([file.name, file.name.upper(), f"{file.name}~", f"._{file.name}"])
         if not (folder / name).exists():
@@ -319,7 +323,9 @@ class Mutator:
 
     def _copy_the_space(self, file: Path) -> str:
         name = self._folder.name
-        new = self._random.choice([f"{name}.bak", f"{name}-copy", f".{name}", name.upper(), name[:-1] + "0", ".snapshot"])
+        new = self._random.choice(
+            [f"{name}.bak", f"{name}-copy", f".{name}", name.upper(), name[:-1] + "0", ".snapshot"]
+        )
         shutil.copytree(self._folder, self._folder.with_name(new), dirs_exist_ok=True)
         return f"and a copy of the space, {new}"
 
@@ -402,7 +408,7 @@ def _age(file: Path) -> tuple[int, str]:
     return int(document.get("created_ns", 0) if isinstance(document.get("created_ns", 0), int) else 0), ""
 
 
-def _index_parts(content: bytes) -> tuple[Document, tuple[Any, Any, Any]]:
+def index_parts(content: bytes) -> tuple[Document, tuple[Any, Any, Any]]:
     length = int.from_bytes(content[8:16], "little")
     header = json.loads(content[16 : 16 + length])
     start = 16 + length + -(16 + length) % 64
@@ -414,7 +420,7 @@ def _index_parts(content: bytes) -> tuple[Document, tuple[Any, Any, Any]]:
     )
 
 
-def _index_content(header: Document, arrays: tuple[Any, Any, Any], *, keep_checksum: bool = False) -> bytes:
+def index_content(header: Document, arrays: tuple[Any, Any, Any], *, keep_checksum: bool = False) -> bytes:
     """The file of an index, with the checksum that readers look for."""
     if "commits" in header and "keys" in header and not keep_checksum:
         covered = json.dumps([header["commits"], header["keys"]], separators=(",", ":"))
