@@ -3,12 +3,13 @@ PYTHON ?= python3
 BIN := .venv/bin
 DEMO := build/demo
 
-.PHONY: help demo test test-slow lint types layers check clean
+.PHONY: help demo test test-slow test-services lint types layers check clean
 
 help:
 	@echo "make demo       fill a store with examples/proteins.faa, twice, and read it back"
 	@echo "make test       run the tests"
 	@echo "make test-slow  run the long tests too: hundreds of killed processes, every byte flipped"
+	@echo "make test-services  install real servers (Azurite, s3rver, nginx, Slurm) where that is possible, and test with them"
 	@echo "make check      lint, types, layers"
 
 .venv/base: pyproject.toml constraints.txt
@@ -37,6 +38,10 @@ test: .venv/dev
 
 test-slow: .venv/dev
 	$(BIN)/pytest -m ''
+
+test-services: .venv/dev
+	tests/services/install
+	$(BIN)/pytest -m '' tests/services
 
 lint: .venv/dev
 	$(BIN)/ruff check .

@@ -111,7 +111,7 @@ class EmbedStore(Contender):
     def write(self, keys: Keys, vectors: NDArray[np.float32]) -> None:
         store = SpaceStore.open(self.folder / "store", create=True, segment_format=self.layout)
         recipe = toy_recipe(vectors.shape[1])
-        canaries = Canaries(("M",), np.zeros((1, recipe.dim), np.float32))
+        canaries = Canaries(("M",), np.ones((1, recipe.dim), np.float32))
         store.create_space(recipe, "benchmark", canaries).append(EmbeddingBatch(keys, vectors))
 
     def open(self) -> None:

@@ -72,7 +72,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
 def _build(folder: Path, keys: int, segments: int, queries: int, seed: int) -> tuple[float, int]:
     """Write the store, its index, and the queries beside it; return the seconds that the index took, and its size."""
     recipe = toy_recipe(_DIM)
-    canaries = Canaries(("M",), np.zeros((1, _DIM), np.float32))
+    canaries = Canaries(("M",), np.ones((1, _DIM), np.float32))
     space = SpaceStore.open(folder, create=True).create_space(recipe, _SPACE, canaries)
     storage, place = LocalStorage(folder), f"spaces/{recipe.id}/"
     rng = np.random.default_rng(seed)

@@ -185,7 +185,7 @@ def _written(place: Path, rows: int, dim: int, rng: np.random.Generator) -> Keys
 
 
 def _canaries(dim: int) -> Canaries:
-    return Canaries(("M",), np.zeros((1, dim), np.float32))
+    return Canaries(("M",), np.ones((1, dim), np.float32))
 
 
 def _files_server(place: Path, delay_s: float) -> Callable[[], Any]:

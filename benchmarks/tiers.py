@@ -113,7 +113,7 @@ def _pushing(folder: Path, rounds: int) -> dict[str, Any]:
 
 
 def _written(place: Path, rows: int, dim: int, rng: np.random.Generator) -> Keys:
-    canaries = Canaries(("MKV",), np.zeros((1, dim), np.float32))
+    canaries = Canaries(("MKV",), np.ones((1, dim), np.float32))
     space = SpaceStore.open(place, create=True).create_space(toy_recipe(dim), _SPACE, canaries)
     keys = random_keys(rows, rng)
     for start in range(0, rows, _SEGMENT_ROWS):

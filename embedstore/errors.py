@@ -1,7 +1,7 @@
 """Every error that embedstore raises on purpose, grouped by what a handler would do about it.
 
     EmbedStoreError
-    ├── InputError                 mend the input or the arguments
+    ├── InputError                 fix the input or the arguments
     │   ├── SequenceError          one sequence is not what its molecule allows: reject that record
     │   ├── SequenceFileError      a file does not hold sequences
     │   ├── MoleculeError          DNA was given to a protein model, or the reverse
@@ -22,14 +22,42 @@
         ├── CanaryError            the loaded model does not reproduce the space's fixed vectors
         └── MissingDependencyError an optional extra is not installed
 
-    UpstreamWarning (a UserWarning)   a store that is looked up after another one is done without
+    UpstreamWarning (a UserWarning)   a store that is looked up after another one is skipped
 
 Messages say what failed and on what, what was expected and found, and what to do next. The values are attributes too.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
+
+UNSHOWABLE = r"\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ufff9-\ufffb\ud800-\udfff"
+"""Inside a regular expression's brackets: what moves a terminal's cursor, ends a line or turns the direction of
+writing, and lone surrogates, which stand for the bytes of a file name that is no UTF-8."""
+
+_UNSHOWABLE = re.compile(f"[{UNSHOWABLE}]")
+
+
+def plain(text: object, longest: int | None = None) -> str:
+    r"""Write a text for people: what would steer a terminal is escaped, ESC as `\x1b`, and it stays on one line.
+
+    Ids, labels, names and paths come from other people's files; so does what an error quotes of them.
+
+    Parameters
+    ----------
+    longest : characters to show; a longer text ends in `…`.
+    """
+    shown = str(text)
+    if longest is not None and len(shown) > longest:
+        shown = f"{shown[:longest]}…"
+    return _UNSHOWABLE.sub(lambda found: escaped(found[0]), shown)
+
+
+def escaped(character: str) -> str:
+    r"""Write one character as `\xHH` or `\uHHHH`."""
+    code = ord(character)
+    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"
 
 
 class EmbedStoreError(Exception):
@@ -78,13 +106,14 @@ class MissingEmbeddingError(EmbedStoreError):
     Attributes
     ----------
     space : name of the space.
-    missing : what lacks, as labels (record ids or `SQ.` keys), in request order.
+    missing : labels of what is missing (record ids or `SQ.` keys), in request order.
     """
 
     _SHOWN = 10
+    _SHOWN_CHARACTERS = 80
 
     def __init__(self, space: str, missing: Sequence[str], *, requested: int) -> None:
-        shown = ", ".join(missing[: self._SHOWN])
+        shown = ", ".join(plain(label, self._SHOWN_CHARACTERS) for label in missing[: self._SHOWN])
         more = f" and {len(missing) - self._SHOWN} more" if len(missing) > self._SHOWN else ""
         super().__init__(
             f"Space {space} lacks {len(missing)} of {requested} requested sequences: {shown}{more}. "

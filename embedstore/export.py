@@ -31,10 +31,13 @@ def export(rows: Retrieved, path: Path) -> None:
 
     Raises
     ------
-    InputError : the suffix is none of `SUFFIXES`, or a folder of something else is there.
+    InputError : the suffix is none of `SUFFIXES`, a folder of something else is there, or an id holds a NUL character.
     StorageError : the file cannot be written. CorruptStoreError : vectors cannot be read.
     """
     check_path(path)
+    odd = next((id_ for id_ in rows.ids if "\0" in id_), None)
+    if odd is not None:
+        raise InputError(f"Cannot export to {path}: the id {odd!r} holds a NUL character, which no file can keep.")
     with replacing(path) as temporary:
         _WRITERS[path.suffix](temporary, rows)
 
@@ -57,7 +60,7 @@ def _write_npz(path: Path, rows: Retrieved) -> None:
     with zipfile.ZipFile(path, "x", zipfile.ZIP_STORED) as archive:
         with archive.open("ids.npy", "w", force_zip64=True) as member:
             _write_npy_header(member, (len(rows.ids),), ids_dtype)
-            for _, ids in _id_blocks(rows):
+            for _, ids in _id_blocks(rows, max(1, min(_IDS_A_BLOCK, _BLOCK_BYTES // ids_dtype.itemsize))):
                 member.write(np.array(ids, dtype=ids_dtype).tobytes())
         with archive.open("keys.npy", "w", force_zip64=True) as member:
             _write_npy_header(member, rows.keys.shape, rows.keys.dtype)
@@ -123,10 +126,10 @@ def _vector_blocks(rows: Retrieved) -> Iterator[tuple[int, Vectors]]:
         yield start, rows.read(start, start + step)
 
 
-def _id_blocks(rows: Retrieved) -> Iterator[tuple[int, list[str]]]:
+def _id_blocks(rows: Retrieved, step: int = _IDS_A_BLOCK) -> Iterator[tuple[int, list[str]]]:
     """Yield (first row, ids of some rows)."""
-    for start in range(0, len(rows), _IDS_A_BLOCK):
-        yield start, rows.ids[start : start + _IDS_A_BLOCK]
+    for start in range(0, len(rows), step):
+        yield start, rows.ids[start : start + step]
 
 
 def _attributes(rows: Retrieved) -> dict[str, str]:

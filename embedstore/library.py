@@ -10,10 +10,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from embedstore.errors import InputError, StoreError
+from embedstore.errors import InputError, StoreError, plain
 from embedstore.filling.filler import FillOptions, OnProgress, fill
 from embedstore.filling.report import FillReport
 from embedstore.filling.target import SpaceTarget, find_target
+from embedstore.home import expanded
 from embedstore.maintenance import RepairReport, repair
 from embedstore.models.embedder import Embedder, Model
 from embedstore.models.resolution import ModelOptions
@@ -25,6 +26,7 @@ from embedstore.store.permissions import share
 from embedstore.store.redaction import redacted_url
 from embedstore.store.signatures import trust_of
 from embedstore.store.space import Space
+from embedstore.store.storage import is_stray
 from embedstore.store.store import SpaceStore
 from embedstore.store.verification import VerifyReport, verify
 from embedstore.store.web_index import PublishedIndex, publish_web_index
@@ -38,9 +40,17 @@ def default_place() -> Location:
     """Return where the store lies unless told otherwise: $EMBEDSTORE_PATH, else $XDG_DATA_HOME/embedstore."""
     place = os.environ.get("EMBEDSTORE_PATH")
     if place:
-        return place if is_url(place) else Path(place).expanduser()
+        return place if is_url(place) else expanded(place)
     data = Path(os.environ.get("XDG_DATA_HOME", ""))
-    return (data if data.is_absolute() else Path.home() / ".local" / "share") / "embedstore"
+    if data.is_absolute():
+        return data / "embedstore"
+    home = expanded("~")
+    if not home.is_dir():
+        raise InputError(
+            f"Cannot tell where the store lies: expected a home directory, found no folder {home}. Name the store "
+            "(--store), or set EMBEDSTORE_PATH."
+        )
+    return home / ".local" / "share" / "embedstore"
 
 
 def open_store(
@@ -103,7 +113,7 @@ def make_store(path: Location, *, segment_format: SegmentFormat = "zarr", shared
         if is_url(path):
             place = redacted_url(str(path))
             raise InputError(f"Cannot share {place} with a group: expected a folder. Give permissions on the bucket.")
-        if not Path(path).exists() or not any(Path(path).iterdir()):
+        if not Path(path).exists() or all(is_stray(each.name) for each in Path(path).iterdir()):
             share(Path(path))
     store = Store.open(path, create=True, segment_format=segment_format)
     if store.segment_format != segment_format:
@@ -200,8 +210,7 @@ class Store(TieredStore):
         """
         target = self.target(model, name=name, options=options)
         report = fill(as_records(records), target, how, on_progress=on_progress)
-        if report.interrupted:
-            raise KeyboardInterrupt
+        report.raise_if_interrupted()
         return report
 
     def get(
@@ -267,17 +276,19 @@ class Store(TieredStore):
 
     def __repr__(self) -> str:
         spaces = self.own_spaces()
-        held = ", ".join(f"{space.name} ({len(space):,})" for space in spaces) or "empty"
-        return f"<Store {self.location}: {held}>"
+        held = ", ".join(f"{plain(space.name)} ({len(space):,})" for space in spaces) or "empty"
+        return f"<Store {plain(self.location)}: {held}>"
 
     def _repr_html_(self) -> str:
         fields = ("name", "molecule", "dim", "dtype", "rows")
         head = "".join(f"<th>{field}</th>" for field in fields)
         rows = "".join(
-            "<tr>" + "".join(f"<td>{html.escape(str(overview(space)[field]))}</td>" for field in fields) + "</tr>"
+            "<tr>" + "".join(f"<td>{html.escape(plain(overview(space)[field]))}</td>" for field in fields) + "</tr>"
             for space in self.own_spaces()
         )
-        return f"<table><caption>Store <b>{html.escape(self.location)}</b></caption><tr>{head}</tr>{rows}</table>"
+        return (
+            f"<table><caption>Store <b>{html.escape(plain(self.location))}</b></caption><tr>{head}</tr>{rows}</table>"
+        )
 
 
 def as_records(sequences: Sequences) -> Iterator[Record | Rejection]:

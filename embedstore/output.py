@@ -1,14 +1,35 @@
-"""Files and folders that appear under their names only when they are complete."""
+"""What is written: files and folders that appear under their names only when they are complete, and cells of tables."""
 
 from __future__ import annotations
 
+import re
 import shutil
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from embedstore.errors import InputError, StorageError
+from embedstore.errors import UNSHOWABLE, InputError, StorageError, escaped
+
+_ESCAPE = re.compile(r"\\(?:x([0-9a-f]{2})|u((?!d[89a-f])[0-9a-f]{4}))")
+_TO_ESCAPE = re.compile(rf"[{UNSHOWABLE}]|\\(?=x[0-9a-f]{{2}}|u(?!d[89a-f])[0-9a-f]{{4}})")
+
+
+def cell(text: str) -> str:
+    r"""Write a text into a field of a tab-separated table; `from_cell` reads it back, whatever it is.
+
+    What would break the row, or steer a terminal, becomes `\xHH` or `\uHHHH`, and a backslash becomes `\x5c` where it
+    would read as one of these. All other texts stay as they are. (Lone surrogates, which are no text and stand for the
+    bytes of odd file names, stay escaped when they are read back.)
+    """
+    return text if text.isprintable() and "\\" not in text else _TO_ESCAPE.sub(lambda found: escaped(found[0]), text)
+
+
+def from_cell(text: str) -> str:
+    """Read back what `cell` wrote."""
+    if "\\" not in text:
+        return text
+    return _ESCAPE.sub(lambda found: chr(int(found[1] or found[2], 16)), text)
 
 
 def check_folder(path: Path, marker: str, what: str) -> None:

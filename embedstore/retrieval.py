@@ -101,8 +101,7 @@ def fill_and_retrieve(
     """
     selection = Selection()
     report = fill(records, target, options, on_progress=on_progress, selection=selection)
-    if report.interrupted:
-        raise KeyboardInterrupt
+    report.raise_if_interrupted()
     ids, keys = selection.ids, selection.keys
     space = target.store.find_space(target.recipe) if target.store is not None else None
     if report.failed:

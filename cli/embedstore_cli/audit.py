@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from embedstore.auditing import AuditReport
 
 _SHOWN = 20
+_ID_SHOWN = 80
 
 
 def audit(
@@ -59,12 +60,13 @@ def audit(
 
 
 def _write_text(report: AuditReport, *, quiet: bool) -> None:
-    from embedstore_cli.output import count, duration, notice, short, write_facts
+    from embedstore.errors import plain
+    from embedstore_cli.output import count, duration, notice, short, write_facts, write_line
 
     for each in report.differing[:_SHOWN]:
         signed = f", signed by {', '.join(each.signed_by)}" if each.signed_by else ""
-        print(
-            f"{each.id or each.key}: differs by {each.difference:.3g}, allowed {each.allowed:.3g} "
+        write_line(
+            f"{plain(each.id, _ID_SHOWN) or each.key}: differs by {each.difference:.3g}, allowed {each.allowed:.3g} "
             f"(commit {short(each.commit)} of {each.created}{signed})"
         )
     if len(report.differing) > _SHOWN:

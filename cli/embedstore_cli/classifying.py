@@ -79,3 +79,11 @@ def metric_facts(evaluation: Mapping[str, Any], on: str) -> list[tuple[str, str]
         interval = "" if low is None else f" ({low:.3f} to {high:.3f})"
         facts.append((name, "not defined" if evaluation[key] is None else f"{evaluation[key]:.3f}{interval}"))
     return facts
+
+
+def report_warning(failed: str, kept: str) -> None:
+    """Say on standard error that a report could not be drawn, and where the results are all the same."""
+    from embedstore_cli.output import notice
+
+    if failed:
+        notice(f"Warning: its report could not be drawn: {failed}. {kept}.")

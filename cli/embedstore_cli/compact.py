@@ -25,7 +25,7 @@ def compact(
     from embedstore.library import open_store
     from embedstore.maintenance import compact
     from embedstore_cli import places
-    from embedstore_cli.output import count, notice, size, write_json
+    from embedstore_cli.output import count, notice, size, write_json, write_line
 
     opened = open_store(store, sign_with=sign_with)
     chosen = [opened.space(name) for name in spaces] if spaces else opened.spaces()
@@ -35,7 +35,9 @@ def compact(
     else:
         for report in reports:
             written = f"; {count(report.rows)} rows, {size(report.size_bytes)} written" if report.rows else ""
-            print(f"{report.space}: {count(report.segments_before)} → {count(report.segments_after)} segments{written}")
+            write_line(
+                f"{report.space}: {count(report.segments_before)} → {count(report.segments_after)} segments{written}"
+            )
             for damaged in report.damaged:
                 notice(damaged)
     untouched = len(reports) < len(chosen) or (not spaces and opened.unreadable)

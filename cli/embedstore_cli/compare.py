@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from embedstore_cli import options
 from embedstore_cli.classifying import Fill, Groups, Labels
 from embedstore_cli.train import NetworkChoice
+
+if TYPE_CHECKING:
+    from embedstore.comparison.comparing import Comparison
 
 
 def _several(sets: list[str]) -> list[str]:
@@ -55,7 +58,7 @@ def compare(
     """
     from embedstore.classify.options import TrainOptions
     from embedstore.comparison.comparing import compare as compare_sets
-    from embedstore_cli.classifying import reading
+    from embedstore_cli.classifying import reading, report_warning
     from embedstore_cli.output import notice, write_json
 
     training = TrainOptions(
@@ -75,16 +78,18 @@ def compare(
             seeds=seeds,
             on_trained=None if quiet else lambda name, number, _: notice(f"trained on {name}, seed {number}"),
         )
+    report_warning(comparison.report_failed, f"The numbers are in {output}")
     if json:
         write_json(comparison.to_json())
     elif not quiet:
-        _write_text(comparison.document, output)
+        _write_text(comparison, output)
 
 
-def _write_text(found: dict[str, Any], output: Path) -> None:
+def _write_text(comparison: Comparison, output: Path) -> None:
     from embedstore.comparison.report import DRAWN, difference_text, lead, pair_name
     from embedstore_cli.output import notice, write_table
 
+    found = comparison.document
     columns = ("difference", *(f">{name}" for _, name in DRAWN))
     rows = [
         (pair_name(pair), *(difference_text(pair["metrics"][path], "()") for path, _ in DRAWN))
@@ -92,4 +97,4 @@ def _write_text(found: dict[str, Any], output: Path) -> None:
     ]
     notice(f"{lead(found)} In brackets: {found['intervals']['level']:.0%} intervals; * : 0 is not in it.")
     write_table(columns, rows)
-    notice(f"Wrote {output / 'comparison.html'} and comparison.json.")
+    notice(f"Wrote {output / 'comparison.json'}{'' if comparison.report_failed else ' and comparison.html'}.")

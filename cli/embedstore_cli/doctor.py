@@ -26,7 +26,7 @@ def doctor(
 ) -> None:
     """Look at a store, its file system and this machine.
 
-    Says what is well, what to mind (warn) and what must be mended first (fail). Exit code 1 if something fails.
+    Says what is well, what to note (warn) and what must be fixed first (fail). Exit code 1 if something fails.
     """
     from embedstore.doctor import diagnose
     from embedstore.library import default_place
@@ -42,9 +42,9 @@ def doctor(
 
 def _write_text(diagnosis: Diagnosis) -> None:
     """Write one page: a line a finding, what to do below it."""
-    from embedstore_cli.output import duration, notice
+    from embedstore_cli.output import duration, notice, write_line
 
-    print(diagnosis.location)
+    write_line(diagnosis.location)
     for group in dict.fromkeys(finding.group for finding in diagnosis.findings):
         print(f"\n{group}")
         for finding in diagnosis.findings:
@@ -54,11 +54,13 @@ def _write_text(diagnosis: Diagnosis) -> None:
                     _write_wrapped(f"{_INDENT}→ ", finding.advice)
     states = [finding.state for finding in diagnosis.findings]
     looked = f"Looked at {len(states)} things in {duration(diagnosis.seconds)}"
-    notice(f"{looked}: {states.count('warn')} to mind, {states.count('fail')} to mend.")
+    notice(f"{looked}: {states.count('warn')} to note, {states.count('fail')} to fix.")
 
 
 def _write_wrapped(start: str, text: str) -> None:
     from textwrap import wrap
 
-    lines = wrap(text, _WIDTH - len(start), break_long_words=False, break_on_hyphens=False)
+    from embedstore.errors import plain
+
+    lines = wrap(plain(text), _WIDTH - len(start), break_long_words=False, break_on_hyphens=False)
     print(start + f"\n{' ' * len(start)}".join(lines))

@@ -42,11 +42,12 @@ def evaluate(
     Whether the features are those that the classifier was trained on is looked at first.
     """
     from embedstore.classify.evaluation import evaluate as evaluate_classifier
-    from embedstore_cli.classifying import metric_facts, reading
+    from embedstore_cli.classifying import metric_facts, reading, report_warning
     from embedstore_cli.output import notice, write_facts, write_json
 
     with reading(given, store, models, labels, groups, fill=fill, device=device, quiet=quiet) as how:
         evaluation = evaluate_classifier(given, classifier, how, output, seed=seed)
+    report_warning(evaluation.report_failed, f"The numbers are in {output}")
     seen = evaluation.metrics["groups_seen_in_training"]
     if seen and not quiet:
         notice(f"{len(seen)} of the groups were used to make the classifier: of these, this is no test.")

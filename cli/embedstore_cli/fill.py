@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from embedstore.interruption import exit_code, uninterrupted
 from embedstore_cli import options, workers
 
 if TYPE_CHECKING:
@@ -60,11 +61,14 @@ def fill(
         with shown(quiet=quiet) as on_progress:
             compute = partial(compute, options=how, on_progress=on_progress)
             report = workers.fill_input(compute, inputs, target, part, any_molecule)
-    if json:
-        write_json(report.to_json())
-    else:
-        _write_text(report, quiet=quiet)
-    raise typer.Exit(130 if report.interrupted else 0 if report.complete else 3)
+    with uninterrupted():  # who is told to stop now gets the whole report
+        if json:
+            write_json(report.to_json())
+        else:
+            _write_text(report, quiet=quiet)
+    if report.signal is not None:
+        raise typer.Exit(exit_code(report.signal))
+    raise typer.Exit(0 if report.complete else 3)
 
 
 def _write_text(report: FillReport, *, quiet: bool) -> None:
@@ -90,5 +94,5 @@ def _write_text(report: FillReport, *, quiet: bool) -> None:
         facts.append(("rejected, failed", f"{count(len(report.rejected))}, {count(len(report.failed))} records"))
     facts.append(("took", duration(report.seconds)))
     if report.interrupted:
-        facts.append(("interrupted", "what was computed is stored; the same command goes on"))
+        facts.append(("interrupted", f"by {report.signal}; what was computed is stored; the same command goes on"))
     write_facts(facts)

@@ -38,7 +38,7 @@ def gc(
     """
     from embedstore.library import open_store
     from embedstore.maintenance import collect
-    from embedstore_cli.output import confirm, count, size, write_json
+    from embedstore_cli.output import confirm, count, size, write_json, write_line
 
     opened = open_store(store)
     collected = partial(
@@ -59,9 +59,9 @@ def gc(
         return
     would = "would be " if dry_run else ""
     if report.evicted_rows:
-        print(f"{count(report.evicted_rows)} vectors {would}evicted, {size(report.evicted_bytes)}.")
-    print(f"{count(report.removed_files)} files {would}removed, {size(report.removed_bytes)}.")
+        write_line(f"{count(report.evicted_rows)} vectors {would}evicted, {size(report.evicted_bytes)}.")
+    write_line(f"{count(report.removed_files)} files {would}removed, {size(report.removed_bytes)}.")
     if report.waiting_files:
-        print(f"{count(report.waiting_files)} wait for the end of the grace period, {size(report.waiting_bytes)}.")
+        write_line(f"{count(report.waiting_files)} wait for the end of the grace period, {size(report.waiting_bytes)}.")
     for damaged in report.damaged:
-        print(f"{damaged} cannot be read: nothing that it may need was removed. Run `embedstore verify`.")
+        write_line(f"{damaged} cannot be read: nothing that it may need was removed. Run `embedstore verify`.")

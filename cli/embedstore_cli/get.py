@@ -11,10 +11,11 @@ from embedstore_cli import options
 
 
 def _exportable(path: Path) -> Path:
+    from embedstore.errors import plain
     from embedstore.export import SUFFIXES
 
     if path.suffix not in SUFFIXES:
-        raise typer.BadParameter(f"{path} ends in none of {', '.join(SUFFIXES)}")
+        raise typer.BadParameter(f"{plain(path)} ends in none of {', '.join(SUFFIXES)}")
     return path
 
 

@@ -24,8 +24,13 @@ def init(
 
     To share it with a group: mkdir STORE, chgrp GROUP STORE, embedstore init --shared STORE.
     """
+    from embedstore.doctor.remote import ranges_findings
     from embedstore.library import make_store
+    from embedstore.store.documents import ROOT_NAME
     from embedstore_cli.output import notice
 
     store = make_store(path, segment_format=segment_format.value, shared=shared)
     notice(f"Store at {store.location}: segments will be written as {store.segment_format}.")
+    for finding in ranges_findings(store.storage, ROOT_NAME):
+        if finding.state != "ok":
+            notice(f"The server {finding.found}. {finding.advice}")

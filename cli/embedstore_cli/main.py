@@ -1,19 +1,25 @@
 """Builds the command line and runs it; the only place where an error becomes an exit code.
 
-0 all well, 1 error, 2 wrong usage, 3 done but some records were rejected or failed, 130 interrupted.
+0 all well, 1 error, 2 wrong usage, 3 done but some records were rejected or failed; interrupted: 130 by Ctrl-C, 143 by
+SIGTERM (`scancel`, a time limit), 129 by SIGHUP (a terminal that closed). What was computed before is stored. A second
+signal, from a second later on, ends the process at once.
 """
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 import warnings
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
 from typing import Annotated, NoReturn
 
 import typer
 
-from embedstore.errors import EmbedStoreError, UpstreamWarning
+from embedstore.errors import EmbedStoreError, UpstreamWarning, plain
+from embedstore.interruption import Interrupted, exit_code, heeded, signal_of
 from embedstore_cli.audit import audit
 from embedstore_cli.bench import bench
 from embedstore_cli.compact import compact
@@ -41,7 +47,8 @@ from embedstore_cli.train import train
 from embedstore_cli.tune import tune
 from embedstore_cli.verify import verify
 
-_INTERRUPTED = 130
+_LONGEST_MESSAGE = 5_000
+_LEAST_OF_SIGNALS = 129
 _SET_BY_OPTIONS = ("EMBEDSTORE_SIGNING_KEY", "EMBEDSTORE_MEMBERS", "EMBEDSTORE_UPSTREAM", "EMBEDSTORE_PULL_THROUGH")
 
 app = typer.Typer(
@@ -102,8 +109,11 @@ def _embedstore(
 
 def run() -> NoReturn:
     """Run the command line of this process."""
+    _open_closed_streams()
+    _have_a_home()
+    _escape_what_cannot_be_encoded()
     code = main(sys.argv[1:])
-    if code == _INTERRUPTED:
+    if code >= _LEAST_OF_SIGNALS:
         os._exit(code)  # a model's thread may still be at work; everything that was to be stored is
     sys.exit(code)
 
@@ -112,8 +122,9 @@ def main(arguments: Sequence[str]) -> int:
     """Run a command line and return its exit code."""
     before = {name: os.environ.get(name) for name in _SET_BY_OPTIONS}
     try:
-        code = _run_app(arguments)
-        _flush()
+        with heeded():
+            code = _run_app(arguments)
+            _flush()
     except EmbedStoreError as error:
         return _fail(str(error))
     except BrokenPipeError:
@@ -122,8 +133,8 @@ def main(arguments: Sequence[str]) -> int:
     except OSError as error:
         _mute_output()
         return _fail(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}")
-    except KeyboardInterrupt:
-        return _INTERRUPTED
+    except KeyboardInterrupt as stop:
+        return _stopped(stop)
     finally:
         _restore(before)
     return code
@@ -137,17 +148,70 @@ def _run_app(arguments: Sequence[str]) -> int:
         try:
             app(list(arguments), prog_name="embedstore")
         except SystemExit as done:
+            _raise_what_is_behind(done)
             return done.code if isinstance(done.code, int) else 0
     return 0
 
 
+def _raise_what_is_behind(done: SystemExit) -> None:
+    """Raise the interrupt that typer has made an exit of, if there is one."""
+    error: BaseException | None = done
+    while error is not None:
+        if isinstance(error, KeyboardInterrupt):
+            raise error
+        error = error.__cause__ or error.__context__
+
+
+def _stopped(stop: KeyboardInterrupt) -> int:
+    name = signal_of(stop)
+    stored = stop.stored if isinstance(stop, Interrupted) else ""
+    with suppress(OSError):
+        _say(f"Interrupted by {name}. {stored}".rstrip())
+        _flush()
+    return exit_code(name)
+
+
 def _notice(warning: Warning | str) -> None:
-    print(f"Warning: {warning}", file=sys.stderr)
+    _say(f"Warning: {plain(warning)}")
 
 
 def _fail(message: str) -> int:
-    print(f"Error: {message}", file=sys.stderr)
+    with suppress(OSError):  # nobody can be told
+        _say(f"Error: {plain(message, _LONGEST_MESSAGE)}")
     return 1
+
+
+def _say(text: str) -> None:
+    if sys.stderr is not None:  # None, where it is closed, would be standard output
+        print(text, file=sys.stderr)
+
+
+def _open_closed_streams() -> None:
+    """Send nowhere what goes to a stream that is closed: its number would be given to the next file that is opened."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
+    if sys.stdout is None:
+        sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115
+    if sys.stderr is None:
+        sys.stderr = open(2, "w", closefd=False)  # noqa: SIM115
+
+
+def _have_a_home() -> None:
+    """Name a home that is not there, where none can be found: many libraries fail without a name."""
+    try:
+        Path.home()
+    except RuntimeError:
+        os.environ["HOME"] = "/nonexistent"
+
+
+def _escape_what_cannot_be_encoded() -> None:
+    """Write characters that the terminal's encoding or a locale does not have as \u2026, instead of failing."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and not (stream.encoding == "utf-8" and stream.errors != "strict"):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _restore(environment: Mapping[str, str | None]) -> None:

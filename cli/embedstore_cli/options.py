@@ -21,7 +21,9 @@ def _environment_variable(name: str) -> Callable[[Path | None], Path | None]:
 
     def put(file: Path | None) -> Path | None:
         if file is not None:
-            os.environ[name] = str(file.expanduser().absolute())
+            from embedstore.home import expanded
+
+            os.environ[name] = str(expanded(file).absolute())
         return file
 
     return put

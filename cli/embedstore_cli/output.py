@@ -1,4 +1,7 @@
-"""What commands write: JSON or tables on standard output, notices on standard error."""
+"""What commands write: JSON or tables on standard output, notices on standard error.
+
+What people read passes through `embedstore.errors.plain`: nothing in it steers a terminal. JSON is exact.
+"""
 
 from __future__ import annotations
 
@@ -7,18 +10,26 @@ import sys
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
+from embedstore.errors import plain
+
 if TYPE_CHECKING:
     from rich.table import Table
 
     from embedstore.types import Rejection
 
 _REJECTIONS_SHOWN = 20
+_ID_SHOWN = 80
 _WIDE = 10_000  # a pipe or file has no width to fit in
 
 
 def notice(text: str) -> None:
-    """Say something beside the result."""
-    print(text, file=sys.stderr)
+    """Say something beside the result, on one line."""
+    print(plain(text), file=sys.stderr)
+
+
+def write_line(text: str) -> None:
+    """Write one line of the result."""
+    print(plain(text))
 
 
 def confirm(what: str) -> None:
@@ -51,7 +62,7 @@ def write_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     for column in columns:
         table.add_column(column.lstrip(">"), justify="right" if column.startswith(">") else "left", overflow="fold")
     for row in rows:
-        table.add_row(*map(Text, row))
+        table.add_row(*(Text(plain(value)) for value in row))
     _write(table)
 
 
@@ -64,14 +75,15 @@ def write_facts(facts: Iterable[tuple[str, str]]) -> None:
     table.add_column(style="bold")
     table.add_column(overflow="fold")
     for name, value in facts:
-        table.add_row(name, Text(value))
+        table.add_row(Text(plain(name)), Text(plain(value)))
     _write(table)
 
 
 def list_rejections(rejections: Sequence[Rejection], verb: str) -> None:
     """List the first records that could not be used, on standard error."""
     for rejection in rejections[:_REJECTIONS_SHOWN]:
-        notice(f"{verb} {rejection.file}:{rejection.line} {rejection.id or '(no id)'}: {rejection.reason}")
+        shown = plain(rejection.id, _ID_SHOWN) or "(no id)"
+        notice(f"{verb} {rejection.file}:{rejection.line} {shown}: {rejection.reason}")
     if len(rejections) > _REJECTIONS_SHOWN:
         notice(f"… and {len(rejections) - _REJECTIONS_SHOWN:,} more {verb}; --json lists all")
 

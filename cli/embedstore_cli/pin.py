@@ -21,7 +21,7 @@ def pin(
     from embedstore.library import open_store
     from embedstore.maintenance import pin, unpin
     from embedstore.store.pins import read_pins
-    from embedstore_cli.output import notice, write_json
+    from embedstore_cli.output import notice, write_json, write_line
 
     opened = open_store(store)
     if name is None:
@@ -31,7 +31,9 @@ def pin(
         if json:
             write_json(pins)
         for each in pins if not json else []:
-            print(f"{each['name']}: {len(each['spaces'])} spaces, {sum(map(len, each['spaces'].values()))} segments")
+            write_line(
+                f"{each['name']}: {len(each['spaces'])} spaces, {sum(map(len, each['spaces'].values()))} segments"
+            )
         return
     if remove:
         unpin(opened, name)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from embedstore_cli import options
-from embedstore_cli.classifying import Fill, Groups, Labels, Models, metric_facts, reading
+from embedstore_cli.classifying import Fill, Groups, Labels, Models, metric_facts, reading, report_warning
 from embedstore_cli.output import duration, notice, write_facts, write_json
 
 if TYPE_CHECKING:
@@ -119,6 +119,7 @@ def train(
     )
     with reading(given, store, models, labels, groups, fill=fill, device=device, quiet=quiet) as how:
         report = _trained(given, output, choices, how, split, quiet=quiet)
+    report_warning(report.report_failed, f"The classifier is in {report.output}")
     if json:
         write_json(report.to_json())
     elif not quiet:

@@ -26,7 +26,7 @@ def verify(
     Exit code 1 if it is not.
     """
     from embedstore.library import verify_store
-    from embedstore_cli.output import count, notice, size, write_json
+    from embedstore_cli.output import count, notice, size, write_json, write_line
 
     if repair:
         _repair(store, sign_with, json=json)
@@ -35,11 +35,11 @@ def verify(
         write_json(report.to_json())
     else:
         for problem in report.problems:
-            print(f"{problem.file}: {problem.reason}")
+            write_line(f"{problem.file}: {problem.reason}")
         for unchecked in report.unchecked:
-            print(f"{unchecked.file}: not checked, {unchecked.reason}")
+            write_line(f"{unchecked.file}: not checked, {unchecked.reason}")
         for orphan in report.orphans:
-            print(f"{orphan}: nothing refers to it (left by a stopped process; harmless)")
+            write_line(f"{orphan}: nothing refers to it (left by a stopped process; harmless)")
         state = "Clean" if report.clean else f"Problems: {count(len(report.problems))}"
         notice(f"{state}; checked {count(report.checked_files)} files, {size(report.checked_bytes)}.")
     raise typer.Exit(0 if report.clean else 1)
@@ -47,16 +47,16 @@ def verify(
 
 def _repair(store: str | None, sign_with: Path | None, *, json: bool) -> None:
     from embedstore.library import repair_store
-    from embedstore_cli.output import count, notice, write_json
+    from embedstore_cli.output import count, notice, write_json, write_line
 
     report = repair_store(store, sign_with=sign_with)
     if json:
         write_json(report.to_json())
     else:
         for problem in report.removed:
-            print(f"removed {problem.file}: {problem.reason}")
+            write_line(f"removed {problem.file}: {problem.reason}")
         for problem in report.left:
-            print(f"left {problem.file}: {problem.reason}")
+            write_line(f"left {problem.file}: {problem.reason}")
         lost, kept = count(report.rows_lost), count(report.rows_kept)
         notice(f"{lost} vectors are lost, the next fill computes them; {kept} beside them were kept.")
     raise typer.Exit(1 if report.left else 0)

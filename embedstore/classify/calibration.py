@@ -24,6 +24,8 @@ Probabilities = NDArray[np.float64]
 _RIDGE = 1e-3
 """Pull towards leaving logits as they are, which keeps a fit to separable classes finite."""
 _LARGEST_LOG_SCALE = 5.0
+_LARGEST_NUMBER = 1e9
+_KINDS: dict[str, CalibrationKind] = {"temperature": "temperature", "vector": "vector", "none": "none"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,9 +69,18 @@ class Calibration:
         lists = (document["scale"], document["shift"])
         if not all(isinstance(numbers, list) and len(numbers) == classes for numbers in lists):
             raise InputError(f"expected lists of {classes} numbers as scale and shift of the calibration")
-        if not all(isinstance(number, int | float) for numbers in lists for number in numbers):
-            raise InputError("expected numbers as scale and shift of the calibration")
-        return cls(document["kind"], tuple(map(float, lists[0])), tuple(map(float, lists[1])))
+        if not all(_is_number(number) for numbers in lists for number in numbers):
+            raise InputError(
+                f"expected finite numbers up to {_LARGEST_NUMBER:.0e} as scale and shift of the calibration"
+            )
+        kind = _KINDS.get(str(document["kind"]))
+        if kind is None:
+            raise InputError(f"expected a calibration of kind {', '.join(_KINDS)}")
+        return cls(kind, tuple(map(float, lists[0])), tuple(map(float, lists[1])))
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= _LARGEST_NUMBER
 
 
 def uncalibrated(classes: int) -> Calibration:

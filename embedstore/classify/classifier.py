@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -19,7 +20,7 @@ from typing import Any
 from embedstore.classify.calibration import Calibration
 from embedstore.classify.network import Network, Tensors, tensor_problems, tensor_shapes
 from embedstore.classify.options import NetworkKind
-from embedstore.errors import FormatVersionError, InputError, MissingDependencyError, WeightsError
+from embedstore.errors import FormatVersionError, InputError, MissingDependencyError, WeightsError, plain
 from embedstore.features import Schema
 from embedstore.output import check_folder, complete
 
@@ -32,6 +33,9 @@ FORMAT = "embedstore-classifier"
 FORMAT_VERSION = 1
 
 _LARGEST_DOCUMENT_BYTES = 1 << 28
+_SPARE_BYTES = 64 << 20
+"""How much larger than the network's tensors their file may be before it is not even read."""
+_SHOWN_CHARACTERS = 80
 _KINDS: dict[str, NetworkKind] = {"mlp": "mlp", "linear": "linear"}
 
 
@@ -132,7 +136,8 @@ def load_classifier(path: str | Path) -> Classifier:
     kind = _KINDS.get(str(document.get("network")))
     if kind is None:
         raise InputError(
-            f"Cannot read the classifier {path}: expected a network mlp or linear, found {document.get('network')!r}."
+            f"Cannot read the classifier {path}: expected a network mlp or linear, found "
+            f"{plain(repr(document.get('network')), _SHOWN_CHARACTERS)}."
         )
     try:
         schema = Schema.from_json(document.get("schema", {}))
@@ -157,15 +162,19 @@ def _document(path: Path) -> dict[str, Any]:
             f"Cannot read the classifier {path}: expected a folder with {DOCUMENT_NAME}, found {found}.{hint}"
         )
     try:
-        if file.stat().st_size > _LARGEST_DOCUMENT_BYTES:
+        with file.open("rb") as stream:
+            content = stream.read(_LARGEST_DOCUMENT_BYTES + 1)
+        if len(content) > _LARGEST_DOCUMENT_BYTES:
             raise InputError(f"Cannot read the classifier {path}: {DOCUMENT_NAME} is too large to be one.")
-        document = json.loads(file.read_text(encoding="utf-8"))
+        document = json.loads(content.decode("utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"Cannot read the classifier {path}: {DOCUMENT_NAME}: {error}.") from error
     if not isinstance(document, dict) or document.get("format") != FORMAT:
         raise InputError(f"Cannot read the classifier {path}: expected the format {FORMAT} in {DOCUMENT_NAME}.")
     if document.get("version") != FORMAT_VERSION:
-        raise FormatVersionError(f"the classifier {path}", [f"format version {document.get('version')!r:.40}"])
+        raise FormatVersionError(
+            f"the classifier {path}", [f"format version {plain(repr(document.get('version')), _SHOWN_CHARACTERS)}"]
+        )
     return document
 
 
@@ -173,10 +182,16 @@ def _tensors(file: Path, sha256: object, shapes: Mapping[str, tuple[int, ...]]) 
     safetensors = _safetensors()
     from safetensors import SafetensorError
 
+    if file.exists() and not file.is_file():
+        raise WeightsError(f"Cannot read {file}: expected a file, found something else.")
+    largest_bytes = 4 * sum(map(math.prod, shapes.values())) + _SPARE_BYTES
     try:
-        content = file.read_bytes()
+        with file.open("rb") as stream:
+            content = stream.read(largest_bytes + 1)
     except OSError as error:
         raise WeightsError(f"Cannot read {file}: {error.strerror}. Train the classifier again.") from error
+    if len(content) > largest_bytes:
+        raise WeightsError(f"Cannot use {file}: expected at most {largest_bytes} bytes, found more.")
     found = hashlib.sha256(content).hexdigest()
     try:
         tensors: Tensors = safetensors.load(content)

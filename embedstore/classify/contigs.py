@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embedstore.classify.calibration import Probabilities
+from embedstore.output import cell
 
 
 class SourceCounts(NamedTuple):
@@ -110,7 +111,15 @@ class ContigTable:
     def __init__(self, stream: BinaryIO, labels: Sequence[str]) -> None:
         self._stream = stream
         self._labels = labels
-        names = ("source", "length", "chunks", "samples", *(f"score_{label}" for label in labels), "call", "confidence")
+        names = (
+            "source",
+            "length",
+            "chunks",
+            "samples",
+            *(f"score_{cell(label)}" for label in labels),
+            "call",
+            "confidence",
+        )
         stream.write(("\t".join(names) + "\n").encode())
 
     def write(self, contigs: Iterable[Contig]) -> None:
@@ -119,12 +128,12 @@ class ContigTable:
 
     def _row(self, contig: Contig) -> str:
         counts = contig.counts
-        facts: list[Any] = [counts.source, counts.length_bases, counts.chunks, counts.samples]
+        facts: list[Any] = [cell(counts.source), counts.length_bases, counts.chunks, counts.samples]
         if contig.scores is None:
             facts += [""] * len(self._labels) + [why_unscored(counts), ""]
         else:
             facts += [f"{number:.6f}" for number in contig.scores.tolist()]
-            facts += [self._labels[contig.call], f"{contig.confidence:.6f}"]
+            facts += [cell(self._labels[contig.call]), f"{contig.confidence:.6f}"]
         return "\t".join(map(str, facts))
 
 

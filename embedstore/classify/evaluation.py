@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,11 +30,13 @@ class Evaluation:
     metrics : JSON values, see `assessment.assess`; `unlabelled` samples were left out, `groups_seen_in_training` were
         used to make the classifier.
     scores : what they are computed from.
+    report_failed : why report.html could not be drawn; the numbers were written all the same.
     """
 
     classifier: Classifier
     metrics: dict[str, Any]
     scores: Scores
+    report_failed: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """The evaluation as JSON values."""
@@ -78,9 +80,7 @@ def evaluate(
         "groups_seen_in_training": _seen(classifier, scores),
     }
     evaluation = Evaluation(classifier, metrics, scores)
-    if output is not None:
-        _write(evaluation, Path(output))
-    return evaluation
+    return evaluation if output is None else _written(evaluation, Path(output))
 
 
 def _checked_input(given: FeatureInput, classifier: Classifier, how: Reading) -> tuple[Features, Samples]:
@@ -112,19 +112,23 @@ def _classes(samples: Samples, schema: Schema, classifier: Classifier) -> Any:
 def _seen(classifier: Classifier, scores: Scores) -> list[str]:
     """Groups that training, early stopping or calibration used; of those tested on then, this is no second test."""
     split = classifier.about.get("split")
-    parts = split.get("groups", {}) if isinstance(split, dict) else {}
-    used = {name for part, names in parts.items() if part != "test" for name in names}
+    parts = split.get("groups") if isinstance(split, dict) else None
+    lists = parts.items() if isinstance(parts, dict) else ()  # whoever made the classifier wrote this
+    used = {str(name) for part, names in lists if part != "test" and isinstance(names, list) for name in names}
     codes = np.unique(scores.samples.groups.codes)
     return sorted(used & {scores.samples.groups.names[code] for code in codes.tolist() if code >= 0})
 
 
-def _write(evaluation: Evaluation, path: Path) -> None:
-    from embedstore.classify.report import evaluation_report
+def _written(evaluation: Evaluation, path: Path) -> Evaluation:
+    """Write the folder; return the evaluation with why its page could not be drawn, if so."""
+    from embedstore.classify.report import drawn_or_why, evaluation_report
 
-    page = evaluation_report(evaluation.classifier, evaluation.metrics, evaluation.scores)
+    page, failed = drawn_or_why(lambda: evaluation_report(evaluation.classifier, evaluation.metrics, evaluation.scores))
     with complete(path.absolute()) as folder:
         folder.mkdir()
         write_scores(evaluation.scores, folder / SCORES_NAME)
-        (folder / REPORT_NAME).write_text(page, encoding="utf-8")
+        if page is not None:
+            (folder / REPORT_NAME).write_text(page, encoding="utf-8")
         document = json.dumps(evaluation.to_json(), indent=1, ensure_ascii=False)
         (folder / EVALUATION_NAME).write_text(document + "\n", encoding="utf-8")
+    return replace(evaluation, report_failed=failed)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -11,7 +12,7 @@ import numpy as np
 
 from embedstore.classify.metrics import ECE_BINS
 from embedstore.classify.scores import Scores
-from embedstore.errors import MissingDependencyError
+from embedstore.errors import MissingDependencyError, plain
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -27,8 +28,10 @@ _STYLE = {
     "legend.frameon": False,
     "svg.fonttype": "none",
     "svg.hashsalt": "embedstore",
+    "text.parse_math": False,  # a $ in a label is a $
 }
 _CURVE_POINTS = 400
+_NAME_CHARACTERS = 40
 _BINS = np.linspace(0, 1, 41)
 
 
@@ -97,17 +100,17 @@ def confusion_plot(confusion: Sequence[Sequence[int]], labels: Sequence[str]) ->
             color = "white" if shares[row, column] > 0.5 else "#333333"
             text = f"{int(counts[row, column]):,}\n{shares[row, column]:.0%}"
             axes.text(column, row, text, ha="center", va="center", color=color)
-        axes.set_xticks(range(len(labels)), labels)
-        axes.set_yticks(range(len(labels)), labels)
+        axes.set_xticks(range(len(labels)), [_name(label) for label in labels])
+        axes.set_yticks(range(len(labels)), [_name(label) for label in labels])
         return finish()
 
 
 def class_scores_plot(scores: Scores) -> str:
     """Distribution of the score of the last class in samples of each class."""
     last = len(scores.labels) - 1
-    with _figure(f"score of {scores.labels[last]}", "density of samples") as (axes, finish):
+    with _figure(f"score of {_name(scores.labels[last])}", "density of samples") as (axes, finish):
         for place in np.unique(scores.y).tolist():
-            label, color = scores.labels[place], _COLORS[place % len(_COLORS)]
+            label, color = _name(scores.labels[place]), _COLORS[place % len(_COLORS)]
             numbers = scores.probabilities[scores.y == place, last]
             axes.hist(numbers, bins=_BINS.tolist(), density=True, color=color, alpha=0.5, label=label)
         _legend(axes)
@@ -137,7 +140,7 @@ def intervals_plot(what: str, numbers: Mapping[str, tuple[float, float, float]])
         for place, (name, (number, low, high)) in enumerate(numbers.items()):
             axes.plot([low, high], [-place, -place], color=_COLORS[0], linewidth=1.5)
             axes.plot([number], [-place], "o", color=_COLORS[0], ms=5)
-            axes.text(0.02, 0.25 - place, name, transform=axes.get_yaxis_transform(), fontsize=8)
+            axes.text(0.02, 0.25 - place, _name(name), transform=axes.get_yaxis_transform(), fontsize=8)
         axes.set_ylim(-len(numbers) + 0.4, 0.7)
         axes.set_yticks([])
         return finish()
@@ -147,7 +150,13 @@ def _classes(scores: Scores) -> Iterator[tuple[str, int, str]]:
     """Classes that occur, with their colours; of two, whose curves mirror each other, both are shown."""
     for place, label in enumerate(scores.labels):
         if 0 < (scores.y == place).sum() < len(scores.y):
-            yield label, place, _COLORS[place % len(_COLORS)]
+            yield _name(label), place, _COLORS[place % len(_COLORS)]
+
+
+def _name(text: str) -> str:
+    """Write a label into a drawing, whatever it holds."""
+    shown = plain(text, _NAME_CHARACTERS)
+    return f" {shown}" if shown.startswith("_") else shown  # matplotlib leaves such curves out of a legend
 
 
 def _legend(axes: Axes, **options: Any) -> None:
@@ -186,7 +195,10 @@ def _figure(x: str, y: str, *, square: bool = False, tight: bool = False) -> Ite
 
         def finish() -> str:
             stream = io.StringIO()
-            figure.savefig(stream, format="svg", metadata={"Date": None}, bbox_inches="tight" if tight else None)
+            with warnings.catch_warnings():
+                # Only its measure is not known: the text is in the drawing, and the browser has more fonts.
+                warnings.filterwarnings("ignore", r"Glyph .* missing", UserWarning)
+                figure.savefig(stream, format="svg", metadata={"Date": None}, bbox_inches="tight" if tight else None)
             text = stream.getvalue()
             return text[text.index("<svg") :]
 

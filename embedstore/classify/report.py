@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Iterable, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from embedstore.classify import plots
 from embedstore.classify.classifier import Classifier
 from embedstore.classify.scores import Scores
+from embedstore.errors import EmbedStoreError, plain
 
 HEADLINES = (
     ("auroc", "AUROC"),
@@ -27,6 +29,10 @@ HEADLINES = (
 )
 _OF_CLASS = (("auroc", "AUROC"), ("auprc", "AUPRC"), ("f1", "F1"), ("precision", "precision"), ("recall", "recall"))
 _GROUPS_SHOWN = 200
+_WITH_INTERVAL = re.compile(r"([–+\-0-9.*]+) <([–+\-0-9. to]+)>")
+UNDRAWABLE = (EmbedStoreError, OSError, ImportError, ValueError, RuntimeError, LookupError, TypeError, ArithmeticError,
+              AttributeError, MemoryError)  # fmt: skip
+"""What matplotlib and its fonts were seen to raise. Numbers that took hours are worth more than a page about them."""
 
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; color: #2b3238; background: #fff; max-width: 62em; margin: 2em auto;
@@ -46,6 +52,14 @@ td:first-child, th:first-child { text-align: left }
 tr:nth-child(even) td { background: #f7f9fa }
 .interval { color: #8a949d }
 """
+
+
+def drawn_or_why(draw: Callable[[], str]) -> tuple[str | None, str]:
+    """Draw a page; if that fails, return None and the reason: what the page is about stands without it."""
+    try:
+        return draw(), ""
+    except UNDRAWABLE as error:
+        return None, plain(error) or type(error).__name__
 
 
 def training_report(classifier: Classifier, test: Scores) -> str:
@@ -94,7 +108,7 @@ def _evaluation(evaluation: Mapping[str, Any], scores: Scores) -> list[str]:
         "<h2>Metrics</h2>",
         f"<p class=about>{evaluation['samples']:,.0f} samples of {evaluation['groups']:,} groups. Classes are averaged "
         f"plainly. In grey: {intervals['level']:.0%} intervals, {intervals['replicates']} bootstrap samples of "
-        f"{html.escape(intervals['of'])}.</p>",
+        f"{escape(intervals['of'])}.</p>",
         table(("metric", "value"), [(name, _number(evaluation, key)) for key, name in HEADLINES]),
         "<h2>By class</h2>",
         table(*_of_classes(evaluation)),
@@ -133,9 +147,9 @@ def _of_classes(evaluation: Mapping[str, Any]) -> tuple[Sequence[str], list[Sequ
         (
             label,
             f"{numbers['samples']:,.0f}",
-            *(_number(evaluation, f"classes/{label}/{key}") for key, _ in _OF_CLASS),
-            *(plain(numbers["recall_at_precision"][precision]) for precision in precisions),
-            *(plain(numbers["precision_at_prevalence"][prevalence]) for prevalence in prevalences),
+            *(_number(evaluation, "classes", label, key) for key, _ in _OF_CLASS),
+            *(decimal(numbers["recall_at_precision"][precision]) for precision in precisions),
+            *(decimal(numbers["precision_at_prevalence"][prevalence]) for prevalence in prevalences),
         )
         for label, numbers in classes.items()
     ]
@@ -150,25 +164,25 @@ def _summaries(
         (
             part["group"] if "group" in part else f"{part['from']:,}–{part['to']:,}",
             f"{part['samples']:,}",
-            plain(part["accuracy"]),
-            plain(part["auroc"]),
-            *(plain(part["recall"][label]) for label in labels),
+            decimal(part["accuracy"]),
+            decimal(part["auroc"]),
+            *(decimal(part["recall"][label]) for label in labels),
         )
         for part in parts
     ]
     return header, list(rows)
 
 
-def _number(evaluation: Mapping[str, Any], path: str) -> str:
-    """Write a metric with its interval."""
+def _number(evaluation: Mapping[str, Any], *names: str) -> str:
+    """Write a metric with its interval. A label may hold any character, so names are not told apart by one."""
     value: Any = evaluation
-    for name in path.split("/"):
+    for name in names:
         value = value[name]
-    low, high = evaluation["intervals"]["numbers"].get(path, (None, None))
-    return plain(value) if low is None else f"{plain(value)} <{plain(low)}–{plain(high)}>"
+    low, high = evaluation["intervals"]["numbers"].get("/".join(names), (None, None))
+    return decimal(value) if low is None else f"{decimal(value)} <{decimal(low)}–{decimal(high)}>"
 
 
-def plain(value: float | None) -> str:
+def decimal(value: float | None) -> str:
     """Write a number that may not be defined."""
     return "–" if value is None else f"{value:.3f}"
 
@@ -186,29 +200,34 @@ def _preparation(classifier: Classifier) -> str:
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """Return a table as HTML; of a cell `0.9 <0.8–1.0>` the interval is grey."""
-    head = "".join(f"<th>{html.escape(name)}</th>" for name in header)
+    head = "".join(f"<th>{escape(name)}</th>" for name in header)
     body = "".join("<tr>" + "".join(f"<td>{_cell(text)}</td>" for text in row) + "</tr>" for row in rows)
     return f"<div class=wide><table>{f'<tr>{head}</tr>' if head else ''}{body}</table></div>"
 
 
 def _cell(text: str) -> str:
-    """Escape a text; what stands in angle brackets at its end is an interval, in grey."""
-    number, separator, interval = text.partition(" <")
-    if not separator or not interval.endswith(">"):
-        return html.escape(text)
-    return f"{html.escape(number)} <span class=interval>{html.escape(interval[:-1])}</span>"
+    """Escape a text; of a number with an interval in angle brackets, the interval is grey."""
+    found = _WITH_INTERVAL.fullmatch(text)
+    if found is None:
+        return escape(text)
+    return f"{escape(found[1])} <span class=interval>{escape(found[2])}</span>"
+
+
+def escape(text: str) -> str:
+    """Write a text as HTML; nothing in it is an element or steers what shows it."""
+    return html.escape(plain(text))
 
 
 def figures(drawn: Iterable[tuple[str, str]]) -> str:
     """Return plots, given as (what they show, SVG), as HTML."""
-    parts = (f"<figure>{svg}<figcaption>{html.escape(text)}</figcaption></figure>" for text, svg in drawn)
+    parts = (f"<figure>{svg}<figcaption>{escape(text)}</figcaption></figure>" for text, svg in drawn)
     return f"<div class=plots>{''.join(parts)}</div>"
 
 
 def page(title: str, lead: str, parts: Iterable[str]) -> str:
     """Return a page that needs nothing else; `parts` are HTML."""
     return (
-        f"<!doctype html>\n<html lang=en><head><meta charset=utf-8><title>{html.escape(title)}</title>"
-        f"<style>{_STYLE}</style></head>\n<body><h1>{html.escape(title)}</h1>\n"
-        f"<p class=about>{html.escape(lead)}</p>\n" + "\n".join(parts) + "\n</body></html>\n"
+        f"<!doctype html>\n<html lang=en><head><meta charset=utf-8><title>{escape(title)}</title>"
+        f"<style>{_STYLE}</style></head>\n<body><h1>{escape(title)}</h1>\n"
+        f"<p class=about>{escape(lead)}</p>\n" + "\n".join(parts) + "\n</body></html>\n"
     )

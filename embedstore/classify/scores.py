@@ -14,6 +14,7 @@ from embedstore.classify.metrics import Classes, called
 from embedstore.classify.network import Network
 from embedstore.features import Features, Samples
 from embedstore.features.samples import Indices
+from embedstore.output import cell
 
 PIECE_ROWS = 4096
 
@@ -72,17 +73,17 @@ def score(
 
 def write_scores(scores: Scores, path: Path) -> None:
     """Write a table: sample, source, group, label, length, a score for each class, call; numbers in full."""
-    samples = scores.samples
+    samples, labels = scores.samples, [cell(label) for label in scores.labels]
     columns = (
-        samples.ids.tolist(),
-        samples.sources.texts().tolist(),
-        samples.groups.texts().tolist(),
-        [scores.labels[place] for place in scores.y.tolist()],
+        map(cell, samples.ids.tolist()),
+        map(cell, samples.sources.texts().tolist()),
+        map(cell, samples.groups.texts().tolist()),
+        [labels[place] for place in scores.y.tolist()],
         scores.lengths_bases.tolist(),
         scores.probabilities.tolist(),
-        [scores.labels[place] for place in called(scores.probabilities).tolist()],
+        [labels[place] for place in called(scores.probabilities).tolist()],
     )
-    header = ("sample", "source", "group", "label", "length", *(f"score_{label}" for label in scores.labels), "call")
+    header = ("sample", "source", "group", "label", "length", *(f"score_{label}" for label in labels), "call")
     with path.open("w", encoding="utf-8", newline="\n") as stream:
         stream.write("\t".join(header) + "\n")
         for id_, source, group, label, length, numbers, call in zip(*columns, strict=True):

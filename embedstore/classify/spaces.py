@@ -8,11 +8,12 @@ from functools import partial
 from typing import Literal
 
 from embedstore.classify.classifier import Classifier
-from embedstore.errors import ModelError, SchemaError, SpaceConflictError, SpaceNotFoundError, UnknownModelError
+from embedstore.errors import ModelError, SchemaError, SpaceConflictError, SpaceNotFoundError, UnknownModelError, plain
 from embedstore.features import Block, FillFrom, Preparation, Schema
 from embedstore.filling import FillReport, SpaceTarget, fill, find_target
 from embedstore.identity import Molecule, Recipe
 from embedstore.models.embedder import Model
+from embedstore.models.registry import MODELS
 from embedstore.models.resolution import ModelOptions, resolve
 from embedstore.samples.outputs import DNA_NAME, PROTEIN_NAME
 from embedstore.sequences import read
@@ -75,8 +76,7 @@ def fill_spaces(targets: Sequence[SpaceTarget], source: FillFrom) -> tuple[tuple
         report = fill(records, target, options, on_progress=source.on_progress)
         if source.on_report is not None:
             source.on_report(report)
-        if report.interrupted:
-            raise KeyboardInterrupt
+        report.raise_if_interrupted()
         space = target.space
         if space is None and target.store is not None:
             space = target.store.find_space(target.recipe)
@@ -88,11 +88,18 @@ def fill_spaces(targets: Sequence[SpaceTarget], source: FillFrom) -> tuple[tuple
 def _space_of(
     classifier: Classifier, block: Block, store: SpaceStore, options: Mapping[str, ModelOptions]
 ) -> SpaceTarget:
-    """Find the space of one block: by its id, which decides, and else by its name."""
-    space = _space_by_id(store, block.space_id)
+    """Find the space of one block: by its id, which decides, and else by its name, which is never taken for a path."""
+    space = _space(store, block.space_id)
+    if space is None and block.space not in MODELS:
+        space = _space(store, block.space)
     if space is not None:
         chosen = options.get(block.space) or _options_of(space.recipe)
         return SpaceTarget(store, space.recipe, space.name, space, partial(_obtain, space, chosen))
+    if block.space not in MODELS:
+        raise UnknownModelError(
+            f"Cannot find block {block} of {classifier.owner}: no model is named {plain(block.space)}, and the store "
+            f"{store.location} has no such space. {_HINT}"
+        )
     try:
         return find_target(store, block.space, options.get(block.space, ModelOptions()))
     except SpaceConflictError as error:
@@ -102,10 +109,10 @@ def _space_of(
 
 
 def _obtain(space: Space, options: ModelOptions) -> Model:
-    try:
-        return resolve(space.recipe.model, options)
-    except UnknownModelError as error:
-        raise UnknownModelError(f"{error} {_HINT}") from error
+    """Get the model of a space by its recipe, which whoever made the space wrote: a name, never a path."""
+    if space.recipe.model not in MODELS:
+        raise UnknownModelError(f"No model is named {plain(space.recipe.model)}. {_HINT}")
+    return resolve(space.recipe.model, options)
 
 
 def _other_recipe(classifier: Classifier, block: Block, store: SpaceStore, error: SpaceConflictError) -> SchemaError:
@@ -119,9 +126,9 @@ def _other_recipe(classifier: Classifier, block: Block, store: SpaceStore, error
     )
 
 
-def _space_by_id(store: SpaceStore, space_id: str) -> Space | None:
+def _space(store: SpaceStore, name_or_id: str) -> Space | None:
     try:
-        return store.space(space_id)
+        return store.space(name_or_id)
     except SpaceNotFoundError:
         return None
 

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import IO, Any, BinaryIO, Literal, Protocol
 
 import numpy as np
@@ -17,6 +18,7 @@ from embedstore.classify.classifier import Classifier
 from embedstore.classify.contigs import Contig, ContigTable, SourceCounts, why_unscored
 from embedstore.errors import InputError
 from embedstore.features import Samples
+from embedstore.output import cell
 from embedstore.samples import PrepareOptions
 from embedstore.samples.folder import OutputFolder
 from embedstore.sequences.chunking import Bounds
@@ -115,7 +117,7 @@ class OwnTables:
         self._labels = labels
         self._predictions = folder.create(PREDICTIONS_NAME)
         self._contigs = ContigTable(folder.create(CONTIGS_NAME), labels)
-        scores = (f"score_{label}" for label in labels)
+        scores = (f"score_{cell(label)}" for label in labels)
         names = ("sample", "source", "start", "end", "strand", "frame", *scores, "call")
         self._predictions.write(("\t".join(names) + "\n").encode())
 
@@ -134,13 +136,13 @@ class OwnTables:
             samples.start.tolist(), samples.end.tolist(), samples.strand.tolist(), samples.frame.tolist(), strict=True
         )
         calls = np.where(np.isnan(scores[:, 0]), -1, scores.argmax(axis=1)).tolist()
-        empty = "\t" * (len(self._labels) - 1)
+        empty, labels = "\t" * (len(self._labels) - 1), [cell(label) for label in self._labels]
         rows = zip(ids, sources, places, scores.tolist(), calls, strict=True)
         for id_, source, (start, end, strand, frame), numbers, call in rows:
             texts = empty if call < 0 else "\t".join([f"{number:.6f}" for number in numbers])
             sign = "+" if strand > 0 else "-"
-            name = NO_VECTOR if call < 0 else self._labels[call]
-            yield f"{id_}\t{source}\t{start}\t{end}\t{sign}\t{frame}\t{texts}\t{name}\n"
+            name = NO_VECTOR if call < 0 else labels[call]
+            yield f"{cell(id_)}\t{cell(source)}\t{start}\t{end}\t{sign}\t{frame}\t{texts}\t{name}\n"
 
 
 class VirnucproTables:
@@ -164,7 +166,7 @@ class VirnucproTables:
         self._consensus = folder.create(VIRNUCPRO_CONSENSUS_NAME)
         self._chunks.write(b"Sequence_ID\tPrediction\tscore1\tscore2\n")
         self._best: dict[str, tuple[np.float32, np.float32]] = {}
-        self._sorted = SortedLines()
+        self._sorted = SortedLines(folder.hidden)
 
     def write(self, samples: Samples | None, scores: Probabilities, contigs: Sequence[Contig]) -> None:
         """Append rows of samples; those without a vector are left out, as VirNucPro has none."""
@@ -175,7 +177,7 @@ class VirnucproTables:
         for (chunk, frame), virus, other in zip(self._names.of(samples), ours, others, strict=True):
             if np.isnan(virus):
                 continue
-            lines.append(f"{chunk}{frame}\t{'virus' if virus > other else 'others'}\t{other!s}\t{virus!s}\n")
+            lines.append(f"{cell(chunk)}{frame}\t{'virus' if virus > other else 'others'}\t{other!s}\t{virus!s}\n")
             if chunk not in self._best:
                 self._settle()
             best = self._best.get(chunk, (other, virus))
@@ -191,7 +193,7 @@ class VirnucproTables:
     def _settle(self) -> None:
         """Keep the last chunk's result: the samples of a chunk follow each other."""
         for chunk, (other, virus) in self._best.items():
-            self._sorted.add(f"{chunk}\t{virus >= other}\n")
+            self._sorted.add(f"{cell(chunk)}\t{virus >= other}\n")
         self._best.clear()
 
 
@@ -223,9 +225,10 @@ class _Names:
 
 
 class SortedLines:
-    """Lines that are written sorted, in bounded memory: sorted runs of them wait in temporary files."""
+    """Lines that are written sorted, in bounded memory: sorted runs of them wait in unnamed files of `folder`."""
 
-    def __init__(self) -> None:
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
         self._held: list[str] = []
         self._runs: list[IO[str]] = []
 
@@ -233,7 +236,7 @@ class SortedLines:
         """Take in a line."""
         self._held.append(line)
         if len(self._held) >= _RUN_ROWS:
-            run = tempfile.TemporaryFile("w+", encoding="utf-8", newline="\n")  # noqa: SIM115
+            run = tempfile.TemporaryFile("w+", encoding="utf-8", newline="\n", dir=self._folder)  # noqa: SIM115
             run.writelines(sorted(self._held))
             run.seek(0)
             self._runs.append(run)

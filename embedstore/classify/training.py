@@ -3,12 +3,13 @@
 features ─ splitting ─▶ train │ validation │ calibration │ test
                           └─ fitting ─┘           │            │
                           network ─ calibration ◀─┘            │
-                          classifier ─ assessment ◀────────────┘ ─▶ classifier.safetensors, .json, report.html
+                          classifier ─ assessment ◀────────────┘ ─▶ classifier.safetensors, .json ─▶ report.html
+
+The classifier is saved before its report is drawn: whatever stops the drawing, the training is not lost.
 """
 
 from __future__ import annotations
 
-import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -27,8 +28,10 @@ from embedstore.classify.inputs import FeatureInput, Reading, open_input
 from embedstore.classify.options import TrainOptions
 from embedstore.classify.scores import Scores, logits_of, score, write_scores
 from embedstore.classify.splitting import Part, Split, given_split, split_samples
+from embedstore.errors import StorageError, plain
 from embedstore.features import Features, Samples
 from embedstore.features.assignments import read_assignments
+from embedstore.output import replacing
 
 _PACKAGES = ("embedstore", "torch", "numpy", "scipy", "scikit-learn")
 
@@ -40,6 +43,7 @@ class TrainReport:
     Attributes
     ----------
     evaluation : metrics of the test part, see `assessment.assess`.
+    report_failed : why report.html or scores.tsv could not be written; the classifier is there all the same.
     """
 
     output: Path
@@ -48,6 +52,7 @@ class TrainReport:
     fitted: Fitted
     evaluation: dict[str, Any]
     seconds: float
+    report_failed: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """The report as JSON values."""
@@ -60,6 +65,7 @@ class TrainReport:
             "best_epoch": self.fitted.best_epoch,
             "evaluation": self.evaluation,
             "seconds": round(self.seconds, 3),
+            **({"report_failed": self.report_failed} if self.report_failed else {}),
         }
 
 
@@ -99,8 +105,9 @@ def train(
     trained = fit_classifier(features, samples, parts, options, name=str(output), on_epoch=on_epoch)
     evaluation = assess(trained.test, options.seed, samples.preparation.chunk_length)
     classifier = replace(trained.classifier, about={**trained.classifier.about, "test": evaluation})
-    save_classifier(classifier, output, _for_people(classifier, trained.test))
-    return TrainReport(output, classifier, parts, trained.fitted, evaluation, time.monotonic() - started)
+    save_classifier(classifier, output)
+    failed = _write_for_people(classifier, trained.test, output)
+    return TrainReport(output, classifier, parts, trained.fitted, evaluation, time.monotonic() - started, failed)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -173,14 +180,20 @@ def _calibration(part: PartRows | None, fitted: Fitted, options: TrainOptions) -
     return calibrate(logits, part.y, weights[part.y], options.calibration)
 
 
-def _for_people(classifier: Classifier, test: Scores) -> dict[str, bytes]:
-    """Return the files that are for people, by name."""
-    from embedstore.classify.report import training_report
+def _write_for_people(classifier: Classifier, test: Scores, output: Path) -> str:
+    """Add the files that are for people to a classifier that is saved; return why that failed, if it did."""
+    from embedstore.classify.report import drawn_or_why, training_report
 
-    with tempfile.TemporaryDirectory(prefix="embedstore-") as folder:
-        table = Path(folder) / SCORES_NAME
-        write_scores(test, table)
-        return {REPORT_NAME: training_report(classifier, test).encode(), SCORES_NAME: table.read_bytes()}
+    page, failed = drawn_or_why(lambda: training_report(classifier, test))
+    try:
+        with replacing(output / SCORES_NAME) as table:
+            write_scores(test, table)
+        if page is not None:
+            with replacing(output / REPORT_NAME) as file:
+                file.write_text(page, encoding="utf-8")
+    except StorageError as error:
+        failed = failed or plain(error)
+    return failed
 
 
 def _installed(package: str) -> str | None:

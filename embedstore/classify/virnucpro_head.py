@@ -14,7 +14,7 @@ from __future__ import annotations
 import collections
 import pickle
 import pickletools
-import zipfile
+import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,11 +29,14 @@ from embedstore.errors import MissingDependencyError, ModelError, SchemaError, W
 from embedstore.features import Preparation, Schema
 from embedstore.filling import find_target
 from embedstore.models.resolution import ModelOptions
+from embedstore.models.torch_file import TorchFileError, read_pickle
 from embedstore.samples import PrepareOptions
 from embedstore.store.store import SpaceStore
 
 try:
     import torch
+
+    from embedstore.models.weights import storage_problem
 except ImportError as error:
     raise MissingDependencyError(
         "Cannot import a classifier: torch is not installed. Install it with `pip install 'embedstore[train]'`."
@@ -71,6 +74,8 @@ _KINDS = {"hidden_layer": "Linear", "bn1": "BatchNorm1d", "output_layer": "Linea
 _SETTINGS = {"bn1": {"eps": NORM_EPSILON}, "dropout": {"p": DROPOUT}}
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks", "_state_dict_hooks")
 _LARGEST_PICKLE_BYTES = 1 << 20
+_UNREADABLE = (pickle.UnpicklingError, RuntimeError, OSError, EOFError, ValueError, LookupError, AttributeError,
+               TypeError, ArithmeticError, AssertionError, MemoryError, struct.error)  # fmt: skip
 _MARKS = {"PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE", "FRAME", "GET", "BINGET", "LONG_BINGET"}
 
 
@@ -143,7 +148,10 @@ def read_head(file: Path) -> Tensors:
     """
     network = _network_class(_globals(_pickle_bytes(file), file), file)
     module = _read(file, network)
-    problems = _problems(module)
+    try:
+        problems = _problems(module)
+    except (TypeError, ValueError, AttributeError, LookupError) as error:
+        raise _refused(file, f"its module is not put together as one: {error}") from error
     if problems:
         raise _refused(file, "; ".join(problems[:5]))
     tensors = {ours: _tensor(module, theirs) for theirs, ours in _TENSORS.items()}
@@ -181,13 +189,9 @@ _STAND_INS = {"Linear": _Linear, "BatchNorm1d": _BatchNorm1d, "Dropout": _Dropou
 
 def _pickle_bytes(file: Path) -> bytes:
     try:
-        with zipfile.ZipFile(file) as archive:
-            members = [member for member in archive.infolist() if member.filename.rsplit("/", 1)[-1] == "data.pkl"]
-            if len(members) != 1 or members[0].file_size > _LARGEST_PICKLE_BYTES:
-                raise _refused(file, "expected one data.pkl of a moderate size inside")
-            return archive.read(members[0])
-    except (zipfile.BadZipFile, OSError, EOFError) as error:
-        raise _refused(file, f"expected a zip archive as torch.save has written since 1.6, found {error}") from error
+        return read_pickle(file, _LARGEST_PICKLE_BYTES)
+    except TorchFileError as error:
+        raise _refused(file, str(error)) from error
 
 
 def _globals(content: bytes, file: Path) -> set[str]:
@@ -203,7 +207,7 @@ def _globals(content: bytes, file: Path) -> set[str]:
                 raise _refused(file, f"it uses {instruction.name}, which no torch file does")
             if isinstance(argument, str) and instruction.name not in _MARKS:
                 texts.append(argument)
-    except (ValueError, IndexError) as error:
+    except (ValueError, IndexError, OverflowError, struct.error) as error:
         raise _refused(file, f"its pickle is damaged: {error}") from error
     return found
 
@@ -225,8 +229,8 @@ def _read(file: Path, network: str) -> object:
     stand_ins += [(_Network, network), collections.OrderedDict, set]
     try:
         with torch.serialization.safe_globals(stand_ins):
-            return torch.load(file, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, AttributeError, TypeError) as error:
+            return torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+    except _UNREADABLE as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise _refused(file, f"it cannot be read by torch's restricted reader: {reason}") from error
 
@@ -267,11 +271,20 @@ def _tensor_problems(module: _Network, layers: Mapping[str, Any]) -> list[str]:
         "output_layer.weight": classes + wide,
         "output_layer.bias": classes,
     }
-    return [
+    wrong = [
         f"expected {name} of {shape}, found {tuple(_found(module, name).shape)}"
         for name, shape in shapes.items()
         if tuple(_found(module, name).shape) != shape
     ]
+    return wrong or [problem for name in shapes if (problem := _claim(name, _found(module, name)))]
+
+
+def _claim(name: str, tensor: Any) -> str | None:
+    """Say why a tensor is not to be copied: of another type, or larger than what the file holds of it."""
+    if tensor.dtype != torch.float32:
+        return f"expected finite float32 numbers, found others in {name}"
+    problem = storage_problem(tensor)
+    return None if problem is None else f"{name}: {problem}"
 
 
 def _has_hooks(layer: object) -> bool:

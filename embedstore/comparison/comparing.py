@@ -58,10 +58,12 @@ class Comparison:
     ----------
     names : of the sets, in the order given.
     document : all that was found, as JSON values; what is not defined is None.
+    report_failed : why comparison.html could not be drawn; comparison.json was written all the same.
     """
 
     names: tuple[str, ...]
     document: dict[str, Any]
+    report_failed: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """The comparison as JSON values."""
@@ -128,9 +130,7 @@ def compare(
         "seconds": round(time.monotonic() - started, 3),
     }
     comparison = Comparison(tuple(some.name for some in found), jsonable(document))
-    if output is not None:
-        _write(comparison, Path(output))
-    return comparison
+    return comparison if output is None else _written(comparison, Path(output))
 
 
 def _store(given: Samples | str | Path, reading: Reading) -> SpaceStore:
@@ -210,12 +210,16 @@ def _similarity(targets: Sequence[SpaceTarget], samples: Samples, seed: int) -> 
     return {"samples": count, "neighbours": _NEIGHBOURS, "overlap_by_chance": by_chance, "pairs": pairs}
 
 
-def _write(comparison: Comparison, path: Path) -> None:
+def _written(comparison: Comparison, path: Path) -> Comparison:
+    """Write the folder; return the comparison with why its page could not be drawn, if so."""
+    from embedstore.classify.report import drawn_or_why
     from embedstore.comparison.report import comparison_report
 
-    page = comparison_report(comparison.document)
+    page, failed = drawn_or_why(lambda: comparison_report(comparison.document))
     with complete(path.absolute()) as folder:
         folder.mkdir()
-        (folder / PAGE_NAME).write_text(page, encoding="utf-8")
+        if page is not None:
+            (folder / PAGE_NAME).write_text(page, encoding="utf-8")
         document = json.dumps(comparison.to_json(), indent=1, ensure_ascii=False)
         (folder / COMPARISON_NAME).write_text(document + "\n", encoding="utf-8")
+    return replace(comparison, report_failed=failed)

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from embedstore.classify.plots import intervals_plot
-from embedstore.classify.report import HEADLINES, figures, page, plain, table
+from embedstore.classify.report import HEADLINES, decimal, figures, page, table
 
 DRAWN = (("auroc", "AUROC"), ("balanced_accuracy", "balanced accuracy"), ("mcc", "MCC"))
 _LETTERS = {"dna": "base", "protein": "residue"}
@@ -81,7 +81,7 @@ def _differences(differences: Sequence[Mapping[str, Any]]) -> tuple[Sequence[str
 def _sets(sets: Sequence[Mapping[str, Any]]) -> tuple[Sequence[str], list[Sequence[str]]]:
     def text(metric: Mapping[str, Any]) -> str:
         low, high = metric["interval"]
-        return f"{plain(metric['value'])} <{plain(low)}–{plain(high)}>"
+        return f"{decimal(metric['value'])} <{decimal(low)}–{decimal(high)}>"
 
     header = ("metric", *(some["name"] for some in sets))
     return header, [(name, *(text(some["metrics"][path]) for some in sets)) for path, name in HEADLINES]
@@ -102,15 +102,15 @@ def _million(seconds: float | None) -> str:
 
 def _similarity(similarity: Mapping[str, Any]) -> list[str]:
     def canaries(cosines: Sequence[float] | None) -> str:
-        return "not comparable" if cosines is None else ", ".join(map(plain, cosines))
+        return "not comparable" if cosines is None else ", ".join(map(decimal, cosines))
 
     if not similarity["pairs"]:
         return []
     rows = [
         (
             " and ".join(pair["spaces"]),
-            plain(pair["linear_cka"]),
-            plain(pair["neighbour_overlap"]),
+            decimal(pair["linear_cka"]),
+            decimal(pair["neighbour_overlap"]),
             canaries(pair["canary_cosines"]),
         )
         for pair in similarity["pairs"]
@@ -120,7 +120,7 @@ def _similarity(similarity: Mapping[str, Any]) -> list[str]:
         f"<p class=about>On {similarity['samples']:,} of the samples. Linear CKA, unbiased: 1 if one space is the "
         f"other turned and scaled, about 0 if they have nothing in common. Neighbours: which share of the "
         f"{similarity['neighbours']} nearest samples by cosine is the same, by chance "
-        f"{plain(similarity['overlap_by_chance'])}. Canaries: cosines of the fixed sequences that both spaces keep; "
+        f"{decimal(similarity['overlap_by_chance'])}. Canaries: cosines of the fixed sequences that both spaces keep; "
         "not comparable if the dimensions or the sequences differ.</p>",
         table(("spaces", "linear CKA", "neighbours", "canaries"), rows),
     ]

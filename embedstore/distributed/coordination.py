@@ -25,6 +25,7 @@ from embedstore.filling.preview import letters_per_second
 from embedstore.filling.report import FillReport
 from embedstore.filling.target import SpaceTarget
 from embedstore.identity import key_array
+from embedstore.interruption import uninterrupted
 from embedstore.store.locations import is_url
 from embedstore.store.store import SpaceStore
 from embedstore.types import Keys, Record, Rejection
@@ -167,12 +168,14 @@ class _DistributedFill(Fill):
         if executor is None:
             return
         self._give(executor)
-        for task, outcome in executor.outcomes(timeout_s):
-            if isinstance(outcome, Loss):
-                self._lose(task, outcome, executor)
-            else:
-                self._losses_in_a_row = 0
-                self._take(task, outcome)
+        executor.wait(timeout_s)
+        with uninterrupted():  # no receipt is lost
+            for task, outcome in executor.outcomes():
+                if isinstance(outcome, Loss):
+                    self._lose(task, outcome, executor)
+                else:
+                    self._losses_in_a_row = 0
+                    self._take(task, outcome)
         self._give(executor)
 
     def _give(self, executor: Executor) -> None:

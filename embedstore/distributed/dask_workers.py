@@ -12,8 +12,10 @@ import logging
 import queue
 import shlex
 import shutil
+import time
+import uuid
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -21,6 +23,7 @@ from embedstore.distributed.executors import Executor, Loss, Outcome
 from embedstore.distributed.places import physical_cores
 from embedstore.distributed.working import Job, Receipt, Task, use_threads, work
 from embedstore.errors import InputError, MissingDependencyError, WorkerError
+from embedstore.interruption import kept_handlers, not_for_children
 
 Kind = Literal["local", "slurm", "pbs", "lsf"]
 CLASSES: dict[Kind, tuple[str, str]] = {
@@ -33,6 +36,9 @@ CLASSES: dict[Kind, tuple[str, str]] = {
 
 _WORKER_OPTIONS = {"memory_limit", "local_directory", "death_timeout", "env", "resources"}
 _CONNECT_S = 30.0
+_END_S = 20.0
+"""How long an interrupted fill waits for the tasks that workers have; queues kill after some 30 s."""
+_LOOK_S = 1.0
 _TASKS_PER_WORKER_OF_OTHERS = 2  # an adaptive cluster that others started grows only when tasks wait
 
 
@@ -95,8 +101,9 @@ class DaskCluster:
     def open(self, job: Job) -> Iterator[Executor]:
         """See `executors.Workers`."""
         with ExitStack() as stack:
-            cluster = stack.enter_context(self._started())
-            self._start_first(cluster)
+            with not_for_children() if self.kind == "local" else nullcontext():  # its threads start them later on, too
+                cluster = stack.enter_context(self._started())
+                self._start_first(cluster)
             if self.minimum < self.maximum:
                 cluster.adapt(minimum=self.minimum, maximum=self.maximum)
             client = stack.enter_context(_client(cluster))
@@ -155,6 +162,7 @@ class _DaskTasks:
         self._most_in_hand = most_in_hand
         self._running: dict[str, tuple[Task, Any]] = {}
         self._done: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self._fill = uuid.uuid4().hex
 
     @property
     def workers(self) -> int:
@@ -168,28 +176,46 @@ class _DaskTasks:
         return max(0, self._most_in_hand() - len(self._running))
 
     def submit(self, task: Task) -> None:
-        future = self._client.submit(_work_on_dask, self._job, task, pure=False)
+        future = self._client.submit(_work_on_dask, self._job, task, self._fill, pure=False)
         self._running[future.key] = (task, future)
         future.add_done_callback(self._done.put)
 
-    def outcomes(self, timeout_s: float | None) -> list[Outcome]:
+    def wait(self, timeout_s: float | None) -> None:
+        with suppress(queue.Empty):
+            self._done.put(self._done.get(timeout_s != 0, timeout_s))
+
+    def outcomes(self) -> list[Outcome]:
         found: list[Outcome] = []
-        try:
-            future = self._done.get(timeout=timeout_s) if timeout_s != 0 else self._done.get_nowait()
+        with suppress(queue.Empty):
             while True:
+                future = self._done.get_nowait()
                 task, _ = self._running.pop(future.key)
                 found.append((task, _outcome(future)))
-                future = self._done.get_nowait()
-        except queue.Empty:
-            return found
+        return found
 
     def stop(self) -> list[Outcome]:
-        found = self.outcomes(0)
+        found: list[Outcome] = []
+        if self._running:
+            with suppress(OSError):  # who cannot be reached is not waited for
+                self._client.run(_end_fill, self._fill, on_error="ignore")
+                found = self._last_outcomes()
         self.cancel()
         return found
 
+    def _last_outcomes(self) -> list[Outcome]:
+        """Wait for those tasks that a worker has; each ends after the pack that it is at."""
+        found = self.outcomes()
+        until_s = time.monotonic() + _END_S
+        while (left_s := until_s - time.monotonic()) > 0:
+            with_workers = {str(key) for keys in self._client.processing().values() for key in keys}
+            if with_workers.isdisjoint(self._running):
+                break
+            self.wait(min(left_s, _LOOK_S))
+            found += self.outcomes()
+        return found
+
     def cancel(self) -> None:
-        """Have no task started any more; one that runs is not waited for, and what it stores is kept."""
+        """Have no task started any more; what one that runs still stores is kept."""
         futures = [future for _, future in self._running.values()]
         self._running.clear()
         if futures:
@@ -221,10 +247,18 @@ def _outcome(future: Any) -> Receipt | Loss:
     ) from error
 
 
-def _work_on_dask(job: Job, task: Task) -> Receipt:
-    """Do a task on a Dask worker, with all threads that the worker may use."""
+_ENDED: set[str] = set()
+"""In a worker: fills whose tasks are to store what they have, and to end."""
+
+
+def _end_fill(fill: str) -> None:
+    _ENDED.add(fill)
+
+
+def _work_on_dask(job: Job, task: Task, fill: str) -> Receipt:
+    """Do a task of a fill on a Dask worker, with all threads that the worker may use."""
     use_threads(_imported("distributed").get_worker().state.nthreads)
-    return work(job, task)
+    return work(job, task, lambda: fill in _ENDED)
 
 
 def _count_workers(client: Any) -> int:
@@ -248,7 +282,8 @@ def _client(address: Any) -> Any:
 
 def _imported(module: str) -> Any:
     try:
-        return importlib.import_module(module)
+        with kept_handlers():  # importing dask_jobqueue replaces that of SIGINT by one that ends the process
+            return importlib.import_module(module)
     except ImportError as error:
         raise MissingDependencyError(
             f"Cannot use Dask: {error.name} is not installed. Install it with `pip install 'embedstore[cluster]'`."

@@ -45,8 +45,12 @@ class Executor(Protocol):
         """Have a task computed."""
         ...
 
-    def outcomes(self, timeout_s: float | None) -> list[Outcome]:
-        """Wait for an outcome, and return all that there are; none after the time is up.
+    def wait(self, timeout_s: float | None) -> None:
+        """Wait until there is an outcome, or something else to see to; not longer than so many seconds."""
+        ...
+
+    def outcomes(self) -> list[Outcome]:
+        """Return what outcomes there are, without waiting.
 
         Raises
         ------

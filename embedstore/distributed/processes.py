@@ -18,6 +18,7 @@ from embedstore.distributed.executors import Executor, Loss, Outcome
 from embedstore.distributed.places import physical_cores, worker_devices
 from embedstore.distributed.working import Job, Receipt, Task, prepare, transportable, use_threads, work
 from embedstore.errors import EmbedStoreError, InputError, WorkerError
+from embedstore.interruption import not_for_children
 
 _MOST_DEATHS_IN_LOADING = 3
 _END_S = 5.0
@@ -82,12 +83,8 @@ class _Worker:
         self.process: SpawnProcess = get_context("spawn").Process(
             target=_serve, args=(theirs, job, threads), name=f"embedstore-worker-{number}", daemon=True
         )
-        # Ctrl-C goes to all processes of a terminal: only this one heeds it, and tells the others.
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-        try:
+        with not_for_children():
             self.process.start()
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
         theirs.close()
 
     def give(self, task: Task) -> None:
@@ -162,11 +159,13 @@ class _Processes:
             worker = self._alive[number] = _Worker(number, self._jobs[number], self._threads)
         worker.give(task)
 
-    def outcomes(self, timeout_s: float | None) -> list[Outcome]:
-        if not self._alive:
-            return []
+    def wait(self, timeout_s: float | None) -> None:
+        if self._alive:
+            wait([worker.connection for worker in self._alive.values()], timeout_s)
+
+    def outcomes(self) -> list[Outcome]:
         connections = {worker.connection: worker for worker in self._alive.values()}
-        found = (self._outcome(connections[each]) for each in wait(list(connections), timeout_s) if each in connections)
+        found = (self._outcome(connections[each]) for each in wait(list(connections), 0) if each in connections)
         return [outcome for outcome in found if outcome is not None]
 
     def stop(self) -> list[Outcome]:
@@ -186,7 +185,9 @@ class _Processes:
         return found
 
     def close(self) -> None:
-        """Let no process be left."""
+        """Let no process be left; each ends by itself as soon as its pipe is closed, if this is interrupted."""
+        for worker in self._alive.values():
+            worker.connection.close()
         for worker in self._alive.values():
             worker.close()
         self._alive.clear()

@@ -11,6 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from embedstore.doctor.findings import Finding
+from embedstore.store.storage import is_stray
 
 _GROUP = "access"
 _FEW_BYTES = 10 << 30
@@ -51,9 +52,11 @@ def _unshared(folder: Path) -> Iterator[Finding]:
     """Find folders of a shared store that the group cannot write to."""
     seen = closed = 0
     for inside, folders, _ in os.walk(folder):
+        folders[:] = [name for name in folders if not is_stray(name)]
         for name in folders:
             with suppress(FileNotFoundError):  # removed since the listing
-                closed += not (Path(inside) / name).stat(follow_symlinks=False).st_mode & stat.S_IWGRP
+                mode = (Path(inside) / name).lstat().st_mode
+                closed += stat.S_ISDIR(mode) and not mode & stat.S_IWGRP
                 seen += 1
         if seen > _LOOKED_AT:
             break
@@ -70,7 +73,9 @@ def space_findings(folder: Path) -> Iterator[Finding]:
     data = {"free_bytes": free, "total_bytes": total}
     said = f"{free / 2**30:,.1f} GiB of {total / 2**30:,.1f} GiB free"
     if free < _TOO_FEW_BYTES:
-        yield Finding(_GROUP, "space", "fail", said, "Make room, or keep the store elsewhere.", data)
+        yield Finding(
+            _GROUP, "space", "fail", said, "Free some space (`embedstore gc`), or keep the store elsewhere.", data
+        )
     elif free < _FEW_BYTES:
         yield Finding(_GROUP, "space", "warn", said, "Make room: 10 GiB hold 4 million vectors of 1280 halves.", data)
     else:

@@ -8,13 +8,16 @@ from pathlib import Path
 
 from embedstore.doctor.access import sharing_findings, space_findings
 from embedstore.doctor.contents import contents_findings, root_finding
-from embedstore.doctor.findings import Diagnosis, Finding
+from embedstore.doctor.findings import Diagnosis, Finding, State
 from embedstore.doctor.mounts import mount_findings
 from embedstore.doctor.probes import probe_folder, semantics_findings
-from embedstore.doctor.remote import reading_findings, writing_findings
+from embedstore.doctor.remote import ranges_findings, reading_findings, writing_findings
 from embedstore.doctor.software import processor_findings, version_findings
 from embedstore.doctor.weights import model_findings
 from embedstore.errors import EmbedStoreError, StoreError
+from embedstore.home import expanded
+from embedstore.store.documents import ROOT_NAME
+from embedstore.store.file_systems import advice_for
 from embedstore.store.local import TEMPORARY_PREFIX
 from embedstore.store.locations import Location, is_url, open_storage
 from embedstore.store.storage import Storage
@@ -23,7 +26,7 @@ from embedstore.store.storage import Storage
 def diagnose(location: Location) -> Diagnosis:
     """Look at a store, at the place where it lies, and at this machine.
 
-    What is written to find out lies in one folder or file `.tmp-doctor-…`, which readers pass over and which is
+    What is written to find out lies in one folder or file `.tmp-doctor-…`, which readers skip and which is
     removed, on Ctrl-C too. Nothing else is changed.
 
     Parameters
@@ -36,7 +39,7 @@ def diagnose(location: Location) -> Diagnosis:
 
 
 def _findings(location: Location) -> Iterator[Finding]:
-    yield from _remote(str(location)) if is_url(location) else _local(Path(location).expanduser().absolute())
+    yield from _remote(str(location)) if is_url(location) else _local(expanded(location).absolute())
     yield from version_findings()
     yield from processor_findings()
     yield from model_findings()
@@ -77,13 +80,11 @@ def _probed(place: Path, *, may_read_only: bool) -> Iterator[Finding]:
             yield from semantics_findings(inside)
     except OSError as error:
         found = f"refused in {place}: {error.strerror or error}"
+        state: State = "warn" if may_read_only else "fail"
+        advice = advice_for(error) or "Choose another place."
         if may_read_only:
-            advice = "Enough to read; how the file system behaves was not tried. To fill it, ask for permission."
-            yield Finding("access", "writing", "warn", found, advice, {"writable": False})
-        else:
-            yield Finding(
-                "access", "writing", "fail", found, "Choose a place that you may write to.", {"writable": False}
-            )
+            advice = f"Enough to read; how the file system behaves was not tried. To fill it: {advice}"
+        yield Finding("access", "writing", state, found, advice, {"writable": False})
         return
     yield from _removed(place)
 
@@ -115,6 +116,7 @@ def _remote(url: str) -> Iterator[Finding]:
     yield from _store(storage)
     if url.lower().startswith(("http://", "https://")):
         found = "read-only: a web server"
+        yield from ranges_findings(storage, ROOT_NAME)
         yield Finding("remote", "writing", "ok", found, "Publish it anew with `embedstore publish-index`.")
     else:
         yield from writing_findings(storage)
@@ -122,7 +124,7 @@ def _remote(url: str) -> Iterator[Finding]:
 
 def _name(location: Location) -> str:
     if not is_url(location):
-        return str(Path(location).expanduser().absolute())
+        return str(expanded(location).absolute())
     try:
         return open_storage(location).location
     except EmbedStoreError:

@@ -8,7 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from embedstore.doctor.findings import Finding
-from embedstore.store.local import NETWORK_FILE_SYSTEMS, mounts_above
+from embedstore.store.file_systems import (
+    FUSE_PREFIX,
+    LOCAL_FILE_SYSTEMS,
+    NETWORK_FILE_SYSTEMS,
+    mount_table,
+    mounts_above,
+)
 
 _GROUP = "file system"
 _DEFAULT_LISTING_LAG_S = 60  # acdirmax of nfs(5)
@@ -21,7 +27,7 @@ class Mount:
 
     Attributes
     ----------
-    kind : of file system, those of FUSE without "fuse.".
+    kind : of file system, as the table names it.
     point : where it is mounted.
     options : of the mount and of the file system.
     """
@@ -31,9 +37,19 @@ class Mount:
     options: frozenset[str]
 
     @property
+    def name(self) -> str:
+        """The kind as people call it: those of FUSE without "fuse."."""
+        return self.kind.removeprefix(FUSE_PREFIX)
+
+    @property
     def is_network(self) -> bool:
         """Whether other machines may see it, too."""
-        return self.kind in NETWORK_FILE_SYSTEMS
+        return self.name in NETWORK_FILE_SYSTEMS
+
+    @property
+    def is_mapped(self) -> bool:
+        """Whether it is known to be a disk of this machine, whose files are read through memory maps."""
+        return self.kind in LOCAL_FILE_SYSTEMS
 
     @property
     def is_read_only(self) -> bool:
@@ -53,10 +69,9 @@ class Mount:
 def mount_of(folder: Path) -> Mount | None:
     """Return what a folder lies on by the mount table (Linux); None where there is no table."""
     try:
-        table = Path("/proc/self/mountinfo").read_text(encoding="utf-8", errors="surrogateescape")
+        mounted = list(mounts_above(mount_table(), os.path.realpath(folder)))
     except OSError:
         return None
-    mounted = list(mounts_above(table, os.path.realpath(folder)))
     if not mounted:
         return None
     point, kind, options = mounted[-1]
@@ -67,21 +82,23 @@ def mount_findings(folder: Path) -> Iterator[Finding]:
     """Say what a folder lies on, and what follows from it."""
     mount = mount_of(folder)
     if mount is None:
-        yield Finding(_GROUP, "mount", "warn", "unknown: no mount table here", "Fine where it is a local disk.")
+        found = "unknown: no mount table here; read in place, not mapped"
+        yield Finding(_GROUP, "mount", "warn", found, "Fine where it is a local disk.")
         return
     data = {
-        "kind": mount.kind,
+        "kind": mount.name,
         "mount_point": mount.point,
         "network": mount.is_network,
+        "mapped": mount.is_mapped,
         "read_only": mount.is_read_only,
         "options": sorted(mount.options),
         "listing_lag_s": mount.listing_lag_s,
     }
-    where = f"{mount.kind}, mounted at {mount.point}{', read-only' if mount.is_read_only else ''}"
-    if mount.kind in _FORGETTING:
+    where = f"{mount.name}, mounted at {mount.point}{', read-only' if mount.is_read_only else ''}"
+    if mount.name in _FORGETTING:
         yield Finding(_GROUP, "mount", "warn", where, "It forgets: keep stores on a disk that stays.", data)
     else:
-        reading = "; read in place, not mapped" if mount.is_network else ""
+        reading = "" if mount.is_mapped else "; read in place, not mapped"
         yield Finding(_GROUP, "mount", "ok", f"{where}{reading}", "", data)
     if mount.is_network and mount.listing_lag_s:
         yield Finding(

@@ -14,8 +14,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
+
 from embedstore.doctor.findings import Finding
-from embedstore.store.local import TEMPORARY_PREFIX
+from embedstore.errors import StoreError
+from embedstore.store.file_systems import advice_for
+from embedstore.store.local import TEMPORARY_PREFIX, LocalStorage
 
 _GROUP = "file system"
 _ROUNDS = 5
@@ -40,7 +44,7 @@ for line in sys.stdin:
 
 @contextmanager
 def probe_folder(folder: Path) -> Iterator[Path]:
-    """Make a folder that readers of a store pass over, and remove it whatever happens."""
+    """Make a folder that readers of a store skip, and remove it whatever happens."""
     place = folder / f"{TEMPORARY_PREFIX}doctor-{uuid.uuid4().hex}"
     try:
         place.mkdir()
@@ -59,6 +63,7 @@ def semantics_findings(place: Path) -> Iterator[Finding]:
         ("listing", _listing),
         ("clock", _clock),
         ("mmap", _mmap),
+        ("ranged read", _ranged_read),
     )
     for check, probe in probes:
         inside = place / check.replace(" ", "-")
@@ -66,9 +71,10 @@ def semantics_findings(place: Path) -> Iterator[Finding]:
             inside.mkdir()
             yield probe(inside)
         except OSError as error:
-            yield Finding(
-                _GROUP, check, "fail", f"refused: {error.strerror or error}", "Keep the store on another file system."
-            )
+            advice = advice_for(error) or "Keep the store on another file system."
+            yield Finding(_GROUP, check, "fail", f"refused: {error.strerror or error}", advice)
+        except StoreError as error:
+            yield Finding(_GROUP, check, "fail", str(error), "Keep the store on another file system.")
 
 
 def _fsync(place: Path) -> Finding:
@@ -162,7 +168,7 @@ def _listing(place: Path) -> Finding:
     found = f"a new file is listed at once, by another process too ({worst * 1e3:.1f} ms)"
     if worst > 1:
         found = f"a new file is listed after {worst:.1f} s"
-        advice = "Nothing gets lost by it; look again if something lacks."
+        advice = "Nothing gets lost by it; look again if something is missing."
         return Finding(_GROUP, "listing", "warn", found, advice, data)
     return Finding(_GROUP, "listing", "ok", found, "", data)
 
@@ -226,3 +232,15 @@ def _mmap(place: Path) -> Finding:
     if not right:
         return Finding(_GROUP, "mmap", "fail", "shows other bytes", "Keep the store on another file system.")
     return Finding(_GROUP, "mmap", "ok", "works")
+
+
+def _ranged_read(place: Path) -> Finding:
+    """Read rows as they are read where files are not mapped."""
+    storage, table = LocalStorage(place), np.frombuffer(np.random.default_rng(0).bytes(1 << 16), np.uint8)
+    storage.write("file", [table])
+    rows = np.array([900, 3, 4, 511])
+    found = storage.open("file", table.nbytes, mapped=False).rows(7, 64, rows)
+    if not np.array_equal(found, table[7 : 7 + 1023 * 64].reshape(-1, 64)[rows]):
+        advice = "Keep the store on another file system."
+        return Finding(_GROUP, "ranged read", "fail", "shows other bytes", advice)
+    return Finding(_GROUP, "ranged read", "ok", "works")

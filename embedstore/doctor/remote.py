@@ -10,6 +10,7 @@ from embedstore.doctor.findings import Finding
 from embedstore.errors import EmbedStoreError, StoreError
 from embedstore.store.documents import ROOT_NAME
 from embedstore.store.local import TEMPORARY_PREFIX
+from embedstore.store.ranges import Ranged
 from embedstore.store.storage import Storage
 
 _GROUP = "remote"
@@ -39,6 +40,26 @@ def reading_findings(storage: Storage) -> Iterator[Finding]:
     yield Finding(_GROUP, "reachable", "warn" if slow else "ok", found, advice, {"request_s": median_s})
 
 
+def ranges_findings(storage: Storage, name: str) -> Iterator[Finding]:
+    """Ask for a part of a file, and say what came; nothing where there is no such file."""
+    if not isinstance(storage, Ranged):
+        return
+    try:
+        answered = storage.answers_ranges(name, storage.entry(name).size_bytes)
+    except FileNotFoundError:
+        return
+    except (EmbedStoreError, OSError) as error:
+        yield Finding(_GROUP, "ranges", "fail", str(error), "Look at the server: reading parts of files fails.")
+        return
+    data = {"ranges": answered}
+    if answered:
+        yield Finding(_GROUP, "ranges", "ok", "sends parts of files, where these are asked for", "", data)
+    else:
+        found = "sends whole files, where parts of them are asked for"
+        advice = "Reading works, by way of temporary files (TMPDIR). nginx, Apache and object stores send parts."
+        yield Finding(_GROUP, "ranges", "warn", found, advice, data)
+
+
 def _read_root(storage: Storage) -> None:
     try:
         storage.read(ROOT_NAME)
@@ -47,7 +68,7 @@ def _read_root(storage: Storage) -> None:
 
 
 def writing_findings(storage: Storage) -> Iterator[Finding]:
-    """Try to write a file that readers pass over, and to remove it."""
+    """Try to write a file that readers skip, to read it and a part of it, and to remove it."""
     name = f"{TEMPORARY_PREFIX}doctor-{uuid.uuid4().hex}"
     try:
         before = time.time()
@@ -56,6 +77,7 @@ def writing_findings(storage: Storage) -> Iterator[Finding]:
             after = time.time()
             right = storage.read(name) == _CONTENT
             listed = any(each.name == name for each in storage.list(""))
+            ranges = tuple(ranges_findings(storage, name))
         finally:
             storage.delete(name)
     except (StoreError, FileNotFoundError) as error:
@@ -70,6 +92,7 @@ def writing_findings(storage: Storage) -> Iterator[Finding]:
         yield Finding(_GROUP, "writing", "warn", "works, but new files are listed late", advice, data)
     else:
         yield Finding(_GROUP, "writing", "ok", "writes, lists at once, deletes", "", data)
+    yield from ranges
     yield _clock(entry.modified_ns / 1e9, before, after)
 
 

@@ -14,11 +14,13 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from embedstore.errors import InputError
+from embedstore.errors import InputError, plain
 from embedstore.features.samples import Categories, Samples
+from embedstore.output import from_cell
 
 _NAMED = ("sample", "source", "group")
 _NAMES_SHOWN = 10
+_CHARACTERS_SHOWN = 80
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,11 +83,11 @@ def read_assignments(path: str | Path, value: Literal["label", "cluster", "part"
         fields = line.split("\t")
         if len(fields) <= max(name_place, value_place):
             raise InputError(f"Cannot read {path}: line {number}: expected {len(header)} fields, found {len(fields)}.")
-        name, text = fields[name_place], fields[value_place]
+        name, text = from_cell(fields[name_place]), from_cell(fields[value_place])
         if values.setdefault(name, text) != text:
             raise InputError(
                 f"Cannot read {path}: line {number}: expected {values[name]!r} as the {value} of {name} as above, "
-                f"found {text!r}."
+                f"found {plain(repr(text), _CHARACTERS_SHOWN)}."
             )
     return Assignments(named[0], values, str(path))
 
@@ -117,7 +119,9 @@ def _renumbered(numbers: Mapping[str, int], met: NDArray[np.int32]) -> Categorie
 def _refuse_unknown(samples: Samples, names: list[str], table: Assignments) -> None:
     unknown = sorted(set(table.values).difference(names))
     if unknown:
-        shown = ", ".join(unknown[:_NAMES_SHOWN]) + (" …" if len(unknown) > _NAMES_SHOWN else "")
+        shown = ", ".join(plain(name, _CHARACTERS_SHOWN) for name in unknown[:_NAMES_SHOWN]) + (
+            " …" if len(unknown) > _NAMES_SHOWN else ""
+        )
         raise InputError(
             f"Cannot use {table.file} for {samples.origin}: expected names of its {table.named}s, found {len(unknown)} "
             f"that are none: {shown}."

@@ -27,13 +27,13 @@ import google_crc32c
 import numpy as np
 from numpy.typing import NDArray
 
-from embedstore.errors import FormatVersionError, InputError
+from embedstore.errors import FormatVersionError, InputError, plain
 from embedstore.features.features import Features
 from embedstore.features.samples import TEXT, Categories, Samples
-from embedstore.features.schema import Schema
+from embedstore.features.schema import LARGEST_DIM, Schema
 from embedstore.identity import Molecule
 from embedstore.store.documents import Part
-from embedstore.types import Keys
+from embedstore.types import KEY_BYTES, Keys
 
 HEADER = "embedstore_features"
 FORMAT = "embedstore-features"
@@ -41,6 +41,18 @@ FORMAT_VERSION = 1
 ROW_DTYPE = np.dtype("<f4")
 BLOCK_BYTES = 64 << 20
 _BLOCK_ROWS = 1 << 16
+_SHOWN_CHARACTERS = 80
+_COLUMNS: Mapping[str, tuple[np.dtype[Any], tuple[int, ...]]] = {
+    "X": (ROW_DTYPE, ()),
+    "row_crc": (np.dtype(np.uint32), ()),
+    "y": (np.dtype(np.int64), ()),
+    **dict.fromkeys(("ids", "source_names", "group_names"), (TEXT, ())),
+    **dict.fromkeys(("source", "group"), (np.dtype(np.int32), ())),
+    **dict.fromkeys(("start", "end"), (np.dtype(np.int64), ())),
+    **dict.fromkeys(("strand", "frame"), (np.dtype(np.int8), ())),
+    **dict.fromkeys(("dna_key", "protein_key"), (np.dtype(np.uint8), (KEY_BYTES,))),
+}
+"""dtype of each column, and the shape of one of its rows."""
 _MOLECULES: tuple[Molecule, ...] = ("dna", "protein")
 
 
@@ -113,7 +125,7 @@ def schema_from(content: Content) -> Schema:
         raise InputError(f"expected the format {FORMAT} in {HEADER}")
     version = document.get("version")
     if version != FORMAT_VERSION:
-        raise FormatVersionError("features", [f"format version {version!r:.40}"])
+        raise FormatVersionError("features", [f"format version {plain(repr(version), _SHOWN_CHARACTERS)}"])
     schema = Schema.from_json(document.get("schema", {}))
     expected = document.get("crc32c")
     found = _checksum(schema, {name: partial(_blocks, column) for name, column in content.columns.items()})
@@ -194,6 +206,10 @@ class _Rows:
 
 
 def _column(name: str, array: NDArray[Any]) -> Column:
+    if array.dtype == TEXT and any("\0" in text for block in _blocks(array) for text in block.tolist()):
+        raise InputError(
+            f"Cannot write features: a text in column {name} holds a NUL character, which no file can keep."
+        )
     return Column(name, array.shape, array.dtype, _BLOCK_ROWS, partial(_blocks, array))
 
 
@@ -237,13 +253,32 @@ def _in_range(name: str, names: NDArray[Any], codes: NDArray[Any]) -> Categories
     return Categories(names, codes.astype(np.int32, copy=False))
 
 
-def expect_columns(found: Sequence[str]) -> None:
-    """Refuse a file without the columns that every one has, before they are read.
+def expect_columns(found: Mapping[str, tuple[tuple[int, ...], np.dtype[Any]]]) -> None:
+    """Refuse a file whose columns are not those of features, by what it states of them: before any of them is read.
+
+    Together with the rows of `X`, which are looked for in the file, this bounds what is read of a file from elsewhere.
+
+    Parameters
+    ----------
+    found : name -> shape and dtype; any dtype of text is `samples.TEXT`.
 
     Raises
     ------
-    InputError : names those that lack.
+    InputError : names columns that are missing, unknown, or of another shape or dtype than they must have.
     """
-    lacking = [name for name in ("X", "row_crc", "ids") if name not in found]
-    if lacking:
-        raise InputError(f"{' and '.join(lacking)} lack: expected a file that `embedstore merge` wrote")
+    missing = [name for name in ("X", "row_crc", "ids") if name not in found]
+    if missing:
+        raise InputError(f"{' and '.join(missing)} missing: expected a file that `embedstore merge` wrote")
+    rows, *width = found["X"][0]
+    if len(width) != 1 or not 0 < width[0] <= LARGEST_DIM:
+        raise InputError(f"expected X of (n, d), d at most {LARGEST_DIM}, found {found['X'][0]}")
+    for name, (shape, dtype) in found.items():
+        expected = _COLUMNS.get(name)
+        if expected is None:
+            raise InputError(f"expected a file that `embedstore merge` wrote, found a column {name} in it")
+        fits = len(shape) > 0 if name.endswith("_names") else shape[:1] == (rows,)
+        if dtype != expected[0] or not fits or shape[1:] != (expected[1] if name != "X" else tuple(width)):
+            raise InputError(
+                f"expected column {name} of {rows} rows of {expected[0]}, as X is {found['X'][0]}, found "
+                f"{shape} {dtype}"
+            )

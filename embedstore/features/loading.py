@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from embedstore.errors import InputError
+from embedstore.errors import InputError, plain
 from embedstore.features.samples import ARRAYS, CATEGORIES, TEXT, Categories, Samples, Texts
 from embedstore.features.schema import Preparation
 from embedstore.identity import Molecule
@@ -19,6 +19,7 @@ from embedstore.samples.table import SampleBatch, read_samples
 from embedstore.types import KEY_BYTES, Keys
 
 _NAMES_SHOWN = 10
+_CHARACTERS_SHOWN = 80
 
 
 def load_samples(path: str | Path) -> Samples:
@@ -45,7 +46,7 @@ def read_preparation(path: Path) -> Preparation:
         document = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return Preparation()
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"Cannot read {path}: {error}. Prepare the samples again.") from error
     preparation = document.get("preparation") if isinstance(document, dict) else None
     try:
@@ -89,7 +90,7 @@ def refuse_repeated(ids: Texts, origin: str) -> None:
     ordered = np.sort(ids)
     again = np.unique(ordered[1:][ordered[1:] == ordered[:-1]])
     if len(again):
-        names = ", ".join(again[:_NAMES_SHOWN].tolist())
+        names = ", ".join(plain(name, _CHARACTERS_SHOWN) for name in again[:_NAMES_SHOWN].tolist())
         raise InputError(
             f"Cannot use {origin}: expected each sample id once, found {len(again)} more than once: {names}"
             f"{' …' if len(again) > _NAMES_SHOWN else ''}. Give each sample its own id."

@@ -17,7 +17,7 @@ import numpy as np
 import zarr.errors
 from numpy.typing import NDArray
 
-from embedstore.errors import CorruptStoreError, FormatVersionError, InputError
+from embedstore.errors import CorruptStoreError, FormatVersionError, InputError, plain
 from embedstore.features import hdf5_file, npz_file, zarr_file
 from embedstore.features.columns import (
     ROW_DTYPE,
@@ -46,6 +46,7 @@ _FORMATS = {
     ".npz": _Format(npz_file.write, npz_file.read),
 }
 SUFFIXES = tuple(_FORMATS)
+_SHOWN_CHARACTERS = 500
 
 _UNREADABLE = (
     OSError,
@@ -55,6 +56,7 @@ _UNREADABLE = (
     TypeError,
     EOFError,
     MemoryError,
+    ArithmeticError,
     struct.error,
     TokenError,
     SyntaxError,
@@ -113,7 +115,9 @@ def open_features(path: str | Path) -> Features:
     except FormatVersionError:
         raise
     except (InputError, *_UNREADABLE, zarr.errors.BaseZarrError, zipfile.BadZipFile) as error:
-        raise InputError(f"Cannot open features {path}: {str(error).rstrip('.')}. Merge again.") from error
+        raise InputError(
+            f"Cannot open features {path}: {plain(error, _SHOWN_CHARACTERS).rstrip('.')}. Merge again."
+        ) from error
 
 
 class FileRows:

@@ -144,8 +144,7 @@ def _fill(target: SpaceTarget, source: FillFrom) -> dict[str, str]:
     report = fill(records, target, options, on_progress=source.on_progress)
     if source.on_report is not None:
         source.on_report(report)
-    if report.interrupted:
-        raise KeyboardInterrupt
+    report.raise_if_interrupted()
     return {failed.id: failed.reason for failed in (*report.rejected, *report.failed)}
 
 

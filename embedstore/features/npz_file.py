@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import struct
 import zipfile
 from collections.abc import Callable, Sequence
@@ -15,6 +16,8 @@ from embedstore.errors import InputError
 from embedstore.features.columns import HEADER, ROW_DTYPE, Column, Content, expect_columns
 from embedstore.features.samples import TEXT
 from embedstore.store.documents import Part
+
+_TEXT_BLOCK_BYTES = 16 << 20
 
 _LOCAL_HEADER = struct.Struct("<26x2H")
 """Of a zip member: its last two fields are the lengths of the name and of the extra field that follow."""
@@ -35,8 +38,12 @@ def write(path: Path, columns: Sequence[Column], header: Callable[[], str]) -> N
                     "shape": column.shape,
                 }
                 np.lib.format.write_array_header_1_0(member, described)
+                # As fixed width, one long text makes all of them as long: a few at a time.
+                step = max(1, _TEXT_BLOCK_BYTES // dtype.itemsize) if column.is_text else column.block_rows
                 for block in column.blocks():
-                    member.write(np.ascontiguousarray(block.astype(dtype, copy=False)).data)
+                    for start in range(0, len(block), step):
+                        some = block[start : start + step].astype(dtype, copy=False)
+                        member.write(np.ascontiguousarray(some).data)
         with archive.open(f"{HEADER}.npy", "w") as member:
             np.lib.format.write_array(member, np.array(header()), allow_pickle=False)
 
@@ -50,9 +57,13 @@ def read(path: Path) -> Content:
     """
     with zipfile.ZipFile(path) as archive:
         members = {member.filename.removesuffix(".npy"): member for member in archive.infolist()}
-        expect_columns(list(members))
+        described = {name: _described(archive, member) for name, member in members.items() if name != "X"}
+        header_shape, _ = described.pop(HEADER, ((), TEXT))
+        shape, offset = _rows(members["X"], path) if "X" in members else ((), 0)
+        expect_columns({**described, **({"X": (shape, ROW_DTYPE)} if "X" in members else {})})
+        if header_shape or offset + math.prod(shape) * ROW_DTYPE.itemsize > path.stat().st_size:
+            raise InputError(f"expected X of {shape} in the file, found less of it")
         columns = {name: _array(archive, member) for name, member in members.items() if name != "X"}
-        shape, offset = _rows(members["X"], path)
     header = str(columns.pop(HEADER, ""))
     return Content(header, columns, shape, path.parent, (Part(path.name, offset, shape[0]),) if shape[0] else ())
 
@@ -62,6 +73,18 @@ def _unicode(column: Column) -> np.dtype[Any]:
     return np.dtype(f"<U{max(1, longest)}")
 
 
+def _described(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> tuple[tuple[int, ...], np.dtype[Any]]:
+    """Shape and dtype of a member, if it holds as many bytes as these need."""
+    if member.compress_type != zipfile.ZIP_STORED:
+        raise InputError(f"expected {member.filename} to be stored, found it deflated")
+    with archive.open(member) as content:
+        shape, _, dtype = _npy_header(content)
+        held_bytes = member.file_size - content.tell()
+    if dtype.hasobject or math.prod(shape) * dtype.itemsize != held_bytes:
+        raise InputError(f"expected {shape} of {dtype} in {member.filename}, found {held_bytes} bytes")
+    return shape, TEXT if dtype.kind == "U" else dtype
+
+
 def _array(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> NDArray[Any]:
     with archive.open(member) as content:
         array: NDArray[Any] = np.lib.format.read_array(content, allow_pickle=False)
@@ -69,9 +92,9 @@ def _array(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> NDArray[Any]:
 
 
 def _rows(member: zipfile.ZipInfo, path: Path) -> tuple[tuple[int, ...], int]:
-    """Shape of `X`, and the byte of the file at which its rows begin."""
+    """Shape of `X`, and the byte of the file at which its rows begin; each has a checksum, so zip's is not needed."""
     if member.compress_type != zipfile.ZIP_STORED:
-        raise InputError("expected X to be stored, found it deflated. Merge again")
+        raise InputError(f"expected {member.filename} to be stored, found it deflated")
     with path.open("rb") as file:
         file.seek(member.header_offset)
         name_bytes, extra_bytes = _LOCAL_HEADER.unpack(file.read(_LOCAL_HEADER.size))

@@ -6,14 +6,23 @@ compares the two, since numbers of the right width in the wrong place raise no e
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Self
 
-from embedstore.errors import InputError, SchemaError
+from embedstore.errors import InputError, SchemaError, plain
 from embedstore.identity import Molecule, Recipe
 
 _ID_DIGITS = 8
+_SHOWN_CHARACTERS = 80
+
+LARGEST_DIM = 1 << 20
+"""Columns of features; what a file from elsewhere states beyond it is refused before memory is asked for."""
+_MOST_LABELS = 10_000
+_MOST_CHARACTERS = 10_000
+_RANGES = {"start": (0, LARGEST_DIM), "stop": (1, LARGEST_DIM), "chunk_length": (1, 1 << 40), "genetic_code": (1, 100)}
+_FORMS = {"space_id": re.compile(r"[0-9a-f]{64}"), "molecule": re.compile(r"dna|protein")}
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,8 +190,10 @@ class Schema:
         blocks, labels = document["blocks"], document["labels"]
         if not isinstance(blocks, list) or not isinstance(labels, list):
             raise InputError("Cannot read a schema: expected lists of blocks and of labels.")
-        if not all(isinstance(label, str) for label in labels):
-            raise InputError("Cannot read a schema: expected labels that are texts.")
+        if not all(isinstance(label, str) and len(label) <= _MOST_CHARACTERS for label in labels):
+            raise InputError(f"Cannot read a schema: expected labels that are texts of at most {_MOST_CHARACTERS}.")
+        if len(labels) > _MOST_LABELS:
+            raise InputError(f"Cannot read a schema: expected at most {_MOST_LABELS} labels, found {len(labels)}.")
         return cls(
             tuple(Block(**_checked(Block, block)) for block in blocks),
             Preparation.from_json(document["preparation"]),
@@ -204,8 +215,28 @@ def _checked(kind: type[Block] | type[Preparation], document: object) -> dict[st
         if isinstance(value, bool) or not (
             isinstance(value, _TYPES[type_name.removesuffix(" | None")]) or (optional and value is None)
         ):
-            raise InputError(f"Cannot read a schema: expected {name} of type {type_name}, found {value!r}.")
+            raise InputError(f"Cannot read a schema: expected {name} of type {type_name}, found {_shown(value)}.")
+        problem = _out_of_range(name, value)
+        if problem:
+            raise InputError(f"Cannot read a schema: expected {name} {problem}, found {_shown(value)}.")
     return document
+
+
+def _out_of_range(name: str, value: object) -> str:
+    """Say what was expected of a value that is of the right type."""
+    low, high = _RANGES.get(name, (0, 0))
+    form = _FORMS.get(name)
+    if isinstance(value, int) and not low <= value <= high:
+        return f"from {low} to {high}"
+    if isinstance(value, str) and form is not None and not form.fullmatch(value):
+        return f"like {form.pattern}"
+    return (
+        f"of at most {_MOST_CHARACTERS} characters" if isinstance(value, str) and len(value) > _MOST_CHARACTERS else ""
+    )
+
+
+def _shown(value: object) -> str:
+    return plain(repr(value), _SHOWN_CHARACTERS)
 
 
 def _block_differences(expected: Sequence[Block], found: Sequence[Block]) -> dict[str, tuple[object, object]]:

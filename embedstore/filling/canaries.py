@@ -34,8 +34,8 @@ SEQUENCES: dict[Molecule, tuple[str, ...]] = {
 """Sequences that a new space gets; a space that exists keeps its own. The middle ones are natural (human ubiquitin, the
 beginning of phage phiX174), the others hold every letter and low complexity."""
 
-_FEWEST = 2
-"""Canaries of a space that comes from elsewhere; ours have three."""
+_FEWEST = 1
+"""Canaries of a space that comes from elsewhere; ours have three each."""
 
 
 def compute(embedder: Embedder) -> Canaries:
@@ -65,7 +65,7 @@ def adopted(document: SpaceDocument) -> SpaceDocument:
     name, kept = document.name, document.canaries
     different = {row.tobytes() for row in kept.vectors}
     if len(kept.sequences) < _FEWEST or len(different) < len(kept.sequences) or not kept.vectors.any(axis=1).all():
-        raise _refused(document, f"expected the vectors of {_FEWEST} or more fixed sequences, each another one")
+        raise _refused(document, f"expected {_FEWEST} or more fixed sequences, each with another vector")
     try:
         for sequence in kept.sequences:
             canonical(sequence, document.recipe.molecule)

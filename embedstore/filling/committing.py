@@ -11,6 +11,7 @@ from importlib.metadata import version
 import numpy as np
 
 from embedstore.identity import key_array
+from embedstore.interruption import uninterrupted
 from embedstore.store.space import Space
 from embedstore.types import EmbeddingBatch, Vectors
 
@@ -77,9 +78,11 @@ class Committer:
 
     def _hand_over(self) -> None:
         self._settle()
-        collected, self._collected = self._collected, _Collected(self.space, self._capacity_rows, self._clock())
-        if collected.keys:
-            self._outstanding = self._thread.submit(collected.commit), collected.keys
+        fresh = _Collected(self.space, self._capacity_rows, self._clock())
+        with uninterrupted():  # no row is lost between the two
+            collected, self._collected = self._collected, fresh
+            if collected.keys:
+                self._outstanding = self._thread.submit(collected.commit), collected.keys
 
     def _settle(self) -> None:
         """Wait for the outstanding commit; an interrupted wait can be taken up again."""
@@ -87,10 +90,11 @@ class Committer:
             return
         future, keys = self._outstanding
         wait([future])
-        self._outstanding = None
-        future.result()
-        self.rows_committed += len(keys)
-        self.uncommitted.difference_update(keys)
+        with uninterrupted():  # what is stored is counted
+            self._outstanding = None
+            future.result()
+            self.rows_committed += len(keys)
+            self.uncommitted.difference_update(keys)
 
 
 class _Collected:

@@ -27,6 +27,7 @@ from embedstore.filling.pool import Pack, Pool
 from embedstore.filling.report import FillProgress, FillReport, SpaceSummary
 from embedstore.filling.target import SpaceTarget
 from embedstore.identity import key_array
+from embedstore.interruption import signal_of
 from embedstore.maintenance import tend
 from embedstore.models.embedder import Embedded, Embedder
 from embedstore.models.registry import MODELS
@@ -70,7 +71,8 @@ def fill(
     """Compute and store the vector of every sequence that the target space lacks.
 
     Whatever ends it early, an error or Ctrl-C, what was computed until then is committed first. An error is raised
-    then; after Ctrl-C the report says `interrupted`.
+    then; after Ctrl-C, or what else raises KeyboardInterrupt (see `embedstore.interruption`), the report says
+    `interrupted`.
 
     Parameters
     ----------
@@ -147,21 +149,17 @@ class Fill:
 
     def run(self) -> FillReport:
         started = time.perf_counter()
-        interrupted = False
         try:
             self._work()
-            self._commit_rest()
-        except KeyboardInterrupt:
-            interrupted = True
-            self._commit_rest()  # a second Ctrl-C stops this, too
+            self._store_rest()
+            self._tend()
+            return self._report(time.perf_counter() - started)
+        except KeyboardInterrupt as stop:
+            self._store_rest()  # a second Ctrl-C stops this, too
+            return self._report(time.perf_counter() - started, signal_of(stop))
         except BaseException:
             self._commit_rest()
             raise
-        if self._space is not None:
-            self._space.settle()
-        if not interrupted:
-            self._tend()
-        return self._report(time.perf_counter() - started, interrupted)
 
     def _work(self) -> None:
         if self._space is not None:
@@ -171,6 +169,11 @@ class Fill:
             if self._pool.full:
                 self._compute(f"at least {len(self._pool)}")
         self._compute(str(len(self._pool)))
+
+    def _store_rest(self) -> None:
+        self._commit_rest()
+        if self._space is not None:
+            self._space.settle()
 
     def _commit_rest(self) -> None:
         if self._committer is not None:
@@ -272,7 +275,7 @@ class Fill:
             progress.waiting, progress.letters_waiting = self._count_waiting()
             self._on_progress(progress)
 
-    def _report(self, seconds: float, interrupted: bool) -> FillReport:
+    def _report(self, seconds: float, signal: str | None = None) -> FillReport:
         unique = self._distinct.count()
         computed = self._count_computed()
         return FillReport(
@@ -285,7 +288,7 @@ class Fill:
             failed=tuple(self._failed),
             seconds=seconds,
             compute_seconds=self._compute_seconds,
-            interrupted=interrupted,
+            signal=signal,
         )
 
     def _count_computed(self) -> int:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from embedstore.identity import Recipe
+from embedstore.interruption import Interrupted
 from embedstore.types import Rejection
 
 
@@ -77,7 +78,7 @@ class FillReport:
     failed : records that the model has no vector for; all that share such a sequence.
     seconds : the whole fill.
     compute_seconds : of these, inside the model, without loading it.
-    interrupted : stopped by Ctrl-C; what was computed until then is stored.
+    signal : the one that stopped it, "SIGINT" after Ctrl-C; what was computed until then is stored.
     dry_run : set if nothing was computed or stored on purpose; `hits` + `dry_run.misses` is then `unique`.
     """
 
@@ -90,8 +91,24 @@ class FillReport:
     failed: tuple[Rejection, ...]
     seconds: float
     compute_seconds: float
-    interrupted: bool = False
+    signal: str | None = None
     dry_run: DryRun | None = None
+
+    @property
+    def interrupted(self) -> bool:
+        """Whether it was stopped before its end."""
+        return self.signal is not None
+
+    def raise_if_interrupted(self) -> None:
+        """Go on with being interrupted, for callers that need all of the vectors.
+
+        Raises
+        ------
+        Interrupted : it was stopped; says what is stored.
+        """
+        if self.signal is not None:
+            stored = f"{self.computed:,} vectors computed for space {self.space.name} are stored"
+            raise Interrupted(self.signal, f"{stored}; the same command goes on.")
 
     @property
     def complete(self) -> bool:
@@ -112,6 +129,8 @@ class FillReport:
             "compute_seconds": round(self.compute_seconds, 3),
             "interrupted": self.interrupted,
         }
+        if self.signal is not None:
+            document["signal"] = self.signal
         if self.dry_run is not None:
             estimate = self.dry_run.estimated_seconds
             document["dry_run"] = True

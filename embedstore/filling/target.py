@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 
 from embedstore.errors import (
     MissingDependencyError,
@@ -15,6 +14,7 @@ from embedstore.errors import (
     UnknownModelError,
     WeightsNotFoundError,
 )
+from embedstore.home import expanded
 from embedstore.identity import Recipe
 from embedstore.models.embedder import Embedder, Model
 from embedstore.models.registry import MODELS
@@ -88,8 +88,8 @@ class NamedModel:
     @classmethod
     def of(cls, model: str, options: ModelOptions) -> NamedModel:
         """Name a model for processes that may run in another folder."""
-        place = Path(model).expanduser()
-        weights = None if options.weights is None else Path(options.weights).expanduser().absolute()
+        place = expanded(model)
+        weights = None if options.weights is None else expanded(options.weights).absolute()
         return cls(
             str(place.absolute()) if model not in MODELS and place.exists() else model,
             replace(options, weights=weights),

@@ -116,6 +116,8 @@ def collect_space(
     report.damaged += _unreadable(folder, inventory)
     indexes = stale_indexes(storage, folder, inventory)
     unneeded = inventory.unneeded()
+    if not report.dry_run:
+        _remove_empty_folders(storage, folder, inventory)
     if not unneeded and not indexes and not inventory.condemned:
         return report
     now_ns = time.time_ns() if report.dry_run else _now_ns(storage, inventory.files.values(), folder)
@@ -143,6 +145,14 @@ def collect_space(
     if not noted:  # the disk was full: now there may be room
         note(storage, folder, newly)
     return report
+
+
+def _remove_empty_folders(storage: Storage, folder: str, inventory: Inventory) -> None:
+    """Remove what stopped processes left of folders; a writer whose folder vanishes makes it again."""
+    used = {"/".join(name.split("/")[:2]) for name in inventory.files}
+    for entry in storage.list(f"{folder}data/"):
+        if entry.name.endswith("/") and entry.name[len(folder) : -1] not in used:
+            storage.delete(entry.name)
 
 
 def note(storage: Storage, folder: str, names: Collection[str]) -> None:

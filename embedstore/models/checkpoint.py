@@ -3,6 +3,9 @@
 Two layouts are known. *Hugging Face*: a folder with `config.json` and `model.safetensors` or `pytorch_model.bin`, or
 either in shards with an index; what else lies there (TensorFlow, Flax, HDF5 twins, code) is never looked at.
 *fair-esm*: one `.pt` file, alone or in a folder; the separate `-contact-regression.pt` is not needed.
+
+A checkpoint may come from a stranger: its documents are read up to a bound, and every size that they state must lie in
+a range before anything is made of that size.
 """
 
 from __future__ import annotations
@@ -13,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from embedstore.errors import WeightsError, WeightsNotFoundError
+from embedstore.errors import WeightsError, WeightsNotFoundError, plain
 from embedstore.models.digests import file_sha256, files_sha256
 from embedstore.models.embedder import ModelShape
 from embedstore.models.fair_esm import read_configuration
@@ -25,6 +28,19 @@ ARCHITECTURE_OF_MODEL_TYPE: Mapping[str, str] = {"esm": "esm2", "fast_esm": "fas
 
 _WEIGHTS_FILES = ("model.safetensors", "pytorch_model.bin")
 _CONTACT_REGRESSION = "-contact-regression.pt"
+_SHOWN_CHARACTERS = 80
+
+LARGEST_CONFIGURATION_BYTES = 1 << 20
+LARGEST_INDEX_BYTES = 16 << 20
+_LARGEST_SIZES: Mapping[str, int] = {
+    "hidden_size": 1 << 16,
+    "num_hidden_layers": 1 << 10,
+    "num_attention_heads": 1 << 12,
+    "intermediate_size": 1 << 20,
+    "vocab_size": 1 << 22,
+    "type_vocab_size": 1 << 10,
+}
+"""Some ten times what the largest encoders have (ESM-2 15B: 5120 wide, 48 layers)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,12 +89,13 @@ class Checkpoint:
 
         Raises
         ------
-        WeightsError : it lacks or is none.
+        WeightsError : it is missing, or no integer of a size that encoders have.
         """
-        value = self.configuration.get(entry)
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        value, largest = self.configuration.get(entry), _LARGEST_SIZES[entry]
+        if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= largest:
             raise WeightsError(
-                f"Cannot use {self.path}: expected a positive {entry} in its configuration, found {value!r}."
+                f"Cannot use {self.path}: expected a positive {entry} of at most {largest} in its configuration, "
+                f"found {shown(value)}."
             )
         return value
 
@@ -118,13 +135,13 @@ def find_checkpoint(path: Path) -> Checkpoint:
 
 
 def _hugging_face(folder: Path) -> Checkpoint:
-    configuration = _read_json(folder / "config.json")
+    configuration = _read_json(folder / "config.json", LARGEST_CONFIGURATION_BYTES)
     model_type = configuration.get("model_type")
     architecture = ARCHITECTURE_OF_MODEL_TYPE.get(str(model_type))
     if architecture is None:
         known = ", ".join(ARCHITECTURE_OF_MODEL_TYPE)
         raise WeightsError(
-            f"Cannot use {folder}: expected a model_type of {known} in config.json, found {model_type!r}."
+            f"Cannot use {folder}: expected a model_type of {known} in config.json, found {shown(model_type)}."
         )
     tokenizer = folder / "tokenizer.json"
     if architecture == "dnabert" and not tokenizer.is_file():
@@ -151,7 +168,7 @@ def _weights_files(folder: Path) -> tuple[Path, ...]:
 
 
 def _shards(index: Path) -> tuple[Path, ...]:
-    places = _read_json(index).get("weight_map")
+    places = _read_json(index, LARGEST_INDEX_BYTES).get("weight_map")
     if not isinstance(places, dict) or not places:
         raise WeightsError(f"Cannot use {index}: expected a weight_map that names the shards.")
     names = sorted({str(name) for name in places.values()})
@@ -175,11 +192,35 @@ def _fair_esm(path: Path, file: Path) -> Checkpoint:
     )
 
 
-def _read_json(file: Path) -> dict[str, Any]:
+def shown(value: object) -> str:
+    """Write a value of a configuration into a message, however long it is."""
+    return plain(repr(value), _SHOWN_CHARACTERS)
+
+
+def _read_json(file: Path, largest_bytes: int) -> dict[str, Any]:
     try:
-        document = json.loads(file.read_bytes())
-    except (OSError, ValueError) as error:
+        document = json.loads(_content(file, largest_bytes), object_pairs_hook=_each_once, parse_constant=_no_number)
+    except (OSError, ValueError, RecursionError) as error:
         raise WeightsError(f"Cannot read {file}: {error}.") from error
     if not isinstance(document, dict):
         raise WeightsError(f"Cannot read {file}: expected a JSON object.")
     return document
+
+
+def _content(file: Path, largest_bytes: int) -> bytes:
+    with file.open("rb") as stream:
+        content = stream.read(largest_bytes + 1)
+    if len(content) > largest_bytes:
+        raise ValueError(f"expected at most {largest_bytes} bytes, found more")
+    return content
+
+
+def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("expected every name once, found one twice in an object")
+    return found
+
+
+def _no_number(text: str) -> float:
+    raise ValueError(f"expected numbers, found {text}")

@@ -17,7 +17,7 @@ import torch
 
 from embedstore.errors import WeightsError
 from embedstore.identity import Recipe
-from embedstore.models.checkpoint import Checkpoint
+from embedstore.models.checkpoint import Checkpoint, shown
 from embedstore.models.devices import arithmetic, machine_place, pick_device
 from embedstore.models.dnabert_encoder import DnabertEncoder, DnabertShape
 from embedstore.models.dnabert_tokenizer import DnaTokenizer
@@ -73,10 +73,10 @@ def read_shape(checkpoint: Checkpoint) -> DnabertShape:
     activation = configuration.get("hidden_act")
     if not isinstance(epsilon, float) or not 0 < epsilon < 1:
         raise WeightsError(
-            f"Cannot use {checkpoint.path}: expected a layer_norm_eps in its configuration, found {epsilon!r}."
+            f"Cannot use {checkpoint.path}: expected a layer_norm_eps in its configuration, found {shown(epsilon)}."
         )
     if activation != "gelu":
-        raise WeightsError(f"Cannot use {checkpoint.path}: expected hidden_act gelu, found {activation!r}.")
+        raise WeightsError(f"Cannot use {checkpoint.path}: expected hidden_act gelu, found {shown(activation)}.")
     shape = DnabertShape(
         hidden=checkpoint.dim,
         layers=checkpoint.layers,

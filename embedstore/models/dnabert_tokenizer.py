@@ -17,9 +17,13 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from embedstore.errors import WeightsError, WeightsNotFoundError
+from embedstore.errors import WeightsError, WeightsNotFoundError, plain
 
 CLS, SEP, UNK = "[CLS]", "[SEP]", "[UNK]"
+LARGEST_TOKENIZER_BYTES = 64 << 20
+_SHOWN_CHARACTERS = 500
+_PANIC = "PanicException"
+"""What the package's Rust code raises where it meets a state that it takes for impossible; no Exception."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -50,12 +54,22 @@ class DnaTokenizer:
                 f"Cannot load the DNABERT tokenizer: there is no {path}. "
                 "Put the checkpoint's tokenizer.json beside its weights."
             )
-        text = path.read_text(encoding="utf-8")
+        with path.open("rb") as stream:
+            content = stream.read(LARGEST_TOKENIZER_BYTES + 1)
+        if len(content) > LARGEST_TOKENIZER_BYTES:
+            raise WeightsError(
+                f"Cannot load the DNABERT tokenizer {path}: expected at most {LARGEST_TOKENIZER_BYTES} bytes."
+            )
         try:
-            tokenizer = Tokenizer.from_str(text)
-        except Exception as error:  # the package raises nothing more specific for a malformed file
-            raise WeightsError(f"Cannot load the DNABERT tokenizer {path}: {error}.") from error
-        return cls._checked(tokenizer, path)
+            return cls._checked(Tokenizer.from_str(content.decode("utf-8")), path)
+        except WeightsError:
+            raise
+        except BaseException as error:  # the package raises nothing more specific for a malformed file
+            if not isinstance(error, Exception) and type(error).__name__ != _PANIC:
+                raise
+            raise WeightsError(
+                f"Cannot load the DNABERT tokenizer {path}: {plain(error, _SHOWN_CHARACTERS)}."
+            ) from error
 
     @classmethod
     def _checked(cls, tokenizer: Tokenizer, path: Path) -> DnaTokenizer:

@@ -10,7 +10,7 @@ import torch
 
 from embedstore.errors import WeightsError
 from embedstore.identity import Recipe
-from embedstore.models.checkpoint import Checkpoint
+from embedstore.models.checkpoint import Checkpoint, shown
 from embedstore.models.devices import arithmetic, machine_place, pick_device
 from embedstore.models.esm_encoder import EsmEncoder, EsmShape
 from embedstore.models.esm_tokenizer import VOCABULARY, ProteinTokenizer
@@ -20,6 +20,8 @@ from embedstore.models.weights import read_tensors
 
 _LEFT_OUT = re.compile(r"(lm_head|contact_head|pooler)\.|embeddings\.(position_ids|position_embeddings\.weight)$")
 """Heads for other tasks, and what rotary positions make useless."""
+
+_LARGEST_VOCABULARY_BYTES = 1 << 16
 
 _SHARED_FREQUENCIES = (
     "rotary_embeddings.inv_freq",
@@ -89,11 +91,13 @@ def _shape(checkpoint: Checkpoint) -> EsmShape:
         if (found or False) != expected:
             raise WeightsError(
                 f"Cannot load {checkpoint.path} as ESM-2: expected {entry} {expected} in its configuration, "
-                f"found {found}."
+                f"found {shown(found)}."
             )
     epsilon = configuration.get("layer_norm_eps")
-    if not isinstance(epsilon, float):
-        raise WeightsError(f"Cannot load {checkpoint.path} as ESM-2: expected a layer_norm_eps, found {epsilon!r}.")
+    if not isinstance(epsilon, float) or not 0 < epsilon < 1:
+        raise WeightsError(
+            f"Cannot load {checkpoint.path} as ESM-2: expected a layer_norm_eps, found {shown(epsilon)}."
+        )
     hidden, heads = checkpoint.dim, checkpoint.size("num_attention_heads")
     if hidden % (2 * heads):
         raise WeightsError(
@@ -113,7 +117,8 @@ def _shape(checkpoint: Checkpoint) -> EsmShape:
 def _check_vocabulary(checkpoint: Checkpoint) -> None:
     file = checkpoint.weights[0].parent / "vocab.txt"
     if checkpoint.layout == "huggingface" and file.is_file():
-        found = tuple(file.read_text(encoding="utf-8").split())
+        with file.open("rb") as stream:
+            found = tuple(stream.read(_LARGEST_VOCABULARY_BYTES).decode("utf-8", "replace").split())
         if found != VOCABULARY:
             raise WeightsError(f"Cannot load {checkpoint.path} as ESM-2: {file.name} has another vocabulary.")
 

@@ -9,12 +9,13 @@ the weights are loaded.
 from __future__ import annotations
 
 import pickletools
-import zipfile
+import struct
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from embedstore.errors import WeightsError
+from embedstore.models.torch_file import TorchFileError, read_pickle
 
 _SIZES = {
     "encoder_embed_dim": "hidden_size",
@@ -23,7 +24,6 @@ _SIZES = {
 }
 _SWITCHES = {"token_dropout": "token_dropout"}
 _MEMO = {"PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE", "FRAME"}
-_LARGEST_PICKLE_BYTES = 64 << 20
 
 
 def read_configuration(file: Path) -> dict[str, Any]:
@@ -52,15 +52,9 @@ def read_configuration(file: Path) -> dict[str, Any]:
 
 def _pickle_bytes(file: Path) -> bytes:
     try:
-        with zipfile.ZipFile(file) as archive:
-            members = [member for member in archive.infolist() if member.filename.rsplit("/", 1)[-1] == "data.pkl"]
-            if len(members) != 1 or members[0].file_size > _LARGEST_PICKLE_BYTES:
-                raise WeightsError(f"Cannot use {file}: expected one data.pkl of a moderate size inside.")
-            return archive.read(members[0])
-    except (zipfile.BadZipFile, OSError, EOFError) as error:
-        raise WeightsError(
-            f"Cannot use {file}: expected a .pt file as torch.save has written since 1.6 (a zip archive): {error}."
-        ) from error
+        return read_pickle(file)
+    except TorchFileError as error:
+        raise WeightsError(f"Cannot use {file}: {error}.") from error
 
 
 def _named_values(pickle: bytes, file: Path) -> Iterator[tuple[str, int | bool]]:
@@ -75,5 +69,5 @@ def _named_values(pickle: bytes, file: Path) -> Iterator[tuple[str, int | bool]]
                 if isinstance(value, bool if name in _SWITCHES else int):
                     yield name, value
             name = argument if isinstance(argument, str) and (argument in _SIZES or argument in _SWITCHES) else None
-    except ValueError as error:
+    except (ValueError, OverflowError, IndexError, struct.error) as error:
         raise WeightsError(f"Cannot use {file}: its data.pkl is damaged: {error}.") from error

@@ -14,11 +14,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from embedstore.errors import InputError
+from embedstore.home import expanded
+
 
 def cache_file(name: str) -> Path:
-    """Return where the file of that name lies."""
+    """Return where the file of that name lies; nowhere, without a home directory."""
     base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(base).expanduser() / "embedstore" / name
+    try:
+        return expanded(base) / "embedstore" / name
+    except InputError:
+        return Path(os.devnull) / "embedstore" / name
 
 
 def read_entries(file: Path) -> dict[str, Any]:

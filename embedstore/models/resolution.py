@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import cast
 
 from embedstore.errors import InputError, MissingDependencyError, UnknownModelError, WeightsError
+from embedstore.home import expanded
 from embedstore.identity import CANONICALISATION, LongPolicy, Precision, Recipe
 from embedstore.models import hub
 from embedstore.models.checkpoint import Checkpoint, find_checkpoint
@@ -104,7 +105,7 @@ def is_recipe_of(name: str, recipe: Recipe) -> bool:
 
 
 def _local(model: str, options: ModelOptions) -> Model:
-    path = Path(model).expanduser()
+    path = expanded(model)
     if not path.exists():
         raise UnknownModelError(_unknown(model))
     if options.weights is not None:

@@ -2,14 +2,15 @@
 
 `safetensors` holds nothing but tensors. Pickled files (`pytorch_model.bin`, fair-esm's `.pt`) are read with torch's
 `weights_only`, which refuses whatever is not a tensor or a plain value; fair-esm's configuration, an
-`argparse.Namespace`, is the one class allowed. A missing tensor is never filled with random numbers.
+`argparse.Namespace`, is the one class allowed. A missing tensor is never filled with random numbers. Nothing is copied
+that the file does not hold: a tensor may be described as larger than its bytes (of strides 0), and is refused then.
 """
 
 from __future__ import annotations
 
 import argparse
 import pickle
-import zipfile
+import struct
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,9 +20,17 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from embedstore.errors import WeightsError
+from embedstore.interruption import uninterrupted
 from embedstore.models.checkpoint import Checkpoint
+from embedstore.models.torch_file import TorchFileError, check_sizes, is_archive
 
 _SHOWN = 5
+_SHARED_BYTES = 1 << 20
+"""What small tensors may take beyond the files' sizes, since layers may share one."""
+
+_UNREADABLE = (RuntimeError, OSError, EOFError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError,
+               AssertionError, MemoryError, struct.error)  # fmt: skip
+"""What torch's restricted reader was seen to raise over damaged files, beside UnpicklingError."""
 
 Names = Callable[[str], Sequence[str]]
 """Name in the file -> the expected names that it stands for: none for a tensor left out on purpose, several for one
@@ -47,6 +56,7 @@ def read_tensors(checkpoint: Checkpoint, expected: Mapping[str, tuple[int, ...]]
     """
     found: dict[str, Tensor] = {}
     problems: list[str] = []
+    left_bytes = sum(file.stat().st_size for file in checkpoint.weights) + _SHARED_BYTES
     for file in checkpoint.weights:
         with _opened(file, checkpoint) as tensors:
             for original in sorted(tensors):
@@ -56,20 +66,36 @@ def read_tensors(checkpoint: Checkpoint, expected: Mapping[str, tuple[int, ...]]
                     elif name in found:
                         problems.append(f"{original} is there twice")
                     else:
-                        found[name] = _checked(original, tensors[original](), expected[name], problems)
+                        tensor = tensors[original]()
+                        left_bytes -= tensor.numel() * tensor.element_size()
+                        problem = _problem(tensor, expected[name])
+                        if problem is None and left_bytes < 0:
+                            problem = "the tensors are larger than the files"
+                        if problem is not None:
+                            problems.append(f"{original}: {problem}")
+                        # A copy: the tensors of an open file are views of it, and would change with it.
+                        found[name] = tensor.to(torch.float32, copy=True) if problem is None else torch.empty(0)
     problems += [f"{name} is missing" for name in expected if name not in found]
     if problems:
         raise WeightsError(_message(checkpoint, problems))
     return found
 
 
-def _checked(name: str, tensor: Tensor, shape: tuple[int, ...], problems: list[str]) -> Tensor:
+def _problem(tensor: Tensor, shape: tuple[int, ...]) -> str | None:
+    """Say why a tensor is not copied, if so."""
     if tuple(tensor.shape) != shape:
-        problems.append(f"{name}: expected shape {shape}, found {tuple(tensor.shape)}")
-    elif not tensor.is_floating_point():
-        problems.append(f"{name}: expected floating point, found {tensor.dtype}")
-    # A copy: the tensors of an open file are views of it, and would change with it.
-    return tensor.to(torch.float32, copy=True)
+        return f"expected shape {shape}, found {tuple(tensor.shape)}"
+    if not tensor.is_floating_point():
+        return f"expected floating point, found {tensor.dtype}"
+    return storage_problem(tensor)
+
+
+def storage_problem(tensor: Tensor) -> str | None:
+    """Say why the bytes of a tensor are not there, if so: it is sparse, elsewhere, or larger than its storage."""
+    if tensor.layout != torch.strided or tensor.device.type != "cpu" or tensor.is_quantized:
+        return f"expected a dense tensor, found {tensor.layout} on {tensor.device}"
+    claimed, held = tensor.numel() * tensor.element_size(), tensor.untyped_storage().nbytes()
+    return f"it claims {claimed} bytes, its storage has {held}" if claimed > held else None
 
 
 def _message(checkpoint: Checkpoint, problems: Sequence[str]) -> str:
@@ -86,9 +112,11 @@ def _opened(file: Path, checkpoint: Checkpoint) -> Iterator[Mapping[str, Callabl
     """The tensors of one file by name, each read when called."""
     if file.suffix == ".safetensors":
         try:
-            with safe_open(file, framework="pt", device="cpu") as tensors:
+            with uninterrupted():
+                opened = safe_open(file, framework="pt", device="cpu")
+            with opened as tensors:
                 yield {name: _reader(tensors.get_tensor, name) for name in tensors.keys()}  # noqa: SIM118
-        except SafetensorError as error:
+        except (SafetensorError, OSError, RuntimeError, ValueError, LookupError, TypeError) as error:
             raise WeightsError(f"Cannot read {file}: {error}.") from error
     else:
         content = _unpickled(file)
@@ -99,17 +127,25 @@ def _opened(file: Path, checkpoint: Checkpoint) -> Iterator[Mapping[str, Callabl
 
 
 def _reader(read: Callable[[str], Tensor], name: str) -> Callable[[], Tensor]:
-    return lambda: read(name)
+    def tensor() -> Tensor:
+        with uninterrupted():  # an interrupt would come out of the library as an error about the tensor
+            return read(name)
+
+    return tensor
 
 
 def _unpickled(file: Path) -> object:
     try:
+        check_sizes(file)
+    except (TorchFileError, OSError) as error:
+        raise WeightsError(f"Cannot read {file}: {error}.") from error
+    try:
         with torch.serialization.safe_globals([argparse.Namespace]):
-            return torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
+            return torch.load(file, map_location="cpu", weights_only=True, mmap=is_archive(file))
     except pickle.UnpicklingError as error:
         raise WeightsError(
             f"Refused to load {file}: it holds something else than tensors, or is damaged. "
             "Nothing in it was executed. Get the weights from their original source, as safetensors if possible."
         ) from error
-    except (RuntimeError, OSError, EOFError, ValueError, KeyError) as error:
+    except _UNREADABLE as error:
         raise WeightsError(f"Cannot read {file}: {error}.") from error

@@ -19,6 +19,10 @@ class OutputFolder:
     Leaving the context without `publish` removes what was written. A killed process leaves the hidden folder behind,
     and no file under its name.
 
+    Attributes
+    ----------
+    hidden : the folder inside, for temporary files too: where the results fit, these do, whatever $TMPDIR is.
+
     Raises
     ------
     InputError : the folder cannot be made or written. StorageError : writing fails later, as when the disk is full.
@@ -29,7 +33,7 @@ class OutputFolder:
         self._is_new = not path.exists()
         try:
             path.mkdir(parents=True, exist_ok=True)
-            self._hidden = Path(tempfile.mkdtemp(prefix=".prepare-", dir=path))
+            self.hidden = Path(tempfile.mkdtemp(prefix=".prepare-", dir=path))
         except OSError as error:
             raise InputError(f"Cannot write into {path}: {error.strerror}. Choose another folder.") from error
         self._names: list[str] = []
@@ -43,7 +47,7 @@ class OutputFolder:
     ) -> None:
         with suppress(OSError):  # of no interest behind an error; without one, publish has closed them
             self._open_files.close()
-        shutil.rmtree(self._hidden, ignore_errors=True)
+        shutil.rmtree(self.hidden, ignore_errors=True)
         if kind is not None and self._is_new:
             with suppress(OSError):  # somebody else has put something there
                 self._path.rmdir()
@@ -53,16 +57,16 @@ class OutputFolder:
     def create(self, name: str) -> BinaryIO:
         """Open a new file; it is closed at the end."""
         self._names.append(name)
-        return self._open_files.enter_context((self._hidden / name).open("xb"))
+        return self._open_files.enter_context((self.hidden / name).open("xb"))
 
     def publish(self, marker: str) -> None:
         """Move all files to their names, `marker` last: where it lies, the others belong to it and are whole."""
         self._open_files.close()
         for name in self._names:
-            _flush_to_disk(self._hidden / name)
+            _flush_to_disk(self.hidden / name)
         (self._path / marker).unlink(missing_ok=True)
         for name in sorted(self._names, key=lambda name: name == marker):
-            (self._hidden / name).replace(self._path / name)
+            (self.hidden / name).replace(self._path / name)
         _flush_to_disk(self._path)
 
 

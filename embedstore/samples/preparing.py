@@ -57,7 +57,10 @@ def prepare(
     sources = find_files(labelled, options.group_by)
     reader = SourceReader(sources.files)
     counts = PrepareCounts()
-    with OutputFolder(Path(output)) as folder, tempfile.SpooledTemporaryFile(_SPOOLED_BYTES) as summaries:
+    with (
+        OutputFolder(Path(output)) as folder,
+        tempfile.SpooledTemporaryFile(_SPOOLED_BYTES, dir=str(folder.hidden)) as summaries,
+    ):
         files = open_outputs(folder, sources.files, options)
         for cut in cut_samples(reader, options):
             for file in files:

@@ -1,6 +1,7 @@
 """The table of samples: one row for each thing that is classified, as `samples.tsv`.
 
-Tab-separated, UTF-8, one header line, `\\n` line ends, no quoting. The columns are found by name; others may stand
+Tab-separated, UTF-8, one header line, `\\n` line ends, no quoting; control characters are escaped, see `output.cell`.
+The columns are found by name; others may stand
 among them. `start` and `end` are as in GFF: 1-based, both ends included, always on the forward strand of the source.
 `frame` is 1, 2 or 3, counted from the chunk's first base on `strand`. An empty label means unlabelled.
 """
@@ -18,7 +19,8 @@ from typing import BinaryIO, NamedTuple, TextIO
 import numpy as np
 from numpy.typing import NDArray
 
-from embedstore.errors import InputError
+from embedstore.errors import InputError, plain
+from embedstore.output import cell, from_cell
 from embedstore.types import KEY_BYTES, Keys
 
 COLUMNS = ("sample", "source", "group", "label", "start", "end", "strand", "frame", "dna_key", "protein_key")
@@ -27,6 +29,8 @@ _KEY_PREFIX = "SQ."
 _KEY_LETTERS = 32
 _STRANDS = ("+", "-")
 _BATCH_ROWS = 1 << 16
+_LARGEST_DIGITS = 18
+_SHOWN_CHARACTERS = 80
 
 
 class Sample(NamedTuple):
@@ -101,10 +105,7 @@ class SampleWriter:
     def write(self, batch: SampleBatch) -> None:
         """Append rows."""
         columns = (
-            batch.samples,
-            batch.sources,
-            batch.groups,
-            batch.labels,
+            *(map(cell, texts) for texts in (batch.samples, batch.sources, batch.groups, batch.labels)),
             map(str, batch.starts.tolist()),
             map(str, batch.ends.tolist()),
             batch.strands,
@@ -130,6 +131,8 @@ def read_samples(path: str | Path, batch_rows: int = _BATCH_ROWS) -> Iterator[Sa
             while lines := list(islice(stream, batch_rows)):
                 yield _parse(lines, places, path, line)
                 line += len(lines)
+        except OSError as error:
+            raise InputError(f"Cannot read the samples {path}: {error.strerror or error}.") from error
         except UnicodeDecodeError as error:
             raise InputError(f"Cannot read the samples {path}: expected UTF-8 text, found {error.reason}.") from error
 
@@ -159,10 +162,12 @@ def _parse(lines: list[str], places: list[int], path: str | Path, first_line: in
         if len(row) < fields_needed:
             raise _malformed(path, number, f"expected at least {fields_needed} fields, found {len(row)}")
     columns = [tuple([row[place] for row in rows]) for place in places]
+    if any("\\" in line for line in lines):
+        columns[:4] = [tuple(map(from_cell, texts)) for texts in columns[:4]]
     samples, sources, groups, labels, starts, ends, strands, frames, dna_keys, protein_keys = columns
     for number, strand in enumerate(strands, start=first_line):
         if strand not in _STRANDS:
-            raise _malformed(path, number, f"expected + or - as the strand, found {strand!r}")
+            raise _malformed(path, number, f"expected + or - as the strand, found {_shown(strand)}")
     return SampleBatch(
         samples,
         sources,
@@ -179,8 +184,8 @@ def _parse(lines: list[str], places: list[int], path: str | Path, first_line: in
 
 def _numbers(texts: tuple[str, ...], column: str, path: str | Path, first_line: int) -> NDArray[np.int64]:
     for number, text in enumerate(texts, start=first_line):
-        if not (text.isascii() and text.isdecimal()):
-            raise _malformed(path, number, f"expected a whole number as {column}, found {text!r}")
+        if not (text.isascii() and text.isdecimal() and len(text) <= _LARGEST_DIGITS):
+            raise _malformed(path, number, f"expected a whole number as {column}, found {_shown(text)}")
     return np.array([int(text) for text in texts], dtype=np.int64)
 
 
@@ -195,7 +200,7 @@ def _keys(texts: tuple[str, ...], column: str, path: str | Path, first_line: int
     for number, text in enumerate(texts, start=first_line):
         if len(text) != len(_KEY_PREFIX) + _KEY_LETTERS or not text.startswith(_KEY_PREFIX):
             raise _malformed(
-                path, number, f"expected SQ. and {_KEY_LETTERS} base64url letters as {column}, found {text!r}"
+                path, number, f"expected SQ. and {_KEY_LETTERS} base64url letters as {column}, found {_shown(text)}"
             )
     letters = "".join([text[len(_KEY_PREFIX) :] for text in texts])
     try:
@@ -206,6 +211,10 @@ def _keys(texts: tuple[str, ...], column: str, path: str | Path, first_line: int
         lines = f"{first_line} to {first_line + len(texts) - 1}"
         raise InputError(f"Cannot read the samples {path}: expected base64url letters as {column} in lines {lines}.")
     return np.frombuffer(keys, dtype=np.uint8).reshape(-1, KEY_BYTES)
+
+
+def _shown(text: str) -> str:
+    return plain(repr(text), _SHOWN_CHARACTERS)
 
 
 def _malformed(path: str | Path, line: int, reason: str) -> InputError:

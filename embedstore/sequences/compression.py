@@ -31,8 +31,21 @@ _DAMAGE = (zlib.error, lzma.LZMAError, zstd.ZstdError, OSError, EOFError)
 """What the decompressors raise; OSError comes from bzip2."""
 
 
+_XZ_MEMORY_BYTES = 272 << 20
+_ZSTD_WINDOW_LOG = 27
+"""What a stream may ask for to be decompressed: four times as much as `xz -9` makes it need, and what zstd allows by
+itself. A stream of a few bytes can ask for 4 GiB."""
+
+
 class DamagedDataError(InputError):
-    """Compressed data ends early or is damaged; the message is a clause that says which. Stays within this package."""
+    """Data cannot be read on: compressed data ends early, is damaged or asks for too much memory; a line is too long.
+
+    The message is a clause that says which, `advice` a sentence. Stays within this package.
+    """
+
+    def __init__(self, reason: str, advice: str = "Get the file again.") -> None:
+        super().__init__(reason)
+        self.advice = advice
 
 
 class _Decompressor(Protocol):
@@ -72,8 +85,8 @@ class _GzipDecompressor:
 _DECOMPRESSORS: dict[str, Callable[[], _Decompressor]] = {
     "gzip": _GzipDecompressor,
     "bzip2": bz2.BZ2Decompressor,
-    "xz": lambda: lzma.LZMADecompressor(format=lzma.FORMAT_XZ),
-    "zstd": zstd.ZstdDecompressor,
+    "xz": lambda: lzma.LZMADecompressor(format=lzma.FORMAT_XZ, memlimit=_XZ_MEMORY_BYTES),
+    "zstd": lambda: zstd.ZstdDecompressor(options={zstd.DecompressionParameter.window_log_max: _ZSTD_WINDOW_LOG}),
 }
 
 
@@ -136,14 +149,23 @@ def _member(
         try:
             block = decompressor.decompress(data, block_bytes)
         except _DAMAGE as error:
-            raise DamagedDataError(
-                f"its {compression} data is damaged ({error}), so what was read of it before may be wrong too"
-            ) from error
+            raise _damage(compression, error) from error
         data = b""
         size_bytes += len(block)
         if block:
             yield block
     return size_bytes, decompressor.unused_data
+
+
+def _damage(compression: str, error: Exception) -> DamagedDataError:
+    if "memory" in str(error).lower():
+        return DamagedDataError(
+            f"its {compression} data asks for too much memory ({error})",
+            "Compress it with a smaller window (zstd without --long, xz -9 at most).",
+        )
+    return DamagedDataError(
+        f"its {compression} data is damaged ({error}), so what was read of it before may be wrong too"
+    )
 
 
 def _next_member(data: bytes, raw: Iterator[bytes]) -> bytes:

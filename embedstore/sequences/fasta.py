@@ -12,6 +12,7 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from embedstore.sequences.lines import LONGEST_ID_BYTES, LONGEST_RECORD_BYTES, id_fault, id_text
 from embedstore.types import Record, Rejection
 
 _Text = TypeVar("_Text", bytes, str)
@@ -29,13 +30,16 @@ class FastaParser:
     ----------
     file : name to put into the records.
     line : 1-based number of the first block's first line.
+    longest_bytes : a record of more is rejected, and skipped without being kept.
     """
 
-    def __init__(self, file: str, line: int) -> None:
+    def __init__(self, file: str, line: int, longest_bytes: int = LONGEST_RECORD_BYTES) -> None:
         self._file = file
         self._line = line  # of the first header in _parts
         self._parts: list[bytes] = []  # the unfinished record, with the line end before its header
         self._held = b"\n"  # a line end whose next character is not known yet
+        self._left_bytes = self._longest_bytes = longest_bytes
+        self._skipped: Rejection | None = None  # of the record that is skipped
 
     def feed(self, block: bytes) -> list[Record | Rejection]:
         """Return the records that are complete now."""
@@ -43,22 +47,52 @@ class FastaParser:
         self._held = b""
         if block.endswith(b"\n"):
             block, self._held = block[:-1], b"\n"
+        records = []
+        if self._skipped is not None:
+            end = block.find(b"\n>")
+            self._line += block.count(b"\n", 0, len(block) if end < 0 else end)
+            if end < 0:
+                return []
+            block, records, self._skipped = block[end:], [self._skipped], None
         cut = block.rfind(b"\n>")
         if cut < 0:
             self._parts.append(block)
+            self._left_bytes -= len(block)
+            if self._left_bytes < 0:
+                self._skip()
             return []
         text = b"".join([*self._parts, memoryview(block)[:cut]])
         self._parts = [block[cut:]]
-        return self._cut_up(text)
+        self._left_bytes = self._longest_bytes - len(self._parts[0])
+        return [*records, *self._cut_up(text)]
 
     def finish(self) -> list[Record | Rejection]:
         """Return the last record: the input ends here."""
+        if self._skipped is not None:
+            return [self._skipped]
         return self._cut_up(b"".join(self._parts))
 
     def damaged(self, reason: str) -> list[Record | Rejection]:
         """Reject the record that was being read: the input breaks off here."""
-        header = b"".join(self._parts)[len(b"\n>") :].partition(b"\n")[0]
-        return [Rejection(self._file, self._line, _first_word(header), reason)]
+        if self._skipped is not None:
+            return [self._skipped._replace(reason=f"{self._skipped.reason}; also, {reason}")]
+        return [Rejection(self._file, self._line, self._unfinished_id(), reason)]
+
+    def _unfinished_id(self) -> str:
+        head = b""
+        for part in self._parts:
+            head += part
+            if len(head) > 2 * LONGEST_ID_BYTES:
+                break
+        return id_text(_first_word(head[len(b"\n>") :].partition(b"\n")[0]))
+
+    def _skip(self) -> None:
+        """Keep nothing of the record that is being read, and what follows of it, but that it is rejected."""
+        reason = f"expected a record of at most {self._longest_bytes} bytes, found more"
+        lines = sum(part.count(b"\n") for part in self._parts)
+        self._skipped = Rejection(self._file, self._line, self._unfinished_id(), reason)
+        self._line += lines
+        self._parts = []
 
     def _cut_up(self, text: bytes) -> list[Record | Rejection]:
         if not text:
@@ -116,7 +150,8 @@ def _find_regular_records(text: bytes) -> _Places | None:
         line_count=len(line_ends),
     )
     has_letters = places.sequence_ends - places.sequence_starts > ends - header_ends - 1
-    has_id = (places.id_ends > places.id_starts) & _ENDS_WORD[codes[places.id_ends]]
+    sizes = places.id_ends - places.id_starts
+    has_id = (sizes > 0) & (sizes <= LONGEST_ID_BYTES) & _ENDS_WORD[codes[places.id_ends]]
     return places if (has_letters & has_id).all() else None
 
 
@@ -134,11 +169,14 @@ def _records_one_by_one(text: bytes, file: str, line: int) -> list[Record | Reje
         end = len(text) if end < 0 else end
         header_end = text.find(b"\n", start + 1, end)
         header_end = end if header_end < 0 else header_end
-        id_ = _first_word(text[start + len("\n>") : header_end])
+        word = _first_word(text[start + len("\n>") : header_end])
+        id_ = id_text(word)
         sequence = text[header_end + 1 : end]
         if has_comment_lines:
             sequence = b"\n".join(line for line in sequence.split(b"\n") if not line.startswith((b"#", b";")))
-        if not sequence or sequence.isspace():
+        if len(word) > LONGEST_ID_BYTES:
+            records.append(Rejection(file, line, id_, id_fault(len(word))))
+        elif not sequence or sequence.isspace():
             records.append(Rejection(file, line, id_, "empty record: no sequence behind the header"))
         else:
             records.append(Record(id_, sequence, file, line))
@@ -147,6 +185,6 @@ def _records_one_by_one(text: bytes, file: str, line: int) -> list[Record | Reje
     return records
 
 
-def _first_word(header: bytes) -> str:
+def _first_word(header: bytes) -> bytes:
     words = header.split(None, 1)
-    return words[0].decode("utf-8", "replace") if words else ""
+    return words[0] if words else b""

@@ -6,7 +6,7 @@ at the next `@` line that has a `+` two lines below it.
 
 from __future__ import annotations
 
-from embedstore.sequences.lines import LineBuffer
+from embedstore.sequences.lines import LONGEST_ID_BYTES, LONGEST_RECORD_BYTES, LineBuffer, id_fault, id_text
 from embedstore.types import Record, Rejection
 
 _RECORD_LINES = 4
@@ -21,13 +21,14 @@ class FastqParser:
     ----------
     file : name to put into the records.
     line : 1-based number of the first block's first line.
+    longest_bytes : of a line.
     """
 
-    def __init__(self, file: str, line: int) -> None:
+    def __init__(self, file: str, line: int, longest_bytes: int = LONGEST_RECORD_BYTES) -> None:
         self._file = file
         self._line = line  # of the first of _lines
         self._lines: list[bytes] = []  # not used yet
-        self._buffer = LineBuffer()
+        self._buffer = LineBuffer(longest_bytes)
         self._malformed: Rejection | None = None  # held until it is known where reading goes on
 
     def feed(self, block: bytes) -> list[Record | Rejection]:
@@ -70,7 +71,9 @@ class FastqParser:
                 self._malformed = self._rejection(fault, place)
                 place += 1
                 continue
-            if sequence.strip():
+            if len(_word(header)) > LONGEST_ID_BYTES:
+                records.append(self._rejection(id_fault(len(_word(header))), place))
+            elif sequence.strip():
                 records.append(Record(_id(header), sequence, self._file, self._line + place))
             else:
                 records.append(self._rejection("empty record: no sequence", place))
@@ -85,7 +88,7 @@ class FastqParser:
         columns = (self._lines[place + column :: _RECORD_LINES] for column in range(_RECORD_LINES))
         for header, sequence, plus, quality in zip(*columns, strict=False):
             words = header.split(None, 1)
-            is_regular = words and words[0] != b"@" and header[0] == _AT and plus[:1] == b"+"
+            is_regular = words and 1 < len(words[0]) <= LONGEST_ID_BYTES and header[0] == _AT and plus[:1] == b"+"
             if not is_regular or len(sequence) != len(quality) or not sequence or sequence.isspace():
                 break
             # Record(…) is a Python function that calls this; calling it directly takes half the time.
@@ -128,8 +131,12 @@ def _with_continuation(rejection: Rejection, continuation: str) -> Rejection:
 
 
 def _id(header: bytes) -> str:
+    return id_text(_word(header))
+
+
+def _word(header: bytes) -> bytes:
     words = header[1:].split(None, 1) if header.startswith(b"@") else []
-    return words[0].decode("utf-8", "replace") if words else ""
+    return words[0] if words else b""
 
 
 def _shown(line: bytes) -> str:

@@ -11,7 +11,8 @@ import warnings
 from io import StringIO
 from itertools import pairwise
 
-from embedstore.sequences.lines import LineBuffer
+from embedstore.sequences.compression import DamagedDataError
+from embedstore.sequences.lines import LONGEST_ID_BYTES, LONGEST_RECORD_BYTES, LineBuffer, id_fault, id_text
 from embedstore.types import Record, Rejection
 
 RELEASE_HEADER = re.compile(rb"GB[A-Z]+[0-9]*\.SEQ[ \t]+Genetic Sequence Data Bank")
@@ -30,13 +31,15 @@ class GenbankParser:
     ----------
     file : name to put into the records.
     line : 1-based number of the first block's first line.
+    longest_bytes : of a record.
     """
 
-    def __init__(self, file: str, line: int) -> None:
+    def __init__(self, file: str, line: int, longest_bytes: int = LONGEST_RECORD_BYTES) -> None:
         self._file = file
         self._line = line  # of the first line in _parts
         self._parts: list[bytes] = []  # whole lines of the record that has not ended yet
-        self._buffer = LineBuffer()
+        self._buffer = LineBuffer(longest_bytes)
+        self._left_bytes = self._longest_bytes = longest_bytes
         self._is_first = True
 
     def feed(self, block: bytes) -> list[Record | Rejection]:
@@ -48,7 +51,12 @@ class GenbankParser:
             self._parts.append(text[start : end.end()])
             records += self._take_record("", has_end=True)
             start = end.end()
+            self._left_bytes = self._longest_bytes
         self._parts.append(text[start:])
+        self._left_bytes -= len(text) - start
+        if self._left_bytes < 0:
+            del self._parts[1:]
+            raise DamagedDataError(f"it has a record of more than {self._longest_bytes} bytes")
         return records
 
     def finish(self) -> list[Record | Rejection]:
@@ -113,10 +121,13 @@ def _parsed(text: bytes, file: str, line: int) -> Record | Rejection:
         return Rejection(file, line, _accession(text), f"GenBank record cannot be parsed (Biopython: {why})")
     if not sequence.strip():
         return Rejection(file, line, _accession(text), "GenBank record without a sequence (no ORIGIN)")
+    id_bytes = len(parsed.id.encode("utf-8", "replace"))
+    if id_bytes > LONGEST_ID_BYTES:
+        return Rejection(file, line, id_text(parsed.id.encode("utf-8", "replace")), id_fault(id_bytes))
     return Record(parsed.id, sequence, file, line)
 
 
 def _accession(text: bytes) -> str:
     """Id of a record that Biopython has not parsed: its VERSION, ACCESSION or LOCUS, whichever comes last."""
     found = _ACCESSION.findall(text)
-    return found[-1].decode("utf-8", "replace") if found else ""
+    return id_text(found[-1]) if found else ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import stat
 import sys
 from collections.abc import Iterator
@@ -91,7 +92,7 @@ def _sniffed(file: str, stream: BinaryIO, block_bytes: int) -> SequenceText:
         blocks = _breaking_off(damage)
     if is_preamble(head):
         if damage is not None:
-            raise SequenceFileError(file, f"{damage}, before its first record. Get the file again.")
+            raise SequenceFileError(file, f"{damage}, before its first record. {damage.advice}")
         return SequenceText(file, None, line, iter(()))
     text_format = format_of(head)
     if text_format is None:
@@ -121,11 +122,35 @@ def _breaking_off(damage: DamagedDataError) -> Iterator[bytes]:
 
 
 def _raw_blocks(file: str, stream: BinaryIO, block_bytes: int) -> Iterator[bytes]:
+    """Yield the bytes of a file.
+
+    Raises
+    ------
+    SequenceFileError : reading fails, or the file has another size at the end than at the beginning: then its last
+        record may be cut off, and would pass for a whole one.
+    """
+    size_bytes, read_bytes = _size_bytes(stream), 0
     try:
         while block := stream.read(block_bytes):
+            read_bytes += len(block)
             yield block
     except OSError as error:
         raise SequenceFileError(file, f"reading stopped: {_why(error)}") from error
+    now_bytes = _size_bytes(stream)
+    if size_bytes is not None and (read_bytes < size_bytes or now_bytes != size_bytes):
+        raise SequenceFileError(
+            file,
+            f"it changed while it was read: it had {size_bytes} bytes at first, has {now_bytes} now, and {read_bytes} "
+            "were read. Start again when nothing writes it.",
+        )
+
+
+def _size_bytes(stream: BinaryIO) -> int | None:
+    """Return the size of a regular file, None of a stream."""
+    if not isinstance(stream, FileIO):
+        return None  # standard input may have been read from before
+    status = os.fstat(stream.fileno())
+    return status.st_size if stat.S_ISREG(status.st_mode) else None
 
 
 def _without_byte_order_mark(blocks: Iterator[bytes]) -> Iterator[bytes]:

@@ -12,20 +12,21 @@ from embedstore.sequences.compression import DamagedDataError
 from embedstore.sequences.fasta import FastaParser
 from embedstore.sequences.fastq import FastqParser
 from embedstore.sequences.genbank import GenbankParser
+from embedstore.sequences.lines import LONGEST_RECORD_BYTES
 from embedstore.sequences.opening import BLOCK_BYTES, STANDARD_INPUT, STANDARD_INPUT_NAME, check, open_text
 from embedstore.sequences.sniffing import Format
 from embedstore.types import Record, Rejection
 
 
 class _Parser(Protocol):
-    """Is given the blocks of one text, then told once how it ended."""
+    """Is given the blocks of one text, then told once how it ended. What is too long for it is a DamagedDataError."""
 
     def feed(self, block: bytes) -> list[Record | Rejection]: ...
     def finish(self) -> list[Record | Rejection]: ...
     def damaged(self, reason: str) -> list[Record | Rejection]: ...
 
 
-_PARSERS: dict[Format, Callable[[str, int], _Parser]] = {
+_PARSERS: dict[Format, Callable[[str, int, int], _Parser]] = {
     "fasta": FastaParser,
     "fastq": FastqParser,
     "genbank": GenbankParser,
@@ -36,7 +37,8 @@ def read(inputs: Sequence[str | Path]) -> Iterator[Record | Rejection]:
     """Read the records of several inputs, in order.
 
     FASTA, FASTQ and GenBank, plain or compressed with gzip, bzip2, xz or zstd, told by content. Letters are not looked
-    at here: that is `identity.canonical`'s part. Memory is bounded by the longest record, not by the input.
+    at here: that is `identity.canonical`'s part. Memory is bounded by the longest record, not by the input, and
+    a record by `lines.LONGEST_RECORD_BYTES`.
 
     Parameters
     ----------
@@ -45,7 +47,7 @@ def read(inputs: Sequence[str | Path]) -> Iterator[Record | Rejection]:
     Returns
     -------
     Records, and in their place a rejection for each one that cannot be used: an empty or malformed one, and the one at
-    which compressed data ends early or is damaged.
+    which compressed data ends early or is damaged, or that is too long, or has an id that is.
 
     Raises
     ------
@@ -60,16 +62,25 @@ def read(inputs: Sequence[str | Path]) -> Iterator[Record | Rejection]:
     return chain.from_iterable(batch for source in sources for batch in read_batches(source))
 
 
-def read_batches(source: str, block_bytes: int = BLOCK_BYTES) -> Iterator[list[Record | Rejection]]:
+def read_batches(
+    source: str, block_bytes: int = BLOCK_BYTES, longest_bytes: int = LONGEST_RECORD_BYTES
+) -> Iterator[list[Record | Rejection]]:
     """Read one input, a list of records for each block of it; faster to pass on than single records."""
     with open_text(source, block_bytes) as text:
         if text.format is None:
             return
-        parser = _PARSERS[text.format](text.file, text.line)
+        parser = _PARSERS[text.format](text.file, text.line, longest_bytes)
         try:
-            for block in text.blocks:
-                yield parser.feed(block)
-        except DamagedDataError as error:
-            yield parser.damaged(f"{error}; this record and all that follow in the file were not read")
-        else:
-            yield parser.finish()
+            yield from _parsed(parser, text.blocks)
+        except MemoryError as error:
+            raise SequenceFileError(text.file, "a record of it is too long for the memory of this machine.") from error
+
+
+def _parsed(parser: _Parser, blocks: Iterator[bytes]) -> Iterator[list[Record | Rejection]]:
+    try:
+        for block in blocks:
+            yield parser.feed(block)
+    except DamagedDataError as error:
+        yield parser.damaged(f"{error}; this record and all that follow in the file were not read")
+    else:
+        yield parser.finish()

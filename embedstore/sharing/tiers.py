@@ -10,11 +10,11 @@ import os
 import shlex
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Self
 
 from embedstore.errors import CorruptStoreError, InputError
 from embedstore.filling import canaries
+from embedstore.home import expanded
 from embedstore.identity import Recipe
 from embedstore.sharing.tiered_space import OwnParts, TieredSpace
 from embedstore.sharing.upstream import Upstream, UpstreamSpace
@@ -43,7 +43,7 @@ def upstream_places(given: Sequence[str] | None = None) -> tuple[Location, ...]:
             given = shlex.split(listed)
         except ValueError as error:
             raise InputError(f"Cannot read EMBEDSTORE_UPSTREAM={listed!r}: {error}.") from error
-    return tuple(place if is_url(place) else Path(place).expanduser() for place in given if place)
+    return tuple(place if is_url(place) else expanded(place) for place in given if place)
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +114,10 @@ class TieredStore(SpaceStore):
 
     def own_spaces(self) -> list[Space]:
         """The spaces of this store, without those that only upstream stores have."""
-        return [space for space in super().spaces() if not isinstance(space, TieredSpace) or space.is_made]
+        return [space for space in super().spaces() if self._is_own(space)]
+
+    def _is_own(self, space: Space) -> bool:
+        return not isinstance(space, TieredSpace) or space.is_made
 
     def space(self, name_or_id: str) -> Space:
         """Find a space by its name or id, here first; see `SpaceStore.space`."""
@@ -125,11 +128,13 @@ class TieredStore(SpaceStore):
 
     def find_space(self, recipe: Recipe, name: str | None = None) -> Space | None:
         """Return the space of a recipe; see `SpaceStore.find_space`. Names that only upstream stores use are free."""
-        found = next((space for space in super().spaces() if space.id == recipe.id), None)
+        spaces = super().spaces()  # listed once: another process may make the space meanwhile
+        found = next((space for space in spaces if space.id == recipe.id), None)
         if found is not None:
             return found
-        for space in self.own_spaces():
-            if space.name == name:
+        self._refuse_unreadable(recipe, name)
+        for space in spaces:
+            if space.name == name and self._is_own(space):
                 raise recipe_conflict(space.name, space.recipe, recipe)
         return next((space for space in self.spaces() if space.id == recipe.id), None) if self.tiers.upstream else None
 

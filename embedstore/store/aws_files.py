@@ -1,16 +1,16 @@
 """What the files of the AWS command line say, for libraries that only look at the environment.
 
 `~/.aws/credentials` has a section a profile, `~/.aws/config` one called `profile NAME` (or `default`). The variables
-AWS_PROFILE, AWS_SHARED_CREDENTIALS_FILE and AWS_CONFIG_FILE are minded. The environment goes first.
+AWS_PROFILE, AWS_SHARED_CREDENTIALS_FILE and AWS_CONFIG_FILE are read. The environment goes first.
 """
 
 from __future__ import annotations
 
 import configparser
 from collections.abc import Mapping
-from pathlib import Path
 
 from embedstore.errors import StorageError
+from embedstore.home import expanded
 
 _OTHER_SOURCES = (
     "AWS_ACCESS_KEY_ID",
@@ -64,10 +64,10 @@ def endpoint_of(environment: Mapping[str, str]) -> str | None:
 
 def _section(file: str, name: str) -> dict[str, str]:
     parser = configparser.ConfigParser(interpolation=None, strict=False)
-    path = Path(file).expanduser()
+    path = expanded(file)
     try:
         parser.read(path, encoding="utf-8")
     except (configparser.Error, OSError, UnicodeDecodeError):
         # Its text may hold a secret, so the reason is not passed on.
-        raise StorageError(f"Cannot read the AWS settings in {path}. Mend the file, or use the environment.") from None
+        raise StorageError(f"Cannot read the AWS settings in {path}. Fix the file, or use the environment.") from None
     return dict(parser[name]) if parser.has_section(name) else {}

@@ -7,6 +7,7 @@ streamed together into the store. So no dataset is held twice, and HDF5 never to
 from __future__ import annotations
 
 import json
+import os
 import tempfile
 from collections.abc import Iterator
 from typing import IO
@@ -22,13 +23,36 @@ from embedstore.store.storage import Buffer
 def write(files: SegmentFiles, rows: SortedRows, attributes: dict[str, object]) -> dict[str, tuple[Part, ...]]:
     """Write the file; return where each array's rows lie."""
     name = f"data/{files.nonce}.h5"
+    offsets, metadata = _laid_out(rows, attributes)
+    files.write(name, _content(metadata, rows))
+    return {array: (Part(name, offset, len(rows)),) for array, offset in offsets.items()}
+
+
+def _laid_out(rows: SortedRows, attributes: dict[str, object]) -> tuple[dict[str, int], list[bytes]]:
+    """Let HDF5 write an empty file; return the datasets' offsets, and what stands before, between and after them.
+
+    Raises
+    ------
+    StorageError : there is no space for it in the folder for temporary files, or no such folder.
+    """
     try:
         with tempfile.TemporaryFile() as template:  # nameless: nothing is left of it when the process is killed
             offsets = _lay_out(template, rows, attributes)
-            files.write(name, _content(template, rows, offsets))
-    except OSError as error:
-        raise StorageError(f"Cannot lay out an HDF5 file in the folder for temporary files: {error}.") from error
-    return {array: (Part(name, offset, len(rows)),) for array, offset in offsets.items()}
+            return offsets, _metadata(template, rows, offsets)
+    except (OSError, RuntimeError) as error:  # h5py has the second for some of what the system says
+        raise _refused(error) from error
+
+
+def _refused(error: Exception) -> StorageError:
+    try:
+        folder = tempfile.gettempdir()
+    except OSError:  # none can be written to
+        folder = f"{os.environ.get('TMPDIR', '/tmp')} or the like"  # noqa: S108 - names it, makes nothing
+    reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error).partition("\n")[0]
+    return StorageError(
+        f"Cannot prepare an HDF5 file in the folder for temporary files, {folder}: {reason}. "
+        "Make space there, or set TMPDIR to another folder."
+    )
 
 
 def _lay_out(template: IO[bytes], rows: SortedRows, attributes: dict[str, object]) -> dict[str, int]:
@@ -48,14 +72,22 @@ def _lay_out(template: IO[bytes], rows: SortedRows, attributes: dict[str, object
     return offsets
 
 
-def _content(template: IO[bytes], rows: SortedRows, offsets: dict[str, int]) -> Iterator[Buffer]:
-    """Yield the file from its first byte to its last: metadata from the template, data from the rows."""
+def _metadata(template: IO[bytes], rows: SortedRows, offsets: dict[str, int]) -> list[bytes]:
+    """Read all but the rows: a piece before each array, and one at the end."""
     in_file = sorted(offsets, key=offsets.__getitem__)
     if in_file != list(rows.shapes):
         raise AssertionError(f"HDF5 reserved space in the order {in_file}, expected {list(rows.shapes)}")
+    pieces = []
     template.seek(0)
     for array in in_file:
-        yield template.read(offsets[array] - template.tell())
-        yield from rows.pieces(array, 0, len(rows))
+        pieces.append(template.read(offsets[array] - template.tell()))
         template.seek(offsets[array] + len(rows) * rows.row_bytes(array))
-    yield template.read()
+    return [*pieces, template.read()]
+
+
+def _content(metadata: list[bytes], rows: SortedRows) -> Iterator[Buffer]:
+    """Yield the file from its first byte to its last."""
+    for array, piece in zip(rows.shapes, metadata, strict=False):  # there is one piece more
+        yield piece
+        yield from rows.pieces(array, 0, len(rows))
+    yield metadata[-1]

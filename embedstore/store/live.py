@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Set
 from contextlib import suppress
 from typing import TypeVar
 
-from embedstore.errors import CorruptStoreError
+from embedstore.errors import CorruptStoreError, StorageError
 from embedstore.store.commits import CommitLog, in_age, replaced_by
 from embedstore.store.documents import Commit
 from embedstore.store.index import KeyIndex, is_index, open_index
@@ -154,10 +154,14 @@ class LiveView:
         return Segment(self._files, self._folder, commit_id, commit, self._row_bytes)
 
     def _open_base(self, live: set[str]) -> KeyIndex | None:
-        """Open the newest published index all of whose segments are live; a damaged one is skipped."""
-        for entry in reversed(self._storage.list(f"{self._folder}index/")):
+        """Open the newest published index all of whose segments are live; one that cannot be read is skipped."""
+        try:
+            entries = self._storage.list(f"{self._folder}index/")
+        except StorageError:  # derived, so done without: its folder may be a link that leads out of the store
+            return None
+        for entry in reversed(entries):
             if is_index(entry.name[len(self._folder) :]):
-                with suppress(CorruptStoreError, FileNotFoundError):
+                with suppress(CorruptStoreError, StorageError, FileNotFoundError):
                     index = open_index(self._storage, entry.name, entry.size_bytes)
                     if set(index.commits) <= live:
                         return index

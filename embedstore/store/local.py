@@ -2,10 +2,18 @@
 
 Durability: a file is written under a temporary name in its own folder, synced, linked to its name, and the folder is
 synced, so a crash leaves the whole file or none. Hard links never overwrite, on NFS too; where a file system has no
-hard links the file is renamed instead.
+hard links the file is renamed instead. What is removed outside `data/` is synced before anything else is removed; in
+`data/`, where the order does not matter, once before something is removed elsewhere.
 
-Reading maps files, except on network file systems: there a file that somebody deletes on the server would kill a
-process that maps it (SIGBUS), so rows are read with `pread` in file order.
+Reading maps files on file systems that are known to be local (`file_systems`); elsewhere rows are read with `pread` in
+file order. A file that is shorter than it was is seen before its map is touched. What remains: a local disk that fails,
+or a file that is truncated, at the very moment at which a mapped page is read ends the process with SIGBUS. Verifying
+reads instead of mapping (`open(…, mapped=False)`), so it says which file it was.
+
+Links: no folder in a store is a symbolic link (`folders`). A file in `data/` may be one to a file anywhere, as in
+git-annex and link farms, since what is read of it is checked; removing it removes the link. A document may be one to a
+file inside the store, or in the git-annex of the repository that the store belongs to. Only regular files are opened:
+no FIFO, which would wait for ever, and no device.
 """
 
 from __future__ import annotations
@@ -13,10 +21,11 @@ from __future__ import annotations
 import errno
 import mmap
 import os
-import re
+import random
+import stat
 import time
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -24,42 +33,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embedstore.errors import CorruptStoreError, StorageError
-from embedstore.store.permissions import Modes, modes_in
-from embedstore.store.storage import Blob, Buffer, Entry, empty_rows, memory
+from embedstore.store.file_systems import is_known_local, refused
+from embedstore.store.folders import StoreFolders, refuse_link, sync_folder
+from embedstore.store.storage import DOCUMENT_BYTES, Blob, Buffer, Entry, empty_rows, is_stray, memory
 
 TEMPORARY_PREFIX = ".tmp-"
 
-NETWORK_FILE_SYSTEMS = frozenset(  # as the mount table names them; those of FUSE without "fuse."
-    [
-        "nfs",
-        "nfs4",
-        "cifs",
-        "smb3",
-        "smbfs",
-        "afs",
-        "ceph",
-        "lustre",
-        "gpfs",
-        "beegfs",
-        "pvfs2",
-        "orangefs",
-        "glusterfs",
-        "9p",
-        "panfs",
-        "wekafs",
-        "virtiofs",
-        "sshfs",
-        "juicefs",
-        "s3fs",
-        "gcsfuse",
-        "rclone",
-    ]
-)
-_OCTAL = re.compile(r"\\([0-7]{3})")  # how the mount table writes blanks and backslashes
-_MAX_CREATIONS = 100
-_MAX_REFUSALS = 10
-_REFUSAL_PAUSE_S = 0.01
+_PATIENCE_S = 10.0  # with a folder that others make and remove at the same time
+_REFUSED_PATIENCE_S = 0.5  # with one that a member has made and not yet opened to the group
+_FIRST_PAUSE_S = 0.001
+_LONGEST_PAUSE_S = 0.5
 _NO_HARD_LINKS = frozenset({errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV})
+_ANNEX = "/.git/annex/objects/"
+_JUDGED_BY = frozenset({"commits", "gc", "signatures", "pins", "spaces"})  # folders that say what is needed
+_READING = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY  # should a file become a FIFO after it was looked at
+_MAX_WRITES = 5
 
 
 class LocalStorage:
@@ -74,120 +62,197 @@ class LocalStorage:
     requests_at_once = 1
 
     def __init__(self, folder: str | Path, *, mapped: bool | None = None) -> None:
-        self._folder = Path(folder).absolute()
-        self.location = str(self._folder)
-        self._mapped = not _is_network(self._folder) if mapped is None else mapped
+        absolute = Path(folder).absolute()
+        self.location = str(absolute)
+        self._mapped = is_known_local(absolute) if mapped is None else mapped
+        self._folders = StoreFolders(self.location)
+        self._unsynced: set[str] = set()
+        """Folders from which data was removed."""
 
-    def read(self, name: str) -> bytes:
-        with _explained("read", self._path(name)):
-            return self._path(name).read_bytes()
+    def read(self, name: str, limit_bytes: int = DOCUMENT_BYTES) -> bytes:
+        path = self._folders.path(name)
+        with self._explained("read", path):
+            if not _is_data(name):
+                self._folders.require_real(_folder_of(name))
+            descriptor, status = self._opened(name, path)
+            try:
+                if status.st_size > limit_bytes:
+                    raise CorruptStoreError(name, f"expected at most {limit_bytes} bytes, found {status.st_size}")
+                return _content(name, descriptor, status.st_size)
+            finally:
+                os.close(descriptor)
 
     def write(self, name: str, parts: Iterable[Buffer]) -> Entry:
-        path = self._path(name)
-        with _explained("write", path):
-            temporary, descriptor = self._create_temporary(path.parent)
+        for _ in range(_MAX_WRITES - 1 if isinstance(parts, Sequence) else 0):
+            with suppress(FileNotFoundError):  # a collector took our temporary file for that of a dead process
+                return self._write(name, parts)
+        return self._write(name, parts)
+
+    def _write(self, name: str, parts: Iterable[Buffer]) -> Entry:
+        path = Path(self._folders.path(name))
+        with self._explained("write", path):
+            temporary, descriptor = self._create_temporary(_folder_of(name))
             try:
                 status = _write_synced(descriptor, parts)
                 ours = _publish(temporary, path)
             finally:
                 temporary.unlink(missing_ok=True)
+            if not ours and path.is_symlink() and not path.exists():
+                raise FileExistsError(errno.EEXIST, "a symbolic link to nothing has its name; remove it")
             with suppress(FileNotFoundError):  # somebody deleted it at once, and the folder went with it
-                _sync_folder(path.parent)
+                sync_folder(path.parent)
                 if not ours:
                     return self.entry(name)
             return Entry(name, status.st_size, status.st_mtime_ns)
 
     def replace(self, name: str, parts: Iterable[Buffer]) -> Entry:
         """Write a file in place of the one that may be there; others see the old or the new one, whole."""
-        path = self._path(name)
-        with _explained("write", path):
-            temporary, descriptor = self._create_temporary(path.parent)
+        path = Path(self._folders.path(name))
+        with self._explained("write", path):
+            temporary, descriptor = self._create_temporary(_folder_of(name))
             try:
                 status = _write_synced(descriptor, parts)
                 temporary.replace(path)
             finally:
                 temporary.unlink(missing_ok=True)
-            _sync_folder(path.parent)
+            sync_folder(path.parent)
             return Entry(name, status.st_size, status.st_mtime_ns)
 
     def list(self, folder: str) -> list[Entry]:
-        path = self._path(folder)
-        with _explained("list", path):
-            try:
-                found = os.scandir(path)
-            except FileNotFoundError:
-                return []
-            with found:
-                return sorted(_entry_of(folder, item) for item in found)
+        path = self._folders.path(folder)
+        with self._explained("list", path):
+            with suppress(FileNotFoundError):
+                self._folders.require_real(folder.rstrip("/"))
+                return _entries_in(folder, path)
+            self._folders.look()
+            return []
 
     def walk(self, folder: str) -> Iterator[Entry]:
-        for entry in self.list(folder):
-            if entry.name.endswith("/"):
-                yield from self.walk(entry.name)
-            else:
+        entries = self.list(folder)
+        while entries:
+            entry = entries.pop()
+            if not entry.name.endswith("/"):
                 yield entry
+            elif not is_stray(entry.name):  # a folder that was listed is no link
+                path = self._folders.path(entry.name)
+                with self._explained("list", path), suppress(FileNotFoundError):
+                    entries += _entries_in(entry.name, path)
 
     def entry(self, name: str) -> Entry:
-        with _explained("look at", self._path(name)):
-            status = self._path(name).stat()
+        path = self._folders.path(name)
+        with self._explained("look at", path):
+            status = _status_of(name, path)
             return Entry(name, status.st_size, status.st_mtime_ns)
 
     def delete(self, name: str) -> None:
-        path = self._path(name)
-        with _explained("delete", path):
-            path.unlink(missing_ok=True)
-            with suppress(OSError):  # the folder goes with its last file
-                path.parent.rmdir()
+        path = self._folders.path(name)
+        with self._explained("delete", path):
+            if not _is_data(name):
+                self._sync_removals()
+            if name.endswith("/"):
+                self._unsynced.add(self._folders.remove_empty_below(name.rstrip("/")))
+                return
+            with suppress(FileNotFoundError):
+                self._folders.require_real(_folder_of(name))
+                Path(path).unlink()
+            self._unsynced.add(self._folders.remove_empty(_folder_of(name)))
+            if not _is_data(name) and not _is_temporary(name):
+                self._sync_removals()
 
-    def open(self, name: str, size_bytes: int) -> Blob:
-        path = self._path(name)
-        with _explained("open", path):
-            descriptor = os.open(path, os.O_RDONLY)
-            found = os.fstat(descriptor).st_size
-            if found != size_bytes:
+    def open(self, name: str, size_bytes: int, *, mapped: bool = True) -> Blob:
+        path = self._folders.path(name)
+        with self._explained("open", path):
+            descriptor, status = self._opened(name, path)
+            if status.st_size != size_bytes:
                 os.close(descriptor)
-                raise CorruptStoreError(name, f"expected {size_bytes} bytes, found {found}")
-            if not self._mapped:
+                raise CorruptStoreError(name, f"expected {size_bytes} bytes, found {status.st_size}")
+            if not (mapped and self._mapped):
                 return PreadBlob(name, descriptor)
             try:
-                return MappedBlob(name, path, descriptor, size_bytes)
+                return MappedBlob(name, Path(path), descriptor, size_bytes)
             finally:
                 os.close(descriptor)
 
-    def _path(self, name: str) -> Path:
-        return self._folder / name
+    def _opened(self, name: str, path: str) -> tuple[int, os.stat_result]:
+        """Open a regular file; nothing else is opened, as that could wait for ever, or do something."""
+        status = os.lstat(path)
+        linked = stat.S_ISLNK(status.st_mode)
+        if linked:
+            path = path if _is_data(name) else self._document(name, path)
+            status = Path(path).stat()
+        _refuse_other_kinds(name, status)
+        descriptor = os.open(path, _READING if linked else _READING | os.O_NOFOLLOW)
+        try:
+            status = os.fstat(descriptor)
+            _refuse_other_kinds(name, status)
+        except BaseException:
+            os.close(descriptor)
+            raise
+        return descriptor, status
 
-    def _create_temporary(self, folder: Path) -> tuple[Path, int]:
-        """Create a file in a folder that others may remove, as the last file goes, until there is one in it."""
-        temporary = folder / f"{TEMPORARY_PREFIX}{uuid.uuid4().hex}"
-        modes = modes_in(self._folder)
-        refusals = 0
-        for _ in range(_MAX_CREATIONS):
+    def _document(self, name: str, path: str) -> str:
+        """Return the file that the link of a document leads to: inside the store, or into its git-annex."""
+        store, found = os.path.realpath(self.location) + "/", os.path.realpath(path)
+        repository, annexed, _ = found.partition(_ANNEX)
+        if found.startswith(store) or (annexed and store.startswith(f"{repository}/")):
+            return found
+        raise CorruptStoreError(name, "it is a symbolic link that leads out of the store, and was not followed")
+
+    def _sync_removals(self) -> None:
+        while self._unsynced:
+            with suppress(KeyError):  # another thread was faster
+                self._folders.sync(self._unsynced.pop())
+
+    def _create_temporary(self, folder: str) -> tuple[Path, int]:
+        """Create a file in a folder that others may make or remove at the same time, until there is one in it."""
+        temporary = Path(self._folders.path(folder)) / f"{TEMPORARY_PREFIX}{uuid.uuid4().hex}"
+        started, pause_s = time.monotonic(), _FIRST_PAUSE_S
+        modes = self._folders.modes()
+        while True:
             try:
-                _make_folders(folder, modes)
-                descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
-            except FileNotFoundError:
-                continue
-            except PermissionError:  # of a shared folder that a member has made and not yet opened to the group?
-                refusals += 1
-                if modes is None or refusals > _MAX_REFUSALS:
+                self._folders.make(folder, modes)
+                descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o666)
+                break
+            except (FileNotFoundError, FileExistsError):
+                if time.monotonic() - started > _PATIENCE_S:
+                    raise StorageError(
+                        f"Cannot write into {temporary.parent}: for {_PATIENCE_S:g} s it disappeared as often as it "
+                        "was made. Try again; if it stays, look for what else removes files there."
+                    ) from None
+            except PermissionError:
+                alone = modes is None and self._mapped
+                if alone or time.monotonic() - started > _REFUSED_PATIENCE_S:
                     raise
-                time.sleep(_REFUSAL_PAUSE_S)
-                continue
-            if modes is not None:
-                os.fchmod(descriptor, modes.file)
-            return temporary, descriptor
-        raise StorageError(f"Cannot write into {folder}: it disappears as often as it is made.")
+            time.sleep(pause_s * random.uniform(0.5, 1.0))  # noqa: S311 - keeps writers apart, hides nothing
+            pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
+        if modes is not None:
+            os.fchmod(descriptor, modes.file)
+        return temporary, descriptor
+
+    @contextmanager
+    def _explained(self, action: str, path: str | Path) -> Iterator[None]:
+        """Turn what the operating system says into a StorageError; a missing file stays a FileNotFoundError."""
+        try:
+            yield
+        except FileNotFoundError:
+            self._folders.look()  # where all is gone, nothing is damaged
+            raise
+        except OSError as error:
+            raise refused(action, str(path), error) from error
+        if self._folders.seen is None:
+            self._folders.look()
 
 
 class MappedBlob:
     """A file mapped into memory; the kernel's page cache is the only cache."""
 
-    gather_bytes = 1 << 20  # stays in the processor's cache while it is checked and copied on
+    in_order = False
+    gather_bytes = 2 << 20  # stays in the processor's cache while it is checked and copied on
 
     def __init__(self, name: str, path: Path, descriptor: int, size_bytes: int) -> None:
         self._name = name
         self._path = path
+        self.identity = _identity(descriptor)
         mapped = mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ) if size_bytes else b""
         self._content = np.frombuffer(mapped, dtype=np.uint8)
 
@@ -195,14 +260,17 @@ class MappedBlob:
         self._refuse_truncated()
         return self._content[start : start + length]
 
-    def rows(self, start: int, row_bytes: int, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
+    def rows(
+        self, start: int, row_bytes: int, rows: NDArray[np.int64], out: NDArray[np.uint8] | None = None
+    ) -> NDArray[np.uint8]:
         self._refuse_truncated()
         count = (len(self._content) - start) // row_bytes
         if len(rows) and not (rows.min() >= 0 and rows.max() < count):
             raise IndexError(f"{self._name} has {count} rows of {row_bytes} bytes, not {rows.min()} to {rows.max()}")
         table = self._content[start : start + count * row_bytes].reshape(count, row_bytes)
         # Any mode but "clip" would gather into a copy first.
-        return np.take(table, rows, axis=0, out=empty_rows(len(rows), row_bytes), mode="clip")
+        gathered = empty_rows(len(rows), row_bytes) if out is None else out
+        return np.take(table, rows, axis=0, out=gathered, mode="clip")
 
     def _refuse_truncated(self) -> None:
         """Touching pages beyond the end of a file kills the process, so ask before. A deleted file stays readable."""
@@ -215,11 +283,13 @@ class MappedBlob:
 class PreadBlob:
     """A file read at given places; nothing of it stays mapped."""
 
+    in_order = True
     gather_bytes = 16 << 20
 
     def __init__(self, name: str, descriptor: int) -> None:
         self._name = name
         self._descriptor = descriptor
+        self.identity = _identity(descriptor)
 
     def __del__(self) -> None:
         os.close(self._descriptor)
@@ -229,8 +299,13 @@ class PreadBlob:
         self._read_into(content, start)
         return content
 
-    def rows(self, start: int, row_bytes: int, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
-        gathered = empty_rows(len(rows), row_bytes)
+    def rows(
+        self, start: int, row_bytes: int, rows: NDArray[np.int64], out: NDArray[np.uint8] | None = None
+    ) -> NDArray[np.uint8]:
+        gathered = empty_rows(len(rows), row_bytes) if out is None else out
+        if len(rows) > 1 and (np.diff(rows) == 1).all():  # one piece, as when all is verified
+            self._read_into(gathered, start + int(rows[0]) * row_bytes)
+            return gathered
         for place in np.argsort(rows, kind="stable"):  # ascending: what read-ahead expects
             self._read_into(gathered[place], start + int(rows[place]) * row_bytes)
         return gathered
@@ -249,14 +324,92 @@ class PreadBlob:
             done += count
 
 
-def _entry_of(folder: str, item: os.DirEntry[str]) -> Entry:
-    if item.is_dir():
-        return Entry(f"{folder}{item.name}/", 0, 0)
+def _identity(descriptor: int) -> tuple[int, ...]:
+    """Return what changes when a file is replaced or written to; the time of the inode cannot be set back."""
+    status = os.fstat(descriptor)
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
+
+
+def _folder_of(name: str) -> str:
+    return name.rpartition("/")[0]
+
+
+def _is_data(name: str) -> bool:
+    """Tell rows, `spaces/<id>/data/…`, from documents."""
+    parts = name.split("/", 3)
+    return len(parts) > 3 and parts[0] == "spaces" and parts[2] == "data"
+
+
+def _is_judged_by(name: str) -> bool:
+    """Tell the folders that say what is needed: without them all data looks unneeded."""
+    above = _folder_of(name)
+    return name in ("pins", "spaces") or (above.startswith("spaces/") and above.count("/") == 1)
+
+
+def _is_temporary(name: str) -> bool:
+    return name.rpartition("/")[2].startswith(TEMPORARY_PREFIX)
+
+
+def _status_of(name: str, path: str) -> os.stat_result:
+    """Look at a regular file, or at the one that a link leads to."""
+    status = os.lstat(path)
+    if stat.S_ISLNK(status.st_mode):
+        status = Path(path).stat()
+    _refuse_other_kinds(name, status)
+    return status
+
+
+def _refuse_other_kinds(name: str, status: os.stat_result) -> None:
+    if stat.S_ISDIR(status.st_mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+    if not stat.S_ISREG(status.st_mode):
+        raise CorruptStoreError(name, "expected a file, found a FIFO, socket or device")
+
+
+def _content(name: str, descriptor: int, size_bytes: int) -> bytes:
+    content = b""
+    while piece := os.read(descriptor, size_bytes + 1 - len(content)):
+        content = content + piece if content else piece
+        if len(content) > size_bytes:
+            raise CorruptStoreError(name, f"expected {size_bytes} bytes, found more: it grows while it is read")
+    return content
+
+
+def _entries_in(folder: str, path: str) -> list[Entry]:
+    with os.scandir(path) as found:
+        return sorted(entry for item in found if (entry := _entry_of(folder, item)) is not None)
+
+
+def _entry_of(folder: str, item: os.DirEntry[str]) -> Entry | None:
+    """Return what a listing says of a thing: None of a link to a folder, of a FIFO and the like, and of odd names.
+
+    Raises
+    ------
+    OSError : a folder without which others look unneeded is a link; to leave it out would let them be removed.
+    """
+    name = f"{folder}{item.name}"
+    if not name.isascii() and not _is_utf8(name):
+        return None
+    judged_by = item.name in _JUDGED_BY and _is_judged_by(name)
+    if judged_by and item.is_symlink():
+        refuse_link(name)
     try:
+        if item.is_dir(follow_symlinks=False):
+            return Entry(f"{name}/", 0, 0)
         status = item.stat()
-    except FileNotFoundError:  # somebody's temporary file, gone since the listing
-        return Entry(f"{folder}{item.name}", 0, 0)
-    return Entry(f"{folder}{item.name}", status.st_size, status.st_mtime_ns)
+    except OSError:  # somebody's temporary file, gone since the listing; or it cannot be looked at
+        if judged_by:
+            raise
+        return Entry(name, 0, 0)
+    return Entry(name, status.st_size, status.st_mtime_ns) if stat.S_ISREG(status.st_mode) else None
+
+
+def _is_utf8(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _write_synced(descriptor: int, parts: Iterable[Buffer]) -> os.stat_result:
@@ -280,83 +433,7 @@ def _publish(temporary: Path, path: Path) -> bool:
     except OSError as error:
         if error.errno not in _NO_HARD_LINKS:
             raise
-        if path.exists():  # a rename would replace it
+        if path.is_symlink() or path.exists():  # a rename would replace it
             return False
         temporary.rename(path)
     return True
-
-
-def _make_folders(folder: Path, modes: Modes | None) -> None:
-    """Create a folder and those above it, each made durable in its parent."""
-    lacking = []
-    while not folder.is_dir():
-        lacking.append(folder)
-        folder = folder.parent
-    for missing in reversed(lacking):
-        with suppress(FileExistsError):  # somebody was faster, and sees to its permissions
-            missing.mkdir()
-            if modes is not None:
-                missing.chmod(modes.folder)
-        _sync_folder(missing.parent)
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # some file systems have no sync of folders
-            raise
-    finally:
-        os.close(descriptor)
-
-
-@contextmanager
-def _explained(action: str, path: Path) -> Iterator[None]:
-    """Turn what the operating system says into a StorageError; a missing file stays a FileNotFoundError."""
-    try:
-        yield
-    except FileNotFoundError:
-        raise
-    except OSError as error:
-        raise StorageError(f"Cannot {action} {path}: {error.strerror or error}.") from error
-
-
-def _is_network(folder: Path) -> bool:
-    """Tell by the mount table (Linux; elsewhere False) whether a folder lies on a network file system."""
-    where = os.path.realpath(folder)  # first: it may be what makes the automounter mount it
-    try:
-        table = Path("/proc/self/mountinfo").read_text(encoding="utf-8", errors="surrogateescape")
-    except OSError:
-        return False
-    return file_system_kind(table, where) in NETWORK_FILE_SYSTEMS
-
-
-def file_system_kind(table: str, where: str) -> str:
-    """Return the kind of file system that a path lies on.
-
-    Parameters
-    ----------
-    table : as in `/proc/self/mountinfo` (proc(5)).
-    where : absolute, without symbolic links.
-    """
-    mounted = list(mounts_above(table, where))
-    return mounted[-1][1] if mounted else ""
-
-
-def mounts_above(table: str, where: str) -> Iterator[tuple[str, str, list[str]]]:
-    """Yield what is mounted at a path and above it, outermost first: place, kind of file system, options.
-
-    Parameters
-    ----------
-    table, where : as for `file_system_kind`.
-    """
-    found = []
-    for line in table.splitlines():
-        before, _, after = line.partition(" - ")
-        fields, of_file_system = before.split(" "), after.split(" ")
-        mount_point = _OCTAL.sub(lambda match: chr(int(match[1], 8)), fields[4])
-        if where == mount_point or where.startswith(mount_point.rstrip("/") + "/"):
-            options = fields[5].split(",") + of_file_system[2].split(",")
-            found.append((mount_point, of_file_system[0].removeprefix("fuse."), options))
-    yield from sorted(found, key=lambda mount: len(mount[0]))  # of several at one place the last one counts

@@ -6,6 +6,8 @@ digests, so two writers of one name write the same bytes, and to look first is e
 Credentials and addresses come from the environment, or from the usual files of the cloud's own tools. They stay there:
 no message repeats them.
 
+Nothing that a server says is believed: a body is counted while it comes, and no more of it is taken than was asked for.
+
 Failures that pass are met twice. The library below repeats a request that the server refused (500, 502, 503, 429) or
 that got no answer, parts of a large file too. What it gives up or does not repeat (half an answer) is done again here,
 all of which is harmless: reading changes nothing, writing a name again writes the same bytes.
@@ -14,7 +16,6 @@ all of which is harmless: reading changes nothing, writing a name again writes t
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime, timedelta
 from functools import cached_property
@@ -28,38 +29,35 @@ from obstore import exceptions
 from obstore.store import AzureStore, GCSStore, S3Store
 
 from embedstore.errors import CorruptStoreError, InputError, StorageError
-from embedstore.store.aws_files import endpoint_of, settings_of_files
-from embedstore.store.ranges import KEPT_FILE_BYTES, REQUESTS_AT_ONCE, Content, RangedBlob, RangeReader
-from embedstore.store.redaction import redacted
+from embedstore.store.certificates import added_authorities
+from embedstore.store.clouds import cloud_settings
+from embedstore.store.object_errors import explained, of_container, of_ranges, passes
+from embedstore.store.ranges import (
+    KEPT_FILE_BYTES,
+    REQUESTS_AT_ONCE,
+    Content,
+    NoRangesError,
+    RangedBlob,
+    RangeReader,
+    mapped,
+)
 from embedstore.store.retrying import IncompleteError, Patience, Retrying
-from embedstore.store.storage import Blob, Buffer, Entry, memory
+from embedstore.store.s3_listing import PAGE_BYTES, s3_entries
+from embedstore.store.storage import DOCUMENT_BYTES, Blob, Buffer, Entry, memory
+from embedstore.store.web_client import WebClient
 
 T = TypeVar("T")
+Entries = list[Entry]
 
 SCHEMES = ("s3", "gs", "az")
 
 _PART_BYTES = 8 << 20  # S3 takes 10 000 parts of a file, which makes 80 GB
 _PARTS_AT_ONCE = 4
+_PIECE_BYTES = 8 << 20
 _LIST_CHUNK = 1000  # what one answer of S3 holds
+_MOST_LISTED = 10_000_000
+_SIGNED_FOR = timedelta(minutes=15)
 _FAILURES = (exceptions.BaseError, IncompleteError, OSError)
-_LASTING = (
-    exceptions.PermissionDeniedError,
-    exceptions.UnauthenticatedError,
-    exceptions.InvalidPathError,
-    exceptions.NotSupportedError,
-    exceptions.UnknownConfigurationKeyError,
-)
-_STATUS = re.compile(r"status code: (\d+ [A-Za-z ]+)")
-_BUSY = ("408", "409", "429")
-_CODE = re.compile(r"<Code>(\w+)</Code>")
-# Where libraries look for credentials when nothing names any.
-_METADATA_SERVICES = ("169.254.169.254", "169.254.170.2", "/latest/api/token", "metadata.google.internal")
-_SOURCES = {
-    "s3": "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE and ~/.aws",
-    "gs": "GOOGLE_APPLICATION_CREDENTIALS, or what `gcloud auth application-default login` left",
-    "az": "AZURE_STORAGE_ACCOUNT_NAME and AZURE_STORAGE_ACCOUNT_KEY, or another AZURE_ variable",
-}
-_ADDRESSES = {"s3": "AWS_ENDPOINT_URL, AWS_REGION", "gs": "GOOGLE_BASE_URL", "az": "AZURE_STORAGE_ENDPOINT"}
 
 
 class ObjectStorage:
@@ -80,15 +78,16 @@ class ObjectStorage:
     def __init__(self, url: str, *, patience: Patience | None = None) -> None:
         self._scheme, self._bucket, self._prefix = _parsed(url)
         self._patience = patience or Patience()
-        self._secrets: tuple[str, ...] = ()
+        self._settings = cloud_settings(self._scheme, os.environ)
+        self._authorities = added_authorities()
         self.location = f"{self._scheme}://{self._bucket}/{self._prefix}".rstrip("/")
         # Five tries in some two seconds; what lasts longer is waited for above, where it is known what passes.
         self._store = self._connected(retries=5, longest_pause_s=min(3.0, self._patience.longest_pause_s))
-        self._reader = RangeReader(self._range, self._whole)
+        self._reader = RangeReader(self._range, self._whole, self._mapped)
         self._retrying = Retrying(self._patience)
 
-    def read(self, name: str) -> bytes:
-        return self._ask("read", name, lambda: self._content(name)).tobytes()
+    def read(self, name: str, limit_bytes: int = DOCUMENT_BYTES) -> bytes:
+        return self._ask("read", name, lambda: self._content(name, most_bytes=limit_bytes)).tobytes()
 
     def write(self, name: str, parts: Iterable[Buffer]) -> Entry:
         try:
@@ -118,18 +117,58 @@ class ObjectStorage:
             )
         return written
 
-    def list(self, folder: str) -> list[Entry]:
-        found = self._ask("list", folder, lambda: obstore.list_with_delimiter(self._store, folder or None))
-        folders = [Entry(f"{name.rstrip('/')}/", 0, 0) for name in found["common_prefixes"]]
-        files = [_entry(meta) for meta in found["objects"]]
-        return sorted(entry for entry in folders + files if entry.name.strip("/") != folder.strip("/"))
+    def list(self, folder: str) -> Entries:
+        def collect() -> Entries:
+            found = obstore.list_with_delimiter(self._store, folder or None)
+            folders = [Entry(f"{name.rstrip('/')}/", 0, 0) for name in found["common_prefixes"] if name.strip("/")]
+            return folders + [_entry(meta) for meta in found["objects"]]
+
+        found = self._ask("list", folder, lambda: self._around_odd_keys(collect, folder, deep=False))
+        return sorted(entry for entry in found if entry.name.strip("/") != folder.strip("/"))
 
     def walk(self, folder: str) -> Iterator[Entry]:
-        def collect() -> list[Entry]:
-            listed = obstore.list(self._store, folder or None, chunk_size=_LIST_CHUNK)
-            return [_entry(meta) for chunk in listed for meta in chunk]
+        def collect() -> Entries:
+            entries: Entries = []
+            for chunk in obstore.list(self._store, folder or None, chunk_size=_LIST_CHUNK):
+                entries += map(_entry, chunk)
+                if len(entries) > _MOST_LISTED:
+                    raise StorageError(
+                        f"Cannot list {self._named(folder)}: expected at most {_MOST_LISTED:,} files, found more. "
+                        "Give the store a prefix of its own."
+                    )
+            return entries
 
-        yield from self._ask("list", folder, collect)
+        found = self._ask("list", folder, lambda: self._around_odd_keys(collect, folder, deep=True))
+        # Some programs mark a folder by an empty file, whose name is here without its `/`.
+        folders = {name for entry in found for name in _folders(entry.name)} | {folder.strip("/")}
+        yield from (entry for entry in found if entry.size_bytes or entry.name not in folders)
+
+    def _around_odd_keys(self, collect: Callable[[], Entries], folder: str, *, deep: bool) -> Entries:
+        """List a folder, also one with keys that are no paths, which the library stops at."""
+        try:
+            return collect()
+        except exceptions.InvalidPathError:
+            if self._scheme != "s3":
+                raise
+        prefix = f"{self._prefix}/{folder}" if self._prefix else folder
+        found = s3_entries(self._listing, self.location, prefix, deep=deep)
+        return [entry._replace(name=f"{folder}{entry.name}") for entry in found]
+
+    def _listing(self, query: str) -> bytes:
+        """Return the bucket's answer to a query."""
+        settings = self._settings
+        region = settings.config.get("region") or os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
+        server = settings.endpoint.rstrip("/") or f"https://s3.{region or 'us-east-1'}.amazonaws.com"
+        bucket = server if _is_true("AWS_VIRTUAL_HOSTED_STYLE_REQUEST") else f"{server}/{self._bucket}"
+        if not _is_true("AWS_SKIP_SIGNATURE"):
+            address: Any = {
+                **settings.config,
+                "endpoint": f"{bucket}/?{query}&x-id=",
+                "virtual_hosted_style_request": "true",
+            }
+            listing = S3Store(self._bucket, config=address, client_options={"allow_http": settings.allow_http})
+            query = urlsplit(obstore.sign(listing, "GET", "ListObjectsV2", _SIGNED_FOR)).query
+        return WebClient(bucket, self._patience, from_netrc=False).answer(query, PAGE_BYTES)
 
     def entry(self, name: str) -> Entry:
         return _entry(self._ask("look at", name, lambda: obstore.head(self._store, name)))
@@ -139,13 +178,13 @@ class ObjectStorage:
             try:
                 obstore.delete(self._store, name)
             except FileNotFoundError as error:
-                if _of_bucket(error):
+                if of_container(error, "delete"):
                     raise
 
         self._ask("delete", name, delete)
         self._reader.kept.drop(name)
 
-    def open(self, name: str, size_bytes: int) -> Blob:
+    def open(self, name: str, size_bytes: int, *, mapped: bool = True) -> Blob:
         if size_bytes <= KEPT_FILE_BYTES:
             self._reader.whole(name, size_bytes)
         else:
@@ -154,19 +193,42 @@ class ObjectStorage:
                 raise CorruptStoreError(name, f"expected {size_bytes} bytes, found {found}")
         return RangedBlob(self._reader, name, size_bytes)
 
-    def _content(self, name: str, expected_bytes: int | None = None) -> Content:
+    def answers_ranges(self, name: str, size_bytes: int) -> bool:
+        """Ask for the last byte of a file, and tell whether that came rather than the whole file."""
+        try:
+            return len(self._range(name, size_bytes - 1, 1)) == 1
+        except NoRangesError:
+            return False
+
+    def _content(self, name: str, expected_bytes: int | None = None, most_bytes: int | None = None) -> Content:
         found = obstore.get(self._store, name)
         size_bytes = found.meta["size"]
         if expected_bytes is not None and size_bytes != expected_bytes:
             raise CorruptStoreError(name, f"expected {expected_bytes} bytes, found {size_bytes}")
-        return _exactly(found.bytes(), size_bytes)
+        if most_bytes is not None and size_bytes > most_bytes:
+            raise CorruptStoreError(name, f"expected at most {most_bytes} bytes, found {size_bytes}")
+        return _exactly(found, size_bytes)
 
     def _whole(self, name: str, size_bytes: int) -> Content:
         return self._ask("read", name, lambda: self._content(name, size_bytes))
 
+    def _mapped(self, name: str, size_bytes: int) -> Blob:
+        """Fetch a large file whole, from a server that knows no ranges."""
+        store = self._connected(retries=0, longest_pause_s=1.0, size_bytes=size_bytes)
+
+        def fetch() -> Blob:
+            return mapped(name, size_bytes, _pieces(obstore.get(store, name), size_bytes))
+
+        return self._ask("read", name, fetch)
+
     def _range(self, name: str, start: int, length: int) -> Content:
         def fetch() -> Content:
-            return _exactly(obstore.get_range(self._store, name, start=start, length=length), length)
+            try:
+                return _exactly(obstore.get(self._store, name, options={"range": (start, start + length)}), length)
+            except exceptions.GenericError as error:
+                if of_ranges(error):
+                    raise NoRangesError from None
+                raise
 
         return self._ask("read", name, fetch)
 
@@ -190,11 +252,8 @@ class ObjectStorage:
                 max_concurrency=_PARTS_AT_ONCE,
             )
 
-        def passes(error: Exception) -> bool:
-            return not sent and _passes(error)
-
         try:
-            self._ask("write", name, put, passes)
+            self._ask("write", name, put, lambda error: not sent and passes(error))
         except StorageError:
             if next(iter(blocks), None) is None and self._has_size(name, sent):  # only the last answer was lost
                 return sent
@@ -212,34 +271,20 @@ class ObjectStorage:
         action: str,
         name: str,
         operation: Callable[[], T],
-        passes: Callable[[Exception], bool] | None = None,
+        may_pass: Callable[[Exception], bool] = passes,
     ) -> T:
         """Do something on the server, with patience; errors as the protocol has them."""
         try:
-            return self._retrying.do(operation, _FAILURES, passes or _passes)
+            return self._retrying.do(operation, _FAILURES, may_pass)
         except FileNotFoundError as error:
-            if _of_bucket(error) or action == "write":
+            if of_container(error, action) or action == "write":
                 raise self._error(action, name, error) from None
             raise FileNotFoundError(2, "No such file", self._named(name)) from None
         except _FAILURES as error:
             raise self._error(action, name, error) from None  # its text is the library's, with all that was sent
 
     def _error(self, action: str, name: str, error: Exception) -> StorageError:
-        text = str(error)
-        secret_free = redacted(text.partition("\n\nDebug source")[0], self._secrets)
-        reason = secret_free.partition("\n")[0].rpartition(" - ")[2][:300]
-        if "kind: Connect" in text:
-            reason = f"no connection to the server ({reason})"
-        facts = [found[1].strip() for pattern in (_STATUS, _CODE) if (found := pattern.search(secret_free))]
-        said = ", ".join(facts) or reason
-        if said.startswith(("401", "403")):
-            advice = f"Check the credentials and what they may do; they come from {_SOURCES[self._scheme]}."
-        elif any(host in text for host in _METADATA_SERVICES):
-            said, advice = "found no credentials", f"They come from {_SOURCES[self._scheme]}."
-        elif _of_bucket(error):
-            said, advice = "there is no such bucket", f"Make it, or check the address ({_ADDRESSES[self._scheme]})."
-        else:
-            advice = f"Try again; if it stays, check the network and the address ({_ADDRESSES[self._scheme]})."
+        said, advice = explained(self._scheme, action, error, self._settings.secrets)
         return StorageError(f"Cannot {action} {self._named(name)}: {said}. {advice}")
 
     def _named(self, name: str) -> str:
@@ -251,28 +296,29 @@ class ObjectStorage:
         patience = self._patience
         return self._connected(retries=5 + patience.attempts, longest_pause_s=patience.longest_pause_s)
 
-    def _connected(self, *, retries: int, longest_pause_s: float) -> S3Store | GCSStore | AzureStore:
+    def _connected(
+        self, *, retries: int, longest_pause_s: float, size_bytes: int = 0
+    ) -> S3Store | GCSStore | AzureStore:
+        """Connect with so much patience, also for the body of one large file."""
+        limit_s = self._patience.limit_s(size_bytes)
         client: dict[str, Any] = {
-            "timeout": timedelta(seconds=self._patience.timeout_s),
+            "timeout": timedelta(seconds=limit_s),
             "connect_timeout": timedelta(seconds=self._patience.connect_timeout_s),
+            "allow_http": self._settings.allow_http,
         }
-        pauses = {"init_backoff": timedelta(milliseconds=100), "max_backoff": timedelta(seconds=longest_pause_s)}
+        if self._authorities is not None:
+            client["root_certificate"] = self._authorities
+        first_pause_s = min(0.1, longest_pause_s / 2)
+        pauses = {"init_backoff": timedelta(seconds=first_pause_s), "max_backoff": timedelta(seconds=longest_pause_s)}
         retry: Any = {"max_retries": retries, "backoff": {**pauses, "base": 2}}
         shared: dict[str, Any] = {"prefix": self._prefix or None, "client_options": client, "retry_config": retry}
+        shared["config"] = dict(self._settings.config)
+        kind: Any = {"s3": S3Store, "gs": GCSStore, "az": AzureStore}[self._scheme]
         try:
-            if self._scheme == "gs":
-                return GCSStore(self._bucket, **shared)
-            if self._scheme == "az":
-                return AzureStore(self._bucket, **shared)
-            settings = settings_of_files(os.environ)
-            self._secrets = tuple(value for name, value in settings.items() if name not in ("region", "endpoint"))
-            endpoint = endpoint_of(os.environ) or settings.get("endpoint", "")
-            if endpoint.startswith("http://"):  # whoever writes so wants it
-                client["allow_http"] = True
-            shared["config"] = settings
-            return S3Store(self._bucket, **shared)
+            store: S3Store | GCSStore | AzureStore = kind(self._bucket, **shared)
         except (exceptions.BaseError, ValueError) as error:
             raise self._error("use", "", error) from None
+        return store
 
 
 def _parsed(url: str) -> tuple[str, str, str]:
@@ -314,22 +360,31 @@ def _whole_seconds_ns(moment: datetime) -> int:
     return int(moment.timestamp()) * 1_000_000_000
 
 
+def _pieces(found: Any, size_bytes: int) -> Iterator[bytes]:
+    """Yield a body as it comes, at most a piece more of it than `size_bytes`."""
+    received = 0
+    for piece in found.stream(min_chunk_size=min(_PIECE_BYTES, size_bytes)):
+        yield piece
+        received += len(piece)
+        if received > size_bytes:
+            return
+
+
 def _exactly(found: Any, length: int) -> Content:
-    content = np.frombuffer(found, np.uint8)
-    if len(content) != length:
-        raise IncompleteError(f"expected {length} bytes, found {len(content)}")
-    return content
+    """Return the body of an answer: (length,) uint8, not copied where it comes in one piece."""
+    pieces = [np.frombuffer(piece, np.uint8) for piece in _pieces(found, length)]
+    received = sum(map(len, pieces))
+    if received != length:
+        raise IncompleteError(f"expected {length} bytes, found {received}{' and more' * (received > length)}")
+    return pieces[0] if len(pieces) == 1 else np.concatenate([np.zeros(0, np.uint8), *pieces])
 
 
-def _passes(error: Exception) -> bool:
-    """Tell whether a failure may be gone next time."""
-    text = str(error)
-    status = _STATUS.search(text)
-    refused = status is not None and status[1].startswith("4") and not status[1].startswith(_BUSY)
-    lasting = refused or isinstance(error, (FileNotFoundError, *_LASTING))
-    return not lasting and not any(host in text for host in _METADATA_SERVICES)
+def _folders(name: str) -> Iterator[str]:
+    """Yield the folders in which a file lies."""
+    while "/" in name:
+        name = name.rpartition("/")[0]
+        yield name
 
 
-def _of_bucket(error: Exception) -> bool:
-    """Tell whether it is the bucket that is not there."""
-    return "<Code>NoSuchBucket</Code>" in str(error)
+def _is_true(variable: str) -> bool:
+    return os.environ.get(variable, "").lower() in ("1", "true", "yes", "on", "y", "t")

@@ -4,20 +4,28 @@ A request costs a delay before its first byte, however little it brings. Reading
 rows are read with one request when the gap between them takes less time than the delay: gap < delay × bandwidth of one
 connection. Object stores answer in 20 to 50 ms and give one connection 10 to 90 MB/s, which makes 0.2 to 4.5 MB; a
 server on the loopback of our machine 4 ms and 400 MB/s, which makes 1.6 MB. `GAP_BYTES` lies between.
+
+A server may not know ranges, or stop to know them (another machine behind the same name). A file that is wanted in
+ranges is then fetched whole, once, into a temporary file without a name, and mapped from there for as long as it is
+open: the disk bounds it, not the memory.
 """
 
 from __future__ import annotations
 
+import errno
+import tempfile
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple
+from pathlib import Path
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
-from embedstore.errors import CorruptStoreError
-from embedstore.store.storage import empty_rows
+from embedstore.errors import CorruptStoreError, StorageError
+from embedstore.store.local import MappedBlob
+from embedstore.store.storage import Blob, Buffer, empty_rows, memory
 
 REQUESTS_AT_ONCE = 16  # enough to fill a 10 Gbit/s line from an object store; more only add load
 GAP_BYTES = 1 << 20
@@ -25,8 +33,22 @@ REQUEST_BYTES = 8 << 20  # the delay of a request is then a small part of its ti
 KEPT_FILE_BYTES = 8 << 20  # keys and checksums of 100 000 rows and more; one request
 KEPT_BYTES = 256 << 20
 _GATHER_BYTES = 64 << 20
+_NO_NAME = Path("/nonexistent")
 
 Content = NDArray[np.uint8]
+
+
+class NoRangesError(Exception):
+    """A server that was asked for a range sent all of the file."""
+
+
+@runtime_checkable
+class Ranged(Protocol):
+    """A storage whose server may or may not know ranges."""
+
+    def answers_ranges(self, name: str, size_bytes: int) -> bool:
+        """Ask for the last byte of a file, and tell whether that came rather than the whole file."""
+        ...
 
 
 class KeptFiles:
@@ -69,13 +91,20 @@ class RangeReader:
 
     Parameters
     ----------
-    fetch : (name, start, length) -> exactly those bytes of a file.
+    fetch : (name, start, length) -> exactly those bytes of a file; NoRangesError when the server cannot.
     fetch_whole : (name, size) -> the content of a small file; CorruptStoreError when it has another size.
+    fetch_mapped : (name, size) -> a large file, fetched whole and mapped (see `mapped`).
     """
 
-    def __init__(self, fetch: Callable[[str, int, int], Content], fetch_whole: Callable[[str, int], Content]) -> None:
+    def __init__(
+        self,
+        fetch: Callable[[str, int, int], Content],
+        fetch_whole: Callable[[str, int], Content],
+        fetch_mapped: Callable[[str, int], Blob],
+    ) -> None:
         self._fetch = fetch
         self._fetch_whole = fetch_whole
+        self.mapped = fetch_mapped
         self.kept = KeptFiles()
         self._executor = ThreadPoolExecutor(REQUESTS_AT_ONCE, thread_name_prefix="embedstore-ranges")
 
@@ -118,20 +147,39 @@ class Range(NamedTuple):
 
 
 class RangedBlob:
-    """A file of a remote storage, read in ranges; nothing of it is held open."""
+    """A file of a remote storage, read in ranges, or whole where the server knows none."""
 
+    in_order = True
     gather_bytes = _GATHER_BYTES
+    identity = None
 
     def __init__(self, reader: RangeReader, name: str, size_bytes: int) -> None:
         self._reader = reader
         self._name = name
         self._size_bytes = size_bytes
+        self._lock = threading.Lock()
+        self._mapped: Blob | None = None
 
     def bytes(self, start: int, length: int) -> Content:
         if start + length > self._size_bytes:
             raise CorruptStoreError(self._name, f"ends at byte {self._size_bytes}, expected {start + length}")
         if self._size_bytes <= KEPT_FILE_BYTES and length:
             return self._reader.whole(self._name, self._size_bytes)[start : start + length]
+        if self._mapped is None:
+            try:
+                return self._fetched(start, length)
+            except NoRangesError:
+                pass
+        return self._whole().bytes(start, length)
+
+    def _whole(self) -> Blob:
+        """Fetch the file once, whoever asks at the same time."""
+        with self._lock:
+            if self._mapped is None:
+                self._mapped = self._reader.mapped(self._name, self._size_bytes)
+            return self._mapped
+
+    def _fetched(self, start: int, length: int) -> Content:
         content = np.empty(length, np.uint8)
 
         def take(found: Range, block: Content) -> None:
@@ -143,14 +191,26 @@ class RangedBlob:
         self._reader.fetch_each(self._name, wanted, take)
         return content
 
-    def rows(self, start: int, row_bytes: int, rows: NDArray[np.int64]) -> Content:
+    def rows(
+        self, start: int, row_bytes: int, rows: NDArray[np.int64], out: NDArray[np.uint8] | None = None
+    ) -> Content:
+        gathered = empty_rows(len(rows), row_bytes) if out is None else out
         count = (self._size_bytes - start) // row_bytes
         if len(rows) and not (rows.min() >= 0 and rows.max() < count):
             raise IndexError(f"{self._name} has {count} rows of {row_bytes} bytes, not {rows.min()} to {rows.max()}")
         if self._size_bytes <= KEPT_FILE_BYTES and len(rows):
             table = self.bytes(start, count * row_bytes).reshape(count, row_bytes)
-            return np.take(table, rows, axis=0, out=empty_rows(len(rows), row_bytes), mode="clip")
-        gathered = empty_rows(len(rows), row_bytes)
+            return np.take(table, rows, axis=0, out=gathered, mode="clip")
+        if self._mapped is None:
+            try:
+                self._gather(start, row_bytes, rows, gathered)
+            except NoRangesError:
+                pass
+            else:
+                return gathered
+        return self._whole().rows(start, row_bytes, rows, gathered)
+
+    def _gather(self, start: int, row_bytes: int, rows: NDArray[np.int64], gathered: Content) -> None:
         order = np.argsort(rows, kind="stable")
         ordered = rows[order]
 
@@ -159,7 +219,36 @@ class RangedBlob:
             gathered[order[found.first : found.stop]] = block.reshape(-1, row_bytes)[inside]
 
         self._reader.fetch_each(self._name, list(coalesced(ordered, row_bytes, start)), take)
-        return gathered
+
+
+def mapped(name: str, size_bytes: int, pieces: Iterable[Buffer]) -> MappedBlob:
+    """Write what a server sends into a temporary file without a name, and map it.
+
+    Raises
+    ------
+    CorruptStoreError : more or less comes than `size_bytes`; the rest is then not asked for.
+    StorageError : there is no room for it.
+    """
+    received = 0
+    try:
+        with tempfile.TemporaryFile(prefix="embedstore-") as file:
+            for piece in pieces:
+                received += len(memory(piece))
+                if received > size_bytes:
+                    raise CorruptStoreError(name, f"expected {size_bytes} bytes, found more")
+                file.write(memory(piece))
+            file.flush()
+            if received != size_bytes:
+                raise CorruptStoreError(name, f"expected {size_bytes} bytes, found {received}")
+            # Without a name nobody can truncate it, which is what the path is asked for.
+            return MappedBlob(name, _NO_NAME, file.fileno(), size_bytes)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.ENOENT, errno.EACCES, errno.EROFS):
+            raise
+        raise StorageError(
+            f"Cannot keep {name} ({size_bytes:,} bytes) in a temporary file: {error.strerror}. The server sends no "
+            "ranges, so it is fetched whole. Set TMPDIR to a folder with room for it."
+        ) from None
 
 
 def coalesced(

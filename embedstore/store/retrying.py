@@ -1,4 +1,8 @@
-"""Doing again what failed for a reason that passes: a busy server, a lost connection, half an answer."""
+"""Doing again what failed for a reason that passes: a busy server, a lost connection, half an answer.
+
+A server that sends a byte a second never fails, so time is bounded too: an answer must come within `Patience.limit_s`,
+and nothing is begun again after `Patience.total_s`.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +14,7 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
+SLOWEST_BYTES_A_SECOND = 16 << 10
 _FIRST_ATTEMPTS = 3
 
 
@@ -24,6 +29,7 @@ class Patience:
         a half, so that many clients do not come back at once.
     timeout_s : of one request, with its body; long enough for 8 MiB at the rate of a poor line.
     connect_timeout_s : of making a connection.
+    total_s : after this time nothing is tried once more.
     """
 
     attempts: int = 8
@@ -31,6 +37,11 @@ class Patience:
     longest_pause_s: float = 8.0
     timeout_s: float = 120.0
     connect_timeout_s: float = 10.0
+    total_s: float = 300.0
+
+    def limit_s(self, size_bytes: int) -> float:
+        """Within which time some bytes of an answer must have come."""
+        return self.timeout_s + size_bytes / SLOWEST_BYTES_A_SECOND
 
     def pause_s(self, attempt: int) -> float:
         """How long to wait after an attempt, counted from 0."""
@@ -39,7 +50,14 @@ class Patience:
 
 
 class IncompleteError(Exception):
-    """An answer had another length than was asked for."""
+    """A server answered, but not yet as it should: it is busy, or the answer had another length than was asked for.
+
+    `after_s` is how long the server wants to be left alone.
+    """
+
+    def __init__(self, reason: str, after_s: float = 0.0) -> None:
+        super().__init__(reason)
+        self.after_s = after_s
 
 
 class Retrying:
@@ -67,6 +85,7 @@ class Retrying:
         passes : tells of one of these whether it may be gone next time.
         """
         attempt = 0
+        begun_s = time.monotonic()
         while True:
             try:
                 result = operation()
@@ -75,9 +94,13 @@ class Retrying:
                 raise
             except errors as error:
                 attempt += 1
-                if attempt >= (self._patience.attempts if self._reached else _FIRST_ATTEMPTS) or not passes(error):
+                self._reached |= isinstance(error, IncompleteError)
+                most = self._patience.attempts if self._reached else _FIRST_ATTEMPTS
+                late = time.monotonic() - begun_s >= self._patience.total_s
+                if attempt >= most or late or not passes(error):
                     raise
-                time.sleep(self._patience.pause_s(attempt - 1))
+                after_s = error.after_s if isinstance(error, IncompleteError) else 0.0
+                time.sleep(max(after_s, self._patience.pause_s(attempt - 1)))
             else:
                 self._reached = True
                 return result

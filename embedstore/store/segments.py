@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from dataclasses import dataclass, replace
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -21,10 +23,31 @@ from embedstore.store.documents import Commit, Part, SegmentFormat, commit_file
 from embedstore.store.index import same_keys
 from embedstore.store.open_files import OpenFiles
 from embedstore.store.rows import SegmentFiles, SortedRows, row_checksums
-from embedstore.store.storage import Blob, Storage, empty_rows, side_by_side
+from embedstore.store.storage import Blob, Storage, empty_rows, one_ahead, side_by_side
 from embedstore.types import KEY_BYTES, Keys
 
 CRC_BYTES = 4
+_SPARE_BLOCKS = 3  # one is checked, one is gathered, one was just handed back
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Share:
+    """Some of the rows that are asked for, which lie in one file.
+
+    Attributes
+    ----------
+    first : row of the segment that `part` begins with.
+    rows : (k,) positions among what is asked for.
+    block : room for their bytes; or those, once they are gathered.
+    """
+
+    blob: Blob
+    part: Part
+    first: int
+    rows: NDArray[np.int64]
+    block: NDArray[np.uint8]
+
+
 _PIECE_BYTES = 16 << 20
 
 
@@ -134,22 +157,45 @@ class Segment:
         """
         self._open_at_once(("row_crc", "vectors"), rows)
         expected = self._gather("row_crc", CRC_BYTES, rows).view("<u4")[:, 0]
+        for share in one_ahead(partial(self._put, vectors, places, rows), list(self._shares(rows))):
+            some, block = share.rows, share.block
+            damaged = np.flatnonzero(row_checksums(keys[some], block) != expected[some])
+            if len(damaged):
+                reason = f"{len(damaged)} of {len(some)} rows read do not have their checksum"
+                first = rows[some[damaged[0]]]
+                raise CorruptStoreError(f"{self._folder}{share.part.file}", f"{reason}, the first is row {first}")
+
+    def _shares(self, rows: NDArray[np.int64]) -> Iterator[_Share]:
+        """Split the reading of some rows into what is best read at once."""
+        none = empty_rows(0, self.row_bytes)
+        spare: list[NDArray[np.uint8]] = []  # small blocks: making a new one takes as long as filling it
+        number = 0
         for part, first, here in self._by_part("vectors", rows):
             blob = self._blob(part.file)
             step = max(1, blob.gather_bytes // self.row_bytes)
-            if len(here) > step:  # pieces that lie apart, so that no range is read twice
+            if blob.in_order and len(here) > step:  # pieces that lie apart, so that no range is read twice
                 here = here[np.argsort(rows[here], kind="stable")]
             for start in range(0, len(here), step):
                 some = here[start : start + step]
-                block = blob.rows(part.offset, self.row_bytes, rows[some] - first)
-                damaged = np.flatnonzero(row_checksums(keys[some], block) != expected[some])
-                if len(damaged):
-                    row = rows[some[damaged[0]]]
-                    reason = (
-                        f"{len(damaged)} of {len(some)} rows read do not have their checksum, the first is row {row}"
-                    )
-                    raise CorruptStoreError(f"{self._folder}{part.file}", reason)
-                vectors[places[some]] = block
+                if not blob.in_order and len(spare) < _SPARE_BLOCKS:
+                    spare.append(empty_rows(len(some), self.row_bytes))
+                block = none if blob.in_order else spare[number % _SPARE_BLOCKS]
+                number += not blob.in_order
+                yield _Share(blob, part, first, some, block)
+
+    def _put(
+        self, vectors: NDArray[np.uint8], places: NDArray[np.int64], rows: NDArray[np.int64], share: _Share
+    ) -> _Share:
+        """Gather the rows of one share where they are wanted; its `block` are then their bytes."""
+        wanted, stood = places[share.rows], rows[share.rows] - share.first
+        if wanted[-1] - wanted[0] == len(wanted) - 1 and (np.diff(wanted) == 1).all():
+            out = vectors[wanted[0] : wanted[-1] + 1]
+            return replace(share, block=share.blob.rows(share.part.offset, self.row_bytes, stood, out))
+        out = share.block[: len(wanted)] if len(share.block) >= len(wanted) else empty_rows(len(wanted), self.row_bytes)
+        block = share.blob.rows(share.part.offset, self.row_bytes, stood, out)
+        width = np.dtype(np.uint64 if self.row_bytes % 8 == 0 else np.uint8)  # in words: a tenth faster
+        vectors.view(width)[wanted] = block.view(width)
+        return replace(share, block=block)
 
     def _refuse_impossible_places(self) -> None:
         """Refuse rows beyond the end of their file, and rows of two arrays, or twice of one, at one place."""

@@ -14,6 +14,7 @@ from pathlib import Path
 from types import ModuleType
 
 from embedstore.errors import InputError, MissingDependencyError
+from embedstore.home import expanded
 
 _KIND = "ssh-ed25519"
 _BLOB_START = b"\x00\x00\x00\x0bssh-ed25519\x00\x00\x00\x20"  # RFC 8709: the kind, and the length of the key
@@ -147,7 +148,7 @@ def read_signer(file: Path) -> Signer:
 
 def _content(file: Path, what: str) -> bytes:
     try:
-        with file.expanduser().open("rb") as stream:
+        with expanded(file).open("rb") as stream:
             content = stream.read(_MAX_FILE_BYTES + 1)
     except OSError as error:
         raise InputError(f"Cannot read {what} from {file}: {error.strerror or error}.") from error

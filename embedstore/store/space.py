@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from embedstore.errors import CorruptStoreError, InputError, MissingEmbeddingError, StorageError
+from embedstore.errors import CorruptStoreError, InputError, MissingEmbeddingError, StorageError, plain
 from embedstore.identity import Molecule, Recipe, key_from_text, key_text
 from embedstore.store.commits import CommitLog
 from embedstore.store.documents import Commit, SegmentFormat, SpaceDocument, checked_provenance
@@ -287,7 +287,7 @@ class Space:
         if not uncovered or (large and few) or self._live.pinned is not None:
             return
         view, index = self._live.ask(lambda view: (view, view.merged_index()))
-        with suppress(StorageError):
+        with suppress(StorageError, FileNotFoundError):  # the latter: collected while it was written
             self._publish_index(index)
         self._live.index_with(view, index)
 
@@ -303,7 +303,8 @@ class Space:
         )
 
     def __repr__(self) -> str:
-        return f"<Space {self.name} ({self.id[:8]}…): {len(self):,} {self.molecule} vectors, {self.dim} × {self.dtype}>"
+        count = f"{len(self):,} {self.molecule} vectors, {self.dim} × {self.dtype}"
+        return plain(f"<Space {self.name} ({self.id[:8]}…): {count}>")
 
     def _repr_html_(self) -> str:
         facts = {
@@ -314,8 +315,10 @@ class Space:
             "pooling": self.recipe.pooling,
             "precision": self.recipe.precision,
         }
-        rows = "".join(f"<tr><th>{name}</th><td>{html.escape(str(fact))}</td></tr>" for name, fact in facts.items())
-        return f"<table><caption>Space <b>{html.escape(self.name)}</b></caption>{rows}</table>"
+        rows = "".join(
+            f"<tr><th>{name}</th><td>{html.escape(plain(str(fact)))}</td></tr>" for name, fact in facts.items()
+        )
+        return f"<table><caption>Space <b>{html.escape(plain(self.name))}</b></caption>{rows}</table>"
 
     def _find_all(self, keys: Keys) -> tuple[SpaceView, Places]:
         """Look up keys each of which must be there; MissingEmbeddingError names those that are not."""

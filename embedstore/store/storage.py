@@ -8,6 +8,7 @@ is live, what is damaged, who wins) is decided above, so a new storage is one ne
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple, Protocol, TypeVar
@@ -25,6 +26,33 @@ Buffer = bytes | NDArray[Any]
 def memory(buffer: Buffer) -> memoryview:
     """View a buffer as its bytes."""
     return memoryview(buffer) if isinstance(buffer, bytes) else buffer.reshape(-1).view(np.uint8).data
+
+
+DOCUMENT_BYTES = 64 << 20
+"""How much of a document is read unless told otherwise; what is larger was not written by embedstore."""
+
+_STRAY = re.compile(
+    r"""lost\+found | \.DS_Store | \.localized | \._.* | \.AppleDouble | \.apdisk | \.fseventsd | \.Spotlight-V100
+    | \.TemporaryItems | \.DocumentRevisions-V100 | \.VolumeIcon\.icns | \.Trash.* | (eh)?thumbs(_vista)?\.db
+    | desktop\.ini | \$RECYCLE\.BIN | RECYCLER | System\ Volume\ Information | \.directory
+    | \.snapshots? | \.snap | \.zfs | ~snapshot | @eaDir | \#recycle | \#snapshot
+    | \.nfs.* | \.fuse_hidden.* | \.smbdelete.* | a?quota\.(user|group)""",
+    re.VERBOSE | re.IGNORECASE,
+)
+
+
+def is_stray(name: str) -> bool:
+    """Tell whether a file or folder was put there by an operating system, a file server or a desktop.
+
+    A store is made beside such things (a fresh disk has `lost+found`), and they stop nothing that it does. So are
+    names that no store has: empty, as in a bucket's `a//b`, or with control characters.
+
+    Parameters
+    ----------
+    name : of a file or folder, alone or as a listing gives it; the last part counts.
+    """
+    last = name.removesuffix("/").rpartition("/")[2]
+    return not last.isprintable() or not last or _STRAY.fullmatch(last) is not None
 
 
 _CACHE_LINE_BYTES = 64
@@ -51,6 +79,22 @@ def side_by_side(operation: Callable[[A], B], arguments: Sequence[A], at_once: i
         yield from executor.map(operation, arguments)
 
 
+def one_ahead(operation: Callable[[A], B], arguments: Sequence[A]) -> Iterator[B]:
+    """Yield the result for each argument, in order, while the next one is under way in another thread.
+
+    For operations that leave Python's lock alone, such as numpy's copying.
+    """
+    if len(arguments) <= 1:
+        yield from map(operation, arguments)
+        return
+    with ThreadPoolExecutor(1, thread_name_prefix="embedstore-ahead") as executor:
+        waiting = executor.submit(operation, arguments[0])
+        for argument in arguments[1:]:
+            done, waiting = waiting, executor.submit(operation, argument)
+            yield done.result()
+        yield waiting.result()
+
+
 class Entry(NamedTuple):
     """What a listing says of a file, or of a folder (whose name ends with `/`)."""
 
@@ -65,13 +109,27 @@ class Blob(Protocol):
 
     gather_bytes: int
     """How much to ask of `rows` at once: what suits the storage best."""
+    in_order: bool
+    """Whether pieces that are asked for one after another should follow each other in the file."""
+
+    @property
+    def identity(self) -> tuple[int, ...] | None:
+        """Differs from before if the name has other content since, or it was changed; None: that cannot be told."""
+        ...
 
     def bytes(self, start: int, length: int) -> NDArray[np.uint8]:
         """Return `length` bytes from `start`; no copy where the file is mapped."""
         ...
 
-    def rows(self, start: int, row_bytes: int, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
-        """Gather rows of a (rows, row_bytes) array that begins at `start`: (k, row_bytes) uint8, in the order asked."""
+    def rows(
+        self, start: int, row_bytes: int, rows: NDArray[np.int64], out: NDArray[np.uint8] | None = None
+    ) -> NDArray[np.uint8]:
+        """Gather rows of a (rows, row_bytes) array that begins at `start`: (k, row_bytes) uint8, in the order asked.
+
+        Parameters
+        ----------
+        out : where to put them, (k, row_bytes) uint8 in C order; None: in a new array.
+        """
         ...
 
 
@@ -86,6 +144,9 @@ def sha256_of(blob: Blob, size_bytes: int) -> str:
 class Storage(Protocol):
     """A place for files. Errors: FileNotFoundError for a name that is not there, StorageError for all else.
 
+    What a store says is not believed: a name that leads out of it, what is no file, and what is larger than was asked
+    for are CorruptStoreError, and nothing of them is read, written or removed.
+
     Attributes
     ----------
     location : what people call it.
@@ -95,8 +156,8 @@ class Storage(Protocol):
     location: str
     requests_at_once: int
 
-    def read(self, name: str) -> bytes:
-        """Return the whole content of a small file."""
+    def read(self, name: str, limit_bytes: int = DOCUMENT_BYTES) -> bytes:
+        """Return the whole content of a small file; CorruptStoreError for one of more than `limit_bytes`."""
         ...
 
     def write(self, name: str, parts: Iterable[Buffer]) -> Entry:
@@ -115,11 +176,17 @@ class Storage(Protocol):
         ...
 
     def list(self, folder: str) -> list[Entry]:
-        """Return what lies directly in a folder (`""` or ending with `/`), sorted; a missing folder is empty."""
+        """Return what lies directly in a folder (`""` or ending with `/`), sorted; a missing folder is empty.
+
+        A file that is there and cannot be looked at is listed with size and time 0: reading it says why.
+        """
         ...
 
     def walk(self, folder: str) -> Iterator[Entry]:
-        """Yield every file below a folder (`""` or ending with `/`), at any depth, in any order; no folders."""
+        """Yield every file below a folder (`""` or ending with `/`), at any depth, in any order; no folders.
+
+        Stray folders (`is_stray`) are not looked into.
+        """
         ...
 
     def entry(self, name: str) -> Entry:
@@ -127,9 +194,18 @@ class Storage(Protocol):
         ...
 
     def delete(self, name: str) -> None:
-        """Remove a file; one that is gone already is fine."""
+        """Remove a file, and the folders above that are empty then; one that is gone already is fine.
+
+        Outside `data/` it is gone for good, whatever happens to the machine, before the next one is removed. A name
+        that ends with `/` is of a folder: it goes if no file lies in it, which is what a stopped process may leave.
+        """
         ...
 
-    def open(self, name: str, size_bytes: int) -> Blob:
-        """Open a file of known size for reading at any place; CorruptStoreError when it has another size."""
+    def open(self, name: str, size_bytes: int, *, mapped: bool = True) -> Blob:
+        """Open a file of known size for reading at any place; CorruptStoreError when it has another size.
+
+        Parameters
+        ----------
+        mapped : False: read it, even where it could be mapped. A disk that fails is an error then, not a signal.
+        """
         ...

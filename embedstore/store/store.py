@@ -35,7 +35,7 @@ from embedstore.store.open_files import OpenFiles
 from embedstore.store.pins import read_pin
 from embedstore.store.signatures import NO_TRUST, Trust, trust_of
 from embedstore.store.space import Space
-from embedstore.store.storage import Storage
+from embedstore.store.storage import Storage, is_stray
 from embedstore.store.verification import VerifyReport, verify
 from embedstore.types import Canaries
 
@@ -156,9 +156,7 @@ class SpaceStore:
         for space in spaces:
             if space.id == recipe.id:
                 return space
-        for space_id, error in self.unreadable.items():
-            if space_id == recipe.id or (name is not None and self._may_be(space_id, name, error)):
-                raise error
+        self._refuse_unreadable(recipe, name)
         for space in spaces:
             if space.name == name:
                 raise recipe_conflict(space.name, space.recipe, recipe)
@@ -202,13 +200,19 @@ class SpaceStore:
             self.storage.delete(probe)
         except StorageError as error:
             raise StorageError(
-                f"Cannot add to the store {self.location}: {error} What it holds can be read. Ask its owner for "
-                "permission to write, or use a store of your own with this one as --upstream."
+                f"Cannot add to the store {self.location}: {error} What it holds can be read: use a store of your own "
+                "with this one as --upstream."
             ) from error
 
     def verify(self, *, deep: bool = False) -> VerifyReport:
         """Check that all that the store promises is there; `deep` reads every byte."""
         return verify(self.storage, deep=deep, members=self.trust.members)
+
+    def _refuse_unreadable(self, recipe: Recipe, name: str | None) -> None:
+        """Refuse to go on as if a space were not there that only cannot be read."""
+        for space_id, error in self.unreadable.items():
+            if space_id == recipe.id or (name is not None and self._may_be(space_id, name, error)):
+                raise error
 
     def _may_be(self, space_id: str, name_or_id: str, error: CorruptStoreError | FormatVersionError) -> bool:
         """Tell whether a space that cannot be read is the one that is asked for, as far as its error says its name."""
@@ -241,7 +245,8 @@ def _read_root(storage: Storage, *, create: bool, segment_format: SegmentFormat)
                 f"No store at {storage.location}: {ROOT_NAME} is not there. "
                 f"Make one with `embedstore init {storage.location}`, or check the path."
             ) from None
-    foreign = [entry.name for entry in storage.list("") if not entry.name.startswith(TEMPORARY_PREFIX)]
+    listed = [entry.name for entry in storage.list("")]
+    foreign = [name for name in listed if not (is_stray(name) or name.startswith(TEMPORARY_PREFIX))]
     if foreign and ROOT_NAME not in foreign:
         raise StoreNotFoundError(
             f"Cannot make a store at {storage.location}: expected nothing or an empty folder, "

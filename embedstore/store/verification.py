@@ -312,7 +312,7 @@ class _SpaceCheck:
         name = f"{self._folder}{file}"
         if size_bytes <= _PIECE_BYTES:  # read anew: an opened file may come from memory
             return hashlib.sha256(self._storage.read(name)).hexdigest()
-        return sha256_of(self._storage.open(name, size_bytes), size_bytes)
+        return sha256_of(self._storage.open(name, size_bytes, mapped=False), size_bytes)
 
     def _check_segments(
         self,
@@ -323,7 +323,7 @@ class _SpaceCheck:
         dtype: np.dtype[Any],
     ) -> None:
         """Check the rows of live segments, and the indexes over segments that are there."""
-        files = OpenFiles(self._storage)
+        files = OpenFiles(self._storage, mapped=False)  # a disk that fails must be an error, not the end of the process
         segments: dict[str, Segment] = {}
         for name, commit in commits.readable.items():
             try:

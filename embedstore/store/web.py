@@ -5,7 +5,7 @@ old one. What then does not fit is noticed: an index older than one seen before,
 size. Rows are checked as everywhere.
 
 Servers that know ranges are asked for ranges. Others answer with the whole file, which is then kept for as long as it
-is open, in a temporary file without a name, and mapped.
+is open, in a temporary file without a name, and mapped; so is a file of which a range is refused later.
 """
 
 from __future__ import annotations
@@ -18,9 +18,16 @@ from typing import TypeVar
 
 from embedstore.errors import CorruptStoreError, StorageError, StoreNotFoundError
 from embedstore.store.documents import ROOT_NAME
-from embedstore.store.ranges import KEPT_FILE_BYTES, REQUESTS_AT_ONCE, Content, RangedBlob, RangeReader
+from embedstore.store.ranges import (
+    KEPT_FILE_BYTES,
+    REQUESTS_AT_ONCE,
+    Content,
+    NoRangesError,
+    RangedBlob,
+    RangeReader,
+)
 from embedstore.store.retrying import Patience
-from embedstore.store.storage import Blob, Buffer, Entry
+from embedstore.store.storage import DOCUMENT_BYTES, Blob, Buffer, Entry
 from embedstore.store.web_client import WebClient
 from embedstore.store.web_index import INDEX_NAME, WebIndex
 
@@ -46,16 +53,19 @@ class WebStorage:
     def __init__(self, url: str, *, patience: Patience | None = None, fresh_s: float = 1.0) -> None:
         self._client = WebClient(url, patience or Patience())
         self.location = self._client.location
-        self._reader = RangeReader(self._range, self._whole)
+        self._reader = RangeReader(self._range, self._whole, self._mapped)
         self._fresh_s = fresh_s
         self._lock = threading.Lock()
         self._index: WebIndex | None = None
         self._tag: str | None = None
         self._looked_s = 0.0
 
-    def read(self, name: str) -> bytes:
+    def read(self, name: str, limit_bytes: int = DOCUMENT_BYTES) -> bytes:
+        size_bytes = self.entry(name).size_bytes
+        if size_bytes > limit_bytes:
+            raise CorruptStoreError(name, f"expected at most {limit_bytes} bytes, found {size_bytes}")
         carried = self._current().documents.get(name)
-        return self._whole(name, self.entry(name).size_bytes).tobytes() if carried is None else carried
+        return self._whole(name, size_bytes).tobytes() if carried is None else carried
 
     def write(self, name: str, parts: Iterable[Buffer]) -> Entry:
         raise self._read_only("write", name)
@@ -85,18 +95,28 @@ class WebStorage:
             raise FileNotFoundError(2, "No such file", f"{self.location}/{name}")
         return found
 
-    def open(self, name: str, size_bytes: int) -> Blob:
+    def open(self, name: str, size_bytes: int, *, mapped: bool = True) -> Blob:
         listed = self.entry(name).size_bytes
         if listed != size_bytes:
             raise CorruptStoreError(name, f"expected {size_bytes} bytes, found {listed}")
         if size_bytes <= KEPT_FILE_BYTES:
             self._reader.whole(name, size_bytes)
             return RangedBlob(self._reader, name, size_bytes)
-        mapped = self._listed(name, lambda: self._client.mapped_unless_ranges(name, size_bytes))
-        return mapped or RangedBlob(self._reader, name, size_bytes)
+        received = self._listed(name, lambda: self._client.mapped_unless_ranges(name, size_bytes))
+        return received or RangedBlob(self._reader, name, size_bytes)
+
+    def answers_ranges(self, name: str, size_bytes: int) -> bool:
+        """Ask for the last byte of a file, and tell whether that came rather than the whole file."""
+        try:
+            return len(self._range(name, size_bytes - 1, 1)) == 1
+        except NoRangesError:
+            return False
 
     def _whole(self, name: str, size_bytes: int) -> Content:
         return self._listed(name, lambda: self._client.whole(name, size_bytes))
+
+    def _mapped(self, name: str, size_bytes: int) -> Blob:
+        return self._listed(name, lambda: self._client.mapped(name, size_bytes))
 
     def _range(self, name: str, start: int, length: int) -> Content:
         return self._listed(name, lambda: self._client.range(name, start, length))

@@ -17,10 +17,15 @@ from safetensors.numpy import load, save
 
 from embedstore.classify.calibration import Calibration, calibrate
 from embedstore.classify.classifier import Classifier, load_classifier, save_classifier
+from embedstore.classify.evaluation import evaluate
 from embedstore.classify.network import Network, tensor_shapes
+from embedstore.classify.spaces import find_spaces
 from embedstore.classify.training import TrainReport
-from embedstore.errors import EmbedStoreError, FormatVersionError, InputError, WeightsError
+from embedstore.errors import EmbedStoreError, FormatVersionError, InputError, UnknownModelError, WeightsError
+from embedstore.features import Features
+from embedstore.library import Store
 
+CHECKPOINT = Path(__file__).resolve().parents[1] / "data" / "esm" / "fastesm2_tiny"
 TENSORS, DOCUMENT = "classifier.safetensors", "classifier.json"
 
 
@@ -117,7 +122,7 @@ def test_tensors_that_are_not_the_networks_are_refused(folder: Path, change: Any
     ("change", "error", "message"),
     [
         (lambda document: document.pop("format"), InputError, "expected the format"),
-        (lambda document: document.update(version=99), FormatVersionError, "found 99"),
+        (lambda document: document.update(version=99), FormatVersionError, "format version 99"),
         (lambda document: document.update(network="forest"), InputError, "found 'forest'"),
         (lambda document: document.update(network=["mlp"]), InputError, "mlp or linear"),
         (lambda document: document.update(network="linear"), WeightsError, "expected no"),
@@ -126,6 +131,21 @@ def test_tensors_that_are_not_the_networks_are_refused(folder: Path, change: Any
         (lambda document: document.update(calibration={"kind": "none"}), InputError, "calibration"),
         (lambda document: document["calibration"].update(scale=[float("nan"), 1]), InputError, "finite"),
         (lambda document: document.update(sha256="0" * 64), WeightsError, "of another classifier"),
+        (lambda document: document["calibration"].update(scale=[10**400, 1]), InputError, "numbers up to"),
+        (lambda document: document["calibration"].update(scale=[True, 1]), InputError, "numbers up to"),
+        (lambda document: document["calibration"].update(kind=["none"]), InputError, "of kind"),
+        (lambda document: document["schema"]["blocks"][-1].update(stop=10**12), InputError, "from 1 to 1048576"),
+        (lambda document: document["schema"]["blocks"][0].update(start=-5), InputError, "from 0 to"),
+        (lambda document: document["schema"]["blocks"][0].update(space_id="../../x"), InputError, "space_id like"),
+        (lambda document: document["schema"]["blocks"][0].update(molecule="rna"), InputError, "molecule like"),
+        (lambda document: document["schema"]["preparation"].update(chunk_length=-1), InputError, "chunk_length from"),
+        (lambda document: document["schema"]["preparation"].update(genetic_code=10**9), InputError, "genetic_code"),
+        (
+            lambda document: document["schema"]["labels"].__setitem__(0, "x" * 10**5),
+            InputError,
+            "labels that are texts",
+        ),
+        (lambda document: document["schema"].update(labels=[str(n) for n in range(10**5)]), InputError, "10000 labels"),
     ],
 )
 def test_json_that_is_not_a_classifiers_is_refused(
@@ -211,3 +231,34 @@ def test_calibration_makes_too_sure_scores_right(kind: Any, classes: int) -> Non
     assert np.allclose(found.scale, 0.25, atol=0.03)
     assert np.allclose(np.array(found.shift) - found.shift[0], 0, atol=0.15)
     assert np.allclose(found.probabilities((4 * logits).astype(np.float32)).sum(axis=1), 1)
+
+
+def test_tensors_that_could_not_be_the_networks_are_not_read(folder: Path) -> None:
+    with (folder / TENSORS).open("r+b") as stream:
+        stream.truncate(1 << 40)  # sparse
+    with pytest.raises(WeightsError, match="expected at most"):
+        load_classifier(folder)
+
+
+@pytest.mark.parametrize("about", [{"split": {"groups": ["x"]}}, {"split": 3}, {"split": {"groups": {"train": 4}}}])
+def test_odd_history_does_not_stop_an_evaluation(folder: Path, features: Features, about: Any) -> None:
+    edit(folder, lambda document: document.update(about=about))
+    assert evaluate(features, folder).metrics["groups_seen_in_training"] == []
+
+
+@pytest.mark.parametrize("name", ["{here}/model", "model", "~/model", "../model"])
+def test_name_of_a_block_is_never_taken_for_a_path(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, store: Store, name: str
+) -> None:
+    (tmp_path / "x" / "y").mkdir(parents=True)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path if name == "model" else tmp_path / "x")
+    shutil.copytree(CHECKPOINT, tmp_path / "model")
+    name = name.format(here=tmp_path)
+
+    def rename(document: dict[str, Any]) -> None:
+        document["schema"]["blocks"][0].update(space=name, space_id="0" * 64)
+
+    edit(folder, rename)
+    with pytest.raises(UnknownModelError, match="no model is named"):
+        find_spaces(load_classifier(folder), store)

@@ -6,6 +6,7 @@ import os
 import pickle
 import sys
 import types
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -172,3 +173,46 @@ def test_damaged_files_are_refused(tmp_path: Path) -> None:
             read_head(file)
     with pytest.raises(WeightsError, match="Refused"):
         read_head(tmp_path / "nowhere.pth")
+
+
+def expanded(head: nn.Module, columns: int) -> nn.Module:
+    """A head whose weights claim so many columns, of strides 0: a few bytes in the file."""
+    head.hidden_layer.weight = nn.Parameter(torch.zeros(1).expand(512, columns))  # type: ignore[assignment]
+    return head
+
+
+def odd_modules(head: nn.Module) -> nn.Module:
+    head.__dict__["_modules"] = {"hidden_layer": head.hidden_layer, "bn1": 3}
+    return head
+
+
+def odd_hooks(head: nn.Module) -> nn.Module:
+    head.hidden_layer.__dict__["_forward_hooks"] = 7  # type: ignore[union-attr]
+    return head
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda head: expanded(head, 1 << 33), "claims 17592186044416 bytes, its storage has 4"),
+        (lambda head: expanded(head, DIM), "its storage has 4"),
+        (lambda head: head.half(), "HalfStorage"),
+        (odd_modules, "expected the layers"),
+        (odd_hooks, "not put together"),
+    ],
+)
+def test_head_that_claims_more_than_it_holds_is_refused(tmp_path: Path, change: Any, reason: str) -> None:
+    file = saved(tmp_path / "head.pth", change(make_head()))
+    with pytest.raises(WeightsError, match=reason):
+        read_head(file)
+
+
+def test_head_in_a_deflated_archive_is_refused(tmp_path: Path) -> None:
+    file = saved(tmp_path / "head.pth", make_head())
+    with zipfile.ZipFile(file) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+    with pytest.raises(WeightsError, match="compressed"):
+        read_head(file)

@@ -44,10 +44,10 @@ def test_tables_are_byte_for_byte_those_of_the_reference(
         assert (tmp_path / "out" / name).read_bytes() == (reference / name).read_bytes()
 
 
-def test_lines_are_sorted_beyond_what_is_held(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_lines_are_sorted_beyond_what_is_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tables, "_RUN_ROWS", 10)
     lines = [f"chunk_{number}\tTrue\n" for number in np.random.default_rng(1).permutation(57)]
-    gatherer, stream = SortedLines(), BytesIO()
+    gatherer, stream = SortedLines(tmp_path), BytesIO()
     for line in lines:
         gatherer.add(line)
     gatherer.write_to(stream)

@@ -33,6 +33,14 @@ def store(tmp_path: Path) -> Store:
     return Store.open(tmp_path / "store", create=True)
 
 
+@pytest.fixture
+def pythons_own_ctrl_c() -> Iterator[None]:
+    """Whatever imports dask_jobqueue in these tests leaves it replaced."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @contextmanager
 def running_cluster() -> Iterator[Any]:
     """Two workers that somebody else has started."""
@@ -70,6 +78,27 @@ def test_a_cluster_one_of_whose_workers_is_killed_fills_like_one_process(store: 
     fill(records(SEQUENCES), toy_target(whole, Toy()))
     for found, wanted in zip(content(store), content(whole), strict=True):
         np.testing.assert_array_equal(found, wanted)
+
+
+@pytest.mark.usefixtures("pythons_own_ctrl_c")
+def test_an_interrupted_fill_stores_what_its_tasks_have(store: Store, tmp_path: Path) -> None:
+    """Tasks of a minute, each stopped after the pack that it is at."""
+    diary = tmp_path / "diary"
+    diary.mkdir()
+
+    def interrupt() -> None:
+        while len({file.name.split("-")[0] for file in diary.iterdir()}) < 2:
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    with running_cluster() as cluster:
+        interrupter = threading.Thread(target=interrupt)
+        interrupter.start()
+        workers = DaskScheduler(cluster.scheduler_address)
+        report = fill_with_workers(records(proteins(3000)), toy_target(store, Toy(seconds=0.2, diary=diary)), workers)
+        interrupter.join()
+    assert (report.signal, report.unique, report.hits, report.failed) == ("SIGINT", 3000, 0, ())
+    assert report.computed == len(Store.open(store.location).space("toy")) > 0
 
 
 @pytest.mark.slow

@@ -191,12 +191,14 @@ from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 from toy_workers import Toy, proteins, records, toy_target
 from embedstore.distributed import LocalProcesses, fill_with_workers
+from embedstore.interruption import heeded
 from embedstore.library import Store
 
 if __name__ == "__main__":
     store = Store.open(sys.argv[2], create=True)
     toy = Toy(seconds=0.1, diary=Path(sys.argv[3]))
-    report = fill_with_workers(records(proteins(3000)), toy_target(store, toy), LocalProcesses(2))
+    with heeded():
+        report = fill_with_workers(records(proteins(3000)), toy_target(store, toy), LocalProcesses(2))
     print(json.dumps(report.to_json()))
 """
 
@@ -221,12 +223,13 @@ def start_long_fill(tmp_path: Path) -> tuple[subprocess.Popen[str], list[psutil.
     return process, workers
 
 
-def test_ctrl_c_reports_what_is_stored_and_leaves_no_process(tmp_path: Path) -> None:
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM], ids=["INT", "TERM"])
+def test_a_signal_reports_what_is_stored_and_leaves_no_process(tmp_path: Path, sent: signal.Signals) -> None:
     process, workers = start_long_fill(tmp_path)
-    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to all of them
+    os.killpg(process.pid, sent)  # as a terminal or a queue does: to all of them
     output, errors = process.communicate(timeout=20)
     report = json.loads(output)
-    assert report["interrupted"]
+    assert report["signal"] == sent.name
     assert len(Store.open(tmp_path / "store").space("toy")) == report["computed"] > 0
     assert report["computed"] < report["unique"] == 3000
     assert report["hits"] == 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -45,7 +46,7 @@ def test_a_store_on_a_local_disk_is_well(store: Path) -> None:
     assert diagnosis.healthy
     assert files(store) == before
     states = {(finding.group, finding.check): finding.state for finding in diagnosis.findings}
-    for check in ("fsync", "rename", "link", "exclusive creation", "listing", "clock", "mmap"):
+    for check in ("fsync", "rename", "link", "exclusive creation", "listing", "clock", "mmap", "ranged read"):
         assert states["file system", check] in ("ok", "warn"), check
     assert states["store", "root document"] == states["access", "writing"] == "ok"
 
@@ -62,7 +63,7 @@ def test_the_json_keys_are_a_contract(store: Path, capsys: pytest.CaptureFixture
     assert set(data["store", "contents"]) == {"spaces", "rows", "bytes", "segments"}
     assert data["store", "contents"]["rows"] == data["store", "contents"]["segments"] == 2
     assert set(data["store", "left over"]) == {"segments", "temporary_files"}
-    assert {"kind", "mount_point", "network", "read_only", "options", "listing_lag_s"} == set(
+    assert {"kind", "mapped", "mount_point", "network", "read_only", "options", "listing_lag_s"} == set(
         data["file system", "mount"]
     )
     assert set(data["file system", "listing"]) == {"own_lag_s", "other_process_lag_s"}
@@ -253,3 +254,35 @@ def test_a_url_that_cannot_be_reached_fails(capsys: pytest.CaptureFixture[str]) 
     assert main(["doctor", "gopher://lab/store", "--json"]) == 1
     (finding,) = [each for each in json.loads(capsys.readouterr().out)["findings"] if each["group"] == "remote"]
     assert finding["state"] == "fail"
+
+
+@pytest.mark.parametrize(
+    ("kind", "mapped"), [("ext4", True), ("fuse.sshfs", False), ("fuseblk", False), ("new", False)]
+)
+def test_what_is_not_known_to_be_a_local_disk_is_read_not_mapped(
+    store: Path, monkeypatch: pytest.MonkeyPatch, kind: str, mapped: bool
+) -> None:
+    monkeypatch.setattr("embedstore.doctor.mounts.mount_table", lambda: f"22 1 8:1 / / rw - {kind} /dev/sda1 rw\n")
+    finding = found(store)["file system", "mount"]
+    assert finding["data"]["mapped"] == mapped
+    assert finding["data"]["kind"] == kind.removeprefix("fuse.")
+    assert ("read in place, not mapped" in finding["found"]) == (not mapped)
+
+
+def test_a_full_disk_is_no_question_of_permission(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(place: Path) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Path, "mkdir", full)
+    finding = found(store)["access", "writing"]
+    assert "No space left on device" in finding["found"]
+    assert "embedstore gc" in finding["advice"]
+    assert "permission" not in finding["advice"]
+
+
+def test_links_and_what_systems_put_there_are_not_closed_folders(store: Path) -> None:
+    for folder in (store, *(path for path in store.rglob("*") if path.is_dir())):
+        folder.chmod(0o2775)
+    (store / "lost+found").mkdir(0o700)
+    (store / "linked").symlink_to("/etc")
+    assert ("access", "shared folders") not in found(store)

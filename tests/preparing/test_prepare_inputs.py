@@ -227,3 +227,13 @@ def test_chunks_of_one_long_sequence_do_not_depend_on_where_windows_end(tmp_path
     assert [int(row["start"]) - 1 for row in first_frames] == [start for start, _ in bounds]
     dna = dict(fasta(tmp_path / "out" / "dna.fna"))
     assert all(dna[row["sample"]] == letters[int(row["start"]) - 1 : int(row["end"])] for row in first_frames)
+
+
+def test_a_folder_for_temporary_files_is_not_needed(
+    genomes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "gone"))
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "gone"))
+    monkeypatch.setattr("embedstore.samples.preparing._SPOOLED_BYTES", 1)
+    assert prepare([genomes], tmp_path / "out", OPTIONS).counts.samples > 0
+    assert sorted(settings(tmp_path / "out")["sources"]) == ["mers", "segment1", "segment2"]

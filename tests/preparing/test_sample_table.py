@@ -68,6 +68,8 @@ def test_a_table_without_rows_has_no_batch(tmp_path: Path) -> None:
         ("\t4\t9\t", "\tfour\t9\t", "line 3: expected a whole number as start, found 'four'"),
         ("\t4\t9\t-", "\t4\t9\tminus", r"line 3: expected \+ or - as the strand, found 'minus'"),
         ("\t4\t9\t-\t3", "\t4\t9", "line 3: expected at least 10 fields, found 8"),
+        ("\t4\t9\t", "\t" + "9" * 5000 + "\t9\t", "line 3: expected a whole number as start, found '99"),
+        ("\t4\t9\t", "\t4\t" + "9" * 20 + "\t", "line 3: expected a whole number as end, found '99"),
         ("\tSQ.", "\tSX.", "line 2: expected SQ. and 32 base64url letters as dna_key"),
     ],
 )
@@ -107,3 +109,15 @@ def test_columns_of_different_lengths_are_refused() -> None:
             batch.dna_keys,
             batch.protein_keys,
         )
+
+
+def test_names_with_any_character_are_read_back_and_break_no_row(tmp_path: Path) -> None:
+    names = ["a\x1b[2J", "b\tc\nd\r", "\\x41", "C:\\temp\\x", "e\u2028\x85\0f", "\u202eg"]
+    written = [ROWS[0]._replace(sample=name, source=name, group=name, label=name) for name in names]
+    with (tmp_path / "samples.tsv").open("wb") as stream:
+        SampleWriter(stream).write(batch_of(written))
+    assert [row for batch in read_samples(tmp_path / "samples.tsv") for row in batch.rows()] == written
+    text = (tmp_path / "samples.tsv").read_text(encoding="utf-8")
+    assert len(text.splitlines()) == len(names) + 1
+    assert "\x1b" not in text
+    assert "C:\\temp\\x\t" in text  # an ordinary name stays as it is

@@ -9,6 +9,7 @@ import multiprocessing
 import os
 import stat
 import tempfile
+import threading
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -23,6 +24,7 @@ from embedstore.errors import StorageError
 from embedstore.library import make_store
 from embedstore.maintenance import collect, compact
 from embedstore.store import SpaceStore
+from embedstore.store.local import LocalStorage
 from embedstore.store.permissions import share
 from embedstore_cli.main import main
 
@@ -128,6 +130,37 @@ def test_two_members_with_different_umasks_share_a_store(place: Path, others: in
             act_as(GUEST, GUEST, 0o022, read(place, range(25)))
     with pytest.raises(RuntimeError, match=r"StorageError: Cannot .*: Permission denied"):
         act_as(GUEST, GUEST, 0o022, append(place, range(30, 31)))
+
+
+@needs_root
+@pytest.mark.parametrize("name", ["spaces/new/name", "spaces/new/data/name"])
+def test_a_folder_that_a_member_has_made_and_not_yet_opened_is_waited_for(place: Path, name: str) -> None:
+    act_as(ANNA, LAB, 0o077, lambda: make_store(place, shared=True) and None)
+    (place / "spaces").mkdir()
+    for folder in (place / "spaces", place / "spaces" / "new"):
+        folder.mkdir(exist_ok=True)
+        os.chown(folder, ANNA, LAB)
+    (place / "spaces").chmod(0o2770)
+    (place / "spaces" / "new").chmod(0o700)
+
+    def write() -> int:
+        opening = threading.Timer(0.1, lambda: os.write(started, b"x"))
+        opening.start()
+        return LocalStorage(place).write(name, [b"x"]).size_bytes
+
+    waiting, started = os.pipe()
+
+    def open_to_the_group() -> None:
+        os.read(waiting, 1)
+        (place / "spaces" / "new").chmod(0o2770)
+
+    opener = threading.Thread(target=open_to_the_group)
+    opener.start()
+    assert act_as(BEN, LAB, 0o022, write) == 1
+    opener.join()
+    os.close(waiting)
+    os.close(started)
+    assert (place / name).stat().st_gid == LAB
 
 
 @needs_root

@@ -286,7 +286,7 @@ class BreakingStorage(LocalStorage):
 
     is_there = True
 
-    def open(self, name: str, size_bytes: int) -> Blob:
+    def open(self, name: str, size_bytes: int, *, mapped: bool = True) -> Blob:
         if not self.is_there:
             raise StorageError(f"Cannot open {name}: the connection is gone.")
         return super().open(name, size_bytes)

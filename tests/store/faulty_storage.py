@@ -8,7 +8,7 @@ from enum import Enum
 from pathlib import Path
 
 from embedstore.store.local import TEMPORARY_PREFIX, LocalStorage
-from embedstore.store.storage import Blob, Buffer, Entry, memory
+from embedstore.store.storage import DOCUMENT_BYTES, Blob, Buffer, Entry, memory
 
 
 class SimulatedCrash(BaseException):
@@ -42,9 +42,9 @@ class FaultyStorage:
         self.requests_at_once = self._inner.requests_at_once
         self.steps: list[str] = []
 
-    def read(self, name: str) -> bytes:
+    def read(self, name: str, limit_bytes: int = DOCUMENT_BYTES) -> bytes:
         with self._step("read"):
-            return self._inner.read(name)
+            return self._inner.read(name, limit_bytes)
 
     def write(self, name: str, parts: Iterable[Buffer]) -> Entry:
         with self._step("write"):
@@ -73,9 +73,9 @@ class FaultyStorage:
         with self._step("delete"):
             self._inner.delete(name)
 
-    def open(self, name: str, size_bytes: int) -> Blob:
+    def open(self, name: str, size_bytes: int, *, mapped: bool = True) -> Blob:
         with self._step("open"):
-            return self._inner.open(name, size_bytes)
+            return self._inner.open(name, size_bytes, mapped=mapped)
 
     @property
     def _dies_here(self) -> bool:

@@ -1,4 +1,5 @@
-"""Servers for tests: S3 (moto in a process of its own), a web server, and a proxy that injects faults.
+"""Servers for tests: S3 (moto in a process of its own), a web server, a proxy that injects faults, one that answers
+as a test says, and an authority that signs certificates.
 
 The fixtures at the end come to every test through `tests/conftest.py`. Run as a program, this file is the S3 server.
 """
@@ -6,21 +7,25 @@ The fixtures at the end come to every test through `tests/conftest.py`. Run as a
 from __future__ import annotations
 
 import contextlib
+import datetime
 import http.client
 import http.server
+import ipaddress
 import itertools
 import random
 import re
 import socket
+import ssl
 import subprocess
 import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
@@ -74,6 +79,7 @@ class FaultProxy:
     refuses : a status with which all requests are answered, None: they are not.
     retry_after_s : when to come back, as said with 429 and 503.
     stall_s : how long a stalled request waits before its connection is closed.
+    ranges : whether the server behind it hears of ranges; else it sends whole files.
 
     Attributes
     ----------
@@ -89,6 +95,7 @@ class FaultProxy:
         self.refuses: int | None = None
         self.retry_after_s: int | None = None
         self.stall_s = stall_s
+        self.ranges = True
         self._next: list[Fault | None] = []
         self._random = random.Random(seed)
         self._lock = threading.Lock()
@@ -177,7 +184,11 @@ class _ProxyHandler(http.server.BaseHTTPRequestHandler):
     def _forward(self, target: tuple[str, int], body: bytes) -> tuple[int, str, dict[str, str], bytes]:
         connection = http.client.HTTPConnection(*target, timeout=60)
         try:
-            connection.request(self.command, self.path, body, dict(self.headers.items()))
+            headers = dict(self.headers.items())
+            if not self.server.proxy.ranges:
+                headers.pop("range", None)
+                headers.pop("Range", None)
+            connection.request(self.command, self.path, body, headers)
             answer = connection.getresponse()
             content = answer.read()
             headers = {name: value for name, value in answer.getheaders() if name.lower() not in _HOP_BY_HOP}
@@ -206,6 +217,128 @@ class _ProxyHandler(http.server.BaseHTTPRequestHandler):
 
     def log_message(self, format: str, *arguments: object) -> None:
         """Say nothing."""
+
+
+class AnsweringServer:
+    """A server that answers each request as a function says.
+
+    Attributes
+    ----------
+    url : its address.
+    heard : (path, headers) of each request.
+    sent_bytes : of all bodies that went through `send`.
+    """
+
+    def __init__(self, answer: Callable[[Request], None], context: ssl.SSLContext | None = None) -> None:
+        self.heard: list[tuple[str, dict[str, str]]] = []
+        self.sent_bytes = 0
+        self.answer = answer
+        self._server = _AnsweringHTTPServer(("127.0.0.1", 0), Request)
+        self._server.answering = self
+        if context is not None:
+            self._server.socket = context.wrap_socket(self._server.socket, server_side=True)
+        self.port = self._server.server_address[1]
+        self.url = f"{'https' if context else 'http'}://127.0.0.1:{self.port}"
+
+    def __enter__(self) -> AnsweringServer:
+        threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+
+class _AnsweringHTTPServer(http.server.ThreadingHTTPServer):
+    daemon_threads = True
+    answering: AnsweringServer
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """Clients that hang up are what this server is for."""
+
+
+class Request(http.server.BaseHTTPRequestHandler):
+    """One request to an `AnsweringServer`."""
+
+    protocol_version = "HTTP/1.1"
+    server: _AnsweringHTTPServer
+
+    def _handle(self) -> None:
+        self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        self.server.answering.heard.append((self.path, dict(self.headers.items())))
+        self.server.answering.answer(self)
+
+    do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = do_CONNECT = _handle  # noqa: N815 - named by http.server
+
+    def begin(self, status: int, headers: Mapping[str, str]) -> None:
+        """Send status and headers."""
+        self.send_response(status)
+        for name, value in {"Last-Modified": "Wed, 21 Oct 2015 07:28:00 GMT", "ETag": '"x"', **headers}.items():
+            self.send_header(name, value)
+        self.end_headers()
+
+    def send(self, status: int, body: bytes = b"", **headers: str) -> None:
+        """Send a whole answer."""
+        named = {name.replace("_", "-"): value for name, value in headers.items()}
+        self.begin(status, {"Content-Length": str(len(body)), **named})
+        if self.command != "HEAD":
+            self.write(body)
+
+    def write(self, body: bytes) -> None:
+        """Send some of a body; counted only if it got away."""
+        self.wfile.write(body)
+        self.server.answering.sent_bytes += len(body)
+
+    def flood(self, status: int, size_bytes: int, **headers: str) -> None:
+        """Send so many bytes, as long as anybody takes them."""
+        named = {name.replace("_", "-"): value for name, value in headers.items()}
+        self.begin(status, {"Content-Length": str(size_bytes), **named})
+        for _ in range(size_bytes >> 16):
+            self.write(bytes(1 << 16))
+
+    def trickle(self, status: int, size_bytes: int, **headers: str) -> None:
+        """Send a byte every tenth of a second, as long as anybody takes them."""
+        named = {name.replace("_", "-"): value for name, value in headers.items()}
+        self.begin(status, {"Content-Length": str(size_bytes), **named})
+        for _ in range(size_bytes):
+            self.write(b"x")
+            self.wfile.flush()
+            time.sleep(0.1)
+
+    def log_message(self, format: str, *arguments: object) -> None:
+        """Say nothing."""
+
+
+def signed_by_own_authority(folder: Path) -> tuple[ssl.SSLContext, Path]:
+    """Make an authority and a certificate of 127.0.0.1: (what a server needs, file of the authority's certificate)."""
+    x509 = pytest.importorskip("cryptography.x509", reason="needs cryptography")
+    from cryptography.hazmat.primitives import hashes, serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    now = datetime.datetime.now(datetime.UTC)
+    keys = [ec.generate_private_key(ec.SECP256R1()) for _ in range(2)]
+    names = [x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)]) for name in ("An authority", "127.0.0.1")]
+
+    def signed(number: int, *extensions: Any) -> bytes:
+        builder = x509.CertificateBuilder(
+            names[0], names[number], keys[number].public_key(), x509.random_serial_number()
+        ).not_valid_before(now - datetime.timedelta(days=1))
+        builder = builder.not_valid_after(now + datetime.timedelta(days=2))
+        builder = builder.add_extension(x509.BasicConstraints(number == 0, None), critical=True)
+        for extension in extensions:
+            builder = builder.add_extension(extension, critical=False)
+        return builder.sign(keys[0], hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
+
+    (folder / "authority.pem").write_bytes(signed(0, x509.SubjectKeyIdentifier.from_public_key(keys[0].public_key())))
+    key = keys[1].private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    alternatives = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))])
+    issuer = x509.AuthorityKeyIdentifier.from_issuer_public_key(keys[0].public_key())
+    (folder / "server.pem").write_bytes(signed(1, alternatives, issuer) + key)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(folder / "server.pem")
+    return context, folder / "authority.pem"
 
 
 @contextlib.contextmanager

@@ -12,7 +12,7 @@ from faulty_storage import SimulatedCrash
 from numpy.typing import NDArray
 
 from embedstore.errors import CorruptStoreError, StorageError
-from embedstore.store.storage import Blob, Buffer, Entry, memory
+from embedstore.store.storage import DOCUMENT_BYTES, Blob, Buffer, Entry, memory
 
 LAG_NS = 5 * 10**9
 """How old a listing may be."""
@@ -107,7 +107,7 @@ class SimulatedStorage:
         self._fault = fault
         self._steps = 0
 
-    def read(self, name: str) -> bytes:
+    def read(self, name: str, limit_bytes: int = DOCUMENT_BYTES) -> bytes:
         with self._step():
             self.server.entry(name)
             return self.server.files[name].content
@@ -139,7 +139,7 @@ class SimulatedStorage:
         with self._step():
             self.server.delete(name)
 
-    def open(self, name: str, size_bytes: int) -> Blob:
+    def open(self, name: str, size_bytes: int, *, mapped: bool = True) -> Blob:
         with self._step():
             found = self.server.entry(name).size_bytes
             if found != size_bytes:
@@ -162,6 +162,8 @@ class SimulatedBlob:
     """A file that may vanish while it is open, as on NFS and in object stores."""
 
     gather_bytes = 1 << 20
+    in_order = False
+    identity = None
 
     def __init__(self, server: Server, name: str) -> None:
         self._server = server
@@ -170,10 +172,15 @@ class SimulatedBlob:
     def bytes(self, start: int, length: int) -> NDArray[np.uint8]:
         return self._content()[start : start + length]
 
-    def rows(self, start: int, row_bytes: int, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
+    def rows(
+        self, start: int, row_bytes: int, rows: NDArray[np.int64], out: NDArray[np.uint8] | None = None
+    ) -> NDArray[np.uint8]:
         content = self._content()
         table = content[start : start + (len(content) - start) // row_bytes * row_bytes].reshape(-1, row_bytes)
-        return table[rows]
+        if out is None:
+            return table[rows]
+        out[:] = table[rows]
+        return out
 
     def _content(self) -> NDArray[np.uint8]:
         self._server.entry(self._name)

@@ -118,7 +118,7 @@ class StorageContract:
         assert storage.list("a/") == [first, second]
         assert 0 < first.modified_ns <= second.modified_ns
 
-    @pytest.mark.parametrize("name", ["lacking", "no/such/folder"])
+    @pytest.mark.parametrize("name", ["missing", "no/such/folder"])
     def test_a_name_that_is_not_there_is_file_not_found(self, storage: Storage, name: str) -> None:
         storage.write("other", [b"x"])
         with pytest.raises(FileNotFoundError):
@@ -170,3 +170,40 @@ class StorageContract:
         blob = storage.open("name", 12)
         blob.rows(0, 4, np.array([0, 1, 2]))[:] = 7
         assert not blob.rows(0, 4, np.array([0, 1, 2])).any()
+
+    def test_a_document_is_read_up_to_a_bound(self, storage: Storage) -> None:
+        storage.write("a/name", [bytes(1000)])
+        assert len(storage.read("a/name", 1000)) == 1000
+        with pytest.raises(CorruptStoreError, match="expected at most 999 bytes, found 1000") as caught:
+            storage.read("a/name", 999)
+        assert caught.value.file == "a/name"
+
+    def test_what_is_opened_unmapped_is_read_alike(self, storage: Storage) -> None:
+        table = np.random.default_rng(0).integers(0, 256, (50, 6), dtype=np.uint8)
+        storage.write("name", [table])
+        blob = storage.open("name", table.nbytes, mapped=False)
+        assert blob.bytes(7, 90).tobytes() == table.tobytes()[7:97]
+        for rows in ([], [3], [49, 0, 49, 7], list(range(20, 50)), [5, 4, 3]):
+            assert np.array_equal(blob.rows(0, 6, np.array(rows, np.int64)), table[rows].reshape(-1, 6))
+
+    def test_an_opened_file_is_told_from_another_of_its_name(self, storage: Storage) -> None:
+        """Or it cannot be told, and its digest is compared whenever it is opened."""
+        storage.write("name", [b"content"])
+        first, again = storage.open("name", 7).identity, storage.open("name", 7).identity
+        assert first == again
+        storage.replace("name", [b"CONTENT"])
+        assert first is None or storage.open("name", 7).identity != first
+
+    def test_a_deleted_folder_goes_only_if_no_file_lies_in_it(self, storage: Storage) -> None:
+        storage.write("spaces/0/data/1/key", [b"x"])
+        storage.delete("spaces/0/data/1/")
+        storage.delete("spaces/0/data/2/")
+        assert [entry.name for entry in storage.walk("")] == ["spaces/0/data/1/key"]
+
+    def test_nothing_is_left_of_a_folder_whose_files_are_deleted(self, storage: Storage) -> None:
+        names = [f"spaces/0/data/1/{name}" for name in ("key/c/0/0", "key/zarr.json", "vectors/c/0/0", "zarr.json")]
+        for name in ("embedstore.json", *names):
+            storage.write(name, [b"x"])
+        for name in names:
+            storage.delete(name)
+        assert [entry.name for entry in storage.list("")] == ["embedstore.json"]

@@ -9,7 +9,9 @@ import pytest
 from storage_contract import StorageContract
 
 from embedstore.errors import CorruptStoreError, StorageError
-from embedstore.store.local import TEMPORARY_PREFIX, LocalStorage, file_system_kind
+from embedstore.store.file_systems import file_system_kind
+from embedstore.store.local import TEMPORARY_PREFIX, LocalStorage
+from embedstore.store.storage import is_stray
 
 
 class TestMappedStorage(StorageContract):
@@ -145,3 +147,40 @@ def test_a_file_deleted_on_the_server_of_a_network_file_system_is_gone(
     monkeypatch.setattr(os, "preadv", stale)
     with pytest.raises(FileNotFoundError):
         blob.bytes(0, 7)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "lost+found",
+        ".DS_Store",
+        "._embedstore.json",
+        ".snapshot/",
+        ".snap",
+        ".zfs",
+        "Thumbs.db",
+        "desktop.ini",
+        "$RECYCLE.BIN/",
+        "System Volume Information/",
+        ".Trash-1000/",
+        ".Trashes",
+        ".nfs0000000001a2",
+        ".fseventsd",
+        ".Spotlight-V100",
+        "a//",
+        "",
+        "bell\x07",
+        "spaces/0/commits/._a.json",
+        "line\nend",
+    ],
+)
+def test_what_systems_put_into_folders_is_stray(name: str) -> None:
+    assert is_stray(name)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["embedstore.json", "spaces/", "pins", ".tmp-0", "index.json", "thesis", ".git", "lost", "données", "my snapshot"],
+)
+def test_what_people_and_embedstore_put_there_is_not(name: str) -> None:
+    assert not is_stray(name)
