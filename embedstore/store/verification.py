@@ -67,6 +67,8 @@ class VerifyReport:
     """Files that nothing refers to."""
     unchecked: list[Problem] = field(default_factory=list)
     """What a newer embedstore wrote, and this one cannot judge."""
+    refused: set[str] = field(default_factory=set)
+    """Files among the problems that the storage refuses (permission, a bad disk): what is in them is not known."""
     checked_files: int = 0
     checked_bytes: int = 0
     signatures: int = 0
@@ -82,6 +84,8 @@ class VerifyReport:
             self.unchecked.append(Problem(file, f"it needs {', '.join(error.needs)}, a newer embedstore"))
         else:
             self.problems.append(Problem(file, reason(error)))
+            if isinstance(error, StorageError):
+                self.refused.add(file)
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -213,7 +217,7 @@ class _SpaceCheck:
     def _commits(self) -> Commits:
         listed = self._log.ids()
         self._accounted.update(self._log.file(commit) for commit in listed)
-        commits = self._log.read(listed)
+        commits = self._log.read(listed, whatever_refuses=True)
         for commit_id, error in commits.unreadable.items():
             self._report.add(self._log.file(commit_id), error)
         readable = sorted(commits.readable)
@@ -304,6 +308,9 @@ class _SpaceCheck:
             digest = self._digest(file, found) if self._report.deep else fact.sha256
         except FileNotFoundError:
             return found, "it is gone, and a live commit needs it"
+        except StorageError as error:
+            self._report.refused.add(f"{self._folder}{file}")
+            return found, str(error)
         except StoreError as error:
             return found, reason(error)
         return found, None if digest == fact.sha256 else f"expected SHA-256 {fact.sha256}, found {digest}"

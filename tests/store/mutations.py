@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import random
 import re
 import shutil
@@ -293,6 +294,12 @@ class Mutator:
         file.mkdir()
         return "a folder"
 
+    def _make_a_pipe(self, file: Path) -> str:
+        """What is asked for it waits for ever."""
+        file.unlink()
+        os.mkfifo(file)
+        return "a pipe"
+
     def _swap(self, file: Path) -> str:
         other = self._random.choice(sorted(path for path in self._folder.rglob("*") if path.is_file()))
         content = file.read_bytes()
@@ -362,6 +369,7 @@ _AS_A_FILE: list[Callable[[Mutator, Path], str]] = [
     Mutator._cut,
     Mutator._delete,
     Mutator._make_a_folder,
+    Mutator._make_a_pipe,
     Mutator._swap,
     Mutator._take_from_the_other_space,
     Mutator._copy_elsewhere,
