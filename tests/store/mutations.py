@@ -301,10 +301,11 @@ class Mutator:
         return "a pipe"
 
     def _swap(self, file: Path) -> str:
-        other = self._random.choice(sorted(path for path in self._folder.rglob("*") if path.is_file()))
-        content = file.read_bytes()
-        file.write_bytes(other.read_bytes())
-        other.write_bytes(content)
+        other = self._random.choice(sorted(path for path in self._folder.rglob("*") if path.is_file() and path != file))
+        aside = file.with_name("aside")
+        file.rename(aside)
+        other.rename(file)
+        aside.rename(other)
         return f"swapped with {other.relative_to(self._place)}"
 
     def _take_from_the_other_space(self, file: Path) -> str:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -25,7 +27,7 @@ from sample_rows import (
     sample_recipe,
 )
 
-from embedstore.errors import CorruptStoreError, EmbedStoreError, InputError
+from embedstore.errors import CorruptStoreError, EmbedStoreError, InputError, StorageError
 from embedstore.maintenance import collect, compact, pin, remove_space, repair
 from embedstore.sharing import pull, push
 from embedstore.store import SpaceStore
@@ -63,6 +65,12 @@ def place(tmp_path: Path, layout: SegmentFormat) -> Path:
     space.append(sample_batch(KEYS[8:], space.recipe))
     new_space(place, layout, OTHER, "other").append(sample_batch(KEYS, OTHER))
     return place
+
+
+@pytest.fixture(autouse=True)
+def _without_syncing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a power cut leaves is for other tests."""
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
 
 
 def folder_of(place: Path) -> Path:
@@ -392,7 +400,7 @@ def test_ignored_fields_survive_a_signed_copy(tmp_path: Path, layout: SegmentFor
         "format": "embedstore-signature",
         "commit": path.stem,
         "public_key": SIGNER.public.text,
-        "signature": __import__("base64").b64encode(SIGNER.sign(message)).decode(),
+        "signature": base64.b64encode(SIGNER.sign(message)).decode(),
         "a later fact": 1,
     }
     (folder_of(near) / "signatures").mkdir(exist_ok=True)
@@ -604,3 +612,64 @@ def test_typed_errors_only(place: Path) -> None:
         with pytest.raises(EmbedStoreError):
             WebIndex.from_bytes(content)
     assert np.array_equal(open_space(place).contains(KEYS), np.ones(len(KEYS), np.bool_))
+
+
+# What the storage refuses ---------------------------------------------------------------------------------------------
+
+
+def replace_by_folder(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+
+
+def replace_by_pipe(path: Path) -> None:
+    path.unlink()
+    os.mkfifo(path)
+
+
+@pytest.mark.parametrize("replace", [replace_by_folder, replace_by_pipe])
+@pytest.mark.parametrize("document", ["space.json", "commits/*.json", "gc/*.json", "signatures/*.json", "index/*.idx"])
+def test_a_document_that_cannot_be_opened_stops_nothing_of_another_space(
+    place: Path, document: str, replace: Callable[[Path], None]
+) -> None:
+    signing = SpaceStore(LocalStorage(place), trust=Trust(SIGNER)).space("toy")
+    signing.append(sample_batch(NEW_KEYS, sample_recipe()))
+    signing.optimise()
+    collect(LocalStorage(place))
+    path = sorted(folder_of(place).glob(document))[-1]
+    replace(path)
+    near = SpaceStore.open(place.parent / "near", create=True)
+    for operation in (
+        lambda: open_space(place, "other").append(sample_batch(NEW_KEYS, OTHER)),
+        lambda: compact(open_space(place, "other")),
+        lambda: collect_all(place),
+        lambda: publish_web_index(LocalStorage(place)),
+        lambda: verify(LocalStorage(place), deep=True),
+        lambda: repair(LocalStorage(place)),
+        lambda: pull(near, SpaceStore.open(place), ["other"]),
+    ):
+        operation()
+        assert_right(open_space(place, "other"), KEYS)
+    assert_right(near.space("other"), KEYS)
+    assert path.exists() or path.suffix == ".idx"
+
+
+def test_a_repair_does_not_take_a_refusal_for_damage(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a file without permission to read is, in a folder from which it may be removed."""
+    refused = {str(path.relative_to(place)) for path in folder_of(place).rglob("*") if path.is_file()}
+    before = {name: (place / name).read_bytes() for name in refused}
+    read = LocalStorage.read
+
+    def without_permission(storage: LocalStorage, name: str, *limits: int) -> bytes:
+        if name in refused:
+            raise StorageError(f"Cannot read {name}: Permission denied.")
+        return read(storage, name, *limits)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(LocalStorage, "read", without_permission)
+        assert verify(LocalStorage(place), deep=True).problems
+        assert repair(LocalStorage(place)).left
+        assert_right(open_space(place, "other"), KEYS)
+        collect_all(place)
+    assert {name: (place / name).read_bytes() for name in refused} == before
+    assert_both_are_right(place)
