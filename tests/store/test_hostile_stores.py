@@ -48,9 +48,13 @@ _KEY = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
 SIGNER = Signer(PublicKey(_KEY.public_key().public_bytes_raw(), "alice"), _KEY.sign)
 
 
-@pytest.fixture(params=LAYOUTS)
+both_layouts = pytest.mark.parametrize("layout", LAYOUTS, indirect=True)
+
+
+@pytest.fixture
 def layout(request: pytest.FixtureRequest) -> SegmentFormat:
-    found: SegmentFormat = request.param
+    """One file a segment, unless the test is about segments."""
+    found: SegmentFormat = getattr(request, "param", "hdf5")
     return found
 
 
@@ -123,6 +127,7 @@ UPKEEP: dict[str, Callable[[Path], object]] = {
 
 
 @pytest.mark.parametrize("operation", ["gc", "gc to a size", "repair"])
+@both_layouts
 def test_a_file_of_a_segment_that_is_called_like_a_commit_takes_no_commit_along(place: Path, operation: str) -> None:
     pin(SpaceStore.open(place), "paper")
     live = live_commits(place)
@@ -161,6 +166,7 @@ def test_a_pulled_segment_that_owns_a_file_called_like_a_commit_takes_none_along
 
 
 @pytest.mark.parametrize("where", ["commits/sub", "data", "data/0", "Commits", "upper", "temporary"])
+@both_layouts
 def test_replaces_counts_only_from_where_readers_look(place: Path, where: str) -> None:
     live = live_commits(place)
     content = canonical(change_commit(live[-1], replaces=[path.stem for path in live]))
@@ -196,6 +202,7 @@ def test_a_copy_of_a_space_is_ignored_and_stays(place: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize("stray", [".DS_Store", "._x.json", ".nfs0001", "lost+found/", "Thumbs.db", "a b\n\x1b[2J.txt"])
+@both_layouts
 def test_stray_files_stop_nothing_and_stay(place: Path, stray: str) -> None:
     open_space(place).optimise()
     pin(SpaceStore.open(place), "before")
@@ -272,6 +279,7 @@ def test_the_commands_go_on_beside_a_damaged_space(
 # Numbers --------------------------------------------------------------------------------------------------------------
 
 
+@both_layouts
 def test_the_newest_moment_there_is_stops_neither_appends_nor_merging(place: Path) -> None:
     last = live_commits(place)[-1]
     document = change_commit(last, created_ns=MAX_CREATED_NS, provenance={"newest_ns": MAX_CREATED_NS})
@@ -315,6 +323,7 @@ def test_provenance_out_of_range_is_refused_where_it_is_read_and_reported(place:
 
 
 @pytest.mark.parametrize("array", ["key", "vectors", "row_crc"])
+@both_layouts
 def test_parts_that_overlap_are_refused_and_reported(place: Path, array: str) -> None:
     last = live_commits(place)[-1]
     document = json.loads(last.read_bytes())
@@ -358,6 +367,7 @@ def test_provenance_too_deep_to_be_read_is_refused_before_it_is_written(place: P
 # Whole commits in another form ----------------------------------------------------------------------------------------
 
 
+@both_layouts
 def test_repair_leaves_a_commit_that_says_more_of_its_parts_than_this_version_knows(place: Path) -> None:
     last = live_commits(place)[-1]
     document = json.loads(last.read_bytes())
@@ -385,6 +395,7 @@ def test_repair_leaves_a_commit_that_is_whole_and_not_in_canonical_form(place: P
     assert_both_are_right(place)
 
 
+@both_layouts
 def test_ignored_fields_survive_a_signed_copy(tmp_path: Path, layout: SegmentFormat) -> None:
     near, far = tmp_path / "near", tmp_path / "far"
     trust = Trust(SIGNER, {SIGNER.public.fingerprint: SIGNER.public})
@@ -444,6 +455,7 @@ def index_of(place: Path) -> Path:
     return path
 
 
+@both_layouts
 def test_an_index_that_hides_keys_is_found_and_repaired(place: Path) -> None:
     open_space(place).optimise()
     path = index_of(place)

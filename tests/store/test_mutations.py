@@ -29,11 +29,11 @@ def assert_nothing_was_found(found: dict[str, Any]) -> None:
     assert found["grown_bytes"] < _MOST_GROWN_BYTES, found["grown_at"]
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
-def test_a_changed_document_harms_nothing_else(tmp_path: Path, layout: str) -> None:
-    found = run(layout, 40, {"zarr": 0, "hdf5": 500}[layout], tmp_path, 1)
+@pytest.mark.parametrize(("layout", "count"), [("zarr", 15), ("hdf5", 35)])
+def test_a_changed_document_harms_nothing_else(tmp_path: Path, layout: str, count: int) -> None:
+    found = run(layout, count, 0, tmp_path, 1)
     assert_nothing_was_found(found)
-    assert found["mutations"] == 40
+    assert found["mutations"] == count
 
 
 @pytest.mark.slow
