@@ -42,8 +42,8 @@ from benchmarks.extraction_workload import (
 )
 from benchmarks.timing import Task, Timings, environment, interleaved, parser, print_report, rounded, scratch_folder
 from embedstore.identity import Molecule
-from embedstore.models.dnabert_tokenizer import DnaTokenizer
-from embedstore.models.threads import cores, single_threaded
+from embedstore.models.devices import cores, single_threaded
+from embedstore.models.dnabert import DnaTokenizer
 
 _PRODUCT = 1536  # rows and columns of the matrices that say what the processor gives
 _SPECIAL_TOKENS = 2

@@ -11,9 +11,7 @@ from torch.nn import functional
 
 from benchmarks.extraction_workload import Run, Vectors, Workload
 from embedstore.models.checkpoint import find_checkpoint
-from embedstore.models.dnabert_encoder import alibi_slopes
-from embedstore.models.dnabert_s import read_shape
-from embedstore.models.dnabert_tokenizer import DnaTokenizer
+from embedstore.models.dnabert import DnaTokenizer, alibi_slopes, read_shape
 from embedstore.models.weights import read_tensors
 
 

@@ -16,8 +16,8 @@ from safetensors.torch import save_file
 
 from embedstore.errors import SequenceError
 from embedstore.identity import Molecule, canonical
-from embedstore.models.dnabert_encoder import DnabertShape
-from embedstore.models.esm_encoder import EsmShape
+from embedstore.models.dnabert import DnabertShape
+from embedstore.models.esm import EsmShape
 from embedstore.sequences import read
 from embedstore.types import Record
 

@@ -21,8 +21,7 @@ from Bio.Seq import Seq
 from benchmarks.memory import resident_bytes
 from benchmarks.timing import Task, environment, interleaved, parser, print_report, rounded, scratch_folder
 from embedstore.samples import prepare
-from embedstore.sequences.chunking import Bounds
-from embedstore.sequences.translation import FRAMES, SixFrames, frame_spans, genetic_code
+from embedstore.sequences.translation import FRAMES, Bounds, SixFrames, frame_spans, genetic_code
 
 _CHUNK_BASES = 500
 _WINDOW_CHUNKS = 1000

@@ -22,11 +22,10 @@ from torch.utils.data import DataLoader, Dataset
 
 from benchmarks.memory import resident_bytes
 from benchmarks.timing import environment, parser, print_report, rounded, scratch_folder
-from embedstore.classify import fitting
-from embedstore.classify.fitting import PartRows, fit
-from embedstore.classify.options import TrainOptions
+from embedstore.classify import heads
+from embedstore.classify.heads import PartRows, TrainOptions, fit
 from embedstore.features import Categories, Features, Preparation, Samples, Schema, open_features, write_features
-from embedstore.features.samples import TEXT
+from embedstore.features.features import TEXT
 from embedstore.features.schema import Block
 from embedstore.identity import key_array
 
@@ -121,18 +120,18 @@ def _their_pass(dataset: FileDataset, dim: int, workers: int, seed: int) -> floa
     return time.perf_counter() - started
 
 
-def _our_pass(features: Features, seed: int, cache_bytes: int = fitting.CACHE_BYTES) -> float:
+def _our_pass(features: Features, seed: int, cache_bytes: int = heads.CACHE_BYTES) -> float:
     """Seconds that each further epoch takes us: what comes once, whatever the number of epochs, cancels out."""
     y, count = features.y, len(features)
     train = PartRows(features, np.arange(count), y)
     validation = PartRows(features, np.arange(_VALIDATION_ROWS), y[:_VALIDATION_ROWS])
     options = TrainOptions(seed=seed, max_epochs=3, patience_epochs=3, learning_rate=1e-5)
     stamps: list[float] = []
-    before, fitting.CACHE_BYTES = fitting.CACHE_BYTES, cache_bytes
+    before, heads.CACHE_BYTES = heads.CACHE_BYTES, cache_bytes
     try:
         fit(train, validation, np.ones(2), options, on_epoch=lambda _: stamps.append(time.perf_counter()))
     finally:
-        fitting.CACHE_BYTES = before
+        heads.CACHE_BYTES = before
     return min(np.diff(stamps).tolist())
 
 

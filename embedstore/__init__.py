@@ -15,10 +15,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from embedstore.classify.blocks import Reading
     from embedstore.classify.classifier import Classifier, load_classifier
     from embedstore.classify.evaluation import evaluate
-    from embedstore.classify.inputs import Reading
-    from embedstore.classify.options import TrainOptions
+    from embedstore.classify.heads import TrainOptions
     from embedstore.classify.prediction import PredictOptions, predict
     from embedstore.classify.training import train
     from embedstore.comparison.comparing import compare
@@ -52,7 +52,7 @@ _HOME = {
     "PredictOptions": "classify.prediction",
     "PrepareOptions": "samples",
     "PrepareReport": "samples",
-    "Reading": "classify.inputs",
+    "Reading": "classify.blocks",
     "Recipe": "identity",
     "Record": "types",
     "Rejection": "types",
@@ -60,7 +60,7 @@ _HOME = {
     "SchemaError": "errors",
     "Space": "store.space",
     "Store": "library",
-    "TrainOptions": "classify.options",
+    "TrainOptions": "classify.heads",
     "UpstreamWarning": "errors",
     "canonical": "identity",
     "compare": "comparison.comparing",

@@ -22,12 +22,10 @@ from numpy.typing import NDArray
 
 from embedstore.errors import InputError, MissingEmbeddingError
 from embedstore.filling import canaries
-from embedstore.filling.computing import embed_packs
-from embedstore.filling.distinct import DistinctKeys
 from embedstore.filling.filler import open_intake
-from embedstore.filling.intake import Intake, Window
-from embedstore.filling.pool import Pool
-from embedstore.filling.report import SpaceSummary
+from embedstore.filling.intake import DistinctKeys, Intake, Window
+from embedstore.filling.pool import Pool, embed_packs
+from embedstore.filling.summary import SpaceSummary
 from embedstore.filling.target import SpaceTarget
 from embedstore.identity import key_array, key_text
 from embedstore.models.embedder import Embedder

@@ -12,7 +12,7 @@ from typing import Any
 
 from embedstore.errors import InputError, StoreError, plain
 from embedstore.filling.filler import FillOptions, OnProgress, fill
-from embedstore.filling.report import FillReport
+from embedstore.filling.summary import FillReport
 from embedstore.filling.target import SpaceTarget, find_target
 from embedstore.home import expanded
 from embedstore.maintenance import RepairReport, repair

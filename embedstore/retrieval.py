@@ -11,7 +11,7 @@ import numpy as np
 from embedstore.errors import MissingEmbeddingError
 from embedstore.filling.filler import FillOptions, OnProgress, fill, open_intake
 from embedstore.filling.intake import Selection
-from embedstore.filling.report import SpaceSummary
+from embedstore.filling.summary import SpaceSummary
 from embedstore.filling.target import SpaceTarget
 from embedstore.identity import Recipe, key_text
 from embedstore.store.space import Space

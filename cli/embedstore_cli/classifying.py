@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from embedstore.classify.inputs import Reading
+    from embedstore.classify.blocks import Reading
 
 Models = Annotated[
     str | None, typer.Option("--models", "-m", metavar="A,B", help="Models or spaces, in the order of their columns.")
@@ -55,7 +55,7 @@ def reading(
     quiet: bool,
 ) -> Iterator[Reading]:
     """Say how features are come by; a merged file needs no store."""
-    from embedstore.classify.inputs import Reading
+    from embedstore.classify.blocks import Reading
     from embedstore.features import FillFrom, is_merged_file
     from embedstore_cli import places
     from embedstore_cli.options import fill_options

@@ -56,7 +56,7 @@ def compare(
     Every set is trained and tested on the same samples with the same splits. Writes comparison.html and
     comparison.json: paired differences of all metrics with intervals, what the vectors cost, how alike the spaces are.
     """
-    from embedstore.classify.options import TrainOptions
+    from embedstore.classify.heads import TrainOptions
     from embedstore.comparison.comparing import compare as compare_sets
     from embedstore_cli.classifying import reading, report_warning
     from embedstore_cli.output import notice, write_json
@@ -86,7 +86,7 @@ def compare(
 
 
 def _write_text(comparison: Comparison, output: Path) -> None:
-    from embedstore.comparison.report import DRAWN, difference_text, lead, pair_name
+    from embedstore.comparison.page import DRAWN, difference_text, lead, pair_name
     from embedstore_cli.output import notice, write_table
 
     found = comparison.document

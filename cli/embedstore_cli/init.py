@@ -24,7 +24,7 @@ def init(
 
     To share it with a group: mkdir STORE, chgrp GROUP STORE, embedstore init --shared STORE.
     """
-    from embedstore.doctor.remote import ranges_findings
+    from embedstore.doctor.storage import ranges_findings
     from embedstore.library import make_store
     from embedstore.store.documents import ROOT_NAME
     from embedstore_cli.output import notice

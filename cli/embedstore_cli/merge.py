@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def _writable(path: Path) -> Path:
-    from embedstore.features.merged_file import SUFFIXES
+    from embedstore.features.files import SUFFIXES
 
     if path.suffix not in SUFFIXES:
         raise typer.BadParameter(f"{path} ends in none of {', '.join(SUFFIXES)}")

@@ -13,9 +13,8 @@ from embedstore_cli.classifying import Fill, Groups, Labels, Models, metric_fact
 from embedstore_cli.output import duration, notice, write_facts, write_json
 
 if TYPE_CHECKING:
-    from embedstore.classify.fitting import Epoch
-    from embedstore.classify.inputs import Reading
-    from embedstore.classify.options import TrainOptions
+    from embedstore.classify.blocks import Reading
+    from embedstore.classify.heads import Epoch, TrainOptions
     from embedstore.classify.splitting import Split
     from embedstore.classify.training import TrainReport
 
@@ -99,7 +98,7 @@ def train(
     Train, validation, calibration and test share no group (genome) and no sequence. Writes a folder with
     classifier.safetensors, classifier.json, report.html and scores.tsv.
     """
-    from embedstore.classify.options import TrainOptions
+    from embedstore.classify.heads import TrainOptions
 
     choices = TrainOptions(
         network=network.value,

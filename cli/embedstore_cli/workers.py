@@ -12,7 +12,7 @@ import typer
 
 if TYPE_CHECKING:
     from embedstore.distributed import Shard
-    from embedstore.distributed.executors import Workers
+    from embedstore.distributed.coordination import Workers
     from embedstore.filling import FillReport, SpaceTarget
 
 Count = Annotated[

@@ -17,9 +17,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from embedstore.classify.calibration import Calibration
-from embedstore.classify.network import Network, Tensors, tensor_problems, tensor_shapes
-from embedstore.classify.options import NetworkKind
+from embedstore.classify.heads import Network, NetworkKind, Tensors, tensor_problems, tensor_shapes
+from embedstore.classify.metrics import Calibration
 from embedstore.errors import FormatVersionError, InputError, MissingDependencyError, WeightsError, plain
 from embedstore.features import Schema
 from embedstore.output import check_folder, complete

@@ -9,11 +9,18 @@ from typing import Any
 
 import numpy as np
 
-from embedstore.classify.assessment import assess
+from embedstore.classify.blocks import (
+    FeatureInput,
+    Reading,
+    fill_source,
+    fill_spaces,
+    find_spaces,
+    relabelled,
+    require_schema,
+)
 from embedstore.classify.classifier import REPORT_NAME, SCORES_NAME, Classifier, load_classifier
-from embedstore.classify.inputs import FeatureInput, Reading, fill_source, relabelled
-from embedstore.classify.scores import Scores, score, write_scores
-from embedstore.classify.spaces import fill_spaces, find_spaces, require_schema
+from embedstore.classify.tables import Scores, score, write_scores
+from embedstore.classify.training import assess
 from embedstore.errors import InputError
 from embedstore.features import Features, Samples, Schema, is_merged_file, load_samples, open_features, view
 from embedstore.output import check_folder, complete

@@ -23,22 +23,18 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from embedstore.classify.calibration import Probabilities
+from embedstore.classify.blocks import fill_spaces, find_spaces, require_schema
 from embedstore.classify.classifier import Classifier, load_classifier
-from embedstore.classify.contigs import ContigGatherer, SourceCounts
-from embedstore.classify.scores import PIECE_ROWS
-from embedstore.classify.spaces import fill_spaces, find_spaces, require_schema
-from embedstore.classify.tables import Tables, Tally, open_tables
+from embedstore.classify.metrics import Probabilities
+from embedstore.classify.tables import PIECE_ROWS, ContigGatherer, SourceCounts, Tables, Tally, open_tables
 from embedstore.errors import InputError
 from embedstore.features import FillFrom, Preparation, Samples, collect, lacking, view
 from embedstore.filling import FillOptions, FillReport, SpaceTarget
 from embedstore.filling.filler import OnProgress
 from embedstore.models.resolution import ModelOptions
 from embedstore.samples import LabelledInput, PrepareCounts, PrepareOptions, cut_samples, read_samples
-from embedstore.samples.folder import OutputFolder
-from embedstore.samples.inputs import find_files, parse_input
-from embedstore.samples.outputs import SAMPLES_NAME, SampleFiles
-from embedstore.samples.sources import SourceReader
+from embedstore.samples.outputs import SAMPLES_NAME, OutputFolder, SampleFiles
+from embedstore.samples.sources import SourceReader, find_files, parse_input
 from embedstore.store.store import SpaceStore
 from embedstore.types import Rejection
 

@@ -17,11 +17,11 @@ from numpy.typing import NDArray
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from embedstore.classify.options import TrainOptions
+from embedstore.classify.heads import TrainOptions
 from embedstore.errors import InputError
 from embedstore.features import Samples
-from embedstore.features.assignments import Assignments
-from embedstore.features.samples import Indices
+from embedstore.features.features import Indices
+from embedstore.features.merging import Assignments
 from embedstore.identity import key_text
 from embedstore.store.rows import as_strings
 from embedstore.types import Keys

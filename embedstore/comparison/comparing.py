@@ -1,4 +1,13 @@
-"""Comparing: sets of features on the same samples and the same splits.
+"""The sets of features that are compared: which spaces they are of, what these cost, which samples all of them have.
+
+Paired differences: how much better one set of features does than another on the very same samples.
+
+In each draw every set is measured on the same groups, so that what is hard for all of them cancels. A group that
+several seeds test on is drawn for all of them at once; which seeds count is drawn too.
+
+How much alike two spaces are in what they say of the same samples, whatever their dimensions.
+
+Comparing: sets of features on the same samples and the same splits.
 
 samples ─▶ those that every space holds ─▶ a split for each seed ─▶ a classifier for each set ─▶ paired differences
                      └──▶ vectors of some of them ─▶ similarity of the spaces      └──▶ comparison.json, comparison.html
@@ -8,36 +17,285 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from embedstore.classify.assessment import jsonable
-from embedstore.classify.inputs import Reading, fill_source, relabelled
-from embedstore.classify.intervals import LEVEL, REPLICATES
-from embedstore.classify.options import TrainOptions
-from embedstore.classify.scores import Scores
+from embedstore.classify.blocks import Reading, fill_source, fill_spaces, relabelled
+from embedstore.classify.heads import TrainOptions
+from embedstore.classify.metrics import LEVEL, REPLICATES, Floats, Measures, draws, interval, numbers
 from embedstore.classify.splitting import Split, split_samples
-from embedstore.classify.training import Trained, fit_classifier
-from embedstore.comparison.differences import Measured, measure
-from embedstore.comparison.sets import (
-    FeatureSet,
-    distinct_spaces,
-    fill_sets,
-    find_sets,
-    seconds_per_letter,
-    shared_samples,
-)
-from embedstore.comparison.similarity import canary_cosines, linear_cka, neighbour_overlap
+from embedstore.classify.tables import Scores
+from embedstore.classify.training import Trained, fit_classifier, jsonable
 from embedstore.errors import InputError
-from embedstore.features import Samples, is_merged_file, load_samples, schema_of, view
-from embedstore.filling import SpaceTarget
+from embedstore.features import FillFrom, Samples, is_merged_file, lacking, load_samples, schema_of, view
+from embedstore.filling import SpaceTarget, find_target
+from embedstore.models.resolution import ModelOptions
 from embedstore.output import check_folder, complete
 from embedstore.store.store import SpaceStore
+from embedstore.types import Canaries
+
+_BASES_OF_A_RESIDUE = 3
+
+
+@dataclass(frozen=True, slots=True)
+class FeatureSet:
+    """Spaces that stand side by side.
+
+    Attributes
+    ----------
+    name : "tnf + aac_dpc"; distinct among the sets of a comparison.
+    """
+
+    name: str
+    spaces: tuple[SpaceTarget, ...]
+
+    @property
+    def dim(self) -> int:
+        """Number of columns."""
+        return sum(target.recipe.dim for target in self.spaces)
+
+    @property
+    def seconds_per_residue(self) -> float | None:
+        """What a residue of a sample cost, with the three bases that it is translated from; None if not recorded."""
+        costs = [(seconds_per_letter(target), target.recipe.molecule) for target in self.spaces]
+        known = [seconds * (_BASES_OF_A_RESIDUE if of == "dna" else 1) for seconds, of in costs if seconds is not None]
+        return sum(known) if len(known) == len(costs) else None
+
+
+def seconds_per_letter(target: SpaceTarget) -> float | None:
+    """Return what a base or residue cost, as the commits of the space say; None if they do not."""
+    if target.space is None:
+        return None
+    info = target.space.info()
+    return info.compute_seconds / info.letters if info.letters and info.compute_seconds else None
+
+
+def find_sets(
+    store: SpaceStore, sets: Sequence[str | Sequence[str]], options: Mapping[str, ModelOptions]
+) -> list[FeatureSet]:
+    """Find the spaces of sets, given as models or spaces: a sequence of them or "tnf,aac_dpc".
+
+    Raises
+    ------
+    InputError : there are less than two sets. ModelError : a model is not known, and the store has no such space.
+    """
+    listed = [sets] if isinstance(sets, str) else sets
+    models = [tuple(some.split(",")) if isinstance(some, str) else tuple(some) for some in listed]
+    if len(models) < 2:
+        raise InputError(
+            f"Cannot compare: expected at least two sets of features, found {len(models)}. "
+            "Give --models once for each, as `--models old --models new --models old,new`."
+        )
+    texts = [" + ".join(Path(model).name for model in some) for some in models]
+    return [
+        FeatureSet(
+            text if texts.count(text) == 1 else f"{text} ({texts[: place + 1].count(text)})",
+            tuple(find_target(store, model, options.get(model, ModelOptions())) for model in some),
+        )
+        for place, (text, some) in enumerate(zip(texts, models, strict=True))
+    ]
+
+
+def fill_sets(sets: Sequence[FeatureSet], source: FillFrom) -> list[FeatureSet]:
+    """Compute what the spaces of sets lack, one space after the other."""
+    targets = distinct_spaces(sets)
+    filled, _ = fill_spaces(targets, source)
+    by_id = {target.recipe.id: target for target in filled}
+    return [replace(some, spaces=tuple(by_id[target.recipe.id] for target in some.spaces)) for some in sets]
+
+
+def distinct_spaces(sets: Sequence[FeatureSet]) -> list[SpaceTarget]:
+    """Return each space once, in the order in which sets name them."""
+    return list({target.recipe.id: target for some in sets for target in some.spaces}.values())
+
+
+def shared_samples(samples: Samples, targets: Sequence[SpaceTarget]) -> tuple[Samples, dict[str, Any]]:
+    """Return the samples that have a vector in every space, and JSON values that say how many have not.
+
+    Raises
+    ------
+    InputError : there is none.
+    """
+    absent = {target.name: lacking(samples, target) for target in targets}
+    kept = ~np.any(list(absent.values()), axis=0)
+    counts = {name: int(rows.sum()) for name, rows in absent.items()}
+    if not kept.any():
+        found = ", ".join(f"{name} lacks {count:,} of {len(samples):,}" for name, count in counts.items())
+        raise InputError(
+            f"Cannot compare on {samples.origin}: expected samples with a vector in every space, found none: {found}. "
+            "Compute them with --fill."
+        )
+    return samples.take(np.flatnonzero(kept)), {"samples": int((~kept).sum()), "lacked_by_space": counts}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Measured:
+    """The metrics of some sets of features, and what they are in draws of groups and seeds.
+
+    Attributes
+    ----------
+    paths : of the metrics, "classes/virus/auroc".
+    by_seed : (sets, seeds, metrics) float64, NaN where a metric is not defined.
+    drawn : (replicates, sets, seeds, metrics), the same in each draw of groups.
+    seeds : (replicates, seeds) int64, which seeds are in each draw.
+    """
+
+    paths: tuple[str, ...]
+    by_seed: Floats
+    drawn: Floats
+    seeds: NDArray[np.int64]
+
+    def of(self, place: int) -> dict[str, dict[str, Any]]:
+        """Describe each metric of one set: mean over the seeds, interval, and value for each seed."""
+        return self._described(self.by_seed[place], self.drawn[:, place])
+
+    def difference(self, place: int, other: int) -> dict[str, dict[str, Any]]:
+        """Describe how much larger each metric is in one set than in another."""
+        by_seed = self.by_seed[place] - self.by_seed[other]
+        return self._described(by_seed, self.drawn[:, place] - self.drawn[:, other])
+
+    def _described(self, by_seed: Floats, drawn: Floats) -> dict[str, dict[str, Any]]:
+        means = _mean_defined(np.take_along_axis(drawn, self.seeds[:, :, None], axis=1), axis=1)
+        values = _mean_defined(by_seed, axis=0).tolist()
+        return {
+            path: {
+                "value": values[column],
+                "interval": interval(means[:, column]),
+                "by_seed": by_seed[:, column].tolist(),
+            }
+            for column, path in enumerate(self.paths)
+        }
+
+
+def measure(scores: Sequence[Sequence[Scores]], seed: int, replicates: int = REPLICATES) -> Measured:
+    """Measure sets of features on the samples that they were all tested on.
+
+    Parameters
+    ----------
+    scores : for each set those of each seed; of one seed all sets have the same samples in the same order.
+    seed : of the draws.
+    """
+    tests = scores[0]
+    y = np.concatenate([test.y for test in tests])
+    groups = np.concatenate([test.samples.groups.codes for test in tests]).astype(np.int64)
+    ends = np.cumsum([len(test.y) for test in tests])[:-1]
+    measures = [[Measures(one.y, one.probabilities, one.labels) for one in some] for some in scores]
+    drawn = [_at(measures, np.split(times, ends)) for times in draws(y, groups, seed, replicates)]
+    seeds = np.random.default_rng([seed, len(tests)]).integers(len(tests), size=(replicates, len(tests)))
+    once = _at(measures, np.split(np.ones(len(y)), ends))
+    return Measured(tuple(path for path, _ in numbers(measures[0][0].at())), once, np.array(drawn), seeds)
+
+
+def _at(measures: Sequence[Sequence[Measures]], weights: Sequence[Floats]) -> Floats:
+    """(sets, seeds, metrics) for samples that count so often."""
+
+    def of_each(some: Sequence[Measures]) -> Iterator[list[float]]:
+        for one, times in zip(some, weights, strict=True):
+            yield [number for _, number in numbers(one.at(times))]
+
+    return np.array([list(of_each(some)) for some in measures])
+
+
+def _mean_defined(found: Floats, axis: int) -> Floats:
+    """Mean along an axis without what is NaN; NaN if all is."""
+    defined = ~np.isnan(found)
+    counts = defined.sum(axis=axis)
+    means: Floats = np.where(defined, found, 0).sum(axis=axis) / np.where(counts > 0, counts, np.nan)
+    return means
+
+
+Matrix = NDArray[np.float32]
+"""(n, d) float32: a row a sample."""
+
+Similarities = NDArray[np.float64]
+"""(n, n) float64."""
+
+
+def linear_cka(some: Matrix, others: Matrix) -> float:
+    """Return how alike the similarities between samples are in two spaces: 1 if one is the other turned and scaled.
+
+    Centred kernel alignment (Kornblith et al. 2019) with the unbiased estimator of HSIC (Song et al. 2012): the plain
+    one is near 1/2 for two spaces that have nothing in common, as soon as there are as many columns as samples. So it
+    may be slightly below 0. NaN for fewer than 4 samples, or where all vectors of a space are equal.
+
+    Parameters
+    ----------
+    some, others : (n, d) and (n, e) float32, rows of the same samples.
+    """
+    if len(some) < 4:
+        return float("nan")
+    ours, theirs = _similarities(some), _similarities(others)
+    scale = _hsic(ours, ours) * _hsic(theirs, theirs)
+    return float(_hsic(ours, theirs) / np.sqrt(scale)) if scale > 0 else float("nan")
+
+
+def neighbour_overlap(some: Matrix, others: Matrix, neighbours: int) -> float:
+    """Return which share of the nearest samples by cosine, of each sample, are the same in both spaces.
+
+    Parameters
+    ----------
+    some, others : (n, d) and (n, e) float32, rows of the same samples.
+    neighbours : how many; at most n - 1 are there. By chance it is neighbours / (n - 1).
+    """
+    count = min(neighbours, len(some) - 1)
+    if count < 1:
+        return float("nan")
+    is_near = _nearest(some, count) & _nearest(others, count)
+    return float(is_near.sum() / (count * len(some)))
+
+
+def canary_cosines(some: Canaries, others: Canaries) -> tuple[float, ...] | None:
+    """Return the cosine of the vectors of each fixed sequence; None if dimensions or sequences are not the same."""
+    if some.sequences != others.sequences or some.vectors.shape != others.vectors.shape:
+        return None
+    products = (_unit(some.vectors) * _unit(others.vectors)).sum(axis=1)
+    return tuple(products.tolist())
+
+
+def _similarities(vectors: Matrix) -> Similarities:
+    """(n, n) products of the centred vectors, scaled so that none overflows; the diagonal is 0."""
+    centred = vectors.astype(np.float64) - vectors.mean(axis=0, dtype=np.float64)
+    largest = np.abs(centred).max()
+    if largest <= np.finfo(np.float32).eps * np.abs(vectors).max():  # nothing but rounding is left
+        return np.zeros((len(vectors), len(vectors)))
+    centred /= largest
+    products: Similarities = centred @ centred.T
+    np.fill_diagonal(products, 0)
+    return products
+
+
+def _hsic(ours: Similarities, theirs: Similarities) -> float:
+    """Unbiased HSIC, but for a factor that only depends on the number of samples."""
+    count = len(ours)
+    rows = ours.sum(axis=0) @ theirs.sum(axis=0)
+    return float(
+        (ours * theirs).sum() + ours.sum() * theirs.sum() / ((count - 1) * (count - 2)) - 2 * rows / (count - 2)
+    )
+
+
+def _nearest(vectors: Matrix, count: int) -> NDArray[np.bool_]:
+    """(n, n) bool: which samples are the nearest of each."""
+    unit = _unit(vectors)
+    cosines = unit @ unit.T
+    np.fill_diagonal(cosines, -np.inf)
+    nearest = np.argpartition(-cosines, count - 1, axis=1)[:, :count]
+    found = np.zeros(cosines.shape, np.bool_)
+    np.put_along_axis(found, nearest, True, axis=1)
+    return found
+
+
+def _unit(vectors: Matrix) -> NDArray[np.float64]:
+    """Vectors of length 1; those of length 0 stay."""
+    lengths = np.linalg.norm(vectors.astype(np.float64), axis=1, keepdims=True)
+    unit: NDArray[np.float64] = vectors / np.where(lengths > 0, lengths, 1)
+    return unit
+
 
 COMPARISON_NAME = "comparison.json"
 PAGE_NAME = "comparison.html"
@@ -213,7 +471,7 @@ def _similarity(targets: Sequence[SpaceTarget], samples: Samples, seed: int) -> 
 def _written(comparison: Comparison, path: Path) -> Comparison:
     """Write the folder; return the comparison with why its page could not be drawn, if so."""
     from embedstore.classify.report import drawn_or_why
-    from embedstore.comparison.report import comparison_report
+    from embedstore.comparison.page import comparison_report
 
     page, failed = drawn_or_why(lambda: comparison_report(comparison.document))
     with complete(path.absolute()) as folder:

@@ -7,9 +7,8 @@ processes of this machine (`processes`) or of a Dask cluster (`dask_workers`, `c
 input among jobs that know nothing of each other.
 """
 
-from embedstore.distributed.cluster_files import read_cluster_file
 from embedstore.distributed.coordination import fill_with_workers
-from embedstore.distributed.dask_workers import DaskCluster, DaskScheduler
+from embedstore.distributed.dask_workers import DaskCluster, DaskScheduler, read_cluster_file
 from embedstore.distributed.processes import LocalProcesses
 from embedstore.distributed.sharding import Shard, fill_shard
 

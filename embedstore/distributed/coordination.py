@@ -1,4 +1,8 @@
-"""Filling a space with many workers: the walk of an ordinary fill, but what waits is handed out in tasks.
+"""Cutting what waits into tasks: of a size that takes a worker some seconds, smaller ones towards the end.
+
+What coordination needs of the workers, whoever runs them.
+
+Filling a space with many workers: the walk of an ordinary fill, but what waits is handed out in tasks.
 
 A task whose worker died is tried again; when that kills a worker too, it is split in halves, and those again, until the
 sequence that does it stands alone: it is reported as failed, and all others are computed. Each worker makes what it has
@@ -7,28 +11,184 @@ computed durable before it gives its receipt, so that nothing depends on this pr
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from contextlib import ExitStack
+from collections import deque
+from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager, ExitStack
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 
-from embedstore.distributed.executors import Executor, Loss, Outcome, Workers
-from embedstore.distributed.planning import TaskPlan
 from embedstore.distributed.working import Job, Receipt, Task
 from embedstore.errors import InputError, WorkerError
-from embedstore.filling.distinct import DistinctKeys
-from embedstore.filling.filler import Fill, FillOptions, KeyFilter, OnProgress, Walk
-from embedstore.filling.intake import Selection, Window
+from embedstore.filling.filler import Fill, FillOptions, KeyFilter, OnProgress, Walk, letters_per_second
+from embedstore.filling.intake import DistinctKeys, Selection, Window
 from embedstore.filling.pool import Pack, Pool
-from embedstore.filling.preview import letters_per_second
-from embedstore.filling.report import FillReport
+from embedstore.filling.summary import FillReport
 from embedstore.filling.target import SpaceTarget
 from embedstore.identity import key_array
 from embedstore.interruption import uninterrupted
 from embedstore.store.locations import is_url
 from embedstore.store.store import SpaceStore
 from embedstore.types import Keys, Record, Rejection
+
+TASK_SECONDS = 20.0
+"""Long against what a task costs beside the model (a commit), short against what a lost one costs."""
+_SMALLEST_SHARE = 16
+_TASKS_LEFT_PER_WORKER = 2
+_MOST_LETTERS = 4 << 20  # what travels to a worker in one message
+_MOST_RECORDS = 50_000
+_UNKNOWN_LETTERS_PER_SECOND = 1000.0
+
+
+class TaskPlan:
+    """Sequences that wait to be handed out.
+
+    Within what is added at once, neighbours in length are computed together, longest first. Towards the end tasks get
+    smaller, so that no worker waits long for the one that has the last of all (guided self-scheduling).
+
+    Parameters
+    ----------
+    letters_per_second : of one worker, about; corrected by `learn`.
+    workers : how many there are, about.
+    """
+
+    def __init__(self, letters_per_second: float | None, workers: int) -> None:
+        self._rate = letters_per_second or _UNKNOWN_LETTERS_PER_SECOND
+        self._workers = workers
+        self._ordered: deque[tuple[bytes, bytes]] = deque()
+        self._again: deque[Task] = deque()
+        self._learned_letters = 0
+        self._learned_seconds = 0.0
+        self.letters = 0
+        """Letters that wait, without those of tasks that were put back."""
+
+    def __bool__(self) -> bool:
+        return bool(self._ordered or self._again)
+
+    @property
+    def scarce(self) -> bool:
+        """Whether more should be added, before the tasks get small."""
+        return self.letters < _TASKS_LEFT_PER_WORKER * self._workers * self._full_letters()
+
+    def add(self, keys: Sequence[bytes], sequences: Sequence[bytes]) -> None:
+        """Let sequences wait, behind those that do already."""
+        self._ordered.extend(sorted(zip(keys, sequences, strict=True), key=lambda pair: -len(pair[1])))
+        self.letters += sum(map(len, sequences))
+
+    def put_back(self, task: Task) -> None:
+        """Let a task wait that has been handed out before."""
+        self._again.append(task)
+
+    def learn(self, letters: int, seconds: float) -> None:
+        """Take in how long a worker took for so many letters."""
+        self._learned_letters += letters
+        self._learned_seconds += seconds
+        if self._learned_seconds > 0 and self._learned_letters:
+            self._rate = self._learned_letters / self._learned_seconds
+
+    def next(self) -> Task | None:
+        """Hand out a task; None if nothing waits."""
+        if self._again:
+            return self._again.popleft()
+        if not self._ordered:
+            return None
+        most = self._task_letters()
+        keys: list[bytes] = []
+        sequences: list[bytes] = []
+        letters = 0
+        while self._ordered and len(keys) < _MOST_RECORDS:
+            length = len(self._ordered[0][1])
+            if keys and letters + length > most:
+                break
+            key, sequence = self._ordered.popleft()
+            keys.append(key)
+            sequences.append(sequence)
+            letters += length
+        self.letters -= letters
+        return Task(Pack(keys, sequences))
+
+    def _full_letters(self) -> float:
+        return min(_MOST_LETTERS, self._rate * TASK_SECONDS)
+
+    def _task_letters(self) -> float:
+        full = self._full_letters()
+        share = self.letters / (_TASKS_LEFT_PER_WORKER * self._workers)
+        return min(full, max(share, full / _SMALLEST_SHARE))
+
+
+@dataclass(frozen=True, slots=True)
+class Loss:
+    """A worker died while it had a task.
+
+    Attributes
+    ----------
+    reason : how it died, to follow "the worker".
+    """
+
+    reason: str
+
+
+Outcome = tuple[Task, Receipt | Loss]
+
+
+class Executor(Protocol):
+    """Workers that can be given tasks. Used from one thread."""
+
+    @property
+    def workers(self) -> int:
+        """How many there are, or are to be, about."""
+        ...
+
+    @property
+    def in_hand(self) -> int:
+        """How many tasks were submitted whose outcome is not told yet."""
+        ...
+
+    def vacancies(self) -> int:
+        """How many tasks should be submitted now."""
+        ...
+
+    def submit(self, task: Task) -> None:
+        """Have a task computed."""
+        ...
+
+    def wait(self, timeout_s: float | None) -> None:
+        """Wait until there is an outcome, or something else to see to; not longer than so many seconds."""
+        ...
+
+    def outcomes(self) -> list[Outcome]:
+        """Return what outcomes there are, without waiting.
+
+        Raises
+        ------
+        WorkerError : workers cannot be started, cannot be reached, or fail for a reason that lies in none of the tasks.
+        """
+        ...
+
+    def stop(self) -> list[Outcome]:
+        """Have running tasks end early, storing what they have computed; return their outcomes. Nothing follows."""
+        ...
+
+
+class Workers(Protocol):
+    """Where tasks can be computed; nothing is started before `open`."""
+
+    @property
+    def letters_per_second_divisor(self) -> int:
+        """By what the speed of this machine must be divided to be that of one worker, about."""
+        ...
+
+    def open(self, job: Job) -> AbstractContextManager[Executor]:
+        """Get workers for a job; none of them is left when the context ends.
+
+        Raises
+        ------
+        WorkerError : they cannot be had. InputError : the options do not suit. MissingDependencyError : an extra lacks.
+        """
+        ...
+
 
 _LOSSES_TO_SPLIT = 2
 _MOST_LOSSES_IN_A_ROW = 10

@@ -14,9 +14,18 @@ from multiprocessing import get_context
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 
-from embedstore.distributed.executors import Executor, Loss, Outcome
-from embedstore.distributed.places import physical_cores, worker_devices
-from embedstore.distributed.working import Job, Receipt, Task, prepare, transportable, use_threads, work
+from embedstore.distributed.coordination import Executor, Loss, Outcome
+from embedstore.distributed.working import (
+    Job,
+    Receipt,
+    Task,
+    physical_cores,
+    prepare,
+    transportable,
+    use_threads,
+    work,
+    worker_devices,
+)
 from embedstore.errors import EmbedStoreError, InputError, WorkerError
 from embedstore.interruption import not_for_children
 

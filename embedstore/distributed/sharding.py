@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from embedstore.errors import InputError
 from embedstore.filling.filler import KeyFilter, open_intake
-from embedstore.filling.report import FillReport
+from embedstore.filling.summary import FillReport
 from embedstore.filling.target import SpaceTarget
 from embedstore.types import KEY_BYTES, Keys, Record, Rejection
 

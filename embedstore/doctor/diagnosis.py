@@ -6,14 +6,19 @@ import time
 from collections.abc import Generator, Iterator
 from pathlib import Path
 
-from embedstore.doctor.access import sharing_findings, space_findings
 from embedstore.doctor.contents import contents_findings, root_finding
 from embedstore.doctor.findings import Diagnosis, Finding, State
-from embedstore.doctor.mounts import mount_findings
-from embedstore.doctor.probes import probe_folder, semantics_findings
-from embedstore.doctor.remote import ranges_findings, reading_findings, writing_findings
-from embedstore.doctor.software import processor_findings, version_findings
-from embedstore.doctor.weights import model_findings
+from embedstore.doctor.installation import model_findings, processor_findings, version_findings
+from embedstore.doctor.storage import (
+    mount_findings,
+    probe_folder,
+    ranges_findings,
+    reading_findings,
+    semantics_findings,
+    sharing_findings,
+    space_findings,
+    writing_findings,
+)
 from embedstore.errors import EmbedStoreError, StoreError
 from embedstore.home import expanded
 from embedstore.store.documents import ROOT_NAME

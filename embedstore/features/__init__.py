@@ -5,13 +5,16 @@ columns are; `merging` joins both with the vectors of a store, by key. `Features
 from the store (`gathering`) and from a merged file (`merged_file`, which holds `columns` in one of three formats).
 """
 
-from embedstore.features.assignments import with_clusters, with_labels
-from embedstore.features.features import Batch, Features
-from embedstore.features.gathering import RowSource, StoreRows
-from embedstore.features.loading import collect, load_samples, read_preparation
-from embedstore.features.merged_file import is_merged_file, open_features, write_features
-from embedstore.features.merging import FillFrom, lacking, merge, schema_of, view
-from embedstore.features.samples import Categories, Samples
+from embedstore.features.features import Batch, Categories, Features, RowSource, Samples, StoreRows
+from embedstore.features.files import (
+    collect,
+    is_merged_file,
+    load_samples,
+    open_features,
+    read_preparation,
+    write_features,
+)
+from embedstore.features.merging import FillFrom, lacking, merge, schema_of, view, with_clusters, with_labels
 from embedstore.features.schema import Block, Preparation, Schema
 
 __all__ = [

@@ -28,8 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embedstore.errors import FormatVersionError, InputError, plain
-from embedstore.features.features import Features
-from embedstore.features.samples import TEXT, Categories, Samples
+from embedstore.features.features import TEXT, Categories, Features, Samples
 from embedstore.features.schema import LARGEST_DIM, Schema
 from embedstore.identity import Molecule
 from embedstore.store.documents import Part

@@ -1,21 +1,149 @@
-"""Features: samples, the schema of their columns, and their rows, gathered when they are asked for."""
+"""Samples as columns: compact enough for millions of them, and never apart from each other.
+
+Features: samples, the schema of their columns, and their rows, gathered when they are asked for.
+
+Where the rows of features come from: the spaces of a store, by key, or a merged file, by number.
+
+Features as a dataset for torch's loaders.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple, Protocol, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from embedstore.errors import InputError
-from embedstore.features.gathering import RowSource
-from embedstore.features.samples import Categories, Indices, Samples, Texts
-from embedstore.features.schema import Schema
-from embedstore.types import Keys
+from embedstore.errors import InputError, MissingDependencyError
+from embedstore.features.schema import Preparation, Schema
+from embedstore.identity import Molecule
+from embedstore.store.rows import as_strings
+from embedstore.store.space import Space
+from embedstore.types import KEY_BYTES, Keys
 
-if TYPE_CHECKING:
-    from embedstore.features.torch_dataset import FeaturesDataset
+TEXT = np.dtypes.StringDType()
+"""Variable-width text: its items are `str`, and it takes a quarter of what fixed-width text takes."""
+
+Texts = NDArray[Any]
+"""(n,) of dtype `TEXT`."""
+
+Indices = NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Categories:
+    """A column in which few texts occur many times.
+
+    Attributes
+    ----------
+    names : (c,) texts, distinct, sorted, so that codes do not depend on the order of the rows.
+    codes : (n,) int32, place of each row's text in `names`, -1 for none.
+    """
+
+    names: Texts
+    codes: NDArray[np.int32]
+
+    @classmethod
+    def of(cls, texts: Sequence[str] | Texts) -> Self:
+        """Encode texts; an empty one is none."""
+        numbers: dict[str, int] = {}
+        met = np.fromiter((numbers.setdefault(text, len(numbers)) for text in texts), np.int32, len(texts))
+        return cls.numbered(numbers, met)
+
+    @classmethod
+    def numbered(cls, numbers: Mapping[str, int], met: NDArray[np.int32]) -> Self:
+        """Make the column of texts that were numbered from 0 as they were met.
+
+        Parameters
+        ----------
+        numbers : text -> its number, in the order of the numbers.
+        met : (n,) int32, number of each row's text.
+        """
+        texts = np.array(list(numbers), dtype=TEXT)
+        order = np.argsort(texts, kind="stable")
+        none = int("" in numbers)  # the empty text is sorted first
+        codes = np.empty(len(texts), np.int32)
+        codes[order] = np.arange(-none, len(texts) - none, dtype=np.int32)
+        return cls(texts[order[none:]], codes[met])
+
+    def __len__(self) -> int:
+        return len(self.codes)
+
+    def texts(self) -> Texts:
+        """The text of each row, (n,), empty for none."""
+        return np.append(self.names, np.array([""], dtype=TEXT))[self.codes]
+
+    def take(self, rows: Indices) -> Self:
+        """Some rows; `names` stays as it is."""
+        return replace(self, codes=self.codes[rows])
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Samples:
+    """What is classified, a row a sample. Ids are labels for people: rows are joined to vectors by their keys.
+
+    Attributes
+    ----------
+    ids : (n,) texts.
+    sources : the sequence that each was cut from.
+    groups : what must not be divided by a split (a genome).
+    labels : class of each, -1 where it has none.
+    start, end : (n,) int64, place in the source, 1-based, both ends included, on its forward strand.
+    strand : (n,) int8, 1 or -1. frame : (n,) int8, 1 to 3, from the chunk's first base on the strand.
+    keys : (n, 24) uint8 for each molecule that the samples have a sequence of.
+    preparation : how they were cut.
+    origin : where they come from, for messages.
+
+    Raises
+    ------
+    InputError : columns differ in length.
+    """
+
+    ids: Texts
+    sources: Categories
+    groups: Categories
+    labels: Categories
+    start: Indices
+    end: Indices
+    strand: NDArray[np.int8]
+    frame: NDArray[np.int8]
+    keys: Mapping[Molecule, Keys]
+    preparation: Preparation = field(default_factory=Preparation)
+    origin: str = "the samples"
+
+    def __post_init__(self) -> None:
+        lengths = {name: len(getattr(self, name)) for name in _COLUMNS}
+        lengths |= {f"{molecule} keys": len(keys) for molecule, keys in self.keys.items()}
+        if len(set(lengths.values())) > 1:
+            found = ", ".join(f"{length} {name}" for name, length in lengths.items())
+            raise InputError(f"Cannot use {self.origin}: expected columns of one length, found {found}.")
+        if any(keys.shape[1:] != (KEY_BYTES,) or keys.dtype != np.uint8 for keys in self.keys.values()):
+            raise InputError(f"Cannot use {self.origin}: expected keys of shape (n, {KEY_BYTES}) uint8.")
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def take(self, rows: Indices) -> Self:
+        """Some samples, in the order of `rows`."""
+        columns: dict[str, Any] = {
+            name: column.take(rows) if isinstance(column, Categories) else column[rows]
+            for name, column in ((name, getattr(self, name)) for name in _COLUMNS)
+        }
+        return replace(self, **columns, keys={molecule: keys[rows] for molecule, keys in self.keys.items()})
+
+
+ARRAYS: dict[str, np.dtype[Any]] = {
+    "ids": TEXT,
+    "start": np.dtype(np.int64),
+    "end": np.dtype(np.int64),
+    "strand": np.dtype(np.int8),
+    "frame": np.dtype(np.int8),
+}
+CATEGORIES = ("sources", "groups", "labels")
+_COLUMNS = (*ARRAYS, *CATEGORIES)
+
 
 _PIECE_BYTES = 32 << 20
 """Rows are gathered by pieces of this size: what is needed beside the result does not grow with it."""
@@ -141,7 +269,6 @@ class Features:
         ------
         MissingDependencyError : torch is not installed.
         """
-        from embedstore.features.torch_dataset import make_dataset
 
         return make_dataset(self)
 
@@ -197,3 +324,82 @@ class Features:
     def __repr__(self) -> str:
         blocks = " + ".join(f"{block.space} {block.dim}" for block in self.schema.blocks)
         return f"<Features {self.name}: {len(self):,} × {self.dim} ({blocks})>"
+
+
+class RowSource(Protocol):
+    """Rows of features, gathered on demand."""
+
+    def gather(self, indices: Indices, rows: NDArray[np.float32]) -> None:
+        """Write the rows at `indices`, in any order, repeated or not, into `rows`, (k, d) float32.
+
+        A source reads them in the order in which they lie.
+
+        Raises
+        ------
+        MissingEmbeddingError, CorruptStoreError : a row is gone or damaged.
+        """
+        ...
+
+
+class StoreRows:
+    """Rows that are put together from the vectors of spaces as they are asked for; nothing is written.
+
+    Parameters
+    ----------
+    blocks : each space with the keys, (n, 24), of the samples' sequences that it embeds.
+    """
+
+    def __init__(self, blocks: Sequence[tuple[Space, Keys]]) -> None:
+        self._blocks = tuple(blocks)
+
+    def gather(self, indices: Indices, rows: NDArray[np.float32]) -> None:
+        start = 0
+        for space, keys in self._blocks:
+            # Segments are sorted by key, so sorted keys are read in the order of the file, and repeated ones once.
+            distinct, which = np.unique(as_strings(keys[indices]), return_inverse=True)
+            vectors = space.read(distinct.view(np.uint8).reshape(-1, KEY_BYTES))
+            rows[:, start : start + space.dim] = vectors[which]
+            start += space.dim
+
+
+try:
+    import torch
+    from torch.utils.data import Dataset
+except ImportError as error:
+    raise MissingDependencyError(
+        "Cannot make a dataset: torch is not installed. Install it with `pip install 'embedstore[models]'`."
+    ) from error
+
+
+Item = tuple[torch.Tensor, torch.Tensor]
+
+
+class FeaturesDataset(Dataset[Item]):
+    """Rows and classes of features: an item is x (d,) float32 and y () int64, -1 where there is no label.
+
+    A list of numbers gives one batch, x (k, d) and y (k,), from one gather, which is many times faster than row by row:
+    `DataLoader(dataset, sampler=BatchSampler(RandomSampler(dataset), 1024, drop_last=False), batch_size=None)`.
+    """
+
+    def __init__(self, features: Features) -> None:
+        self._features = features
+        self._y = torch.from_numpy(features.y)
+
+    def __len__(self) -> int:
+        return len(self._features)
+
+    def __getitem__(self, index: int | Sequence[int]) -> Item:
+        if isinstance(index, int | np.integer):
+            if not 0 <= index < len(self):  # what ends a loop over a sequence
+                raise IndexError(index)
+            return torch.from_numpy(self._features.rows([index])[0]), self._y[index]
+        return torch.from_numpy(self._features.rows(index)), self._y[list(index)]
+
+    def __getitems__(self, indices: list[int]) -> list[Item]:
+        """A loader's own batches, gathered at once."""
+        return list(zip(*self[indices], strict=True))
+
+
+def make_dataset(features: Features) -> FeaturesDataset:
+    """Wrap features."""
+    return FeaturesDataset(features)

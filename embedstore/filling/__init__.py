@@ -6,10 +6,9 @@ the right model?), `committing` (segments), `report`. `preview` is the dry run.
 """
 
 from embedstore.filling.committing import SegmentLimits
-from embedstore.filling.filler import FillOptions, fill
+from embedstore.filling.filler import FillOptions, fill, preview
 from embedstore.filling.intake import Intake, Selection
-from embedstore.filling.preview import preview
-from embedstore.filling.report import FillProgress, FillReport
+from embedstore.filling.summary import FillProgress, FillReport
 from embedstore.filling.target import SpaceTarget, find_target
 
 __all__ = [

@@ -1,11 +1,15 @@
-"""Sequences that wait for the model. Many wait together, so that sorting them by length into packs pays."""
+"""Sequences that wait for the model. Many wait together, so that sorting them by length into packs pays.
+
+Running packs through a loaded model, in as many threads as it asks for.
+"""
 
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
-from itertools import compress
+from itertools import compress, islice
 from operator import itemgetter
 
 import numpy as np
@@ -13,7 +17,7 @@ from numpy.typing import NDArray
 
 from embedstore.filling.intake import Window
 from embedstore.identity import key_array
-from embedstore.models.batching import SMALL_PACKS_PER_WORKER, packs
+from embedstore.models.embedder import SMALL_PACKS_PER_WORKER, Embedded, Embedder, packs
 from embedstore.types import Keys, Rejection
 
 POOL_RECORDS = 100_000
@@ -102,3 +106,31 @@ class Pool:
             for key, label in zip(self._asked, self._labels, strict=True)
             if key in reasons
         ]
+
+
+_PACKS_IN_HAND_PER_WORKER = 2
+
+
+def embed_packs(embedder: Embedder, packs: Iterable[Pack]) -> Generator[tuple[Pack, Embedded], None, None]:
+    """Yield packs with their vectors, in the order in which they are done; `packs` is drawn from on demand."""
+    if embedder.workers <= 1:
+        for pack in packs:
+            yield pack, embedder.embed(pack.sequences)
+    else:
+        yield from _embed_in_threads(embedder, iter(packs))
+
+
+def _embed_in_threads(embedder: Embedder, packs: Iterator[Pack]) -> Generator[tuple[Pack, Embedded], None, None]:
+    executor = ThreadPoolExecutor(embedder.workers, thread_name_prefix="embedstore-model")
+    running: dict[Future[Embedded], Pack] = {}
+    try:
+        while True:
+            for pack in islice(packs, _PACKS_IN_HAND_PER_WORKER * embedder.workers - len(running)):
+                running[executor.submit(embedder.embed, pack.sequences)] = pack
+            if not running:
+                return
+            done, _ = wait(running, return_when=FIRST_COMPLETED)
+            for future in done:
+                yield running.pop(future), future.result()
+    finally:
+        executor.shutdown(cancel_futures=True)

@@ -4,8 +4,6 @@ What either measures is kept (`models.machine`): loading a model uses the settin
 says what they measure with: a sample of files, or sequences of realistic lengths.
 """
 
-from embedstore.measuring.benchmark import Benchmark, bench
-from embedstore.measuring.tuning import Tuning, tune
-from embedstore.measuring.workload import BuiltIn, Sample, Workload, sample_records
+from embedstore.measuring.speed import Benchmark, BuiltIn, Sample, Tuning, Workload, bench, sample_records, tune
 
 __all__ = ["Benchmark", "BuiltIn", "Sample", "Tuning", "Workload", "bench", "sample_records", "tune"]

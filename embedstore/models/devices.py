@@ -1,6 +1,23 @@
-"""Where a model runs, and in which arithmetic."""
+"""Where a model runs, and in which arithmetic.
+
+Few torch threads in each of several Python threads.
+
+On a CPU, packs of a thousand tokens computed side by side, each on one core, are faster than one pack on all cores: no
+core waits for another inside a matrix product. How many threads torch uses is a setting of the whole process, which is
+put back when the last pack is done.
+
+What a device gives at most: the rate of large matrix products, in as many threads as a model has.
+"""
 
 from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import partial
 
 import torch
 
@@ -44,3 +61,79 @@ def machine_place(device: torch.device, dtype: torch.dtype) -> Place:
     """Return the place by which this machine's settings and rates are kept."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else processor()
     return Place(name, str(dtype).removeprefix("torch."))
+
+
+def cores() -> int:
+    """Cores that this process may use: physical ones, within its affinity and `OMP_NUM_THREADS`."""
+    return max(1, min(max(torch.get_num_threads(), _SETTING.before), len(os.sched_getaffinity(0))))
+
+
+class _ThreadSetting:
+    """Torch's number of threads, held while any pack is computed."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._holders = 0
+        self.before = 0
+        """The number outside, while it is held; else 0."""
+
+    @contextmanager
+    def held_at(self, threads: int) -> Iterator[None]:
+        with self._lock:
+            if self._holders == 0:
+                self.before = torch.get_num_threads()
+            self._holders += 1
+            # OpenMP keeps the number a thread: each one has to set it for itself.
+            torch.set_num_threads(threads)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._holders -= 1
+                if self._holders == 0:
+                    torch.set_num_threads(self.before)
+                    self.before = 0
+
+
+_SETTING = _ThreadSetting()
+torch_threads = _SETTING.held_at
+single_threaded = partial(torch_threads, 1)
+
+
+_CPU_ROWS = 1536
+_GPU_ROWS = 8192
+
+
+def matrix_product_rate(
+    device: torch.device, dtype: torch.dtype, *, workers: int, threads: int, seconds: float
+) -> float:
+    """Multiply matrices for about so long, and return floating-point operations a second.
+
+    Parameters
+    ----------
+    workers, threads : on a CPU: how many products side by side, and torch threads for each.
+    """
+    on_cpu = device.type == "cpu"
+    rows = _CPU_ROWS if on_cpu else _GPU_ROWS
+    left, right = (torch.randn(rows, rows, dtype=dtype, device=device) for _ in range(2))
+
+    def multiply(until: float) -> int:
+        count = 0
+        while count == 0 or time.perf_counter() < until:
+            torch.mm(left, right)
+            if not on_cpu:
+                torch.cuda.synchronize(device)
+            count += 1
+        return count
+
+    def multiply_on_few_threads(until: float) -> int:
+        with torch_threads(threads):
+            return multiply(until)
+
+    started = time.perf_counter()
+    if on_cpu:
+        with ThreadPoolExecutor(workers) as executor:
+            count = sum(executor.map(multiply_on_few_threads, [started + seconds] * workers))
+    else:
+        count = multiply(started + seconds)
+    return count * 2 * rows**3 / (time.perf_counter() - started)

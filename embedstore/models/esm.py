@@ -1,22 +1,373 @@
-"""ESM-2 and FastESM2: from a checkpoint in any of its layouts to an embedder."""
+"""Proteins to tokens as ESM-2 does it: one letter, one token.
+
+Hugging Face's EsmTokenizer turns a run of unknown letters into one `<unk>`, and fair-esm raises KeyError; here each
+letter that the vocabulary lacks (of the canonical ones that is J) is one `<unk>`: a token a residue.
+
+The encoder of ESM-2 (Lin et al. 2023, doi:10.1126/science.ade2574) and FastESM2, without padding.
+
+A pack is a list of sequences written one after another. Every projection is one matrix product over the whole pack, and
+attention runs over groups of equal lengths: nothing is padded, and no vector depends on its neighbours. Positions are
+rotary (Su et al. 2021, arXiv:2104.09864), with the frequencies that the checkpoint holds: where they were stored
+rounded, recomputed ones give other numbers.
+
+Two liberties, neither of which changes what is computed. The values of each query and key head are put in another order
+when the weights are taken over, so that the two that are turned together lie side by side and make one complex number.
+And large intermediate results are changed in place: on a CPU, fresh memory costs more than the arithmetic.
+
+Shapes in the comments: t tokens of the pack; n sequences of one length l; h heads of width e; d = h * e; f the width
+between the two feed-forward products.
+
+ESM-2 and FastESM2: from a checkpoint in any of its layouts to an embedder.
+"""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache
+from itertools import groupby
+from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
 
 from embedstore.errors import WeightsError
 from embedstore.identity import Recipe
 from embedstore.models.checkpoint import Checkpoint, shown
 from embedstore.models.devices import arithmetic, machine_place, pick_device
-from embedstore.models.esm_encoder import EsmEncoder, EsmShape
-from embedstore.models.esm_tokenizer import VOCABULARY, ProteinTokenizer
 from embedstore.models.machine import kept_setting
 from embedstore.models.packed import PackedEmbedder
 from embedstore.models.weights import read_tensors
+
+VOCABULARY = (
+    *("<cls>", "<pad>", "<eos>", "<unk>"),
+    *"LAGVSERTIDPKQNFYMHWCXBUZO.-",
+    *("<null_1>", "<mask>"),
+)
+"""Tokens in the order of their ids, as in `vocab.txt` of the published checkpoints."""
+
+_UNKNOWN = VOCABULARY.index("<unk>")
+
+
+class ProteinTokenizer:
+    """Content tokens of proteins; see `packed.Tokenizer`."""
+
+    first_id = VOCABULARY.index("<cls>")
+    last_id = VOCABULARY.index("<eos>")
+
+    def __init__(self) -> None:
+        self._ids = np.full(256, _UNKNOWN, dtype=np.int64)
+        for number, token in enumerate(VOCABULARY):
+            if len(token) == 1:
+                self._ids[ord(token)] = number
+
+    def content_ids(self, letters: bytes) -> NDArray[np.int64]:
+        """(len(letters),) int64, without `<cls>` and `<eos>`."""
+        return self._ids[np.frombuffer(letters, dtype=np.uint8)]
+
+
+try:  # new in torch 2.10; needs a CUDA device
+    from torch.nn.attention.varlen import varlen_attn
+except ImportError:  # pragma: no cover
+    varlen_attn = None  # type: ignore[assignment]
+
+_TOKEN_DROPOUT_SCALE = 1 - 0.15 * 0.8
+"""Trained with 15 % of tokens masked, 80 % of these blanked; inference scales as if that were so on average."""
+
+
+@dataclass(frozen=True, slots=True)
+class EsmShape:
+    """Sizes of one checkpoint."""
+
+    hidden: int
+    layers: int
+    heads: int
+    intermediate: int
+    vocabulary: int
+    norm_epsilon: float
+    token_dropout: bool
+
+    def tensors(self) -> dict[str, tuple[int, ...]]:
+        """Name and shape of every tensor that the encoder needs, by Hugging Face's names without the `esm.` prefix."""
+        hidden, inner = self.hidden, self.intermediate
+        shapes: dict[str, tuple[int, ...]] = {"embeddings.word_embeddings.weight": (self.vocabulary, hidden)}
+        for number in range(self.layers):
+            layer = f"encoder.layer.{number}."
+            shapes |= {
+                layer + "attention.LayerNorm.weight": (hidden,),
+                layer + "attention.LayerNorm.bias": (hidden,),
+                layer + "attention.self.query.weight": (hidden, hidden),
+                layer + "attention.self.query.bias": (hidden,),
+                layer + "attention.self.key.weight": (hidden, hidden),
+                layer + "attention.self.key.bias": (hidden,),
+                layer + "attention.self.value.weight": (hidden, hidden),
+                layer + "attention.self.value.bias": (hidden,),
+                layer + "attention.self.rotary_embeddings.inv_freq": (hidden // self.heads // 2,),
+                layer + "attention.output.dense.weight": (hidden, hidden),
+                layer + "attention.output.dense.bias": (hidden,),
+                layer + "LayerNorm.weight": (hidden,),
+                layer + "LayerNorm.bias": (hidden,),
+                layer + "intermediate.dense.weight": (inner, hidden),
+                layer + "intermediate.dense.bias": (inner,),
+                layer + "output.dense.weight": (hidden, inner),
+                layer + "output.dense.bias": (hidden,),
+            }
+        shapes["encoder.emb_layer_norm_after.weight"] = (hidden,)
+        shapes["encoder.emb_layer_norm_after.bias"] = (hidden,)
+        return shapes
+
+    def operations(self, lengths: Sequence[int]) -> int:
+        """Floating-point operations of the matrix products: two for each weight and token, or pair of tokens."""
+        weights = self.layers * self.hidden * (4 * self.hidden + 2 * self.intermediate)
+        pairs = sum(length**2 for length in lengths)
+        return 2 * weights * sum(lengths) + 4 * self.layers * self.hidden * pairs
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Affine:
+    """Weight and bias of a projection or of a layer norm."""
+
+    weight: Tensor
+    bias: Tensor
+
+    def to(self, device: torch.device, dtype: torch.dtype) -> _Affine:
+        return _Affine(self.weight.to(device, dtype), self.bias.to(device, dtype))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Layer:
+    attention_norm: _Affine
+    qkv: _Affine
+    attention_out: _Affine
+    norm: _Affine
+    expand: _Affine
+    contract: _Affine
+    frequencies: int
+    """Which of the encoder's sets of rotary frequencies this layer has; in practice all have the first."""
+
+    def to(self, device: torch.device, dtype: torch.dtype) -> _Layer:
+        return _Layer(
+            self.attention_norm.to(device, dtype),
+            self.qkv.to(device, dtype),
+            self.attention_out.to(device, dtype),
+            self.norm.to(device, dtype),
+            self.expand.to(device, dtype),
+            self.contract.to(device, dtype),
+            self.frequencies,
+        )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Pack:
+    """What all layers need to know of a pack."""
+
+    groups: Sequence[tuple[int, int, int]]
+    """(first token, count, length) of neighbours of one length."""
+    positions: Tensor
+    """(t,): of each token in its sequence."""
+    starts: Tensor
+    """(number of sequences + 1,) int32, for variable-length attention."""
+    longest: int
+
+
+class EsmEncoder:
+    """Weights of one checkpoint on one device, and the way through them. Threads may share it."""
+
+    def __init__(
+        self,
+        shape: EsmShape,
+        embeddings: Tensor,
+        frequencies: Sequence[Tensor],
+        layers: Sequence[_Layer],
+        final_norm: _Affine,
+    ) -> None:
+        self.shape = shape
+        self._embeddings = embeddings
+        self._frequencies = tuple(frequencies)
+        self._layers = tuple(layers)
+        self._final_norm = final_norm
+        self._variable_length = _has_variable_length_attention(self.device, self.dtype)
+
+    @classmethod
+    def from_tensors(cls, shape: EsmShape, tensors: Mapping[str, Tensor]) -> EsmEncoder:
+        """Take the float32 tensors that `shape.tensors()` names."""
+
+        def affine(name: str) -> _Affine:
+            return _Affine(tensors[name + ".weight"], tensors[name + ".bias"])
+
+        frequencies: list[Tensor] = []
+
+        def frequency_set(values: Tensor) -> int:
+            for number, known in enumerate(frequencies):
+                if torch.equal(known, values):
+                    return number
+            frequencies.append(values)
+            return len(frequencies) - 1
+
+        def layer(name: str) -> _Layer:
+            query, key, value = (affine(f"{name}attention.self.{part}") for part in ("query", "key", "value"))
+            return _Layer(
+                attention_norm=affine(name + "attention.LayerNorm"),
+                qkv=_stacked(_with_pairs_adjacent(query, shape.heads), _with_pairs_adjacent(key, shape.heads), value),
+                attention_out=affine(name + "attention.output.dense"),
+                norm=affine(name + "LayerNorm"),
+                expand=affine(name + "intermediate.dense"),
+                contract=affine(name + "output.dense"),
+                frequencies=frequency_set(tensors[name + "attention.self.rotary_embeddings.inv_freq"]),
+            )
+
+        embeddings = tensors["embeddings.word_embeddings.weight"]
+        return cls(
+            shape,
+            embeddings * _TOKEN_DROPOUT_SCALE if shape.token_dropout else embeddings,
+            frequencies,
+            [layer(f"encoder.layer.{number}.") for number in range(shape.layers)],
+            affine("encoder.emb_layer_norm_after"),
+        )
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are, and the token ids must be."""
+        return self._embeddings.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Type of the weights and of the arithmetic."""
+        return self._embeddings.dtype
+
+    def to(self, device: torch.device, dtype: torch.dtype) -> EsmEncoder:
+        """Return the encoder with its weights elsewhere, or of another precision."""
+        return EsmEncoder(
+            self.shape,
+            self._embeddings.to(device, dtype),
+            [frequencies.to(device) for frequencies in self._frequencies],  # angles are always computed in float32
+            [layer.to(device, dtype) for layer in self._layers],
+            self._final_norm.to(device, dtype),
+        )
+
+    def operations(self, lengths: Sequence[int]) -> int:
+        """Floating-point operations of the matrix products, see the shape's."""
+        return self.shape.operations(lengths)
+
+    @torch.inference_mode()
+    def hidden_states(self, token_ids: Tensor, lengths: Sequence[int]) -> Tensor:
+        """Return the states after the last layer and its norm.
+
+        Parameters
+        ----------
+        token_ids : (t,) int64. Sequences, each with `<cls>` and `<eos>`, one after another.
+        lengths : tokens of each sequence; they add up to t. Any order is right; equal lengths side by side are fastest.
+
+        Returns
+        -------
+        (t, d) of the weights' dtype.
+        """
+        pack = self._pack(lengths)
+        states = functional.embedding(token_ids, self._embeddings)  # (t, d)
+        rotations = [self._rotation(frequencies, pack) for frequencies in self._frequencies]
+        for layer in self._layers:
+            self._attend(layer, states, pack, rotations[layer.frequencies])
+            self._feed_forward(layer, states)
+        return self._norm(self._final_norm, states)
+
+    def _pack(self, lengths: Sequence[int]) -> _Pack:
+        starts = torch.tensor([0, *lengths], dtype=torch.int64).cumsum(0)
+        positions = torch.arange(int(starts[-1])) - torch.repeat_interleave(starts[:-1], starts.diff())
+        return _Pack(
+            groups=list(_groups(lengths)),
+            positions=positions.to(self.device, non_blocking=True),
+            starts=starts.to(torch.int32).to(self.device, non_blocking=True),
+            longest=max(lengths),
+        )
+
+    def _rotation(self, frequencies: Tensor, pack: _Pack) -> Tensor:
+        """Each token's angles as complex numbers of length one, (t, 1, 1, e / 2) complex64."""
+        angles = torch.arange(pack.longest, device=self.device).float()[:, None] * frequencies  # (l, e / 2)
+        return torch.polar(torch.ones_like(angles), angles)[pack.positions, None, None]
+
+    def _attend(self, layer: _Layer, states: Tensor, pack: _Pack, rotation: Tensor) -> None:
+        """Add the layer's attention to the states."""
+        heads, width = self.shape.heads, self.shape.hidden // self.shape.heads
+        normed = self._norm(layer.attention_norm, states)  # (t, d)
+        qkv = _project(layer.qkv, normed).view(-1, 3, heads, width)  # (t, 3, h, e)
+        _rotate(qkv[:, :2], rotation)
+        mixed = _variable_length_attention(qkv, pack) if self._variable_length else _attention(qkv, pack)  # (t, d)
+        _add_projection(states, layer.attention_out, mixed)
+
+    def _feed_forward(self, layer: _Layer, states: Tensor) -> None:
+        """Add the layer's feed-forward block to the states."""
+        inner = _project(layer.expand, self._norm(layer.norm, states))  # (t, f)
+        torch.ops.aten.gelu_(inner)  # by the error function
+        _add_projection(states, layer.contract, inner)
+
+    def _norm(self, norm: _Affine, states: Tensor) -> Tensor:
+        return functional.layer_norm(states, (self.shape.hidden,), norm.weight, norm.bias, self.shape.norm_epsilon)
+
+
+def _with_pairs_adjacent(affine: _Affine, heads: int) -> _Affine:
+    """Reorder each head's e outputs from 0 … e - 1 to 0, e / 2, 1, e / 2 + 1 …
+
+    Queries and keys in the same order have the same products.
+    """
+    order = torch.arange(len(affine.bias)).view(heads, 2, -1).transpose(1, 2).flatten()  # (d,)
+    return _Affine(affine.weight[order], affine.bias[order])
+
+
+def _stacked(*parts: _Affine) -> _Affine:
+    return _Affine(torch.cat([part.weight for part in parts]), torch.cat([part.bias for part in parts]))
+
+
+def _project(affine: _Affine, states: Tensor) -> Tensor:
+    return functional.linear(states, affine.weight, affine.bias)
+
+
+def _add_projection(states: Tensor, affine: _Affine, values: Tensor) -> None:
+    states.add_(affine.bias).addmm_(values, affine.weight.t())
+
+
+def _rotate(vectors: Tensor, rotation: Tensor) -> None:
+    """Turn neighbouring values of (t, 2, h, e) by their angles, in float32 and in place."""
+    full = vectors.float()  # the same memory if that is what they are
+    torch.view_as_complex(full.view(*full.shape[:-1], -1, 2)).mul_(rotation)  # (t, 2, h, e / 2)
+    if full is not vectors:
+        vectors.copy_(full)
+
+
+def _groups(lengths: Sequence[int]) -> Iterator[tuple[int, int, int]]:
+    start = 0
+    for length, run in groupby(lengths):
+        count = sum(1 for _ in run)
+        yield start, count, length
+        start += count * length
+
+
+def _has_variable_length_attention(device: torch.device, dtype: torch.dtype) -> bool:
+    """Flash attention wants float16 and a GPU of the Ampere generation or later."""
+    usable = varlen_attn is not None and device.type == "cuda" and dtype == torch.float16
+    return usable and torch.cuda.get_device_capability(device) >= (8, 0)
+
+
+def _variable_length_attention(qkv: Tensor, pack: _Pack) -> Tensor:
+    """Attend within each sequence, all in one kernel; (t, 3, h, e) -> (t, d)."""
+    query, key, value = qkv.unbind(1)  # (t, h, e) each
+    mixed: Any = varlen_attn(query, key, value, pack.starts, pack.starts, pack.longest, pack.longest)  # (t, h, e)
+    return torch.flatten(mixed, 1)
+
+
+def _attention(qkv: Tensor, pack: _Pack) -> Tensor:
+    """Attend within each sequence, a group of equal lengths at a time; (t, 3, h, e) -> (t, d)."""
+    parts = []
+    for start, count, length in pack.groups:
+        group = qkv[start : start + count * length].view(count, length, *qkv.shape[1:])  # (n, l, 3, h, e)
+        query, key, value = group.permute(2, 0, 3, 1, 4)  # (n, h, l, e) each
+        mixed = functional.scaled_dot_product_attention(query, key, value)  # (n, h, l, e)
+        parts.append(mixed.transpose(1, 2).flatten(0, 1))  # (n l, h, e)
+    return torch.cat(parts).flatten(1)
+
 
 _LEFT_OUT = re.compile(r"(lm_head|contact_head|pooler)\.|embeddings\.(position_ids|position_embeddings\.weight)$")
 """Heads for other tasks, and what rotary positions make useless."""

@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from embedstore.identity import Recipe
-from embedstore.models import json_cache
 from embedstore.models.embedder import ModelShape
+from embedstore.models.files import cache_file, read_entries, write_entries
 
 _MOST_PACK_TOKENS = 1 << 24
 _MOST_THREADS = 4096
@@ -97,7 +97,7 @@ def keep_rate(recipe: Recipe, place: Place, letters_per_second: float) -> bool:
 
 def kept_file() -> Path:
     """Where all this is kept."""
-    return json_cache.cache_file("machine.json")
+    return cache_file("machine.json")
 
 
 @cache
@@ -126,7 +126,7 @@ def _torch_version() -> str:
 
 
 def _entries(kind: str) -> dict[str, dict[str, Any]]:
-    found = json_cache.read_entries(kept_file()).get(kind)
+    found = read_entries(kept_file()).get(kind)
     entries = found if isinstance(found, dict) else {}
     return {name: entry for name, entry in entries.items() if isinstance(entry, dict)}
 
@@ -134,7 +134,7 @@ def _entries(kind: str) -> dict[str, dict[str, Any]]:
 def _keep(kind: str, name: str, entry: Mapping[str, Any]) -> bool:
     document = {each: _entries(each) for each in ("settings", "rates")}
     document[kind][name] = dict(entry)
-    return json_cache.write_entries(kept_file(), document)
+    return write_entries(kept_file(), document)
 
 
 def _setting_name(shape: ModelShape, place: Place) -> str:

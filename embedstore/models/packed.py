@@ -1,4 +1,14 @@
-"""The embedder of all language models: tokens, windows, packs, states, vectors.
+"""From the states of tokens to one vector a sequence.
+
+Sequences that are longer than a model sees at once: overlapping windows, each token counted equally.
+
+A sequence of l content tokens is cut into the fewest windows of `max_length` tokens that overlap by at least `overlap`,
+evenly placed from its start to its end. A token that lies in k windows counts 1/k in each of them, so that the pooled
+vector is the mean over all tokens of the mean of their states.
+
+Going on when memory does not suffice: a pack that does not fit is split, and later ones are made smaller.
+
+The embedder of all language models: tokens, windows, packs, states, vectors.
 
 An architecture brings a tokenizer and an encoder that works on packs, that is on sequences written one after another
 without padding. Everything else is the same for all of them and lies here, in this order: a sequence becomes content
@@ -20,12 +30,146 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from embedstore.identity import Recipe
-from embedstore.models.embedder import Embedded
+from embedstore.models.devices import cores, torch_threads
+from embedstore.models.embedder import Embedded, packs
 from embedstore.models.machine import Setting
-from embedstore.models.memory import MemoryBudget, compute_in_packs
-from embedstore.models.pooling import weighted_sums
-from embedstore.models.threads import cores, torch_threads
-from embedstore.models.windows import windows
+
+
+def weighted_sums(states: Tensor, weights: Tensor, lengths: Sequence[int]) -> Tensor:
+    """Sum the token states of each sequence of a pack, each state times its weight.
+
+    With weights that add up to one this is their mean. Sums are taken sequence by sequence: a value that is not finite
+    stays with its own sequence.
+
+    Parameters
+    ----------
+    states : (t, d) of any floating type. Sequences one after another.
+    weights : (t,) float32, same device.
+    lengths : tokens of each sequence; they add up to t.
+
+    Returns
+    -------
+    (len(lengths), d) float32, same device.
+    """
+    parts = zip(torch.split(weights, list(lengths)), torch.split(states.float(), list(lengths)), strict=True)
+    return torch.stack([weight @ state for weight, state in parts])  # (n, d)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Window:
+    """Content tokens `start` … `stop` of a sequence, and what each of them counts."""
+
+    start: int
+    stop: int
+    weights: NDArray[np.float64]
+    """(stop - start,): one by the number of windows that contain the token."""
+
+
+def windows(length: int, max_length: int | None, overlap: int) -> list[Window]:
+    """Cut a sequence of `length` tokens.
+
+    Parameters
+    ----------
+    max_length : tokens of a window; None: one window whatever the length.
+    overlap : tokens that neighbours share at least, below `max_length`.
+
+    Returns
+    -------
+    Windows that cover the sequence; their weights add up to `length`.
+    """
+    if max_length is None or length <= max_length:
+        return [Window(0, length, np.ones(length))]
+    count = -(-(length - overlap) // (max_length - overlap))
+    starts = [(length - max_length) * number // (count - 1) for number in range(count)]
+    times = np.zeros(length)
+    for start in starts:
+        times[start : start + max_length] += 1
+    return [Window(start, start + max_length, 1 / times[start : start + max_length]) for start in starts]
+
+
+Compute = Callable[[NDArray[np.int64]], NDArray[np.float32]]
+"""Positions of the sequences of a pack -> their vectors, (n, d), in that order."""
+
+_OUT_OF_MEMORY = ("DefaultCPUAllocator", "out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED")
+
+
+class MemoryBudget:
+    """Tokens that a pack may hold. Threads share it; it only ever goes down.
+
+    Parameters
+    ----------
+    tokens : to begin with: what is fastest on the machine.
+    """
+
+    def __init__(self, tokens: int) -> None:
+        self.tokens = tokens
+
+    def packs(self, lengths: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+        """Partition sequences into packs of about equal size near the budget, see `batching.packs`."""
+        total = int(lengths.sum())
+        parts = max(1, round(total / self.tokens))
+        return packs(lengths, -(-total // parts))
+
+    def lower(self, failed_tokens: int) -> None:
+        """Remember that a pack of so many tokens did not fit."""
+        self.tokens = max(1, min(self.tokens, failed_tokens // 2))
+
+
+def compute_in_packs(
+    lengths: Sequence[int], budget: MemoryBudget, compute: Compute
+) -> tuple[dict[int, NDArray[np.float32]], dict[int, str]]:
+    """Compute all sequences, in packs that fit.
+
+    Parameters
+    ----------
+    lengths : tokens of each sequence.
+    compute : called pack by pack. When it runs out of memory, the pack is split and the budget lowered.
+
+    Returns
+    -------
+    position -> vector (d,), and position -> reason for each sequence that does not fit even alone.
+
+    Raises
+    ------
+    Whatever else `compute` raises.
+    """
+    sizes = np.asarray(lengths, dtype=np.int64)
+    vectors: dict[int, NDArray[np.float32]] = {}
+    failures: dict[int, str] = {}
+    pending = budget.packs(sizes)[::-1]
+    while pending:
+        pack = pending.pop()
+        rows = _unless_out_of_memory(compute, pack)
+        if rows is not None:
+            vectors.update(zip(pack.tolist(), rows, strict=True))
+        elif len(pack) == 1:
+            failures[int(pack[0])] = f"memory does not suffice for its {sizes[pack[0]]} tokens at once"
+        else:
+            budget.lower(int(sizes[pack].sum()))
+            rest = np.concatenate([pack, *pending])
+            pending = [rest[part] for part in budget.packs(sizes[rest])][::-1]
+    return vectors, failures
+
+
+def _unless_out_of_memory(compute: Compute, pack: NDArray[np.int64]) -> NDArray[np.float32] | None:
+    """Result of `compute`, or None when memory did not suffice; what it had allocated is free again then."""
+    try:
+        return compute(pack)
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+    # Only here, with the exception and its frames gone, can their tensors be given back to the device.
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    return None
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Tell whether Python, the CPU's allocator or the GPU's ran out of memory."""
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or any(
+        sign in str(error) for sign in _OUT_OF_MEMORY
+    )
+
 
 _CPU_PACK_TOKENS = 2048
 _GPU_PACK_TOKENS = 32_768

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from embedstore.identity import Molecule, Precision
-from embedstore.models.digests import combined_sha256
+from embedstore.models.files import combined_sha256
 
 Pooling = Literal["mean", "mean_all", "frequencies"]
 """`mean`: over content tokens; `mean_all`: over content and special tokens; `frequencies`: of the built-in models."""
@@ -44,7 +44,7 @@ ARCHITECTURES: dict[str, Architecture] = {
     "esm2": Architecture("esm", "esm2/1", "protein", "mean", ("<cls>", "<eos>"), 1022),
     "fastesm2": Architecture("esm", "esm2/1", "protein", "mean", ("<cls>", "<eos>"), 2048),
     # Trained on at most 2 000 tokens, [CLS] and [SEP] among them.
-    "dnabert": Architecture("dnabert_s", "dnabert_s/1", "dna", "mean_all", ("[CLS]", "[SEP]"), 1998),
+    "dnabert": Architecture("dnabert", "dnabert_s/1", "dna", "mean_all", ("[CLS]", "[SEP]"), 1998),
 }
 
 

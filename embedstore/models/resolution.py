@@ -1,4 +1,9 @@
-"""How a name or a directory becomes a model with a recipe.
+"""Weights of the named models: from the local Hugging Face cache, or downloaded at the pinned revision.
+
+Only the files that a model needs are fetched, none of the repository's code. What is in the local cache is used without
+asking the network; that digests are the published ones is checked by `resolution`, wherever the files came from.
+
+How a name or a directory becomes a model with a recipe.
 
 Resolving reads configurations and hashes files. Torch is imported, and weights are loaded, only by `Model.load`.
 """
@@ -7,18 +12,100 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import socket
+import urllib.parse
+import urllib.request
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import cast
 
-from embedstore.errors import InputError, MissingDependencyError, UnknownModelError, WeightsError
+from embedstore.errors import InputError, MissingDependencyError, UnknownModelError, WeightsError, WeightsNotFoundError
 from embedstore.home import expanded
 from embedstore.identity import CANONICALISATION, LongPolicy, Precision, Recipe
-from embedstore.models import hub
 from embedstore.models.checkpoint import Checkpoint, find_checkpoint
 from embedstore.models.embedder import Embedder, Model, ModelShape
 from embedstore.models.registry import ARCHITECTURES, MODELS, Architecture, ModelSpec, Pooling
+
+_ANSWER_TIMEOUT_S = 10
+
+
+def find_weights(spec: ModelSpec, *, download: bool = True) -> Path:
+    """Return the folder with the files that the model needs.
+
+    Parameters
+    ----------
+    download : fetch them if they are not in the local cache.
+
+    Raises
+    ------
+    MissingDependencyError : huggingface_hub is not installed.
+    WeightsNotFoundError : they are not in the local cache, and there is no way to the hub.
+    """
+    try:
+        hub = importlib.import_module("huggingface_hub")
+    except ModuleNotFoundError as error:
+        raise MissingDependencyError(
+            f"Cannot look for the weights of {spec.name}: {error.name} is not installed. "
+            "Install embedstore[models], or give --weights DIR."
+        ) from error
+    fetch = partial(hub.hf_hub_download, spec.repository, revision=spec.revision, etag_timeout=_ANSWER_TIMEOUT_S)
+    try:
+        return _folder(partial(fetch, local_files_only=True), spec)
+    except OSError:
+        pass  # not in the cache, or not all of it
+    if not download:
+        raise WeightsNotFoundError(_what_to_do(spec, "not asked for"))
+    obstacle = "HF_HUB_OFFLINE is set" if hub.constants.HF_HUB_OFFLINE else _obstacle(hub.constants.ENDPOINT)
+    if obstacle is not None:
+        raise WeightsNotFoundError(_what_to_do(spec, obstacle))
+    # Its errors derive from those of the HTTP library that it uses, which differs from release to release.
+    errors: tuple[type[BaseException], ...] = (OSError, *hub.errors.HfHubHTTPError.__bases__)
+    try:
+        return _folder(fetch, spec)
+    except errors as error:
+        raise WeightsNotFoundError(_what_to_do(spec, _first_cause(error))) from error
+
+
+def _folder(fetch: Callable[..., str], spec: ModelSpec) -> Path:
+    folders = {Path(fetch(filename=name)).parent for name in spec.files}
+    if len(folders) != 1:  # the branch moved between two files
+        raise FileNotFoundError(f"the files of {spec.repository} are of several revisions")
+    return folders.pop()
+
+
+def _obstacle(endpoint: str) -> str | None:
+    """Why the hub cannot be reached, None if it can, or if only a proxy can tell.
+
+    Asked beforehand, since huggingface_hub itself tries for half a minute, and says so on standard error.
+    """
+    if urllib.request.getproxies():
+        return None
+    address = urllib.parse.urlsplit(endpoint)
+    host, port = address.hostname or endpoint, address.port or (80 if address.scheme == "http" else 443)
+    try:
+        socket.create_connection((host, port), timeout=_ANSWER_TIMEOUT_S).close()
+    except OSError as error:
+        return f"{host} cannot be reached: {error}"
+    return None
+
+
+def _first_cause(error: BaseException) -> str:
+    """First line of what went wrong first; what is raised in the end only says to check the connection."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def _what_to_do(spec: ModelSpec, reason: str) -> str:
+    revision = spec.revision or "main"
+    return (
+        f"Cannot find the weights of {spec.name}: they are not in the local Hugging Face cache, and cannot be "
+        f"downloaded ({reason}). Where there is a network, get {', '.join(spec.files)} of "
+        f"https://huggingface.co/{spec.repository}/tree/{revision}, put them into one folder, and give --weights DIR."
+    )
+
 
 _OVERLAP_TOKENS = 256
 
@@ -64,7 +151,7 @@ def resolve(model: str, options: ModelOptions = _DEFAULT_OPTIONS, *, download: b
         return _local(model, options)
     if spec.built_in:
         return _built_in(spec, options)
-    checkpoint = find_checkpoint(options.weights or hub.find(spec, download=download))
+    checkpoint = find_checkpoint(options.weights or find_weights(spec, download=download))
     _check_sizes(spec, checkpoint)
     weights_sha256, tokenizer_sha256 = checkpoint.weights_sha256(), checkpoint.tokenizer_sha256()
     _check_digests(spec, checkpoint, weights_sha256, tokenizer_sha256)

@@ -22,7 +22,7 @@ from torch import Tensor
 from embedstore.errors import WeightsError
 from embedstore.interruption import uninterrupted
 from embedstore.models.checkpoint import Checkpoint
-from embedstore.models.torch_file import TorchFileError, check_sizes, is_archive
+from embedstore.models.files import TorchFileError, check_sizes, is_archive
 
 _SHOWN = 5
 _SHARED_BYTES = 1 << 20

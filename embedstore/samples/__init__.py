@@ -6,11 +6,9 @@ files ─ inputs ─▶ records ─ sources ─▶ canonical DNA, unique ids, gr
       ─ outputs ─▶ samples.tsv, dna.fna, protein.faa, prepare.json
 """
 
-from embedstore.samples.cutting import CutSamples, SourceSummary, cut_samples
-from embedstore.samples.inputs import LabelledInput
-from embedstore.samples.options import PrepareOptions
-from embedstore.samples.preparing import prepare
-from embedstore.samples.report import PrepareCounts, PrepareReport
+from embedstore.samples.cutting import CutSamples, PrepareOptions, SourceSummary, cut_samples
+from embedstore.samples.preparing import PrepareCounts, PrepareReport, prepare
+from embedstore.samples.sources import LabelledInput
 from embedstore.samples.table import Sample, SampleBatch, read_samples
 
 __all__ = [

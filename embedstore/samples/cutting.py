@@ -1,4 +1,17 @@
-"""From windows to samples: which frames of which chunks, with their sequences and keys; and why others are none.
+"""How samples are cut: what a user chooses, checked once.
+
+The frames of a window's chunks that become samples, with their DNA and their protein.
+
+Windows: chunks of one long source, or of many short ones, that are translated at once.
+
+Samples as `prediction.py` of Li-Jing-1997/VirNucPro (at 0f93f27) makes them, for those who must match its runs.
+
+Where it differs from ours: chunks overlap more than they need to at the front and too little behind, so that the last
+one may be short; codons with another letter than A, C, G, T are left out of the protein, which then is shorter than
+its frame; the DNA of a frame has three bases for each residue that is left, and one more where the chunk has one; only
+A, C, G, T are complemented; U is no T. Case does not matter, except that chunks are written as they were read.
+
+From windows to samples: which frames of which chunks, with their sequences and keys; and why others are none.
 
 A frame becomes a sample if it has a codon, no stop, and a residue that is known. Its DNA is exactly the codons of its
 protein, on its own strand. A chunk without such a frame is dropped and counted with its reason.
@@ -6,20 +19,292 @@ protein, on its own strand. A chunk without such a frame is dropped and counted 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from embedstore.errors import InputError
 from embedstore.identity import canonical, key_array, sequence_key
-from embedstore.samples.frames import Frame, stop_free_frames
-from embedstore.samples.options import PrepareOptions
-from embedstore.samples.sources import Source
+from embedstore.samples.sources import GroupBy, Source
 from embedstore.samples.table import SampleBatch
-from embedstore.samples.virnucpro import as_read_by_virnucpro, virnucpro_frames
-from embedstore.samples.windows import Window, windows
-from embedstore.sequences.translation import SixFrames, frame_spans
+from embedstore.sequences.translation import (
+    CODON_BASES,
+    FRAMES,
+    UNKNOWN,
+    Bounds,
+    GeneticCode,
+    SixFrames,
+    Spans,
+    even_chunks,
+    frame_spans,
+    genetic_code,
+    reverse_complement,
+    virnucpro_chunks,
+)
+
+Compat = Literal["virnucpro"]
+
+MIN_LENGTH_BASES = 60
+"""What Prodigal asks of a gene that the end of a contig cuts: a shorter frame is free of stops by chance."""
+
+_STANDARD_CODE = 1
+
+
+@dataclass(frozen=True, slots=True)
+class PrepareOptions:
+    """How samples are cut.
+
+    Parameters
+    ----------
+    length_bases : of a chunk, at least 3.
+    genetic_code : number of NCBI's translation table.
+    min_length_bases : shorter sequences give no sample, and are counted; None: 60, or none with `compat`.
+    group_by : "file" or "record"; None: a file that was named is grouped by record, the files of a folder by file.
+    compat : "virnucpro" cuts and translates as VirNucPro does, quirks included.
+
+    Raises
+    ------
+    InputError : a number is out of range, there is no such genetic code, or VirNucPro has no such option.
+    """
+
+    length_bases: int = 500
+    genetic_code: int = _STANDARD_CODE
+    min_length_bases: int | None = None
+    group_by: GroupBy | None = None
+    compat: Compat | None = None
+
+    def __post_init__(self) -> None:
+        if self.length_bases < CODON_BASES:
+            raise InputError(
+                f"Cannot cut chunks of {self.length_bases} bases: expected at least {CODON_BASES}, a codon. "
+                "Choose another length."
+            )
+        if self.compat is not None and (self.genetic_code != _STANDARD_CODE or self.min_length_bases is not None):
+            raise InputError(
+                "Cannot be compatible with VirNucPro so: expected genetic code 1 and no minimal length, as it has no "
+                f"choice of them, found code {self.genetic_code} and a minimal length of {self.min_length_bases}. "
+                "Leave these options out, or prepare without compat."
+            )
+        if not 0 <= self.shortest_bases <= self.length_bases:
+            raise InputError(
+                f"Cannot cut samples: expected a minimal length between 0 and the chunk length, found "
+                f"{self.shortest_bases} and {self.length_bases}. Choose a smaller minimal length."
+            )
+        genetic_code(self.genetic_code)
+
+    @property
+    def shortest_bases(self) -> int:
+        """Sequences must have at least as many bases."""
+        if self.min_length_bases is not None:
+            return self.min_length_bases
+        return 0 if self.compat else min(MIN_LENGTH_BASES, self.length_bases)
+
+    @property
+    def code(self) -> GeneticCode:
+        """Tables of the genetic code."""
+        return genetic_code(self.genetic_code)
+
+    @property
+    def cut(self) -> Callable[[int, int], Bounds]:
+        """Function that tells where a sequence is cut, see `embedstore.sequences.translation`."""
+        return virnucpro_chunks if self.compat == "virnucpro" else even_chunks
+
+    def to_json(self) -> dict[str, Any]:
+        """The options as JSON values."""
+        return {
+            "length": self.length_bases,
+            "genetic_code": self.genetic_code,
+            "min_length": self.shortest_bases,
+            "group_by": self.group_by,
+            "compat": self.compat,
+        }
+
+    def preparation(self) -> dict[str, Any]:
+        """What a schema compares: samples that differ in it do not belong together."""
+        return {
+            "chunk_length": self.length_bases,
+            "genetic_code": self.genetic_code,
+            "frames": "stop-free",
+            "compat": self.compat,
+        }
+
+
+class Frame(NamedTuple):
+    """A frame of a chunk that becomes a sample.
+
+    Attributes
+    ----------
+    id : of the sample. name : of its sequences in FASTA.
+    start, end : of its DNA in the source, 0-based, half-open, on the forward strand.
+    """
+
+    source: Source
+    id: str
+    name: str
+    start: int
+    end: int
+    strand: str
+    number: int
+    dna: bytes
+    protein: bytes
+
+
+def stop_free_frames(window: Window, frames: SixFrames, spans: Spans, is_sample: NDArray[np.bool_]) -> Iterator[Frame]:
+    """Give the frames that are samples, named `SOURCE:START-END:STRANDFRAME`, chunk by chunk.
+
+    Their DNA is exactly the codons of their protein, on the frame's strand.
+
+    Parameters
+    ----------
+    spans : (n, 6, 2) int64, in the window.
+    is_sample : (n, 6) bool.
+    """
+    chunks, places = np.nonzero(is_sample)
+    pieces = window.pieces_of_chunks[chunks].tolist()
+    for piece, (start, end), place in zip(pieces, spans[chunks, places].tolist(), places.tolist(), strict=True):
+        strand, number = FRAMES[place]
+        source, shift = window.pieces[piece].source, window.shifts[piece]
+        letters = window.letters[start:end]
+        dna = letters if strand == "+" else reverse_complement(letters)
+        id_ = f"{source.id}:{start + shift + 1}-{end + shift}:{strand}{number}"
+        protein = frames.protein(start, end, strand)
+        yield Frame(source, id_, id_, start + shift, end + shift, strand, number, dna, protein)
+
+
+WINDOW_BASES = 1 << 19
+"""Small enough that tables of a few bytes a base stay in the processor's cache."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Piece:
+    """Consecutive chunks of one source.
+
+    Attributes
+    ----------
+    bounds : (k, 2) int64, in the source.
+    first_chunk : number of the first of them in the source, from 0.
+    is_last : the source's last chunk is among them.
+    """
+
+    source: Source
+    bounds: Bounds
+    first_chunk: int
+    is_last: bool
+
+    @property
+    def start(self) -> int:
+        """Where its letters begin in the source."""
+        return int(self.bounds[0, 0])
+
+    @property
+    def letters(self) -> bytes:
+        """What its chunks cover."""
+        return self.source.letters[self.start : int(self.bounds[-1, 1])]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Window:
+    """Pieces end to end.
+
+    Attributes
+    ----------
+    letters : of all pieces.
+    bounds : (n, 2) int64, of all chunks in `letters`.
+    pieces_of_chunks : (n,) int64, which piece each chunk is from.
+    shifts : place in the source less place in `letters`, one a piece.
+    """
+
+    pieces: tuple[Piece, ...]
+    letters: bytes
+    bounds: Bounds
+    pieces_of_chunks: NDArray[np.int64]
+    shifts: tuple[int, ...]
+
+
+def windows(sources: Iterable[Source], options: PrepareOptions) -> Iterator[Window]:
+    """Cut sources into chunks and gather these to windows of about `WINDOW_BASES`, in order."""
+    gathered: list[Piece] = []
+    bases = 0
+    for source in sources:
+        for piece in _pieces(source, options):
+            gathered.append(piece)
+            bases += int(piece.bounds[-1, 1]) - piece.start
+            if bases >= WINDOW_BASES:
+                yield _window(gathered)
+                gathered, bases = [], 0
+    if gathered:
+        yield _window(gathered)
+
+
+def _pieces(source: Source, options: PrepareOptions) -> Iterator[Piece]:
+    bounds = options.cut(len(source.letters), options.length_bases)
+    chunks_at_once = max(1, WINDOW_BASES // options.length_bases)
+    for first in range(0, len(bounds), chunks_at_once):
+        behind = first + chunks_at_once
+        yield Piece(source, bounds[first:behind], first, is_last=behind >= len(bounds))
+
+
+def _window(pieces: list[Piece]) -> Window:
+    letters = [piece.letters for piece in pieces]
+    ends = np.cumsum([len(part) for part in letters])
+    places = [int(end) - len(part) for end, part in zip(ends, letters, strict=True)]
+    shifts = tuple(piece.start - place for piece, place in zip(pieces, places, strict=True))
+    bounds = [piece.bounds - shift for piece, shift in zip(pieces, shifts, strict=True)]
+    which = np.repeat(np.arange(len(pieces)), [len(piece.bounds) for piece in pieces])
+    return Window(tuple(pieces), b"".join(letters), np.concatenate(bounds), which, shifts)
+
+
+_WHITESPACE = b" \t\r\n\v\f"
+_COMPLEMENTS = bytes.maketrans(b"ACGT", b"TGCA")
+_STRAND_LETTERS = {"+": "F", "-": "R"}
+_LINE_LETTERS = 60
+
+
+def as_read_by_virnucpro(source: Source) -> Source:
+    """Return the source with the letters that VirNucPro would translate, and `raw` without blanks."""
+    bare = source.raw.translate(None, _WHITESPACE)
+    return replace(source, letters=bare.upper(), raw=bare)
+
+
+def virnucpro_frames(window: Window, frames: SixFrames, spans: Spans, is_sample: NDArray[np.bool_]) -> Iterator[Frame]:
+    """Give the frames that are samples, named `RECORD_chunk_NUMBER` and F1 to R3, chunk by chunk.
+
+    Parameters
+    ----------
+    spans : (n, 6, 2) int64, in the window.
+    is_sample : (n, 6) bool.
+    """
+    chunks, places = np.nonzero(is_sample)
+    pieces = window.pieces_of_chunks[chunks]
+    numbers = chunks - np.searchsorted(window.pieces_of_chunks, pieces)  # in the piece
+    places_in_window = zip(spans[chunks, places].tolist(), window.bounds[chunks].tolist(), strict=True)
+    rows = zip(pieces.tolist(), numbers.tolist(), places.tolist(), places_in_window, strict=True)
+    for index, chunk, place, ((span_start, span_end), (chunk_start, chunk_end)) in rows:
+        strand, number = FRAMES[place]
+        piece, shift = window.pieces[index], window.shifts[index]
+        protein = frames.protein(span_start, span_end, strand).replace(UNKNOWN, b"")
+        bases = min(len(protein) * CODON_BASES + 1, chunk_end - chunk_start - (number - 1))
+        start = chunk_start + number - 1 if strand == "+" else chunk_end - (number - 1) - bases
+        letters = window.letters[start : start + bases]
+        dna = letters if strand == "+" else letters.translate(_COMPLEMENTS)[::-1]
+        suffix = f"_chunk_{piece.first_chunk + chunk + 1}{_STRAND_LETTERS[strand]}{number}"
+        source = piece.source
+        id_, name = source.id + suffix, source.record_id + suffix
+        yield Frame(source, id_, name, start + shift, start + shift + bases, strand, number, dna, protein)
+
+
+def chunk_records(piece: Piece) -> bytes:
+    """Write the chunks of a piece as FASTA in lines of 60, in the case in which they were read."""
+    lines = []
+    for number, (start, end) in enumerate(piece.bounds.tolist(), start=piece.first_chunk + 1):
+        lines.append(f">{piece.source.record_id}_chunk_{number}".encode())
+        letters = piece.source.raw[start:end]
+        lines += [letters[place : place + _LINE_LETTERS] for place in range(0, len(letters), _LINE_LETTERS)]
+    return b"\n".join([*lines, b""])
+
 
 TOO_SHORT = "shorter than the minimal length"
 ALL_N = "all N"

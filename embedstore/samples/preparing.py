@@ -1,4 +1,6 @@
-"""Genomes to samples: read, cut, translate, and write a folder that fill and merge take.
+"""What prepare did, as a value and as JSON.
+
+Genomes to samples: read, cut, translate, and write a folder that fill and merge take.
 
 Nothing is kept in memory but the longest sequence, one window of chunks, and a few bytes a record.
 """
@@ -9,18 +11,100 @@ import json
 import os
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import IO, BinaryIO
+from typing import IO, Any, BinaryIO
 
-from embedstore.samples.cutting import SourceSummary, cut_samples
-from embedstore.samples.folder import OutputFolder
-from embedstore.samples.inputs import LabelledInput, find_files, parse_input
-from embedstore.samples.options import PrepareOptions
-from embedstore.samples.outputs import SETTINGS_NAME, open_outputs
-from embedstore.samples.report import PrepareCounts, PrepareReport
-from embedstore.samples.sources import SourceReader
+from embedstore.samples.cutting import REASONS, CutSamples, PrepareOptions, SourceSummary, cut_samples
+from embedstore.samples.outputs import SETTINGS_NAME, OutputFolder, open_outputs
+from embedstore.samples.sources import LabelledInput, SourceReader, find_files, parse_input
+from embedstore.types import Rejection
+
+
+@dataclass(slots=True)
+class PrepareCounts:
+    """How much went in and came out; brought up to date as a run goes.
+
+    Attributes
+    ----------
+    records : read, rejected ones included.
+    bases : of all sequences that were accepted and are cut up completely.
+    chunks : those that gave samples, and those that were dropped.
+    dropped : chunks that gave no sample, by reason.
+    samples_by_label : "" is unlabelled.
+    """
+
+    records: int = 0
+    sequences: int = 0
+    bases: int = 0
+    chunks: int = 0
+    samples: int = 0
+    samples_by_label: Counter[str] = field(default_factory=Counter)
+    dropped: Counter[str] = field(default_factory=lambda: Counter(dict.fromkeys(REASONS, 0)))
+
+    def add(self, cut: CutSamples, records: int) -> None:
+        """Take in the samples of one window, and how many records were read so far."""
+        self.records = records
+        self.samples += len(cut.table)
+        self.samples_by_label.update(cut.table.labels)
+        for summary in cut.finished:
+            self.sequences += 1
+            self.bases += summary.length_bases
+            self.chunks += summary.chunks
+            self.dropped.update(summary.dropped)
+
+    def to_json(self) -> dict[str, Any]:
+        """The counts as JSON values."""
+        return {
+            "records": self.records,
+            "sequences": self.sequences,
+            "bases": self.bases,
+            "chunks": self.chunks,
+            "samples": self.samples,
+            "samples_by_label": dict(self.samples_by_label),
+            "dropped": dict(self.dropped),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class PrepareReport:
+    """What prepare did.
+
+    Attributes
+    ----------
+    output : folder of the files.
+    skipped : files of input folders that are not called like DNA files.
+    """
+
+    output: Path
+    options: PrepareOptions
+    inputs: tuple[LabelledInput, ...]
+    files: int
+    skipped: tuple[str, ...]
+    counts: PrepareCounts
+    rejected: tuple[Rejection, ...]
+    seconds: float
+
+    @property
+    def complete(self) -> bool:
+        """Whether every record was a DNA sequence."""
+        return not self.rejected
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the report as JSON values."""
+        return {
+            "inputs": [{"path": one.path, "label": one.label} for one in self.inputs],
+            "options": self.options.to_json(),
+            "preparation": self.options.preparation(),
+            "files": self.files,
+            "skipped_files": list(self.skipped),
+            **self.counts.to_json(),
+            "rejected": [rejection._asdict() for rejection in self.rejected],
+            "seconds": round(self.seconds, 3),
+        }
+
 
 _SPOOLED_BYTES = 1 << 24
 _COPIED_BYTES = 1 << 20

@@ -1,16 +1,190 @@
-"""From records to sources: canonical DNA with a unique id, a group and a label. What is no DNA is kept aside."""
+"""Names that are unique in a table, made from names that need not be.
+
+What was given to prepare: files and folders, each with a label or without.
+
+From records to sources: canonical DNA with a unique id, a group and a label. What is no DNA is kept aside.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import os
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from hashlib import blake2b
+from pathlib import Path, PurePath
+from typing import Literal
 
-from embedstore.errors import MoleculeError, SequenceError
+from embedstore.errors import InputError, MoleculeError, SequenceError
 from embedstore.identity import canonical, looks_like_dna
-from embedstore.samples.inputs import SourceFile
-from embedstore.samples.naming import UniqueNames
 from embedstore.sequences import read
 from embedstore.types import Record, Rejection
+
+UNNAMED = "unnamed"
+"""Stands for a record that has no id."""
+
+
+class UniqueNames:
+    """Hands out every name once: the second `x` becomes `x~2`, the third `x~3`.
+
+    Only a 64-bit digest of each name is kept, so that millions of contigs take little memory. Should two names ever
+    share one, the later gets a suffix that it would not have needed.
+    """
+
+    def __init__(self) -> None:
+        self._taken: set[int] = set()
+        self._repeats: dict[str, int] = {}
+
+    def unique(self, name: str) -> str:
+        """Return the name, with a suffix if it was handed out before."""
+        name = name or UNNAMED
+        if self._take(name):
+            return name
+        number = self._repeats.get(name, 1) + 1
+        while not self._take(f"{name}~{number}"):
+            number += 1
+        self._repeats[name] = number
+        return f"{name}~{number}"
+
+    def _take(self, name: str) -> bool:
+        digest = int.from_bytes(blake2b(name.encode("utf-8", "surrogatepass"), digest_size=8).digest())
+        if digest in self._taken:
+            return False
+        self._taken.add(digest)
+        return True
+
+
+GroupBy = Literal["file", "record"]
+
+STANDARD_INPUT = "-"
+
+_COMPRESSED = {".gz", ".bgz", ".bz2", ".xz", ".zst"}
+_NUCLEOTIDES = {".fa", ".fna", ".fasta", ".ffn", ".fas", ".fsa", ".fq", ".fastq", ".gb", ".gbk", ".gbff", ".genbank"}
+
+
+@dataclass(frozen=True, slots=True)
+class LabelledInput:
+    """A file, a folder, or `-` for standard input; "" is no label.
+
+    Raises
+    ------
+    InputError : the label holds a tab, a line end or something else that cannot be printed.
+    """
+
+    path: str
+    label: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.label.isprintable():
+            raise InputError(
+                f"Cannot label {self.path} {self.label!r}: expected letters that can be printed, no tabs or line ends."
+            )
+
+    def __str__(self) -> str:
+        return f"{self.label}={self.path}" if self.label else self.path
+
+
+@dataclass(frozen=True, slots=True)
+class SourceFile:
+    """One file to read, with what its records are called.
+
+    Attributes
+    ----------
+    group_by : whether the file is one group ("file") or each of its records is one ("record").
+    """
+
+    path: str
+    label: str
+    group_by: GroupBy
+
+    @property
+    def stem(self) -> str:
+        """Name without folder, compression suffix and format suffix."""
+        return stem_of(self.path)
+
+
+@dataclass(frozen=True, slots=True)
+class SourceFiles:
+    """The files of all inputs, in order; `skipped` are those of a folder that are not called like DNA files."""
+
+    files: tuple[SourceFile, ...]
+    skipped: tuple[str, ...]
+
+
+def parse_input(text: str | os.PathLike[str] | LabelledInput) -> LabelledInput:
+    """Read `LABEL=PATH` or `PATH`. A path that exists is a path even if it holds a `=`."""
+    if isinstance(text, LabelledInput):
+        return text
+    path = os.fspath(text)
+    label, separator, rest = path.partition("=")
+    if isinstance(text, str) and separator and label and rest and not Path(path).exists():
+        return LabelledInput(rest, label)
+    return LabelledInput(path)
+
+
+def find_files(inputs: Sequence[LabelledInput], group_by: GroupBy | None = None) -> SourceFiles:
+    """List the files of inputs: a file stands for itself, a folder for all DNA files below it, sorted by path.
+
+    In a folder, DNA files are known by their names (`.fna`, `.fa`, `.gbk`, …, compressed or not); hidden ones are left
+    out.
+
+    Parameters
+    ----------
+    group_by : None: each record of a file that was named is a group; each file of a folder is one.
+
+    Raises
+    ------
+    InputError : there is no input, or a folder has no DNA file.
+    """
+    if not inputs:
+        raise InputError("Cannot prepare nothing: give at least one file or folder.")
+    files: list[SourceFile] = []
+    skipped: list[str] = []
+    for one in inputs:
+        if one.path == STANDARD_INPUT or not Path(one.path).is_dir():
+            files.append(SourceFile(one.path, one.label, group_by or "record"))
+            continue
+        below = sorted(path for path in Path(one.path).rglob("*") if path.is_file() and not _is_hidden(path, one.path))
+        found = [path for path in below if _is_dna_file(path)]
+        if not found:
+            suffixes = " ".join(sorted(_NUCLEOTIDES))
+            raise InputError(
+                f"Cannot prepare the folder {one.path}: found no file in it that ends with one of {suffixes}."
+            )
+        files += [SourceFile(str(path), one.label, group_by or "file") for path in found]
+        skipped += [str(path) for path in below if not _is_dna_file(path)]
+    return SourceFiles(tuple(files), tuple(skipped))
+
+
+def stem_of(path: str) -> str:
+    """Return the name of a file without its suffixes; `-` is `stdin`."""
+    if path == STANDARD_INPUT:
+        return "stdin"
+    name = PurePath(path)
+    if name.suffix.lower() in _COMPRESSED:
+        name = name.with_suffix("")
+    if name.suffix.lower() in _NUCLEOTIDES:
+        name = name.with_suffix("")
+    return "".join(letter if letter.isprintable() else "_" for letter in name.name)
+
+
+def _is_dna_file(path: Path) -> bool:
+    suffixes = [suffix.lower() for suffix in path.suffixes]
+    if suffixes and suffixes[-1] in _COMPRESSED:
+        suffixes.pop()
+    return bool(suffixes) and suffixes[-1] in _NUCLEOTIDES
+
+
+def _is_hidden(path: Path, folder: str) -> bool:
+    return any(part.startswith(".") for part in path.relative_to(folder).parts)
+
+
+def repeated_stems(files: Iterable[SourceFile]) -> dict[str, list[str]]:
+    """Return the stems that several files share, with their paths."""
+    paths: dict[str, list[str]] = {}
+    for file in files:
+        paths.setdefault(file.stem, []).append(file.path)
+    return {stem: shared for stem, shared in paths.items() if len(shared) > 1}
+
 
 _JUDGED_RECORDS = 1000
 """Records by which it is judged whether the input is DNA at all."""

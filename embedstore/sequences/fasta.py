@@ -12,7 +12,7 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from embedstore.sequences.lines import LONGEST_ID_BYTES, LONGEST_RECORD_BYTES, id_fault, id_text
+from embedstore.sequences.compression import LONGEST_ID_BYTES, LONGEST_RECORD_BYTES, id_fault, id_text
 from embedstore.types import Record, Rejection
 
 _Text = TypeVar("_Text", bytes, str)

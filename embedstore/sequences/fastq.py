@@ -6,7 +6,7 @@ at the next `@` line that has a `+` two lines below it.
 
 from __future__ import annotations
 
-from embedstore.sequences.lines import LONGEST_ID_BYTES, LONGEST_RECORD_BYTES, LineBuffer, id_fault, id_text
+from embedstore.sequences.compression import LONGEST_ID_BYTES, LONGEST_RECORD_BYTES, LineBuffer, id_fault, id_text
 from embedstore.types import Record, Rejection
 
 _RECORD_LINES = 4

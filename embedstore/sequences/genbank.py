@@ -11,8 +11,14 @@ import warnings
 from io import StringIO
 from itertools import pairwise
 
-from embedstore.sequences.compression import DamagedDataError
-from embedstore.sequences.lines import LONGEST_ID_BYTES, LONGEST_RECORD_BYTES, LineBuffer, id_fault, id_text
+from embedstore.sequences.compression import (
+    LONGEST_ID_BYTES,
+    LONGEST_RECORD_BYTES,
+    DamagedDataError,
+    LineBuffer,
+    id_fault,
+    id_text,
+)
 from embedstore.types import Record, Rejection
 
 RELEASE_HEADER = re.compile(rb"GB[A-Z]+[0-9]*\.SEQ[ \t]+Genetic Sequence Data Bank")

@@ -8,13 +8,11 @@ from pathlib import Path
 from typing import Protocol
 
 from embedstore.errors import SequenceFileError
-from embedstore.sequences.compression import DamagedDataError
+from embedstore.sequences.compression import LONGEST_RECORD_BYTES, DamagedDataError
 from embedstore.sequences.fasta import FastaParser
 from embedstore.sequences.fastq import FastqParser
 from embedstore.sequences.genbank import GenbankParser
-from embedstore.sequences.lines import LONGEST_RECORD_BYTES
-from embedstore.sequences.opening import BLOCK_BYTES, STANDARD_INPUT, STANDARD_INPUT_NAME, check, open_text
-from embedstore.sequences.sniffing import Format
+from embedstore.sequences.opening import BLOCK_BYTES, STANDARD_INPUT, STANDARD_INPUT_NAME, Format, check, open_text
 from embedstore.types import Record, Rejection
 
 

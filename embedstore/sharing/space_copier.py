@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embedstore.errors import CorruptStoreError, InputError, StorageError
-from embedstore.filling.distinct import DistinctKeys
+from embedstore.filling.intake import DistinctKeys
 from embedstore.sharing.files import PassingFile
 from embedstore.sharing.report import OnCopied, SpaceCopy
 from embedstore.sharing.source import SourceSpace

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from embedstore.classify.inputs import Reading
-from embedstore.classify.options import TrainOptions
+from embedstore.classify.blocks import Reading
+from embedstore.classify.heads import TrainOptions
 from embedstore.classify.training import TrainReport, train
 from embedstore.library import Store, open_store
 from embedstore.samples import PrepareOptions, prepare

@@ -15,11 +15,11 @@ import numpy as np
 import pytest
 from safetensors.numpy import load, save
 
-from embedstore.classify.calibration import Calibration, calibrate
+from embedstore.classify.blocks import find_spaces
 from embedstore.classify.classifier import Classifier, load_classifier, save_classifier
 from embedstore.classify.evaluation import evaluate
-from embedstore.classify.network import Network, tensor_shapes
-from embedstore.classify.spaces import find_spaces
+from embedstore.classify.heads import Network, tensor_shapes
+from embedstore.classify.metrics import Calibration, calibrate
 from embedstore.classify.training import TrainReport
 from embedstore.errors import EmbedStoreError, FormatVersionError, InputError, UnknownModelError, WeightsError
 from embedstore.features import Features

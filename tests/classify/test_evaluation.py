@@ -13,9 +13,9 @@ import pytest
 from sklearn import metrics
 from small_genomes import MODELS, prepared, read_with
 
+from embedstore.classify.blocks import Reading
 from embedstore.classify.classifier import Classifier
 from embedstore.classify.evaluation import evaluate
-from embedstore.classify.inputs import Reading
 from embedstore.classify.training import TrainReport
 from embedstore.errors import InputError, MissingEmbeddingError, SchemaError
 from embedstore.features import Features, merge

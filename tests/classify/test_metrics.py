@@ -7,8 +7,7 @@ import pytest
 from numpy.typing import NDArray
 from sklearn import metrics
 
-from embedstore.classify.intervals import bootstrap
-from embedstore.classify.metrics import Measures, called
+from embedstore.classify.metrics import Measures, bootstrap, called
 
 LABELS = {2: ("host", "virus"), 3: ("host", "phage", "virus")}
 

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from small_genomes import MODELS, QUICK
 
-from embedstore.classify import plots
+from embedstore.classify import report
+from embedstore.classify.blocks import Reading
 from embedstore.classify.classifier import load_classifier
 from embedstore.classify.evaluation import evaluate
-from embedstore.classify.inputs import Reading
 from embedstore.classify.prediction import predict
 from embedstore.classify.training import train
 from embedstore.comparison.comparing import compare
@@ -75,7 +75,7 @@ def test_any_label_is_compared(tmp_path: Path, features: Features, store: Store)
 
 
 def test_curves_of_underscored_labels_are_in_the_legend(features: Features) -> None:
-    drawn = plots.intervals_plot("difference", {"_a $x$ <b>\x1b": (0.1, 0.0, 0.2)})
+    drawn = report.intervals_plot("difference", {"_a $x$ <b>\x1b": (0.1, 0.0, 0.2)})
     assert "_a $x$ &lt;b&gt;\\x1b" in drawn
 
 
@@ -90,7 +90,7 @@ def test_training_whose_report_cannot_be_drawn_is_kept_and_says_why(
     def fail(*_: object) -> str:
         raise ValueError("no font\x1b[2J here")
 
-    monkeypatch.setattr(plots, "roc_plot", fail)
+    monkeypatch.setattr(report, "roc_plot", fail)
     write_features(features, tmp_path / "features.npz")
     arguments = [str(tmp_path / "features.npz"), "--network", "linear", "--epochs", "2"]
     assert main(["train", *arguments, "-o", str(tmp_path / "classifier"), "--json"]) == 0

@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from embedstore.classify.options import TrainOptions
+from embedstore.classify.heads import TrainOptions
 from embedstore.classify.splitting import PARTS, Split, given_split, split_samples
 from embedstore.errors import InputError
 from embedstore.features import Categories, Features, Samples
-from embedstore.features.assignments import read_assignments
+from embedstore.features.merging import read_assignments
 
 
 @pytest.fixture

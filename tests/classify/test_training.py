@@ -15,9 +15,9 @@ import torch
 from sklearn import metrics
 from small_genomes import MODELS, QUICK, prepared, read_with, trained
 
-from embedstore.classify import fitting
+from embedstore.classify import heads
 from embedstore.classify.classifier import load_classifier, save_classifier
-from embedstore.classify.options import TrainOptions
+from embedstore.classify.heads import TrainOptions
 from embedstore.classify.splitting import split_samples
 from embedstore.classify.training import Trained, TrainReport, fit_classifier, train
 from embedstore.errors import InputError
@@ -131,7 +131,7 @@ def test_rows_beyond_the_cache_are_gathered_with_the_same_result(
     features: Features, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cached = fitted(features, replace(QUICK, max_epochs=2))
-    monkeypatch.setattr(fitting, "CACHE_BYTES", 0)
+    monkeypatch.setattr(heads, "CACHE_BYTES", 0)
     assert tensors(cached) == tensors(fitted(features, replace(QUICK, max_epochs=2)))
 
 

@@ -16,9 +16,9 @@ from embedstore.classify import tables
 from embedstore.classify.tables import SortedLines, VirnucproTables
 from embedstore.classify.training import TrainReport
 from embedstore.features import Categories, Features
-from embedstore.features.samples import TEXT
+from embedstore.features.features import TEXT
 from embedstore.samples import PrepareOptions
-from embedstore.samples.folder import OutputFolder
+from embedstore.samples.outputs import OutputFolder
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "virus.sh"
 NAMES = ("prediction_results.txt", "prediction_results_highestscore.csv")

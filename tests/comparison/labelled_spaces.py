@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from embedstore.classify.inputs import Reading
-from embedstore.classify.options import TrainOptions
+from embedstore.classify.blocks import Reading
+from embedstore.classify.heads import TrainOptions
 from embedstore.features import Categories, Samples
-from embedstore.features.samples import TEXT
+from embedstore.features.features import TEXT
 from embedstore.identity import CANONICALISATION, Recipe, key_array
 from embedstore.store import SpaceStore
 from embedstore.types import Canaries, EmbeddingBatch, Keys

@@ -12,9 +12,8 @@ import pytest
 from labelled_spaces import COUNT, GROUPS, OF_EACH, QUICK, filled_store, labelled_samples
 
 import embedstore
-from embedstore.classify.assessment import assess
-from embedstore.classify.inputs import Reading
-from embedstore.classify.training import Trained
+from embedstore.classify.blocks import Reading
+from embedstore.classify.training import Trained, assess
 from embedstore.comparison.comparing import Comparison, compare
 from embedstore.errors import InputError, ModelError
 from embedstore.features import Categories, Samples

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from labelled_spaces import Rows
 
-from embedstore.comparison.similarity import canary_cosines, linear_cka, neighbour_overlap
+from embedstore.comparison.comparing import canary_cosines, linear_cka, neighbour_overlap
 from embedstore.types import Canaries
 
 

@@ -17,9 +17,8 @@ import psutil
 import pytest
 from toy_workers import Toy, content, counts, proteins, records, toy_target
 
-from embedstore.distributed import LocalProcesses, coordination, fill_with_workers, planning
-from embedstore.distributed.places import physical_cores, worker_devices
-from embedstore.distributed.working import Job, transportable
+from embedstore.distributed import LocalProcesses, coordination, fill_with_workers
+from embedstore.distributed.working import Job, physical_cores, transportable, worker_devices
 from embedstore.errors import (
     CanaryError,
     CorruptStoreError,
@@ -47,7 +46,7 @@ def store(tmp_path: Path) -> Store:
 @pytest.fixture
 def small_tasks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Tasks of some hundred letters, several pools."""
-    monkeypatch.setattr(planning, "TASK_SECONDS", 0.1)
+    monkeypatch.setattr(coordination, "TASK_SECONDS", 0.1)
     monkeypatch.setattr(pool, "POOL_RECORDS", 50)
     monkeypatch.setattr("embedstore.filling.intake.FIRST_WINDOW_RECORDS", 30)
     monkeypatch.setattr("embedstore.filling.intake.WINDOW_RECORDS", 30)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from embedstore.distributed.planning import TASK_SECONDS, TaskPlan
+from embedstore.distributed.coordination import TASK_SECONDS, TaskPlan
 from embedstore.distributed.working import Task
 from embedstore.filling.pool import Pack
 

@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
-from embedstore.doctor import diagnose, probes
-from embedstore.doctor.mounts import Mount
+from embedstore.doctor import diagnose, storage
+from embedstore.doctor.storage import Mount
 from embedstore.library import open_store
 from embedstore_cli.main import main
 
@@ -193,7 +193,7 @@ def test_an_interrupted_doctor_leaves_nothing(store: Path) -> None:
     code = (
         "import sys, time\n"
         "from embedstore.doctor import diagnosis\n"
-        "from embedstore.doctor.probes import probe_folder\n"
+        "from embedstore.doctor.storage import probe_folder\n"
         "from pathlib import Path\n"
         "with probe_folder(Path(sys.argv[1])) as place:\n"
         "    (place / 'file').touch()\n"
@@ -229,7 +229,7 @@ def test_a_file_system_without_hard_links_is_minded(store: Path, monkeypatch: py
 
 def test_a_clock_that_is_off_is_told(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     now = time.time
-    monkeypatch.setattr(probes.time, "time", lambda: now() - 3600)
+    monkeypatch.setattr(storage.time, "time", lambda: now() - 3600)
     finding = found(store)["file system", "clock"]
     assert finding["state"] == "warn"
     assert finding["data"]["offset_s"] == pytest.approx(3600, abs=5)
@@ -262,7 +262,7 @@ def test_a_url_that_cannot_be_reached_fails(capsys: pytest.CaptureFixture[str]) 
 def test_what_is_not_known_to_be_a_local_disk_is_read_not_mapped(
     store: Path, monkeypatch: pytest.MonkeyPatch, kind: str, mapped: bool
 ) -> None:
-    monkeypatch.setattr("embedstore.doctor.mounts.mount_table", lambda: f"22 1 8:1 / / rw - {kind} /dev/sda1 rw\n")
+    monkeypatch.setattr("embedstore.doctor.storage.mount_table", lambda: f"22 1 8:1 / / rw - {kind} /dev/sda1 rw\n")
     finding = found(store)["file system", "mount"]
     assert finding["data"]["mapped"] == mapped
     assert finding["data"]["kind"] == kind.removeprefix("fuse.")

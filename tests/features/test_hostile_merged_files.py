@@ -23,8 +23,8 @@ from toy_features import toy_samples, toy_store
 from embedstore.errors import InputError
 from embedstore.features import merge, open_features, write_features
 from embedstore.features.columns import HEADER
-from embedstore.features.samples import Categories
-from embedstore.features.zarr_file import zstd
+from embedstore.features.features import Categories
+from embedstore.features.layouts import zstd
 
 MODELS = ("toy_dna", "toy_protein")
 ALLOWED_GROWTH_KIB = 200 << 10

@@ -18,8 +18,7 @@ from toy_features import right_rows, toy_samples, toy_store
 from embedstore.errors import EmbedStoreError, FormatVersionError, InputError
 from embedstore.features import Features, Samples, merge, open_features, write_features
 from embedstore.features.columns import HEADER
-from embedstore.features.gathering import RowSource
-from embedstore.features.samples import Indices
+from embedstore.features.features import Indices, RowSource
 
 MODELS = ("toy_dna", "toy_protein")
 SUFFIXES = ("zarr", "h5", "npz")

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embedstore.features import Categories, Preparation, Samples
-from embedstore.features.samples import TEXT
+from embedstore.features.features import TEXT
 from embedstore.identity import CANONICALISATION, Molecule, Recipe, key_array
 from embedstore.store import Space, SpaceStore
 from embedstore.types import Canaries, EmbeddingBatch, Keys

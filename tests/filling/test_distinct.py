@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from embedstore.filling.distinct import DistinctKeys, sorted_distinct
+from embedstore.filling.intake import DistinctKeys, sorted_distinct
 
 
 def random_keys(rows: int, distinct: int, seed: int) -> np.ndarray:

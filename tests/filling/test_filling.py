@@ -37,7 +37,6 @@ from embedstore.filling import (
     pool,
 )
 from embedstore.library import Store
-from embedstore.models import hub
 from embedstore.models.embedder import Model
 from embedstore.models.resolution import ModelOptions
 from embedstore.types import Record, Rejection
@@ -366,7 +365,7 @@ def test_weights_that_are_not_here_are_not_fetched_while_nothing_lacks(
     store: Store, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
-    monkeypatch.setattr(hub, "_obstacle", lambda endpoint: pytest.fail(f"{endpoint} was asked"))
+    monkeypatch.setattr("embedstore.models.resolution._obstacle", lambda endpoint: pytest.fail(f"{endpoint} was asked"))
     store.create_space(replace(RECIPE, model="fastesm2_650"), "fastesm2_650", canaries.compute(ToyEmbedder()))
     report = fill([], find_target(store, "fastesm2_650", ModelOptions()))
     assert (report.space.name, report.computed) == ("fastesm2_650", 0)

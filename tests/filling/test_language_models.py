@@ -21,11 +21,9 @@ from embedstore.identity import canonical, sequence_key
 from embedstore.library import Store
 from embedstore.models import MODELS, ModelOptions, resolve
 from embedstore.models.checkpoint import find_checkpoint
-from embedstore.models.digests import file_sha256
 from embedstore.models.embedder import Model
-from embedstore.models.esm import read_encoder
-from embedstore.models.esm_encoder import EsmEncoder
-from embedstore.models.esm_tokenizer import ProteinTokenizer
+from embedstore.models.esm import EsmEncoder, ProteinTokenizer, read_encoder
+from embedstore.models.files import file_sha256
 from embedstore.models.machine import Setting
 from embedstore.models.packed import PackedEmbedder
 from embedstore.types import Record

@@ -134,7 +134,7 @@ def test_very_long_sequences_are_cut_but_counted_whole() -> None:
 
 
 def test_a_sample_fits_into_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("embedstore.measuring.workload._SAMPLE_LETTERS", 1000)
+    monkeypatch.setattr("embedstore.measuring.speed._SAMPLE_LETTERS", 1000)
     draw = np.random.default_rng(0)
     found = sample(*("".join(draw.choice(list("ACDEFGHIKL"), 50)) for _ in range(400)))
     assert found.letters == 20_000

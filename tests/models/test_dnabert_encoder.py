@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from safetensors.torch import load_file
 
-from embedstore.models.dnabert_encoder import DnabertEncoder, DnabertShape, _attention, alibi_slopes
+from embedstore.models.dnabert import DnabertEncoder, DnabertShape, _attention, alibi_slopes
 
 DATA = Path(__file__).resolve().parents[1] / "data" / "dnabert_s"
 HIDDEN_TOLERANCE = 5e-5

@@ -19,12 +19,10 @@ from torch import Tensor
 
 from embedstore.errors import WeightsError, WeightsNotFoundError
 from embedstore.models.checkpoint import find_checkpoint
-from embedstore.models.dnabert_s import read_encoder
-from embedstore.models.dnabert_tokenizer import DnaTokenizer
-from embedstore.models.packed import PackedEmbedder
+from embedstore.models.dnabert import DnaTokenizer, read_encoder
+from embedstore.models.packed import PackedEmbedder, windows
 from embedstore.models.registry import MODELS
 from embedstore.models.resolution import ModelOptions, resolve
-from embedstore.models.windows import windows
 
 DATA = Path(__file__).resolve().parents[1] / "data" / "dnabert_s"
 MEAN_TOLERANCE = 1e-5

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from embedstore.errors import WeightsError, WeightsNotFoundError
-from embedstore.models.dnabert_tokenizer import DnaTokenizer
+from embedstore.models.dnabert import DnaTokenizer
 
 DATA = Path(__file__).resolve().parents[1] / "data" / "dnabert_s"
 UNKNOWN, CLS, SEP = 0, 1, 2

@@ -18,9 +18,7 @@ from numpy.typing import NDArray
 from embedstore.errors import WeightsError
 from embedstore.models import ModelOptions, resolve
 from embedstore.models.checkpoint import find_checkpoint
-from embedstore.models.esm import read_encoder
-from embedstore.models.esm_encoder import EsmEncoder
-from embedstore.models.esm_tokenizer import VOCABULARY, ProteinTokenizer
+from embedstore.models.esm import VOCABULARY, EsmEncoder, ProteinTokenizer, read_encoder
 from embedstore.models.machine import Setting
 from embedstore.models.packed import PackedEmbedder
 

@@ -19,8 +19,7 @@ from safetensors.torch import load_file
 
 from embedstore.errors import ModelError, WeightsError
 from embedstore.models.checkpoint import find_checkpoint
-from embedstore.models.dnabert_s import read_shape
-from embedstore.models.dnabert_tokenizer import LARGEST_TOKENIZER_BYTES, DnaTokenizer
+from embedstore.models.dnabert import LARGEST_TOKENIZER_BYTES, DnaTokenizer, read_shape
 from embedstore.models.esm import read_encoder
 from embedstore.models.resolution import resolve
 

@@ -19,11 +19,11 @@ FILES = {"config.json": b'{"model_type": "esm"}', "model.safetensors": b"weights
 PROGRAM = """
 import sys
 from embedstore.errors import WeightsNotFoundError
-from embedstore.models.hub import find
+from embedstore.models.resolution import find_weights
 from embedstore.models.registry import ModelSpec
 spec = ModelSpec("small", "esm2", 64, 3, "lab/small", sys.argv[1] or None)
 try:
-    print(find(spec))
+    print(find_weights(spec))
 except WeightsNotFoundError as error:
     print("WeightsNotFoundError", error)
 """

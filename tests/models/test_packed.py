@@ -17,12 +17,9 @@ from torch import Tensor
 from embedstore.identity import Recipe
 from embedstore.models import resolve
 from embedstore.models.checkpoint import find_checkpoint
-from embedstore.models.esm import read_encoder
-from embedstore.models.esm_tokenizer import ProteinTokenizer
+from embedstore.models.esm import ProteinTokenizer, read_encoder
 from embedstore.models.machine import Setting
-from embedstore.models.memory import MemoryBudget, compute_in_packs
-from embedstore.models.packed import PackedEmbedder
-from embedstore.models.windows import windows
+from embedstore.models.packed import MemoryBudget, PackedEmbedder, compute_in_packs, windows
 
 DATA = Path(__file__).resolve().parents[1] / "data" / "esm" / "fastesm2_tiny"
 ALANINE, CYSTEINE = 5, 23  # in the vocabulary, as M is 20, W is 22

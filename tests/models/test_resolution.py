@@ -15,7 +15,7 @@ import pytest
 
 from embedstore.errors import InputError, UnknownModelError, WeightsError, WeightsNotFoundError
 from embedstore.models import MODELS, ModelOptions, resolve
-from embedstore.models.digests import cache_file, file_sha256, files_sha256
+from embedstore.models.files import digests_file, file_sha256, files_sha256
 
 DATA = Path(__file__).resolve().parents[1] / "data" / "esm"
 
@@ -164,9 +164,9 @@ def test_digests_are_remembered_until_the_file_changes(tmp_path: Path) -> None:
     file.write_bytes(b"one")
     set_age(file, seconds=100)
     first = file_sha256(file)
-    remembered = json.loads(cache_file().read_text())
+    remembered = json.loads(digests_file().read_text())
     remembered[str(file)][2] = "0" * 64
-    cache_file().write_text(json.dumps(remembered))
+    digests_file().write_text(json.dumps(remembered))
     assert file_sha256(file) == "0" * 64  # it was the cache that answered
     file.write_bytes(b"two")
     assert file_sha256(file) not in (first, "0" * 64)
@@ -175,7 +175,7 @@ def test_digests_are_remembered_until_the_file_changes(tmp_path: Path) -> None:
 def test_digest_of_a_file_just_written_is_not_remembered(tmp_path: Path) -> None:
     (tmp_path / "weights").write_bytes(b"one")
     file_sha256(tmp_path / "weights")
-    assert not cache_file().exists()
+    assert not digests_file().exists()
 
 
 @pytest.mark.parametrize("damage", [b"", b"not json", b"[]", b'{"x": 3}', b"\xff"])
@@ -184,9 +184,9 @@ def test_damaged_digest_cache_is_ignored(tmp_path: Path, damage: bytes) -> None:
     file.write_bytes(b"one")
     set_age(file, seconds=100)
     expected = file_sha256(file)
-    cache_file().write_bytes(damage)
+    digests_file().write_bytes(damage)
     assert file_sha256(file) == expected
-    assert json.loads(cache_file().read_text())[str(file)][2] == expected
+    assert json.loads(digests_file().read_text())[str(file)][2] == expected
 
 
 def test_shards_have_one_digest_that_names_their_order(tmp_path: Path) -> None:

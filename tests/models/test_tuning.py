@@ -13,10 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from embedstore.models import resolve
-from embedstore.models.devices import machine_place
+from embedstore.models.devices import cores, machine_place
 from embedstore.models.machine import Setting, keep_setting
 from embedstore.models.packed import PackedEmbedder
-from embedstore.models.threads import cores
 from embedstore.models.tuning import CPU_PACK_TOKENS, Measured, choose, measure
 
 DATA = Path(__file__).resolve().parents[1] / "data"

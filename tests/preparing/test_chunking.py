@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from embedstore.sequences.chunking import even_chunks, virnucpro_chunks
+from embedstore.sequences.translation import even_chunks, virnucpro_chunks
 
 LENGTHS = st.integers(1, 5000)
 CHUNKS = st.integers(3, 700)

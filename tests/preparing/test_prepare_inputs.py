@@ -15,9 +15,9 @@ from reading_outputs import FILES, contents, fasta, rows, settings
 
 from embedstore.errors import InputError, MoleculeError, SequenceFileError
 from embedstore.samples import LabelledInput, PrepareOptions, prepare
-from embedstore.samples.inputs import parse_input, stem_of
-from embedstore.samples.windows import WINDOW_BASES
-from embedstore.sequences.chunking import even_chunks
+from embedstore.samples.cutting import WINDOW_BASES
+from embedstore.samples.sources import parse_input, stem_of
+from embedstore.sequences.translation import even_chunks
 
 OPEN = "ACGACGACGACG"
 OPTIONS = PrepareOptions(length_bases=12, min_length_bases=0)

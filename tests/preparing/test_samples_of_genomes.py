@@ -16,8 +16,7 @@ from reading_outputs import settings as prepare_settings
 from embedstore.errors import EmbedStoreError
 from embedstore.identity import canonical, key_text, sequence_key
 from embedstore.samples import PrepareOptions, prepare
-from embedstore.sequences.chunking import even_chunks
-from embedstore.sequences.translation import genetic_code, reverse_complement
+from embedstore.sequences.translation import even_chunks, genetic_code, reverse_complement
 
 LETTERS = "ACGT" * 12 + "NRYSWKMBDHV"
 

@@ -17,8 +17,14 @@ from hypothesis import strategies as st
 from embedstore.errors import InputError
 from embedstore.identity import canonical
 from embedstore.sequences import read
-from embedstore.sequences.chunking import even_chunks
-from embedstore.sequences.translation import FRAMES, SixFrames, frame_spans, genetic_code, reverse_complement
+from embedstore.sequences.translation import (
+    FRAMES,
+    SixFrames,
+    even_chunks,
+    frame_spans,
+    genetic_code,
+    reverse_complement,
+)
 from embedstore.types import Record
 
 ALL_CODES = sorted(CodonTable.unambiguous_dna_by_id)

@@ -15,8 +15,7 @@ import pytest
 
 from embedstore.errors import SequenceFileError
 from embedstore.sequences import read
-from embedstore.sequences.compression import zstd
-from embedstore.sequences.lines import LONGEST_ID_BYTES
+from embedstore.sequences.compression import LONGEST_ID_BYTES, zstd
 from embedstore.sequences.reading import read_batches
 from embedstore.types import Record, Rejection
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterable, Iterator
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -24,9 +25,71 @@ class World:
     """Real time; it passes a little with every operation."""
 
     now_ns: int = 10**18
+    turns: Turns | None = None
+    """Who else is at work, where several are at once."""
 
     def pass_time(self, seconds: float) -> None:
         self.now_ns += round(seconds * 1e9)
+
+
+class Turns:
+    """Lets several do something at once. Whose turn it is may change before any operation of a storage.
+
+    Each runs in a thread of its own, one at a time, so that a history follows from its seed.
+
+    Parameters
+    ----------
+    pause_s : time that may pass when the turn changes: whoever waits is stopped for so long.
+    """
+
+    def __init__(self, world: World, seed: int, pause_s: float) -> None:
+        self._world = world
+        self._random = random.Random(seed)
+        self._change = self._random.choice([0.03, 0.1, 0.4])
+        self._pause_s = pause_s
+        self._gates: list[threading.Semaphore] = []
+        self._at_work: list[int] = []
+        self._current = 0
+        self._errors: list[BaseException] = []
+
+    def run(self, doings: Sequence[Callable[[], object]]) -> None:
+        """Do all of it; raise what the first that failed raised."""
+        self._gates = [threading.Semaphore(0) for _ in doings]
+        self._at_work = list(range(len(doings)))
+        self._world.turns = self
+        threads = [threading.Thread(target=self._do, args=each, daemon=True) for each in enumerate(doings)]
+        for thread in threads:
+            thread.start()
+        self._current = self._random.choice(self._at_work)
+        self._gates[self._current].release()
+        for thread in threads:
+            thread.join()
+        self._world.turns = None
+        if self._errors:
+            raise self._errors[0]
+
+    def may_change(self) -> None:
+        """Go on, or wait until it is one's turn again."""
+        if self._random.random() >= self._change:
+            return
+        me = self._current
+        self._current = self._random.choice(self._at_work)
+        if self._random.random() < 0.2:
+            self._world.pass_time(self._pause_s)
+        if self._current != me:
+            self._gates[self._current].release()
+            self._gates[me].acquire()
+
+    def _do(self, me: int, doing: Callable[[], object]) -> None:
+        self._gates[me].acquire()
+        try:
+            doing()
+        except BaseException as error:  # noqa: BLE001 - raised again in the thread that waits
+            self._errors.append(error)
+        self._at_work.remove(me)
+        if self._at_work:
+            self._current = self._random.choice(self._at_work)
+            self._gates[self._current].release()
 
 
 @dataclass(slots=True)
@@ -86,8 +149,8 @@ class Fault:
     """
 
     step: int
-    before: Callable[[], None] | None = None
-    after: Callable[[], None] | None = None
+    before: Callable[[], object] | None = None
+    after: Callable[[], object] | None = None
 
 
 class SimulatedStorage:
@@ -151,6 +214,8 @@ class SimulatedStorage:
         self.server.world.now_ns += _STEP_NS
         fault = self._fault if self._fault and self._fault.step == self._steps else None
         self._steps += 1
+        if self.server.world.turns is not None:
+            self.server.world.turns.may_change()
         if fault and fault.before:
             fault.before()
         yield

@@ -7,6 +7,7 @@ up to five seconds, and the stores' clocks are an hour off. The model is a dicti
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from typing import Any, ClassVar
@@ -18,7 +19,7 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
 from sample_rows import LAYOUTS, right_vectors, sample_canaries, sample_keys, sample_recipe
-from simulated_storage import LAG_NS, Fault, Server, SimulatedStorage, World, crash, lose_the_answer
+from simulated_storage import LAG_NS, Fault, Server, SimulatedStorage, Turns, World, crash, lose_the_answer
 
 from embedstore.errors import CorruptStoreError, InputError, MissingEmbeddingError, StorageError
 from embedstore.identity import key_array
@@ -27,6 +28,7 @@ from embedstore.maintenance.collection import CollectReport
 from embedstore.maintenance.inventory import take_inventory
 from embedstore.sharing import push
 from embedstore.store import Space, SpaceStore
+from embedstore.store.documents import Commit
 from embedstore.store.pins import pinned_commits
 from embedstore.store.storage import Buffer, Entry, Storage, memory
 from embedstore.types import EmbeddingBatch, Vectors
@@ -48,10 +50,31 @@ events = st.one_of(
     st.none(),
     st.tuples(
         st.integers(0, 45),
-        st.sampled_from(["crash before", "crash after", "lost", "append", "compact", "collect", "long pause", "pin"]),
+        st.sampled_from(
+            [
+                "crash before",
+                "crash after",
+                "lost",
+                "append",
+                "compact",
+                "collect",
+                "long pause",
+                "pin",
+                "copy",
+                "collect, copy",
+            ]
+        ),
     ),
 )
 """What happens in the middle of an operation, and at which step."""
+crowds = st.lists(
+    st.tuples(st.sampled_from(["append", "compact", "collect", "copy", "pin"]), st.booleans()), min_size=2, max_size=4
+)
+"""What is done at once, and whether it dies on the way."""
+
+
+def other(name: str) -> str:
+    return STORES[1 - STORES.index(name)]
 
 
 def variants(key: bytes) -> list[bytes]:
@@ -105,11 +128,13 @@ class SharedStores(RuleBasedStateMachine):
             return Fault(step, after=lose_the_answer)
         if kind == "long pause":
             return Fault(step, before=lambda: self.collect_twice(name))
-        doings: dict[str, Callable[[], None]] = {
+        doings: dict[str, Callable[[], object]] = {
             "append": lambda: self.append(name, 0, [(key, 1) for key in KEYS[::5]], 1, None),
             "compact": lambda: self.compact(name, 1, None),
             "collect": lambda: self.collect_once(name, 1, None),
             "pin": lambda: self.pin(name, "second", 1, None),
+            "copy": lambda: self.copy(other(name), 1, None),
+            "collect, copy": lambda: (self.collect_once(name, 1, None), self.copy(other(name), 1, None)),
         }
         return Fault(step, before=doings[kind])
 
@@ -163,7 +188,7 @@ class SharedStores(RuleBasedStateMachine):
 
     @rule(source=stores, seed=seeds, event=events)
     def copy(self, source: str, seed: int, event: tuple[int, str] | None) -> None:
-        target = STORES[1 - STORES.index(source)]
+        target = other(source)
         before = dict(self.acknowledged[source])
         with suppress(SimulatedCrash, StorageError):
             near = SpaceStore(self.client(self.servers[source], seed))
@@ -172,6 +197,34 @@ class SharedStores(RuleBasedStateMachine):
                 for key, since_ns in before.items():
                     if self.world.now_ns - since_ns > 2 * LAG_NS:  # else a listing may have been older than the row
                         self.acknowledged[target].setdefault(key, self.world.now_ns)
+
+    @rule(source=stores, seed=seeds, step=st.integers(0, 45))
+    def leave_half_a_copy(self, source: str, seed: int, step: int) -> None:
+        """It died long ago, and what it left was found unneeded long ago."""
+        self.copy(source, seed, (step, "crash before"))
+        self.world.pass_time(GRACE_S + 1)
+        self.collect_once(other(source), None, None)
+        self.world.pass_time(GRACE_S + 1)
+
+    @rule(name=stores, crowd=crowds, seed=seeds)
+    def do_at_once(self, name: str, crowd: list[tuple[str, bool]], seed: int) -> None:
+        """Their steps in any order; any of them may be stopped for longer than the grace period, or die."""
+        chance = random.Random(seed)
+
+        def doing(number: int, kind: str, dies: bool) -> Callable[[], object]:
+            event = (chance.randrange(60), "crash after") if dies else None
+            own = chance.randrange(2**20)
+            offered = [(key, number % 3) for key in chance.sample(KEYS, 4)]
+            doings: dict[str, Callable[[], object]] = {
+                "append": lambda: self.append(name, 0, offered, own, event or (10**6, "crash after")),
+                "compact": lambda: self.compact(name, own, event),
+                "collect": lambda: self.collect_once(name, own, event),
+                "copy": lambda: self.copy(other(name), own, event),
+                "pin": lambda: self.pin(name, PINS[number % 2], own, event),
+            }
+            return doings[kind]
+
+        Turns(self.world, seed, GRACE_S + 1).run([doing(number, *each) for number, each in enumerate(crowd)])
 
     @rule(seconds=st.sampled_from([1.0, 10.0, 60.0, GRACE_S + 1]))
     def wait(self, seconds: float) -> None:
@@ -297,3 +350,21 @@ class CommitFirstStorage(SimulatedStorage):
 def test_a_commit_before_its_data_is_found_out() -> None:
     with pytest.raises((AssertionError, CorruptStoreError)):
         run(CommitsFirst, 3000)
+
+
+class KeepsNames(SharedStores):
+    """A copier that keeps the names of files and commits, as if nobody could be about to remove them."""
+
+    def copy(self, source: str, seed: int, event: tuple[int, str] | None) -> None:
+        copied = Commit.copied
+        Commit.copied = lambda commit, nonce, *, signed: commit  # type: ignore[method-assign,assignment]
+        try:
+            super().copy(source, seed, event)
+        finally:
+            Commit.copied = copied  # type: ignore[method-assign]
+
+
+@pytest.mark.slow
+def test_a_copier_that_keeps_names_is_found_out() -> None:
+    with pytest.raises((AssertionError, CorruptStoreError, MissingEmbeddingError)):
+        run(KeepsNames, 3000, steps=25)

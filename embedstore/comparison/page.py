@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from embedstore.classify.plots import intervals_plot
-from embedstore.classify.report import HEADLINES, decimal, figures, page, table
+from embedstore.classify.report import HEADLINES, decimal, figures, intervals_plot, page, table
 
 DRAWN = (("auroc", "AUROC"), ("balanced_accuracy", "balanced accuracy"), ("mcc", "MCC"))
 _LETTERS = {"dna": "base", "protein": "residue"}

@@ -1,4 +1,13 @@
-"""The encoder of DNABERT-2 and DNABERT-S, without padding.
+"""DNA to tokens as DNABERT-2 and DNABERT-S do it: byte-pair encoding over A C G T.
+
+The merges come from the checkpoint's own `tokenizer.json`. Three things in that file would harm us and are switched off
+or kept out here: truncation to 2 000 tokens, padding *to* 2 000 tokens, and special tokens spelt out in the input
+("[SEP]" in a sequence would become the real separator).
+
+Every letter that is not A, C, G or T is one unknown token of its own. Canonical sequences are upper-case, so that only
+N and the other IUPAC letters are unknown here; the original tokenizer given lower-case DNA makes each letter unknown.
+
+The encoder of DNABERT-2 and DNABERT-S, without padding.
 
 A pack is a list of sequences written one after another. Every projection is one matrix product over the whole pack, and
 attention runs over groups of equal lengths: nothing is padded, and no vector depends on its neighbours.
@@ -9,17 +18,128 @@ of tokens i and j is lowered by slope * |i - j|. A gated feed-forward block (Sha
 
 Shapes in the comments: t tokens of the pack; n sequences of one length l; h heads of width e; d = h * e; f the width
 between the two feed-forward products.
+
+DNABERT-S and DNABERT-2, from their published checkpoints.
+
+Layout of a checkpoint: `config.json`, `pytorch_model.bin` or `model.safetensors`, `tokenizer.json`. Names may start
+with `bert.` (DNABERT-2-117M); the pooler and the language-model head are left out by name: no embedding needs them.
+
+The default `max_length_tokens` of 1 998 makes, with [CLS] and [SEP], the 2 000 tokens that both models were trained on
+at most. ALiBi extends beyond, and the authors evaluated on up to 5 000 tokens; but what a model saw in training is the
+safer default, and at 5 000 tokens attention costs nearly as much as all matrix products.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from itertools import groupby
+from pathlib import Path
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
+from tokenizers import Tokenizer
 from torch import Tensor
 from torch.nn import functional
+
+from embedstore.errors import WeightsError, WeightsNotFoundError, plain
+from embedstore.identity import Recipe
+from embedstore.models.checkpoint import Checkpoint, shown
+from embedstore.models.devices import arithmetic, machine_place, pick_device
+from embedstore.models.machine import kept_setting
+from embedstore.models.packed import PackedEmbedder
+from embedstore.models.weights import read_tensors
+
+CLS, SEP, UNK = "[CLS]", "[SEP]", "[UNK]"
+LARGEST_TOKENIZER_BYTES = 64 << 20
+_SHOWN_CHARACTERS = 500
+_PANIC = "PanicException"
+"""What the package's Rust code raises where it meets a state that it takes for impossible; no Exception."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class DnaTokenizer:
+    """Content tokens of DNA; the ids that every window starts and ends with are kept beside it.
+
+    Attributes
+    ----------
+    vocabulary : number of ids; all ids are below it.
+    """
+
+    first_id: int
+    last_id: int
+    vocabulary: int
+    _tokenizer: Tokenizer
+
+    @classmethod
+    def from_file(cls, path: Path) -> DnaTokenizer:
+        """Read a `tokenizer.json`.
+
+        Raises
+        ------
+        WeightsNotFoundError : there is no such file.
+        WeightsError : it is no tokenizer, or not one of DNABERT's kind.
+        """
+        if not path.is_file():
+            raise WeightsNotFoundError(
+                f"Cannot load the DNABERT tokenizer: there is no {path}. "
+                "Put the checkpoint's tokenizer.json beside its weights."
+            )
+        with path.open("rb") as stream:
+            content = stream.read(LARGEST_TOKENIZER_BYTES + 1)
+        if len(content) > LARGEST_TOKENIZER_BYTES:
+            raise WeightsError(
+                f"Cannot load the DNABERT tokenizer {path}: expected at most {LARGEST_TOKENIZER_BYTES} bytes."
+            )
+        try:
+            return cls._checked(Tokenizer.from_str(content.decode("utf-8")), path)
+        except WeightsError:
+            raise
+        except BaseException as error:  # the package raises nothing more specific for a malformed file
+            if not isinstance(error, Exception) and type(error).__name__ != _PANIC:
+                raise
+            raise WeightsError(
+                f"Cannot load the DNABERT tokenizer {path}: {plain(error, _SHOWN_CHARACTERS)}."
+            ) from error
+
+    @classmethod
+    def _checked(cls, tokenizer: Tokenizer, path: Path) -> DnaTokenizer:
+        tokenizer.no_truncation()
+        tokenizer.no_padding()
+        tokenizer.encode_special_tokens = True
+        first, last = tokenizer.token_to_id(CLS), tokenizer.token_to_id(SEP)
+        lacking = [token for token in (CLS, SEP, UNK, *"ACGT") if _lacks(tokenizer, token)]
+        if lacking or first is None or last is None:
+            raise WeightsError(
+                f"Cannot use the tokenizer {path} for DNABERT: expected the tokens [CLS] [SEP] [UNK] A C G T in its "
+                f"vocabulary, found no {' '.join(lacking)}."
+            )
+        framed = tokenizer.encode("A").ids
+        if framed != [first, tokenizer.token_to_id("A"), last]:
+            raise WeightsError(
+                f"Cannot use the tokenizer {path} for DNABERT: expected it to write A as [CLS] A [SEP], "
+                f"found ids {framed}."
+            )
+        ids = tokenizer.get_vocab(with_added_tokens=True).values()
+        return cls(first_id=first, last_id=last, vocabulary=max(ids) + 1, _tokenizer=tokenizer)
+
+    def content_ids(self, letters: bytes) -> NDArray[np.int64]:
+        """Tokenise one canonical sequence of any length.
+
+        Returns
+        -------
+        (t,) int64, without [CLS] and [SEP].
+        """
+        encoding = self._tokenizer.encode(letters.decode("ascii"), add_special_tokens=False)
+        return np.array(encoding.ids, dtype=np.int64)
+
+
+def _lacks(tokenizer: Tokenizer, token: str) -> bool:
+    return tokenizer.token_to_id(token) is None
+
 
 _BIAS_NUMBERS_AT_ONCE = 2**26
 """Numbers of ALiBi bias that may lie in a GPU's memory at once: 128 MiB of float16."""
@@ -224,3 +344,99 @@ def _attention(qkv: Tensor, bias: Tensor, queries_at_once: int) -> Tensor:
         queries = query[:, :, first : first + rows]  # (n, h, rows, e)
         blocks.append(functional.scaled_dot_product_attention(queries, key, value, attn_mask=mask))  # (n, h, rows, e)
     return (blocks[0] if len(blocks) == 1 else torch.cat(blocks, 2)).transpose(1, 2)
+
+
+_PREFIX = "bert."
+_NOT_NEEDED = re.compile(r"pooler\.|cls\.|embeddings\.position_ids$")
+_STOCK_BERT = re.compile(r"\.attention\.self\.(query|key|value)\.")
+_LETTERS_PER_TOKEN = 4.8  # measured on real genomes
+
+
+def load(recipe: Recipe, checkpoint: Checkpoint, device: str | None) -> PackedEmbedder:
+    """Load a checkpoint, strictly. `half` computes in float16 on a GPU; everything else is computed in float32.
+
+    Raises
+    ------
+    WeightsNotFoundError : there is no `tokenizer.json`.
+    WeightsError : the configuration, a tensor or the tokenizer is not DNABERT's, see `weights.read_tensors`; the
+        checkpoint is a stock BERT.
+    InputError : there is no such device.
+    """
+    place = pick_device(device)
+    dtype = arithmetic(recipe.precision, place)
+    encoder = read_encoder(checkpoint).to(place, dtype)
+    in_full = cache(lambda: read_encoder(checkpoint).to(place, torch.float32))
+    return PackedEmbedder(
+        recipe,
+        _read_tokenizer(checkpoint, encoder.shape),
+        encoder,
+        full_encoder=None if dtype == torch.float32 else in_full,
+        letters_per_token=_LETTERS_PER_TOKEN,
+        setting=kept_setting(checkpoint.shape, machine_place(place, dtype)),
+    )
+
+
+def read_encoder(checkpoint: Checkpoint) -> DnabertEncoder:
+    """Read the weights, as float32 on the CPU."""
+    shape = read_shape(checkpoint)
+    return DnabertEncoder(shape, read_tensors(checkpoint, shape.tensors(), _expected_names))
+
+
+def read_shape(checkpoint: Checkpoint) -> DnabertShape:
+    """Take the sizes from the configuration.
+
+    Raises
+    ------
+    WeightsError : an entry lacks or does not fit this architecture.
+    """
+    configuration = checkpoint.configuration
+    epsilon = configuration.get("layer_norm_eps")
+    activation = configuration.get("hidden_act")
+    if not isinstance(epsilon, float) or not 0 < epsilon < 1:
+        raise WeightsError(
+            f"Cannot use {checkpoint.path}: expected a layer_norm_eps in its configuration, found {shown(epsilon)}."
+        )
+    if activation != "gelu":
+        raise WeightsError(f"Cannot use {checkpoint.path}: expected hidden_act gelu, found {shown(activation)}.")
+    shape = DnabertShape(
+        hidden=checkpoint.dim,
+        layers=checkpoint.layers,
+        heads=checkpoint.size("num_attention_heads"),
+        intermediate=checkpoint.size("intermediate_size"),
+        vocabulary=checkpoint.size("vocab_size"),
+        token_types=checkpoint.size("type_vocab_size"),
+        norm_epsilon=epsilon,
+    )
+    if shape.hidden % shape.heads:
+        raise WeightsError(
+            f"Cannot use {checkpoint.path}: expected a hidden_size that num_attention_heads divides, "
+            f"found {shape.hidden} and {shape.heads}."
+        )
+    return shape
+
+
+def _read_tokenizer(checkpoint: Checkpoint, shape: DnabertShape) -> DnaTokenizer:
+    tokenizer = DnaTokenizer.from_file(checkpoint.tokenizer or checkpoint.path / "tokenizer.json")
+    if tokenizer.vocabulary > shape.vocabulary:
+        raise WeightsError(
+            f"Cannot use {checkpoint.path}: expected a tokenizer of at most {shape.vocabulary} tokens (vocab_size), "
+            f"found {tokenizer.vocabulary}."
+        )
+    return tokenizer
+
+
+def _expected_names(name: str) -> list[str]:
+    """Expected name of a tensor, none for what embeddings do not need.
+
+    Raises
+    ------
+    WeightsError : the name is one of a stock BERT.
+    """
+    name = name.removeprefix(_PREFIX)
+    if _STOCK_BERT.search(name):
+        raise WeightsError(
+            f"Cannot load a stock BERT as DNABERT: expected Wqkv in every attention layer, found {name}. Either it is "
+            "another model, or transformers saved it without DNABERT's own code, and then its attention weights are "
+            "random. Get the weights from their original source."
+        )
+    return [] if _NOT_NEEDED.match(name) else [name]

@@ -1,4 +1,13 @@
-"""Fitting a network: large batches, each from one gather, early stopping on the validation part.
+"""What a user chooses when a classifier is trained, checked once.
+
+The networks: which tensors they have, and what they compute once they are trained. No torch is needed for that.
+
+    mlp      standardised x ─▶ hidden (512) ─▶ batch norm ─▶ ReLU ─▶ dropout 0.5 (in training) ─▶ output
+    linear   standardised x ─▶ output
+
+`mlp` is the head of VirNucPro (Li-Jing-1997/VirNucPro at 0f93f27, train.py), before which inputs are standardised.
+
+Fitting a network: large batches, each from one gather, early stopping on the validation part.
 
 Rows come from the features in random order; only where all of them fit into a bounded cache are they read once. So
 memory does not grow with the data. On a CPU the same seed gives the same weights, bit for bit.
@@ -11,16 +20,170 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from embedstore.classify.network import DROPOUT, HIDDEN_UNITS, NORM_EPSILON, Network, Rows
-from embedstore.classify.options import TrainOptions
-from embedstore.errors import InputError, MissingDependencyError
+from embedstore.errors import InputError, MissingDependencyError, WeightsError
 from embedstore.features import Features
-from embedstore.features.samples import Indices
+from embedstore.features.features import Indices
+
+NetworkKind = Literal["mlp", "linear"]
+CalibrationKind = Literal["temperature", "vector", "none"]
+
+
+@dataclass(frozen=True, slots=True)
+class TrainOptions:
+    """How a classifier is trained.
+
+    Attributes
+    ----------
+    network : "mlp" is VirNucPro's head; "linear" is logistic regression, the baseline.
+    seed : of the split, the first weights, the order of samples and dropout.
+    validation_share, calibration_share, test_share : of the samples, about; the rest is trained on.
+    input_dropout : share of the inputs that are left out at random in training; helps where genomes are few.
+    balance_classes : weigh samples so that all classes count alike; scores are then calibrated for classes that occur
+        equally often, otherwise for the frequencies in the calibration part.
+    patience_epochs : training ends after so many epochs in which the validation loss did not fall.
+    ignore_unlabelled : leave samples without a label out, rather than refuse them.
+    device : "cpu", "cuda:0"; None: the best there is.
+
+    Raises
+    ------
+    InputError : a number is out of range.
+    """
+
+    network: NetworkKind = "mlp"
+    seed: int = 1
+    validation_share: float = 0.15
+    calibration_share: float = 0.15
+    test_share: float = 0.2
+    balance_classes: bool = True
+    calibration: CalibrationKind = "temperature"
+    max_epochs: int = 200
+    patience_epochs: int = 10
+    batch_rows: int = 1024
+    learning_rate: float = 1e-3
+    weight_decay: float = 1e-2
+    input_dropout: float = 0.0
+    ignore_unlabelled: bool = False
+    device: str | None = None
+
+    def __post_init__(self) -> None:
+        shares = (self.validation_share, self.calibration_share, self.test_share)
+        if self.test_share <= 0:
+            raise InputError(
+                f"Cannot train: expected a share of samples to test on above 0, found {self.test_share}: without an "
+                "honest test set nothing is known of a classifier."
+            )
+        if self.validation_share <= 0 or self.calibration_share < 0 or sum(shares) >= 1:
+            raise InputError(
+                f"Cannot train: expected shares for validation (above 0), calibration and test that leave something to "
+                f"train on, found {', '.join(map(str, shares))}. Choose smaller ones."
+            )
+        if (self.calibration_share == 0) != (self.calibration == "none"):
+            raise InputError(
+                f"Cannot train: expected a calibration part exactly if there is a calibration, found a share of "
+                f"{self.calibration_share} and calibration {self.calibration}."
+            )
+        for name in ("max_epochs", "patience_epochs", "learning_rate"):
+            if not getattr(self, name) > 0:
+                raise InputError(f"Cannot train: expected {name} above 0, found {getattr(self, name)}.")
+        if not 0 <= self.input_dropout < 1:
+            raise InputError(f"Cannot train: expected an input dropout from 0 to below 1, found {self.input_dropout}.")
+        if self.batch_rows < 2:
+            raise InputError(f"Cannot train: expected at least 2 rows a batch, found {self.batch_rows}.")
+
+    def to_json(self) -> dict[str, Any]:
+        """The options as JSON values."""
+        return asdict(self)
+
+
+HIDDEN_UNITS = 512
+DROPOUT = 0.5
+NORM_EPSILON = 1e-5
+
+_BLOCK_ROWS = 512
+
+Tensors = Mapping[str, NDArray[np.float32]]
+Rows = NDArray[np.float32]
+
+
+def tensor_shapes(kind: NetworkKind, dim: int, classes: int) -> dict[str, tuple[int, ...]]:
+    """Return the names and shapes of all tensors of a network."""
+    standard: dict[str, tuple[int, ...]] = {"input.mean": (dim,), "input.deviation": (dim,)}
+    if kind == "linear":
+        return standard | {"output.weight": (classes, dim), "output.bias": (classes,)}
+    norm = {f"norm.{name}": (HIDDEN_UNITS,) for name in ("weight", "bias", "running_mean", "running_var")}
+    hidden: dict[str, tuple[int, ...]] = {"hidden.weight": (HIDDEN_UNITS, dim), "hidden.bias": (HIDDEN_UNITS,)}
+    return standard | hidden | norm | {"output.weight": (classes, HIDDEN_UNITS), "output.bias": (classes,)}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Network:
+    """A trained network.
+
+    Attributes
+    ----------
+    tensors : float32, exactly those of `tensor_shapes`.
+
+    Raises
+    ------
+    WeightsError : a tensor lacks, is not expected, has another shape or dtype, or is not finite.
+    """
+
+    kind: NetworkKind
+    dim: int
+    classes: int
+    tensors: Tensors
+
+    def __post_init__(self) -> None:
+        problems = tensor_problems(self.tensors, tensor_shapes(self.kind, self.dim, self.classes))
+        if problems:
+            raise WeightsError(f"Cannot use this {self.kind} network: {'; '.join(problems)}.")
+
+    def logits(self, rows: Rows) -> NDArray[np.float32]:
+        """Compute the logits of rows: (n, d) float32 to (n, classes) float32.
+
+        The arithmetic is float64, rounded at the end, and matrix products are always of the same shape, for which the
+        last rows are padded with zeros: linear-algebra libraries add in another order at the edges of a matrix, so that
+        in float32 a row's numbers would depend on where it stands.
+        """
+        found = np.empty((len(rows), self.classes), np.float32)
+        wide = {name: tensor.astype(np.float64) for name, tensor in self.tensors.items()}
+        block = np.zeros((_BLOCK_ROWS, self.dim), np.float64)
+        for start in range(0, len(rows), _BLOCK_ROWS):
+            piece = rows[start : start + _BLOCK_ROWS]
+            block[: len(piece)] = piece
+            found[start : start + len(piece)] = self._block_logits(block, wide)[: len(piece)]
+        return found
+
+    def _block_logits(self, rows: NDArray[np.float64], tensors: Mapping[str, NDArray[np.float64]]) -> Any:
+        hidden = (rows - tensors["input.mean"]) / tensors["input.deviation"]  # (b, d)
+        if self.kind == "mlp":
+            hidden = hidden @ tensors["hidden.weight"].T + tensors["hidden.bias"]  # (b, 512)
+            scale = tensors["norm.weight"] / np.sqrt(tensors["norm.running_var"] + NORM_EPSILON)
+            hidden = np.maximum((hidden - tensors["norm.running_mean"]) * scale + tensors["norm.bias"], 0)
+        return hidden @ tensors["output.weight"].T + tensors["output.bias"]  # (b, classes)
+
+
+def tensor_problems(found: Mapping[str, NDArray[Any]], expected: Mapping[str, tuple[int, ...]]) -> list[str]:
+    """Say what is wrong with tensors; nothing, if they are exactly those expected, float32, finite."""
+    problems = [f"expected {name}, found none" for name in expected if name not in found]
+    for name, tensor in found.items():
+        if name not in expected:
+            problems.append(f"expected no {name}, found one")
+        elif tensor.shape != expected[name] or tensor.dtype != np.float32:
+            problems.append(f"expected {name} of {expected[name]} float32, found {tensor.shape} {tensor.dtype}")
+        elif not np.isfinite(tensor).all():
+            problems.append(f"expected finite numbers in {name}, found others")
+        elif name in ("input.deviation",) and not (tensor > 0).all():
+            problems.append(f"expected numbers above 0 in {name}, found others")
+        elif name == "norm.running_var" and not (tensor >= 0).all():
+            problems.append(f"expected no negative number in {name}, found one")
+    return problems
+
 
 try:
     import torch

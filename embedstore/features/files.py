@@ -1,24 +1,26 @@
 """Merged files: features with all that belongs to them, as `.zarr`, `.h5` or `.npz`; `columns` says what is inside.
 
 Rows pass through by blocks on the way in, and are read where they lie, mapped, on the way out.
+
+From the table that `prepare` writes to samples in memory: a few hundred bytes each.
 """
 
 from __future__ import annotations
 
+import json
 import struct
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from tokenize import TokenError
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import zarr.errors
 from numpy.typing import NDArray
 
 from embedstore.errors import CorruptStoreError, FormatVersionError, InputError, plain
-from embedstore.features import hdf5_file, npz_file, zarr_file
 from embedstore.features.columns import (
     ROW_DTYPE,
     Column,
@@ -29,10 +31,15 @@ from embedstore.features.columns import (
     samples_from,
     schema_from,
 )
-from embedstore.features.features import Features
-from embedstore.features.samples import Indices
+from embedstore.features.features import ARRAYS, CATEGORIES, TEXT, Categories, Features, Indices, Samples, Texts
+from embedstore.features.layouts import read_hdf5, read_npz, read_zarr, write_hdf5, write_npz, write_zarr
+from embedstore.features.schema import Preparation
+from embedstore.identity import Molecule
 from embedstore.output import complete
+from embedstore.samples.outputs import SETTINGS_NAME
+from embedstore.samples.table import SampleBatch, read_samples
 from embedstore.store.local import LocalStorage
+from embedstore.types import KEY_BYTES, Keys
 
 
 class _Format(NamedTuple):
@@ -41,9 +48,9 @@ class _Format(NamedTuple):
 
 
 _FORMATS = {
-    ".zarr": _Format(zarr_file.write, zarr_file.read),
-    ".h5": _Format(hdf5_file.write, hdf5_file.read),
-    ".npz": _Format(npz_file.write, npz_file.read),
+    ".zarr": _Format(write_zarr, read_zarr),
+    ".h5": _Format(write_hdf5, read_hdf5),
+    ".npz": _Format(write_npz, read_npz),
 }
 SUFFIXES = tuple(_FORMATS)
 _SHOWN_CHARACTERS = 500
@@ -166,3 +173,95 @@ class FileRows:
                 f"Cannot read {self._name}: it is damaged: {len(damaged)} of {len(rows)} rows lack their checksum, "
                 f"the first is row {indices[damaged[0]]}. Merge again."
             )
+
+
+_NAMES_SHOWN = 10
+_CHARACTERS_SHOWN = 80
+
+
+def load_samples(path: str | Path) -> Samples:
+    """Read a table of samples, and from `prepare.json` beside it how they were prepared.
+
+    Without `prepare.json` nothing is stated of the preparation, and a schema that states something will not match.
+
+    Raises
+    ------
+    InputError : one of the two is not what it should be, or an id occurs twice.
+    """
+    path = Path(path)
+    return collect(read_samples(path), read_preparation(path.parent / SETTINGS_NAME), str(path))
+
+
+def read_preparation(path: Path) -> Preparation:
+    """Read how samples were prepared; nothing is stated where there is no such file.
+
+    Raises
+    ------
+    InputError : the file does not say it.
+    """
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return Preparation()
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"Cannot read {path}: {error}. Prepare the samples again.") from error
+    preparation = document.get("preparation") if isinstance(document, dict) else None
+    try:
+        return Preparation.from_json(preparation)
+    except InputError as error:
+        raise InputError(f"Cannot read {path}: {error} Prepare the samples again.") from error
+
+
+def collect(batches: Iterable[SampleBatch], preparation: Preparation, origin: str) -> Samples:
+    """Join batches of a table.
+
+    Parameters
+    ----------
+    origin : where they come from, for messages.
+
+    Raises
+    ------
+    InputError : an id occurs twice.
+    """
+    no_keys = np.empty((0, KEY_BYTES), np.uint8)
+    pieces: dict[str, list[NDArray[Any]]] = {name: [np.empty(0, dtype)] for name, dtype in ARRAYS.items()}
+    pieces |= {name: [np.empty(0, np.int32)] for name in CATEGORIES} | {"dna": [no_keys], "protein": [no_keys]}
+    numbers: dict[str, dict[str, int]] = {name: {} for name in CATEGORIES}
+    for batch in batches:
+        _append(batch, pieces, numbers)
+    joined: dict[str, Any] = {name: np.concatenate(pieces.pop(name)) for name in list(pieces)}
+    refuse_repeated(joined["ids"], origin)
+    for name in CATEGORIES:
+        joined[name] = Categories.numbered(numbers[name], joined[name])
+    keys: dict[Molecule, Keys] = {"dna": joined.pop("dna"), "protein": joined.pop("protein")}
+    return Samples(**joined, keys=keys, preparation=preparation, origin=origin)
+
+
+def refuse_repeated(ids: Texts, origin: str) -> None:
+    """Refuse ids that occur twice.
+
+    Raises
+    ------
+    InputError : counts and names them.
+    """
+    ordered = np.sort(ids)
+    again = np.unique(ordered[1:][ordered[1:] == ordered[:-1]])
+    if len(again):
+        names = ", ".join(plain(name, _CHARACTERS_SHOWN) for name in again[:_NAMES_SHOWN].tolist())
+        raise InputError(
+            f"Cannot use {origin}: expected each sample id once, found {len(again)} more than once: {names}"
+            f"{' …' if len(again) > _NAMES_SHOWN else ''}. Give each sample its own id."
+        )
+
+
+def _append(batch: SampleBatch, pieces: dict[str, list[NDArray[Any]]], numbers: dict[str, dict[str, int]]) -> None:
+    for name in CATEGORIES:
+        known, texts = numbers[name], getattr(batch, name)
+        pieces[name].append(np.fromiter((known.setdefault(text, len(known)) for text in texts), np.int32, len(batch)))
+    pieces["ids"].append(np.array(batch.samples, dtype=TEXT))
+    pieces["start"].append(batch.starts)
+    pieces["end"].append(batch.ends)
+    pieces["strand"].append(np.array([1 if strand == "+" else -1 for strand in batch.strands], np.int8))
+    pieces["frame"].append(batch.frames.astype(np.int8))
+    pieces["dna"].append(batch.dna_keys)
+    pieces["protein"].append(batch.protein_keys)
