@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping, Set
 from contextlib import suppress
 from dataclasses import dataclass
 
-from embedstore.errors import CorruptStoreError, FormatVersionError, MissingDependencyError
-from embedstore.store.commits import CommitLog, Commits
+from embedstore.errors import CorruptStoreError, FormatVersionError, MissingDependencyError, StorageError
+from embedstore.store.commits import CommitLog, Commits, Unreadable
 from embedstore.store.condemned import Condemned, is_document, read_condemned
 from embedstore.store.documents import Commit, SpaceDocument, commit_file, commit_in, is_data_file
 from embedstore.store.index import is_index, open_index
@@ -41,7 +41,7 @@ class Inventory:
     condemned: tuple[Condemned, ...]
     removed: Set[str]
     signers: Mapping[str, Set[str]]
-    unreadable_space: CorruptStoreError | FormatVersionError | None
+    unreadable_space: Unreadable | None
 
     @property
     def live(self) -> set[str]:
@@ -117,11 +117,11 @@ def take_inventory(storage: Storage, folder: str, pinned: Set[str], members: Mem
     """
     files = {entry.name[len(folder) :]: entry for entry in storage.walk(folder)}
     listed = {commit for name in files if (commit := commit_in(name)) is not None}
-    commits = CommitLog(storage, folder).read(listed)
+    commits = CommitLog(storage, folder).read(listed, whatever_refuses=True)
     condemned = []
     for name, entry in files.items():
         if is_document(name):
-            with suppress(FileNotFoundError, CorruptStoreError):  # a damaged one condemns nothing
+            with suppress(FileNotFoundError, CorruptStoreError, StorageError):  # what cannot be read condemns nothing
                 condemned.append(read_condemned(storage, entry))
     named = {commit for each in condemned for name in each.files if (commit := commit_in(name)) is not None}
     signers = _members_signed(storage, folder, listed, members) if members else _signers(storage, folder, files)
@@ -136,10 +136,10 @@ def take_inventory(storage: Storage, folder: str, pinned: Set[str], members: Mem
     )
 
 
-def _why_unreadable(storage: Storage, file: str) -> CorruptStoreError | FormatVersionError | None:
+def _why_unreadable(storage: Storage, file: str) -> Unreadable | None:
     try:
         SpaceDocument.from_bytes(file, storage.read(file))
-    except (CorruptStoreError, FormatVersionError) as error:
+    except (CorruptStoreError, FormatVersionError, StorageError) as error:
         return error
     except FileNotFoundError:  # removed since the listing
         return None
@@ -154,7 +154,7 @@ def _members_signed(storage: Storage, folder: str, commits: Set[str], members: M
 def _signers(storage: Storage, folder: str, files: Mapping[str, Entry]) -> dict[str, Set[str]]:
     """Return the fingerprints of the keys that have signed each commit.
 
-    Where signatures cannot be checked, every one that is there counts for its commit, and outweighs no other.
+    One that cannot be checked, or read, counts for its commit, and outweighs no other.
     """
     signatures = CommitSignatures(storage, folder, Trust())
     signers: dict[str, set[str]] = {}
@@ -164,7 +164,7 @@ def _signers(storage: Storage, folder: str, files: Mapping[str, Entry]) -> dict[
                 found = signatures.read(f"{folder}{name}")
                 if found.valid:
                     signers.setdefault(match[1], set()).add(found.key.fingerprint)
-        except MissingDependencyError:
+        except (MissingDependencyError, StorageError):
             signers.setdefault(match[1], set()).add(match[1])
     return dict(signers)
 
@@ -214,7 +214,7 @@ def stale_indexes(storage: Storage, folder: str, inventory: Inventory) -> list[s
         try:
             entry = inventory.files[name]
             good = not taken and set(open_index(storage, entry.name, entry.size_bytes).commits) <= live
-        except FileNotFoundError:
+        except (FileNotFoundError, StorageError):
             continue
         except CorruptStoreError:
             good = False

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 
-from embedstore.errors import FormatVersionError
 from embedstore.maintenance.collection import remove_indexes
 from embedstore.store.commits import CommitLog
 from embedstore.store.documents import ROOT_NAME, Commit, Root, commit_file, commit_in, is_data_file, space_folders
@@ -21,7 +20,7 @@ from embedstore.store.signatures import NO_TRUST, Trust
 from embedstore.store.space import Space
 from embedstore.store.storage import Storage
 from embedstore.store.store import SpaceStore
-from embedstore.store.verification import Problem, verify
+from embedstore.store.verification import NOT_CANONICAL, Problem, VerifyReport, verify
 
 
 @dataclass(slots=True)
@@ -65,7 +64,7 @@ def repair(storage: Storage, trust: Trust = NO_TRUST) -> RepairReport:
     found = verify(storage, deep=True)
     if found.clean:
         return report
-    damaged = {problem.file: problem for problem in found.problems}
+    damaged = {problem.file: problem for problem in found.problems if _is_damage(problem, found)}
     if ROOT_NAME in damaged:
         _renew_root(storage, report, damaged[ROOT_NAME])
     for folder in space_folders(storage):
@@ -73,8 +72,8 @@ def repair(storage: Storage, trust: Trust = NO_TRUST) -> RepairReport:
         if here:
             _remove_documents(storage, folder, here, report)
     for space in SpaceStore(storage, trust=trust).spaces():
-        commits = CommitLog(storage, space.folder).read()
-        if any(isinstance(error, FormatVersionError) for error in commits.unreadable.values()):
+        commits = CommitLog(storage, space.folder).read(whatever_refuses=True)
+        if commits.unreadable:
             continue  # it may have replaced what is damaged
         for name in commits.readable.keys() - commits.replaced:
             commit = commits.readable[name]
@@ -84,6 +83,11 @@ def repair(storage: Storage, trust: Trust = NO_TRUST) -> RepairReport:
                 _salvage(space, segment, files, report)
     report.left = verify(storage, deep=True).problems
     return report
+
+
+def _is_damage(problem: Problem, found: VerifyReport) -> bool:
+    """Tell damage from what can be read, and from what the storage only refuses: it may be whole."""
+    return problem.reason != NOT_CANONICAL and problem.file not in found.refused
 
 
 def _renew_root(storage: Storage, report: RepairReport, problem: Problem) -> None:

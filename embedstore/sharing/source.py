@@ -7,7 +7,7 @@ from contextlib import suppress
 
 import numpy as np
 
-from embedstore.errors import CorruptStoreError, FormatVersionError
+from embedstore.errors import CorruptStoreError, FormatVersionError, StorageError
 from embedstore.store import SpaceStore
 from embedstore.store.commits import CommitLog
 from embedstore.store.documents import SpaceDocument, space_folders
@@ -65,5 +65,5 @@ def read_documents(store: SpaceStore) -> Iterator[tuple[str, SpaceDocument | Pro
             yield space_id, SpaceDocument.from_bytes(file, store.storage.read(file))
         except FileNotFoundError:  # being made just now, or removed
             continue
-        except (CorruptStoreError, FormatVersionError) as error:
+        except (CorruptStoreError, FormatVersionError, StorageError) as error:
             yield space_id, Problem(file, reason(error))

@@ -26,6 +26,9 @@ from embedstore.store.storage import Storage, side_by_side
 
 _MAX_ATTEMPTS = 5
 
+Unreadable = CorruptStoreError | FormatVersionError | StorageError
+"""Why a document cannot be read: damaged, of a newer version, or refused by the storage (permission, a bad disk)."""
+
 
 def replaced_by(commits: Iterable[Commit]) -> set[str]:
     """Return the ids of the commits that others make dead."""
@@ -44,11 +47,11 @@ class Commits:
     Attributes
     ----------
     readable : by id.
-    unreadable : why others could not be read, by id: damaged, or of a newer version.
+    unreadable : why others could not be read, by id.
     """
 
     readable: Mapping[str, Commit]
-    unreadable: Mapping[str, CorruptStoreError | FormatVersionError]
+    unreadable: Mapping[str, Unreadable]
 
     @property
     def replaced(self) -> set[str]:
@@ -95,8 +98,12 @@ class CommitLog:
             return False
         return True
 
-    def read(self, ids: Collection[str] | None = None) -> Commits:
+    def read(self, ids: Collection[str] | None = None, *, whatever_refuses: bool = False) -> Commits:
         """Read some commits, or all; those that vanish meanwhile are left out.
+
+        Parameters
+        ----------
+        whatever_refuses : go on where the storage refuses one of them, which is unreadable then.
 
         Raises
         ------
@@ -104,11 +111,15 @@ class CommitLog:
         """
         wanted = sorted(self.ids() if ids is None else ids)
 
-        def read(commit_id: str) -> Commit | CorruptStoreError | FormatVersionError | None:
+        def read(commit_id: str) -> Commit | Unreadable | None:
             file = self.file(commit_id)
             try:
                 return Commit.from_bytes(file, self._storage.read(file))
             except (CorruptStoreError, FormatVersionError) as error:
+                return error
+            except StorageError as error:
+                if not whatever_refuses:
+                    raise
                 return error
             except FileNotFoundError:  # replaced and collected since the listing
                 return None
@@ -116,7 +127,7 @@ class CommitLog:
         found = dict(zip(wanted, side_by_side(read, wanted, self._storage.requests_at_once), strict=True))
         return Commits(
             {commit: each for commit, each in found.items() if isinstance(each, Commit)},
-            {name: each for name, each in found.items() if isinstance(each, (CorruptStoreError, FormatVersionError))},
+            {name: each for name, each in found.items() if isinstance(each, Unreadable)},
         )
 
     def publish(

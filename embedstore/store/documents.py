@@ -27,6 +27,7 @@ from embedstore.store.strict_json import (
     matching,
     one_of,
     parsed,
+    refuse_deep,
     refuse_requirements,
     sealed,
     typed,
@@ -341,6 +342,8 @@ class Commit:
                 else None,
                 {name: value for name, value in document.items() if name not in _COMMIT_FIELDS},
             )
+            if commit.extra:
+                canonical(commit.extra)  # it is written again in copies
             commit._check()
         return commit
 
@@ -366,6 +369,7 @@ def checked_provenance(provenance: Mapping[str, Any]) -> dict[str, Any]:
     """
     try:
         canonical(provenance)
+        refuse_deep(provenance)
         for name in COSTS:
             amount(name, provenance.get(name, 0))
         if "newest_ns" in provenance:

@@ -194,6 +194,8 @@ def open_index(storage: Storage, name: str, size_bytes: int, *, check: bool | No
     with well_formed(name):
         count, checksum = integer(header, "keys"), integer(header, "crc32c")
         commits = tuple(matching("commit", each, _COMMIT_ID) for each in field(header, "commits", list))
+    if len(set(commits)) < len(commits):
+        raise CorruptStoreError(name, "it names a commit twice")
     if start + count * _BYTES_A_KEY != size_bytes or len(commits) > MAX_SEGMENTS:
         raise CorruptStoreError(name, f"expected {count} keys of {len(commits)} segments, found {size_bytes} bytes")
     if check is None:

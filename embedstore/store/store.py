@@ -20,6 +20,7 @@ from embedstore.errors import (
     StoreNotFoundError,
 )
 from embedstore.identity import Recipe
+from embedstore.store.commits import Unreadable
 from embedstore.store.documents import (
     ROOT_NAME,
     SPACE_NAME,
@@ -68,7 +69,7 @@ class SpaceStore:
         self.trust = trust
         self._files = OpenFiles(storage, check_digests=trust.members is not None)
         self._spaces: dict[str, Space] = {}
-        self.unreadable: dict[str, CorruptStoreError | FormatVersionError] = {}
+        self.unreadable: dict[str, Unreadable] = {}
         root = _read_root(storage, create=create, segment_format=segment_format)
         self.location = storage.location
         self.id = root.store_id
@@ -103,18 +104,26 @@ class SpaceStore:
         return cls(open_storage(location), create=create, segment_format=segment_format, pin=pin, trust=trust)
 
     def spaces(self) -> list[Space]:
-        """All spaces that can be read, sorted by name; for the others see `unreadable`."""
+        """All spaces that can be read, sorted by name; for the others see `unreadable`.
+
+        Raises
+        ------
+        StorageError : the storage refuses, and no space can be read.
+        """
         self.unreadable = {}
         for folder in space_folders(self.storage):
             space_id = folder.split("/")[1]
             if space_id not in self._spaces:
                 try:
                     space = self._open_space(space_id)
-                except (CorruptStoreError, FormatVersionError) as error:
+                except (CorruptStoreError, FormatVersionError, StorageError) as error:
                     self.unreadable[space_id] = error
                     continue
                 if space is not None:
                     self._spaces[space_id] = space
+        refused = [error for error in self.unreadable.values() if isinstance(error, StorageError)]
+        if refused and not self._spaces:
+            raise refused[0]
         return sorted(self._spaces.values(), key=lambda space: (space.name, space.id))
 
     def space(self, name_or_id: str) -> Space:
@@ -135,7 +144,7 @@ class SpaceStore:
             raise SpaceNotFoundError(f"Several spaces of {self.location} are called {name_or_id!r}: {ids}. Give an id.")
         for space_id, error in self.unreadable.items():
             # What a damaged one is called is not known, so it may be the one that is asked for.
-            if isinstance(error, CorruptStoreError) or self._may_be(space_id, name_or_id, error):
+            if not isinstance(error, FormatVersionError) or self._may_be(space_id, name_or_id, error):
                 raise error
         known = ", ".join(space.name for space in spaces) or "none yet"
         raise SpaceNotFoundError(f"No space {name_or_id!r} in {self.location}; its spaces: {known}.")
@@ -214,7 +223,7 @@ class SpaceStore:
             if space_id == recipe.id or (name is not None and self._may_be(space_id, name, error)):
                 raise error
 
-    def _may_be(self, space_id: str, name_or_id: str, error: CorruptStoreError | FormatVersionError) -> bool:
+    def _may_be(self, space_id: str, name_or_id: str, error: Unreadable) -> bool:
         """Tell whether a space that cannot be read is the one that is asked for, as far as its error says its name."""
         if len(name_or_id) >= _MIN_ID_PREFIX and space_id.startswith(name_or_id):
             return True

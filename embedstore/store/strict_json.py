@@ -22,6 +22,8 @@ T = TypeVar("T")
 
 MAX_INTEGER = 2**63 - 1
 """What languages with 64-bit integers can read; larger numbers are refused."""
+MAX_DEPTH = 64
+"""How many lists and objects may lie in one another; deeper ones exhaust the stack of whoever reads them."""
 _MOST_SHOWN = 80
 
 
@@ -55,12 +57,33 @@ def unsealed(file: str, content: bytes) -> dict[str, Any]:
 def parsed(file: str, content: bytes) -> dict[str, Any]:
     """Read a JSON object; CorruptStoreError if it is none."""
     try:
-        document = json.loads(content)
+        document = json.loads(content, parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as error:
         raise CorruptStoreError(file, f"expected JSON, found {content[:20]!r}… ({error})") from error
     if not isinstance(document, dict):
         raise CorruptStoreError(file, "expected a JSON object")
+    with well_formed(file):
+        refuse_deep(document)
     return document
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is no number of JSON")
+
+
+def refuse_deep(document: object) -> None:
+    """Refuse a document of more than `MAX_DEPTH` levels; ValueError."""
+    level = [document]
+    for _ in range(MAX_DEPTH + 1):
+        level = [
+            inner
+            for each in level
+            if isinstance(each, (dict, list))
+            for inner in (each.values() if isinstance(each, dict) else each)
+        ]
+        if not level:
+            return
+    raise ValueError(f"expected at most {MAX_DEPTH} levels of lists and objects")
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from embedstore.errors import CorruptStoreError, FormatVersionError
+from embedstore.errors import CorruptStoreError, FormatVersionError, StorageError
 from embedstore.store.commits import CommitLog, Commits
 from embedstore.store.documents import ROOT_NAME, commit_in, is_data_file, space_folders
 from embedstore.store.index import is_index
@@ -117,7 +117,8 @@ def publish_web_index(storage: Storage) -> PublishedIndex:
     before = 0
     with suppress(FileNotFoundError, CorruptStoreError, FormatVersionError):  # a damaged one is derived, too
         before = WebIndex.from_bytes(storage.read(INDEX_NAME)).created_ns
-    listing = _Listing({folder: CommitLog(storage, folder).read() for folder in space_folders(storage)})
+    folders = space_folders(storage)
+    listing = _Listing({folder: CommitLog(storage, folder).read(whatever_refuses=True) for folder in folders})
     # Walked after the commits were read: the files that they name were there before them.
     files = {entry.name: entry for entry in storage.walk("") if listing.has(entry.name)}
     index = WebIndex(max(time.time_ns(), before + 1), files, dict(_carried(storage, files)))
@@ -168,13 +169,22 @@ def _carried(storage: Storage, files: Mapping[str, Entry]) -> Iterator[tuple[str
     def read(name: str) -> bytes | None:
         try:
             content = storage.read(name)
-        except FileNotFoundError:
+        except (FileNotFoundError, CorruptStoreError, StorageError):
             return None
-        return content if len(content) == files[name].size_bytes else None
+        return content if len(content) == files[name].size_bytes and _is_text(content) else None
 
     for name, content in zip(names, side_by_side(read, names, storage.requests_at_once), strict=True):
         if content is not None:
             yield name, content
+
+
+def _is_text(content: bytes) -> bool:
+    """Tell whether a document can stand in another one; a damaged one may be anything, and is asked for by itself."""
+    try:
+        content.decode("utf-8")
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def _entry(name: str, facts: Any) -> Entry:
