@@ -22,6 +22,8 @@ from embedstore.store.storage import Storage
 from embedstore.store.store import SpaceStore
 from embedstore.store.verification import NOT_CANONICAL, Problem, VerifyReport, verify
 
+_MOST_PASSES = 5
+
 
 @dataclass(slots=True)
 class RepairReport:
@@ -61,10 +63,22 @@ def repair(storage: Storage, trust: Trust = NO_TRUST) -> RepairReport:
     StorageError : the storage refused.
     """
     report = RepairReport()
-    found = verify(storage, deep=True)
-    if found.clean:
-        return report
+    for _ in range(_MOST_PASSES):
+        found = verify(storage, deep=True)
+        report.left = found.problems
+        removed = len(report.removed)
+        _repair_what(found, storage, trust, report)
+        if len(report.removed) == removed:
+            return report
+    report.left = verify(storage, deep=True).problems
+    return report
+
+
+def _repair_what(found: VerifyReport, storage: Storage, trust: Trust, report: RepairReport) -> None:
+    """Repair what a check has found; not what comes back to life by that, since what replaced it is gone."""
     damaged = {problem.file: problem for problem in found.problems if _is_damage(problem, found)}
+    if not damaged:
+        return
     if ROOT_NAME in damaged:
         _renew_root(storage, report, damaged[ROOT_NAME])
     for folder in space_folders(storage):
@@ -78,11 +92,9 @@ def repair(storage: Storage, trust: Trust = NO_TRUST) -> RepairReport:
         for name in commits.readable.keys() - commits.replaced:
             commit = commits.readable[name]
             files = [damaged[path] for file in commit.files if (path := f"{space.folder}{file}") in damaged]
-            if files:
+            if files and found.refused.isdisjoint(f"{space.folder}{file}" for file in commit.files):
                 segment = Segment(OpenFiles(storage), space.folder, name, commit, space.dim * space.dtype.itemsize)
                 _salvage(space, segment, files, report)
-    report.left = verify(storage, deep=True).problems
-    return report
 
 
 def _is_damage(problem: Problem, found: VerifyReport) -> bool:

@@ -7,7 +7,7 @@ from contextlib import suppress
 
 import numpy as np
 
-from embedstore.errors import CorruptStoreError, FormatVersionError, StorageError
+from embedstore.errors import CorruptStoreError, FormatVersionError, MissingDependencyError, StorageError
 from embedstore.store import SpaceStore
 from embedstore.store.commits import CommitLog
 from embedstore.store.documents import SpaceDocument, space_folders
@@ -49,12 +49,24 @@ class SourceSpace:
         return commit in self._log.read().live
 
     def vouching(self, segment: Segment) -> list[Signature]:
-        """Return the signatures of a segment that vouch for it, checked or not; those that are damaged are left out."""
+        """Return the signatures of a segment that vouch for it; those that are damaged, or false, are left out.
+
+        Where cryptography is not installed nobody can tell, and all go along: whoever reads them checks them.
+        """
         found = []
         for file in signature_files(self.storage, self.folder).get(segment.commit_id, []):
             with suppress(CorruptStoreError, FormatVersionError, FileNotFoundError):
-                found.append(self._signatures.read(file))
+                signature = self._signatures.read(file)
+                if _may_be_valid(signature):
+                    found.append(signature)
         return found
+
+
+def _may_be_valid(signature: Signature) -> bool:
+    try:
+        return signature.valid
+    except MissingDependencyError:
+        return True
 
 
 def read_documents(store: SpaceStore) -> Iterator[tuple[str, SpaceDocument | Problem]]:

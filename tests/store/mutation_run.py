@@ -22,14 +22,15 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from mutations import Mutator
 from sample_rows import new_space, right_vectors, sample_batch, sample_keys, sample_recipe
 
-from embedstore.errors import EmbedStoreError
+from embedstore.errors import EmbedStoreError, FormatVersionError
 from embedstore.identity import Recipe
 from embedstore.maintenance import collect, compact, pin, remove_space, repair, unpin
 from embedstore.sharing import pull, push, sync
@@ -281,6 +282,10 @@ def mend(case: Case) -> None:
     place = case.copy()
     report = repair(LocalStorage(place))
     json.dumps(report.to_json())
+    try:
+        open_store(place)
+    except FormatVersionError:
+        return
     assert_other_is_right(place)
     assert_kept(case, place)
     for space in open_store(place).spaces():
@@ -479,6 +484,12 @@ class _Handler(SimpleHTTPRequestHandler):
     """Serves files without waiting 40 ms for the acknowledgement of each header."""
 
     disable_nagle_algorithm = True
+
+    def send_head(self) -> BytesIO | BinaryIO | None:
+        if Path(self.translate_path(self.path)).is_file():  # a pipe would be waited for
+            return super().send_head()
+        self.send_error(404)
+        return None
 
     def log_message(self, format: str, *args: object) -> None:
         pass

@@ -685,3 +685,60 @@ def test_a_repair_does_not_take_a_refusal_for_damage(place: Path, monkeypatch: p
         collect_all(place)
     assert {name: (place / name).read_bytes() for name in refused} == before
     assert_both_are_right(place)
+
+
+def test_a_repair_of_a_segment_waits_until_all_of_its_files_can_be_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = tmp_path / "store"
+    new_space(place, "zarr").append(sample_batch(KEYS, sample_recipe()))
+    (commit,) = live_commits(place)
+    arrays = json.loads(commit.read_bytes())["arrays"]
+    vectors, refused = (folder_of(place) / arrays[name][0]["file"] for name in ("vectors", "row_crc"))
+    vectors.write_bytes(b"!" + vectors.read_bytes()[1:])
+    read = LocalStorage.read
+
+    def without_permission(storage: LocalStorage, name: str, *limits: int) -> bytes:
+        if name == str(refused.relative_to(place)):
+            raise StorageError(f"Cannot read {name}: Permission denied.")
+        return read(storage, name, *limits)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(LocalStorage, "read", without_permission)
+        waiting = repair(LocalStorage(place))
+    assert waiting.left
+    assert not waiting.removed
+    report = repair(LocalStorage(place))
+    assert (report.rows_lost, report.rows_kept) == (1, len(KEYS) - 1)
+
+
+def test_what_a_repair_brings_back_to_life_is_repaired_too(tmp_path: Path, layout: SegmentFormat) -> None:
+    """A damaged segment, its repaired copy, which is damaged later on, and a good vector of what was lost."""
+    place = tmp_path / "store"
+    new_space(place, layout).append(sample_batch(KEYS, sample_recipe()))
+    spoil(place, live_commits(place)[0], rows=1)
+    assert repair(LocalStorage(place)).rows_lost == 1
+    open_space(place).append(sample_batch(KEYS, sample_recipe()))
+    spoil(place, next(path for path in live_commits(place) if json.loads(path.read_bytes())["replaces"]), rows=11)
+    assert repair(LocalStorage(place)).left == []
+    assert_right(open_space(place), KEYS)
+
+
+def spoil(place: Path, commit: Path, rows: int) -> None:
+    part = json.loads(commit.read_bytes())["arrays"]["vectors"][0]
+    with (folder_of(place) / part["file"]).open("r+b") as file:
+        file.seek(part["offset"])
+        file.write(b"!" * rows * 16)
+
+
+def test_a_false_signature_does_not_go_along_with_a_copy(tmp_path: Path, layout: SegmentFormat) -> None:
+    near, far = tmp_path / "near", tmp_path / "far"
+    new_space(far, layout)
+    SpaceStore(LocalStorage(far), trust=Trust(SIGNER)).space("toy").append(sample_batch(KEYS, sample_recipe()))
+    (file,) = folder_of(far).glob("signatures/*.json")
+    document = json.loads(file.read_bytes())
+    del document["sha256"]
+    file.write_bytes(sealed({**document, "signature": base64.b64encode(bytes(64)).decode()}))
+    assert pull(SpaceStore.open(near, create=True), SpaceStore.open(far)).complete
+    assert verify(LocalStorage(near), deep=True).clean
+    assert_right(open_space(near), KEYS)
