@@ -131,7 +131,7 @@ def audit(records: Iterable[Record | Rejection], target: SpaceTarget, options: A
 
     Parameters
     ----------
-    records : sequences to choose from; those that the space lacks are passed over.
+    records : sequences to choose from; those that are missing from the space are skipped.
 
     Raises
     ------
@@ -234,7 +234,7 @@ class _Comparison:
         chosen = self._sample.chosen
         window = Window([record for record, _ in chosen.values()], [each for _, each in chosen.values()], list(chosen))
         pool.add(window, range(len(chosen)))
-        packs = pool.packs(embedder.pack_letters, embedder.workers)
+        packs = pool.packs(embedder.pack_residues, embedder.workers)
         with closing(embed_packs(embedder, packs)) as results:
             for pack, embedded in results:
                 self.failed += pool.rejections({pack.keys[row]: reason for row, reason in embedded.failures.items()})

@@ -41,7 +41,7 @@ def check_folder(path: Path, marker: str, what: str) -> None:
 
     Raises
     ------
-    InputError : a file, or a folder without the marker, is there; or the folder above lacks.
+    InputError : a file, or a folder without the marker, is there; or the folder above does not exist.
     """
     is_empty = path.is_dir() and not any(path.iterdir())
     if path.exists() and not is_empty and not (path / marker).is_file():
@@ -58,7 +58,7 @@ def complete(path: Path) -> Iterator[Path]:
 
     Raises
     ------
-    InputError : a folder lacks. StorageError : it cannot be written.
+    InputError : a folder is missing. StorageError : it cannot be written.
     """
     if not path.parent.is_dir():
         raise InputError(f"Cannot write {path}: there is no folder {path.parent}. Make it first.")
@@ -68,7 +68,7 @@ def complete(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """As `complete`, for callers whose error for a folder that lacks is the StorageError."""
+    """As `complete`, for callers whose error for a missing folder is the StorageError."""
     temporary = _beside(path)
     try:
         yield temporary

@@ -1,6 +1,7 @@
-"""What training and evaluation are given: a merged file, or a table of samples with the spaces of a store.
+"""What training and evaluation are given, and the spaces that a classifier's columns come from.
 
-The spaces that a classifier's columns come from: found in a store, compared with its schema before any work.
+The input is a merged file, or a table of samples with the spaces of a store; the spaces are found there and compared
+with the classifier's schema before any work.
 """
 
 from __future__ import annotations
@@ -56,7 +57,7 @@ class Reading:
     ----------
     store, models : where a table of samples is given; a merged file needs neither.
     labels, groups : tables that label samples, or put them into clusters that no split divides.
-    fill : compute what lacks, see `embedstore.features.merge`.
+    fill : compute missing vectors, see `embedstore.features.merge`.
     """
 
     store: SpaceStore | None = None
@@ -96,7 +97,7 @@ def open_input(given: FeatureInput, how: Reading) -> tuple[Features, Samples]:
 
 
 def fill_source(given: Samples | str | Path, how: Reading) -> FillFrom | None:
-    """Return where the sequences of samples are, if what lacks is to be computed.
+    """Return where the sequences of samples are, if missing vectors are to be computed.
 
     Raises
     ------
@@ -159,7 +160,7 @@ def require_schema(classifier: Classifier, targets: Sequence[SpaceTarget], prepa
 
 
 def fill_spaces(targets: Sequence[SpaceTarget], source: FillFrom) -> tuple[tuple[SpaceTarget, ...], list[FillReport]]:
-    """Compute what spaces lack of prepared samples, one space after the other.
+    """Compute the vectors of prepared samples that are missing from spaces, one space after the other.
 
     Returns
     -------

@@ -1,9 +1,9 @@
 """A classifier on disk: a folder of plain tensors and JSON, read strictly. There is no pickle in it.
 
-classifier.safetensors   the tensors of `network.tensor_shapes`, float32
+classifier.safetensors   the tensors of `heads.tensor_shapes`, float32
 classifier.json          format, version, network, schema, calibration, SHA-256 of the tensors' file, and how it
                          came about: options, split by group, epochs, metrics, versions
-report.html, scores.tsv  for people: plots, and the scores of the test part that every number can be checked on
+report.html, scores.tsv  for people: plots, and the scores of the test part, to recompute every number
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ def check_output(path: Path) -> None:
 
     Raises
     ------
-    InputError : a file, or a folder without a classifier, is there; or the folder above lacks.
+    InputError : a file, or a folder without a classifier, is there; or the folder above does not exist.
     """
     check_folder(path, DOCUMENT_NAME, "a classifier")
 

@@ -68,7 +68,7 @@ def evaluate(
 
     Raises
     ------
-    SchemaError : the features are not laid out, prepared or labelled as the classifier expects; both sides are named.
+    SchemaError : the features are not arranged, prepared or labelled as the classifier expects; both sides are named.
         This is looked at first.
     MissingEmbeddingError : samples have no vector. InputError : no sample has a label.
     """

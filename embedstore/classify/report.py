@@ -1,6 +1,6 @@
-"""Plots of a report, as SVG text. Matplotlib's own objects are used, without its global state or any display.
+"""Reports for people: one self-contained HTML page with the numbers of the JSON and plots of the scores.
 
-Reports for people: one HTML page that needs nothing else, with the numbers of the JSON and plots of the scores.
+Plots are SVG text, drawn with Matplotlib's own objects, without its global state or any display.
 """
 
 from __future__ import annotations

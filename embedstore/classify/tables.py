@@ -1,8 +1,8 @@
-"""Scored samples: from features and a classifier, and as the table that every number of a report can be checked on.
+"""Scores and the tables that are made of them.
 
-From the scores of samples to one row a sequence: `contigs.tsv`.
-
-The tables of a prediction: a row a sample, a row a sequence, and VirNucPro's two for who has scripts for them.
+`Scores` are computed from features and a classifier, and written as the table that every number of a report can be
+checked against. `ContigGatherer` brings the scores of samples together to one row a sequence. A prediction writes a row
+a sample and a row a sequence, or the two files of VirNucPro for users who have scripts for them.
 """
 
 from __future__ import annotations

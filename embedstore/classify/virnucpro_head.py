@@ -140,7 +140,7 @@ def import_classifier(
 
 
 def read_head(file: Path) -> Tensors:
-    """Read the tensors of a pickled head, under the names of `network.tensor_shapes`.
+    """Read the tensors of a pickled head, under the names of `heads.tensor_shapes`.
 
     Raises
     ------

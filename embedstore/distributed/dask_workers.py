@@ -1,17 +1,17 @@
-"""Files that say which Dask cluster to start.
+"""Workers of a Dask cluster: one that runs already, or one that is started for the fill as a cluster file says.
 
-kind: slurm        # local, slurm, pbs or lsf
-minimum: 0
-maximum: 40
-options:           # of dask_jobqueue's SLURMCluster, PBSCluster, LSFCluster, or of distributed's LocalCluster
-  queue: gpu
-  cores: 8
-  memory: 32GB
+A cluster file is YAML:
 
-Workers of a Dask cluster: one that runs already, or one that is started for the fill.
+    kind: slurm        # local, slurm, pbs or lsf
+    minimum: 0
+    maximum: 40
+    options:           # of dask_jobqueue's SLURMCluster, PBSCluster, LSFCluster, or of distributed's LocalCluster
+      queue: gpu
+      cores: 8
+      memory: 32GB
 
-Dask gives the task of a worker that died to another one, several times, before it gives up; only then the task is
-halved. Whoever can reach a Dask scheduler can run code on its workers: let it listen on a trusted network only.
+Dask gives the task of a worker that died to another worker, several times, before it reports a failure; only then is
+the task halved. Whoever can reach a Dask scheduler can run code on its workers: let it listen on trusted networks only.
 """
 
 from __future__ import annotations
@@ -117,7 +117,7 @@ class DaskScheduler:
     address: str
 
     @property
-    def letters_per_second_divisor(self) -> int:
+    def residues_per_second_divisor(self) -> int:
         """How many cores they have is not known."""
         return 1
 
@@ -156,7 +156,7 @@ class DaskCluster:
             )
 
     @property
-    def letters_per_second_divisor(self) -> int:
+    def residues_per_second_divisor(self) -> int:
         """On this machine they share the cores."""
         return self.maximum if self.kind == "local" else 1
 

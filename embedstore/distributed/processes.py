@@ -50,7 +50,7 @@ class LocalProcesses:
             raise InputError(f"Cannot fill with {self.count} workers: expected at least 1.")
 
     @property
-    def letters_per_second_divisor(self) -> int:
+    def residues_per_second_divisor(self) -> int:
         """They share what one process has."""
         return self.count
 

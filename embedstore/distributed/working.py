@@ -1,8 +1,7 @@
-"""What of this machine each of several workers gets: its cores, its GPUs.
+"""What a worker does: load the model once, then for each task embed, append its own segments, and return a receipt.
 
-What a worker does: load the model once, then for each task embed, append its own segments, and give a receipt.
-
-A worker process knows nothing of the input, of other tasks, or of who started it.
+A worker process knows nothing of the input, of other tasks, or of who started it. What it may use of its machine
+(cores, GPUs) is decided here too, for all workers of the machine.
 """
 
 from __future__ import annotations
@@ -80,7 +79,7 @@ class Job:
     Attributes
     ----------
     location : of the store, as every worker reaches it.
-    name : of the space, which the first worker makes if it lacks.
+    name : of the space, which the first worker creates if it is missing.
     source : gives the model; picklable, and equal if it gives the same.
     device : see `FillOptions.device`.
     """
@@ -114,7 +113,7 @@ class Receipt:
     ----------
     computed : rows that were computed and stored.
     present : rows that were stored by then, by somebody else or by a worker that died of this task later.
-    letters : of the sequences that were computed.
+    residues : of the sequences that were computed.
     compute_seconds : inside the model.
     failures : key -> why there is no vector.
     error : why nothing, or not all, could be computed.
@@ -122,7 +121,7 @@ class Receipt:
 
     computed: int = 0
     present: int = 0
-    letters: int = 0
+    residues: int = 0
     compute_seconds: float = 0.0
     failures: Mapping[bytes, str] = field(default_factory=dict)
     error: EmbedStoreError | None = None
@@ -142,7 +141,7 @@ def use_threads(threads: int) -> None:
 
 
 def prepare(job: Job) -> None:
-    """Load the model, make the space if it lacks, compare the canaries: once in a process.
+    """Load the model, create the space if it is missing, compare the canaries: once in a process.
 
     Raises
     ------
@@ -218,7 +217,7 @@ class _TaskFill(Fill):
         return Receipt(
             computed=report.computed,
             present=report.hits,
-            letters=self._progress.letters_computed,
+            residues=self._progress.residues_computed,
             compute_seconds=report.compute_seconds,
             failures={self._keys[failure.line]: failure.reason for failure in report.failed},
         )

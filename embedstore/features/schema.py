@@ -73,7 +73,7 @@ class Preparation:
 
         Raises
         ------
-        InputError : a field lacks, is unknown, or has a value of another type.
+        InputError : a field is missing, is unknown, or has a value of another type.
         """
         return cls(**_checked(cls, document))
 
@@ -183,7 +183,7 @@ class Schema:
 
         Raises
         ------
-        InputError : a field lacks, is unknown, or has a value of another type.
+        InputError : a field is missing, is unknown, or has a value of another type.
         """
         if not isinstance(document, dict) or set(document) != {field.name for field in fields(cls)}:
             raise InputError("Cannot read a schema: expected an object of blocks, preparation and labels.")

@@ -32,7 +32,7 @@ SEQUENCES: dict[Molecule, tuple[str, ...]] = {
     ),
 }
 """Sequences that a new space gets; a space that exists keeps its own. The middle ones are natural (human ubiquitin, the
-beginning of phage phiX174), the others hold every letter and low complexity."""
+beginning of phage phiX174), the others hold every residue or base and low complexity."""
 
 _FEWEST = 1
 """Canaries of a space that comes from elsewhere; ours have three each."""
@@ -46,7 +46,7 @@ def compute(embedder: Embedder) -> Canaries:
     ModelError : the model has no vector for one of them.
     """
     recipe = embedder.recipe
-    # What a model rejects for its length cannot be a canary; no letter of ours is more than one token.
+    # What a model rejects for its length cannot be a canary; no residue of ours is more than one token.
     limit = recipe.max_length_tokens if recipe.long == "reject" else None
     sequences = tuple(sequence[:limit] for sequence in SEQUENCES[recipe.molecule])
     return Canaries(sequences, _vectors(embedder, sequences))

@@ -30,9 +30,9 @@ class SegmentLimits:
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """What a pack has cost: letters computed, and seconds that the model took."""
+    """What a pack has cost: residues (or bases) computed, and seconds that the model took."""
 
-    letters: int
+    residues: int
     seconds: float
 
 
@@ -105,19 +105,19 @@ class _Collected:
         self.since = since
         self._space = space
         self._vectors = np.empty((capacity_rows, space.dim), space.dtype)
-        self._letters = 0
+        self._residues = 0
         self._seconds = 0.0
 
     def add(self, keys: list[bytes], vectors: Vectors, cost: Cost) -> None:
         self._vectors[len(self.keys) : len(self.keys) + len(keys)] = vectors
         self.keys += keys  # last of what decides on the rows, so that an interrupt leaves whole ones
-        self._letters += cost.letters
+        self._residues += cost.residues
         self._seconds += cost.seconds
 
     def commit(self) -> int:
         provenance = {
             "embedstore": version("embedstore"),
             "compute_seconds": self._seconds,
-            "letters": self._letters,
+            "letters": self._residues,
         }
         return self._space.append(EmbeddingBatch(key_array(self.keys), self._vectors[: len(self.keys)]), provenance)

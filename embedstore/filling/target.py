@@ -1,4 +1,4 @@
-"""Where vectors go: the store, the recipe, the space if it is there already, and the model if it can be had."""
+"""Where vectors go: the store, the recipe, the space if it exists already, and the model if it is available."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ class SpaceTarget:
         try:
             model = self.obtain()
         except ModelError as error:
-            reason = f"Cannot compute {missing} sequences that space {self.name} lacks. {error}"
+            reason = f"Cannot compute {missing} sequences that are missing from space {self.name}. {error}"
             raise type(error)(reason) from error
         if model.recipe != self.recipe:
             raise recipe_conflict(self.name, self.recipe, model.recipe)
@@ -103,7 +103,7 @@ def find_target(store: SpaceStore | None, model: str, options: ModelOptions, nam
     """Find the space that a model fills, or will fill.
 
     Where the model is unknown or its weights are not on this machine, a space that is called like it will do: what it
-    holds can be read, and only what it lacks needs the model, which is fetched then.
+    holds can be read, and the model is fetched only when vectors are missing.
 
     Parameters
     ----------

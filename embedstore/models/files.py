@@ -1,18 +1,16 @@
-"""Small JSON files that only ever save time, in `$XDG_CACHE_HOME/embedstore`.
+"""Files beside the models: caches that only save time, SHA-256 of weights, and a first look into `torch.save` files.
 
-Such a file is written whole under a temporary name and renamed; a damaged or unreadable one counts as empty. Two
-processes may write at once: one of them wins, and what the other one knew is found out again.
+*Caches* are small JSON files in `$XDG_CACHE_HOME/embedstore`. Each is written whole under a temporary name and renamed;
+a damaged or unreadable one counts as empty. Two processes may write at once: one of them wins, and what the other one
+knew is computed again.
 
-SHA-256 of files, remembered: hashing the weights of a large model takes seconds to a minute.
+*Digests.* Hashing the weights of a large model takes seconds to a minute, so a digest is remembered by path, size and
+modification time (nanoseconds) in `digests.json`. Without that cache, files are hashed again.
 
-A digest is remembered by path, size and modification time (nanoseconds) in `$XDG_CACHE_HOME/embedstore/digests.json`.
-The file is a cache and nothing more (`json_cache`): without it, hashing is done again.
-
-A file of `torch.save`, looked at without torch and without executing any of its pickle.
-
-It may come from a stranger, so nothing that it claims is believed before memory is asked for: the archive's members
-must be stored as they are (a deflated one could be a bomb) and fit into the file together; in the older layout, one
-pickle behind the other, no storage may claim more elements than the file has bytes.
+*Files of `torch.save`* are read without torch and without executing any of their pickle. They may come from a stranger,
+so no size that they state is believed before memory is reserved: the members of the archive must be stored uncompressed
+(a deflated one could be a bomb) and fit into the file together; in the older layout, one pickle behind the other, no
+storage may state more elements than the file has bytes.
 """
 
 from __future__ import annotations

@@ -69,7 +69,7 @@ def keep_setting(shape: ModelShape, place: Place, setting: Setting) -> bool:
 
 
 def kept_rate(recipe: Recipe, device: str | None = None) -> float | None:
-    """Return the letters a second that were measured here; of several devices, on the fastest.
+    """Return the residues a second that were measured here; of several devices, on the fastest.
 
     Parameters
     ----------
@@ -88,11 +88,11 @@ def kept_rate(recipe: Recipe, device: str | None = None) -> float | None:
     return max(rates, default=None)
 
 
-def keep_rate(recipe: Recipe, place: Place, letters_per_second: float) -> bool:
+def keep_rate(recipe: Recipe, place: Place, residues_per_second: float) -> bool:
     """Keep how fast a model is on this machine, and tell whether that was possible."""
     model = _model_name(recipe)
     about = {"model": model, **asdict(place), "processor": processor(), "torch": _torch_version()}
-    return _keep("rates", f"{model}, {_on_this_machine(place)}", {**about, "letters_per_second": letters_per_second})
+    return _keep("rates", f"{model}, {_on_this_machine(place)}", {**about, "letters_per_second": residues_per_second})
 
 
 def kept_file() -> Path:

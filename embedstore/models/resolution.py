@@ -1,11 +1,10 @@
-"""Weights of the named models: from the local Hugging Face cache, or downloaded at the pinned revision.
-
-Only the files that a model needs are fetched, none of the repository's code. What is in the local cache is used without
-asking the network; that digests are the published ones is checked by `resolution`, wherever the files came from.
-
-How a name or a directory becomes a model with a recipe.
+"""How a name or a directory becomes a model with a recipe, and where its weights are found.
 
 Resolving reads configurations and hashes files. Torch is imported, and weights are loaded, only by `Model.load`.
+
+Weights of named models come from the local Hugging Face cache, which is used without asking the network, or are
+downloaded at the pinned revision: only the files that a model needs, none of the repository's code. Wherever the files
+come from, their digests must be the published ones.
 """
 
 from __future__ import annotations

@@ -1,7 +1,4 @@
-"""Files that appear in a folder together when all of them are complete.
-
-The files that samples are written to.
-"""
+"""The files that samples are written to, which appear in their folder together once all of them are complete."""
 
 from __future__ import annotations
 

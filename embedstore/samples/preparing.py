@@ -1,8 +1,6 @@
-"""What prepare did, as a value and as JSON.
+"""Genomes to samples: read, cut, translate, and write a folder that fill and merge take, with a report.
 
-Genomes to samples: read, cut, translate, and write a folder that fill and merge take.
-
-Nothing is kept in memory but the longest sequence, one window of chunks, and a few bytes a record.
+Memory holds only the longest sequence, one window of chunks, and a few bytes a record.
 """
 
 from __future__ import annotations
@@ -127,7 +125,7 @@ def prepare(
     Parameters
     ----------
     inputs : files and folders; a text may be `LABEL=PATH`. `-` is standard input.
-    output : folder, made if it lacks; files of these names in it are replaced once all new ones are complete.
+    output : folder, created if missing; files of these names in it are replaced once all new ones are complete.
     on_progress : called after every window of chunks.
 
     Raises

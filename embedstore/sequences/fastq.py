@@ -120,9 +120,9 @@ def _fault(header: bytes, sequence: bytes, plus: bytes, quality: bytes) -> str |
         return f"malformed FASTQ record: expected a header that begins with '@', found {_shown(header)}"
     if not plus.startswith(b"+"):
         return f"malformed FASTQ record: expected '+' two lines below its header, found {_shown(plus)}"
-    letters, scores = len(sequence.rstrip()), len(quality.rstrip())
-    if letters != scores:
-        return f"malformed FASTQ record: expected {letters} quality scores, one a letter, found {scores}"
+    residues, scores = len(sequence.rstrip()), len(quality.rstrip())
+    if residues != scores:
+        return f"malformed FASTQ record: expected {residues} quality scores, one a base, found {scores}"
     return None
 
 

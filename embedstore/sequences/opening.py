@@ -1,6 +1,6 @@
-"""Tell by its first bytes which format a text is in, and say what it is instead when it is none of them.
+"""Open an input, see through its compression, and find its format and where its first record begins.
 
-Open an input, see through its compression, and find its format and where its first record begins.
+The format is recognised by the first bytes; a text in no known format is refused with a guess at what it is instead.
 """
 
 from __future__ import annotations

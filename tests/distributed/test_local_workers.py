@@ -45,7 +45,7 @@ def store(tmp_path: Path) -> Store:
 
 @pytest.fixture
 def small_tasks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Tasks of some hundred letters, several pools."""
+    """Tasks of some hundred residues, several pools."""
     monkeypatch.setattr(coordination, "TASK_SECONDS", 0.1)
     monkeypatch.setattr(pool, "POOL_RECORDS", 50)
     monkeypatch.setattr("embedstore.filling.intake.FIRST_WINDOW_RECORDS", 30)

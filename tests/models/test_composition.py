@@ -98,9 +98,9 @@ def test_last_letters_ambiguous_are_no_tttt() -> None:
 
 def test_nothing_to_count_is_a_failure_with_its_reason() -> None:
     dna = embedder("tnf").embed([b"ACGT", b"ACG", b"ACGNACGNA"])
-    assert dna.failures == dict.fromkeys((1, 2), "no four adjacent letters are all A, C, G or T")
+    assert dna.failures == dict.fromkeys((1, 2), "no four adjacent bases are all A, C, G or T")
     proteins = embedder("aac_dpc").embed([b"XXB", b"M"])
-    assert proteins.failures == {0: "no letter is one of the 20 amino acids"}
+    assert proteins.failures == {0: "no residue is one of the 20 amino acids"}
     assert proteins.vectors[1, 20:].sum() == 0
 
 

@@ -82,7 +82,7 @@ def test_the_curve_holds_budgets_first_and_then_ways_to_divide_the_cores() -> No
     budgets = [measured.setting.pack_tokens for measured in curve[: len(CPU_PACK_TOKENS)]]
     assert budgets == list(CPU_PACK_TOKENS)
     assert [measured.default for measured in curve].count(True) == 1
-    assert all(measured.letters_per_second > 0 and measured.fits for measured in curve)
+    assert all(measured.residues_per_second > 0 and measured.fits for measured in curve)
     divided = {(measured.setting.workers, measured.setting.threads) for measured in curve}
     assert {(cores(), 1), (1, cores())} <= divided
     assert len({measured.setting for measured in curve}) == len(curve)

@@ -64,7 +64,7 @@ def test_a_table_without_rows_has_no_batch(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("protein_key\n", "protein\n", "protein_key lack in its first line"),
+        ("protein_key\n", "protein\n", "found a first line without protein_key"),
         ("\t4\t9\t", "\tfour\t9\t", "line 3: expected a whole number as start, found 'four'"),
         ("\t4\t9\t-", "\t4\t9\tminus", r"line 3: expected \+ or - as the strand, found 'minus'"),
         ("\t4\t9\t-\t3", "\t4\t9", "line 3: expected at least 10 fields, found 8"),
@@ -83,7 +83,7 @@ def test_a_key_with_letters_that_are_none_is_refused(table: Path) -> None:
     text = table.read_text(encoding="utf-8")
     key = text.index("SQ.") + 5
     table.write_text(text[:key] + "=" + text[key + 1 :], encoding="utf-8")
-    with pytest.raises(InputError, match="expected base64url letters as dna_key in lines 2 to 4"):
+    with pytest.raises(InputError, match="expected base64url characters as dna_key in lines 2 to 4"):
         list(read_samples(table))
 
 
