@@ -138,7 +138,7 @@ def audit(records: Iterable[Record | Rejection], target: SpaceTarget, options: A
     InputError : there is no such space yet, or it has none of the sequences.
     MoleculeError : the input is of the other molecule than the space.
     CanaryError : the model does not give the space's fixed vectors, so it cannot judge the others.
-    ModelError : the model cannot be had. CorruptStoreError : a stored vector is damaged.
+    ModelError : the model is not available. CorruptStoreError : a stored vector is damaged.
     """
     started = time.perf_counter()
     space = target.space

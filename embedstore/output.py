@@ -47,7 +47,7 @@ def check_folder(path: Path, marker: str, what: str) -> None:
     if path.exists() and not is_empty and not (path / marker).is_file():
         raise InputError(f"Cannot write {what} to {path}: something else is there. Give another name.")
     if not path.absolute().parent.is_dir():
-        raise InputError(f"Cannot write {what} to {path}: there is no folder {path.parent}. Make it first.")
+        raise InputError(f"Cannot write {what} to {path}: there is no folder {path.parent}. Create it first.")
 
 
 @contextmanager
@@ -61,7 +61,7 @@ def complete(path: Path) -> Iterator[Path]:
     InputError : a folder is missing. StorageError : it cannot be written.
     """
     if not path.parent.is_dir():
-        raise InputError(f"Cannot write {path}: there is no folder {path.parent}. Make it first.")
+        raise InputError(f"Cannot write {path}: there is no folder {path.parent}. Create it first.")
     with replacing(path) as temporary:
         yield temporary
 

@@ -106,7 +106,9 @@ def fill_source(given: Samples | str | Path, how: Reading) -> FillFrom | None:
     if how.fill is not True:
         return how.fill or None
     if isinstance(given, Samples):
-        raise InputError(f"Cannot fill {given.origin}: tell where its sequences are (fill=FillFrom(folder)).")
+        raise InputError(
+            f"Cannot fill {given.origin}: expected the folder of its sequences. Give fill=FillFrom(folder)."
+        )
     return FillFrom(Path(given).parent)
 
 

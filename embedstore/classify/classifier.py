@@ -91,7 +91,7 @@ class Classifier:
 
 
 def check_output(path: Path) -> None:
-    """Refuse a place where something else than a classifier lies.
+    """Refuse a place where something other than a classifier is.
 
     Raises
     ------
@@ -127,7 +127,7 @@ def load_classifier(path: str | Path) -> Classifier:
 
     Raises
     ------
-    InputError : there is none, or its JSON is not one's. FormatVersionError : a newer embedstore wrote it.
+    InputError : there is none, or its JSON is invalid. FormatVersionError : a newer embedstore wrote it.
     WeightsError : its tensors are damaged, or not exactly those that its JSON describes.
     """
     path = Path(path)
@@ -164,7 +164,7 @@ def _document(path: Path) -> dict[str, Any]:
         with file.open("rb") as stream:
             content = stream.read(_LARGEST_DOCUMENT_BYTES + 1)
         if len(content) > _LARGEST_DOCUMENT_BYTES:
-            raise InputError(f"Cannot read the classifier {path}: {DOCUMENT_NAME} is too large to be one.")
+            raise InputError(f"Cannot read the classifier {path}: {DOCUMENT_NAME} is too large.")
         document = json.loads(content.decode("utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"Cannot read the classifier {path}: {DOCUMENT_NAME}: {error}.") from error

@@ -73,8 +73,8 @@ class TrainOptions:
         shares = (self.validation_share, self.calibration_share, self.test_share)
         if self.test_share <= 0:
             raise InputError(
-                f"Cannot train: expected a share of samples to test on above 0, found {self.test_share}: without an "
-                "honest test set nothing is known of a classifier."
+                f"Cannot train: expected a share of samples to test on above 0, found {self.test_share}: without a "
+                "test set, the quality of a classifier is unknown."
             )
         if self.validation_share <= 0 or self.calibration_share < 0 or sum(shares) >= 1:
             raise InputError(

@@ -9,8 +9,8 @@ as a recall without samples of the class, is NaN.
 *Intervals.* A bootstrap over groups, since the samples of one genome are not independent.
 
 *Calibration.* Each class's logit times a scale plus a shift, then softmax. Temperature scaling has one scale for all
-and no shift; vector scaling has a scale and a shift for each class, which for two classes is Platt's (Guo et al. 2017, On
-calibration of modern neural networks). Both are fitted to the calibration part, which the network has never seen.
+and no shift; vector scaling has a scale and a shift for each class, which for two classes is Platt's (Guo et al. 2017,
+On calibration of modern neural networks). Both are fitted to the calibration part, which the network has never seen.
 """
 
 from __future__ import annotations

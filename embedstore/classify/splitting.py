@@ -122,10 +122,10 @@ def _labelled(samples: Samples, *, ignore_unlabelled: bool) -> Indices:
             "Label inputs (`embedstore prepare virus=DIR host=DIR`), or give --labels FILE."
         )
     if len(present) < len(samples.labels.names):
-        lacking_classes = sorted(set(samples.labels.names.tolist()) - set(samples.labels.names[present].tolist()))
+        missing_classes = sorted(set(samples.labels.names.tolist()) - set(samples.labels.names[present].tolist()))
         raise InputError(
             f"Cannot train on {samples.origin}: expected samples of every class, found none of "
-            f"{', '.join(lacking_classes)}. Add some, or merge again without that class."
+            f"{', '.join(missing_classes)}. Add some, or merge again without that class."
         )
     groups = samples.groups.codes[has_label]
     if (groups < 0).any():
@@ -136,7 +136,7 @@ def _labelled(samples: Samples, *, ignore_unlabelled: bool) -> Indices:
     if len(np.unique(groups)) < 2:
         raise InputError(
             f"Cannot train on {samples.origin}: expected several groups (genomes), found one, "
-            f"{samples.groups.names[groups[0]]}: it cannot be on one side of a split only. Add genomes, or prepare "
+            f"{samples.groups.names[groups[0]]}: a group cannot be split. Add genomes, or prepare "
             "with --group-by record."
         )
     rows = np.flatnonzero(has_label)
@@ -283,7 +283,7 @@ def _given_parts(samples: Samples, table: Assignments) -> NDArray[np.int64]:
     if strangers:
         raise InputError(
             f"Cannot use the split {table.file}: expected names of {table.named}s of {samples.origin}, found "
-            f"{len(strangers)} that are none, first {strangers[0]}."
+            f"{len(strangers)} that are not, first {strangers[0]}."
         )
     places = {part: place for place, part in enumerate(PARTS)}
     return np.array([places[table.values[name]] for name in column], np.int64)  # type: ignore[index]

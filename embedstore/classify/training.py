@@ -128,7 +128,7 @@ class TrainReport:
     Attributes
     ----------
     evaluation : metrics of the test part, see `assessment.assess`.
-    report_failed : why report.html or scores.tsv could not be written; the classifier is there all the same.
+    report_failed : why report.html or scores.tsv could not be written; the classifier was written nevertheless.
     """
 
     output: Path

@@ -204,7 +204,7 @@ def _globals(content: bytes, file: Path) -> set[str]:
             elif instruction.name == "STACK_GLOBAL":
                 found.add(" ".join(texts[-2:]))
             elif instruction.name.startswith("EXT"):
-                raise _refused(file, f"it uses {instruction.name}, which no torch file does")
+                raise _refused(file, f"it uses {instruction.name}, which files of torch never do")
             if isinstance(argument, str) and instruction.name not in _MARKS:
                 texts.append(argument)
     except (ValueError, IndexError, OverflowError, struct.error) as error:

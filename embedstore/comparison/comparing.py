@@ -314,7 +314,7 @@ class Comparison:
     ----------
     names : of the sets, in the order given.
     document : all that was found, as JSON values; what is not defined is None.
-    report_failed : why comparison.html could not be drawn; comparison.json was written all the same.
+    report_failed : why comparison.html could not be drawn; comparison.json was written nevertheless.
     """
 
     names: tuple[str, ...]
@@ -391,7 +391,7 @@ def compare(
 
 def _store(given: Samples | str | Path, reading: Reading) -> SpaceStore:
     if reading.store is None:
-        raise InputError("Cannot compare without a store: give the one with the vectors.")
+        raise InputError("Cannot compare without a store. Give the store that holds the vectors.")
     if not isinstance(given, Samples) and is_merged_file(Path(given)):
         raise InputError(
             f"Cannot compare on {given}: expected a table of samples, found merged features, whose columns are fixed. "

@@ -162,7 +162,7 @@ class Executor(Protocol):
 
         Raises
         ------
-        WorkerError : workers cannot be started, cannot be reached, or fail for a reason that lies in none of the tasks.
+        WorkerError : workers cannot be started, cannot be reached, or fail for a reason other than a task.
         """
         ...
 
@@ -221,7 +221,7 @@ def fill_with_workers(
 
     Raises
     ------
-    WorkerError : workers cannot be had, or die whatever they are given.
+    WorkerError : workers are not available, or die whatever they are given.
     MoleculeError, CanaryError, ModelError, StoreError : as in `fill`; after what was computed was stored.
     """
     with DistinctKeys() as distinct, ExitStack() as stack:
@@ -307,10 +307,10 @@ class _DistributedFill(Fill):
     def _job(self, missing: str) -> Job:
         target, options = self._target, self._options
         if target.store is None:
-            raise InputError(f"Cannot fill space {target.name}: there is no store. Make one first.")
+            raise InputError(f"Cannot fill space {target.name}: there is no store. Create one first.")
         if target.source is None:
             raise InputError(
-                f"Cannot fill space {target.name} with other processes: its model is known to this one only. "
+                f"Cannot fill space {target.name} with other processes: its model exists in this process only. "
                 "Use fill, or a target from find_target."
             )
         target.store.require_writable(self._space)

@@ -151,8 +151,8 @@ class DaskCluster:
     def __post_init__(self) -> None:
         if not 0 <= self.minimum <= self.maximum or self.maximum < 1:
             raise InputError(
-                f"Cannot start a cluster of {self.minimum} to {self.maximum} workers: expected a minimum from 0 on, "
-                "and a maximum that is at least 1 and no less."
+                f"Cannot start a cluster of {self.minimum} to {self.maximum} workers: expected a minimum of at "
+                "least 0, and a maximum of at least 1 and at least the minimum."
             )
 
     @property
@@ -290,23 +290,23 @@ def _outcome(future: Any) -> Receipt | Loss:
 
     Raises
     ------
-    WorkerError : for a reason that does not lie in it.
+    WorkerError : for a reason other than the task itself.
     """
     if future.status == "finished":
         receipt: Receipt = future.result()
         return receipt
     if future.status != "error":
         raise WorkerError(
-            f"The Dask scheduler gave up a task ({future.status}): it was stopped, or cannot be reached. "
-            "What was computed is stored; the same fill goes on."
+            f"The Dask scheduler gave up on a task ({future.status}): it was stopped, or cannot be reached. "
+            "What was computed is stored; run the same fill to resume."
         )
     error = future.exception()
     if isinstance(error, _imported("distributed").KilledWorker):
         others = error.allowed_failures
         return Loss(f"died, and {others} more after it" if others else "died")
     raise WorkerError(
-        f"A Dask worker failed: {type(error).__name__}: {error}. Its log tells more; workers need the same release of "
-        "embedstore, the weights, and the store at the same place."
+        f"A Dask worker failed: {type(error).__name__}: {error}. See its log. Workers need the same release of "
+        "embedstore, the weights, and the store at the same path."
     ) from error
 
 

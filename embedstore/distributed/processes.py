@@ -72,7 +72,7 @@ class _Prepared:
 
 @dataclass(frozen=True, slots=True)
 class _Broken:
-    """What a worker sends before it ends for a reason that lies in no sequence."""
+    """What a worker sends before it ends for a reason other than a sequence."""
 
     what: str
 
@@ -223,7 +223,7 @@ class _Processes:
         if self._deaths_in_loading == _MOST_DEATHS_IN_LOADING:
             raise WorkerError(
                 f"Worker {worker.number + 1} of {self.workers} {loss.reason} while it loaded the model, as others did "
-                "before. There may be too little memory for so many: use fewer."
+                "before. There may be too little memory for that many workers: use fewer."
             )
         self.submit(task)
 

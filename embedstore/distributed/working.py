@@ -183,7 +183,7 @@ def _prepared(job: Job) -> tuple[Embedder, SpaceTarget]:
             for name, (expected, found) in job.recipe.differences(model.recipe).items()
         )
         raise ModelError(
-            f"Cannot fill space {job.name}: a worker finds another model ({differences}). "
+            f"Cannot fill space {job.name}: a worker found a different model ({differences}). "
             "Give all machines the same weights."
         )
     store = SpaceStore.open(job.location)

@@ -31,7 +31,7 @@ from embedstore.store.storage import Storage
 def diagnose(location: Location) -> Diagnosis:
     """Look at a store, at the place where it lies, and at this machine.
 
-    What is written to find out lies in one folder or file `.tmp-doctor-…`, which readers skip and which is
+    What the checks write is in one folder or file `.tmp-doctor-…`, which readers skip and which is
     removed, on Ctrl-C too. Nothing else is changed.
 
     Parameters

@@ -405,7 +405,7 @@ def _fsync(place: Path) -> Finding:
 
 
 def _sync_folder(place: Path) -> bool:
-    """Sync a folder; False where the file system has nothing of the kind."""
+    """Sync a folder; False where the file system does not support it."""
     descriptor = os.open(place, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -157,7 +157,7 @@ class Batch(NamedTuple):
 class Features:
     """The features of samples: (n, d) float32 in the columns that `schema` names.
 
-    Their rows lie in the spaces of a store (a view: nothing is written) or in a merged file; `merge` and
+    Their rows are in the spaces of a store (a view: nothing is written) or in a merged file; `merge` and
     `open_features` make them. May be read from several threads.
 
     Attributes

@@ -194,7 +194,7 @@ def merge(
     source = fill if isinstance(fill, FillFrom) else None
     if fill is True:
         if isinstance(samples, Samples):
-            raise InputError(f"Cannot fill {samples.origin}: tell where its sequences are (fill=FillFrom(folder)).")
+            raise InputError(f"Cannot fill {samples.origin}: expected the folder of its sequences (fill=FillFrom).")
         source = FillFrom(Path(samples).parent)
     if not isinstance(samples, Samples):
         samples = load_samples(samples)

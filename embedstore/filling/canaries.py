@@ -65,7 +65,7 @@ def adopted(document: SpaceDocument) -> SpaceDocument:
     name, kept = document.name, document.canaries
     different = {row.tobytes() for row in kept.vectors}
     if len(kept.sequences) < _FEWEST or len(different) < len(kept.sequences) or not kept.vectors.any(axis=1).all():
-        raise _refused(document, f"expected {_FEWEST} or more fixed sequences, each with another vector")
+        raise _refused(document, f"expected {_FEWEST} or more fixed sequences, each with a different vector")
     try:
         for sequence in kept.sequences:
             canonical(sequence, document.recipe.molecule)
@@ -74,7 +74,7 @@ def adopted(document: SpaceDocument) -> SpaceDocument:
     if is_built_in(document.recipe):
         found = _vectors(resolve(document.recipe.model, ModelOptions()).load(None), kept.sequences)
         if _worst(kept.vectors, found)[0] > document.recipe.tolerance:
-            raise _refused(document, f"{_name(document.recipe)} gives other vectors for its fixed sequences")
+            raise _refused(document, f"{_name(document.recipe)} gives different vectors for its fixed sequences")
     return replace(document, name=adopted_name(document)) if adopted_name(document) != name else document
 
 
@@ -108,9 +108,9 @@ def check(space: Space, embedder: Embedder) -> None:
     if not difference <= tolerance:
         column = int(np.argmax(np.abs(expected[row] - found[row])))
         raise CanaryError(
-            f"Cannot fill space {space.name} ({space.id[:8]}…): {_name(space.recipe)} does not give the numbers that "
-            f"the space was made with. For its fixed sequence {row + 1} expected value {expected[row, column]:.6g} at "
-            f"position {column}, found {found[row, column]:.6g}: the vectors differ by {difference:.2g} of the largest "
+            f"Cannot fill space {space.name} ({space.id[:8]}…): {_name(space.recipe)} does not reproduce the vectors "
+            f"that the space was created with. For its fixed sequence {row + 1} expected value "
+            f"{expected[row, column]:.6g} at position {column}, found {found[row, column]:.6g}: the vectors differ by {difference:.2g} of the largest "
             f"value, at most {tolerance:g} is allowed. Check the weights and the versions of the installed libraries."
         )
 

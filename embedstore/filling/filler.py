@@ -82,7 +82,7 @@ def fill(
     Raises
     ------
     MoleculeError : the input is of the other molecule than the model.
-    CanaryError : the model does not give the numbers that the space was made with.
+    CanaryError : the model does not reproduce the canaries of the space.
     ModelError : vectors are missing, and the model is not available.
     StoreError : the store refuses.
     """
@@ -103,12 +103,12 @@ def prepare_space(target: SpaceTarget, embedder: Embedder) -> Space:
 
     Raises
     ------
-    InputError : there is no store. CanaryError : the model does not give the numbers that the space was made with.
+    InputError : there is no store. CanaryError : the model does not reproduce the canaries of the space.
     """
     space = target.space
     if space is None:
         if target.store is None:
-            raise InputError(f"Cannot fill space {target.name}: there is no store. Make one first.")
+            raise InputError(f"Cannot fill space {target.name}: there is no store. Create one first.")
         space = target.store.create_space(target.recipe, target.name, canaries.compute(embedder))
     canaries.check(space, embedder)
     return space

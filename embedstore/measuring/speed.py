@@ -1,9 +1,9 @@
 """How fast a model is here: `bench` measures it, `tune` finds and keeps the fastest setting.
 
 Both measure with a `Workload`: sequences of files, or random ones of realistic lengths. `bench` also says which part
-of the machine's speed the model reaches, and what a fill adds to it. It takes turns: the model alone, matrix products in
-as many threads, and a fill of the same sequences from a FASTA file into a new store, both in a temporary folder. Shares
-and ratios compare measurements that are adjacent in time.
+of the machine's speed the model reaches, and what a fill adds to it. It takes turns: the model alone, matrix products
+in as many threads, and a fill of the same sequences from a FASTA file into a new store, both in a temporary folder.
+Shares and ratios compare measurements that are adjacent in time.
 """
 
 from __future__ import annotations
@@ -256,7 +256,7 @@ def bench(
     Raises
     ------
     InputError : there is no such device, or no sequence.
-    ModelError : the model cannot be had or loaded.
+    ModelError : the model is not available or cannot be loaded.
     """
     sample = None
     if records is not None:
@@ -422,7 +422,7 @@ def tune(
     Raises
     ------
     InputError : the model is built in: it has no settings; or there is no such device, or no sequence.
-    ModelError : it cannot be had or loaded.
+    ModelError : it is not available or cannot be loaded.
     """
     shape = language_model_shape(model)
     workload: Workload = BuiltIn(model.recipe.molecule)

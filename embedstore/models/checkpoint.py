@@ -5,9 +5,10 @@ either in shards with an index; other files of the folder (TensorFlow, Flax, HDF
 *fair-esm*: one `.pt` file, alone or in a folder; the separate `-contact-regression.pt` is not needed.
 
 A fair-esm file is a zip whose `data.pkl` describes
-{"cfg": {"model": argparse.Namespace(...)}, "model": {name: tensor}}; older ones have "args" instead of "cfg". Its sizes are read without torch, from the *instructions* of that pickle, which
-are listed and never executed: the value is what is pushed right after the entry's name. When the weights are loaded,
-the shapes of the tensors are checked against these sizes.
+{"cfg": {"model": argparse.Namespace(...)}, "model": {name: tensor}}; older ones have "args" instead of "cfg". Its sizes
+are read without torch, from the *instructions* of that pickle, which are listed and never executed: the value is
+what is pushed right after the entry's name. When the weights are loaded, the shapes of
+the tensors are checked against these sizes.
 
 A checkpoint may come from a stranger: its documents are read up to a limit, and every size that they state must lie in
 a range before it is used.
@@ -175,7 +176,7 @@ def find_checkpoint(path: Path) -> Checkpoint:
 
     Raises
     ------
-    WeightsNotFoundError : nothing lies there, or no weights do.
+    WeightsNotFoundError : the path does not exist, or holds no weights.
     WeightsError : the configuration cannot be read, is of an unknown architecture, or several files could be meant.
     """
     if not path.exists():
@@ -239,7 +240,9 @@ def _shards(index: Path) -> tuple[Path, ...]:
         raise WeightsError(f"Cannot use {index}: expected shards in the same folder, found {', '.join(foreign)}.")
     missing = [name for name in names if not (index.parent / name).is_file()]
     if missing:
-        raise WeightsNotFoundError(f"Cannot find weights in {index.parent}: {index.name} names {', '.join(missing)}.")
+        raise WeightsNotFoundError(
+            f"Cannot find weights in {index.parent}: {index.name} names missing files: {', '.join(missing)}."
+        )
     return tuple(index.parent / name for name in names)
 
 

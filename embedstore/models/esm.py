@@ -468,7 +468,7 @@ def _check_vocabulary(checkpoint: Checkpoint) -> None:
         with file.open("rb") as stream:
             found = tuple(stream.read(_LARGEST_VOCABULARY_BYTES).decode("utf-8", "replace").split())
         if found != VOCABULARY:
-            raise WeightsError(f"Cannot load {checkpoint.path} as ESM-2: {file.name} has another vocabulary.")
+            raise WeightsError(f"Cannot load {checkpoint.path} as ESM-2: {file.name} has a different vocabulary.")
 
 
 def _hugging_face_names(name: str, expected: Collection[str]) -> list[str]:

@@ -170,13 +170,13 @@ def read_pickle(file: Path, largest_bytes: int = LARGEST_PICKLE_BYTES) -> bytes:
         raise
     except (zipfile.BadZipFile, OSError, EOFError, ValueError, NotImplementedError, RuntimeError) as error:
         raise TorchFileError(
-            f"expected a .pt file as torch.save has written since 1.6 (a zip archive): {error}"
+            f"expected a .pt file as torch.save has written since release 1.6 (a zip archive): {error}"
         ) from error
 
 
 def _pickle_member(members: Sequence[zipfile.ZipInfo], held_bytes: int, largest_bytes: int) -> zipfile.ZipInfo:
     if any(member.compress_type != zipfile.ZIP_STORED for member in members):
-        raise TorchFileError("expected members that are stored, found compressed ones")
+        raise TorchFileError("expected uncompressed members, found compressed ones")
     claimed_bytes = sum(member.file_size for member in members)
     if claimed_bytes > held_bytes:
         raise TorchFileError(f"its members claim {claimed_bytes} bytes, the file has {held_bytes}")

@@ -1,7 +1,7 @@
 """Which setting is fastest: packs of how many tokens, how many of them side by side.
 
 First token budgets with the default workers, then other workers with the best budget; all settings of a step take
-turns, so that what else the machine does hits them alike. Nothing here imports torch: who is measured brings it.
+turns, so that other load on the machine affects all of them alike. Nothing here imports torch: the measured model does.
 """
 
 from __future__ import annotations

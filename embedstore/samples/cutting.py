@@ -82,8 +82,8 @@ class PrepareOptions:
             )
         if self.compat is not None and (self.genetic_code != _STANDARD_CODE or self.min_length_bases is not None):
             raise InputError(
-                "Cannot be compatible with VirNucPro so: expected genetic code 1 and no minimal length, as it has no "
-                f"choice of them, found code {self.genetic_code} and a minimal length of {self.min_length_bases}. "
+                "Cannot cut samples: compat='virnucpro' requires genetic code 1 and no minimal length, found code "
+                f"{self.genetic_code} and a minimal length of {self.min_length_bases}. "
                 "Leave these options out, or prepare without compat."
             )
         if not 0 <= self.shortest_bases <= self.length_bases:

@@ -131,7 +131,7 @@ class VirnucproFiles:
     def __init__(self, folder: OutputFolder, files: Sequence[SourceFile], options: PrepareOptions) -> None:
         for stem, paths in repeated_stems(files).items():
             raise InputError(
-                f"Cannot name VirNucPro's files: expected input files of different names, found {' and '.join(paths)}, "
+                f"Cannot name VirNucPro's files: expected inputs with different names, found {' and '.join(paths)}, "
                 f"which would all give {stem}_chunked{options.length_bases}.fa. Prepare them one by one."
             )
         self._folder = folder

@@ -179,7 +179,7 @@ def _summary_line(summary: SourceSummary) -> bytes:
 
 
 def _write_settings(report: PrepareReport, summaries: IO[bytes], stream: BinaryIO) -> None:
-    """Write the report, and behind it one line a source, which need not fit in memory together."""
+    """Write the report, and after it one line a source; these lines need not fit in memory together."""
     head = json.dumps(report.to_json(), indent=1)
     stream.write(head.removesuffix("\n}").encode() + b',\n "sources": {\n')
     size_bytes = summaries.tell()

@@ -135,7 +135,7 @@ def find_files(inputs: Sequence[LabelledInput], group_by: GroupBy | None = None)
     InputError : there is no input, or a folder has no DNA file.
     """
     if not inputs:
-        raise InputError("Cannot prepare nothing: give at least one file or folder.")
+        raise InputError("Cannot prepare samples: expected at least one file or folder, found none.")
     files: list[SourceFile] = []
     skipped: list[str] = []
     for one in inputs:
@@ -212,9 +212,9 @@ class Source:
 
 @dataclass(slots=True)
 class SourceReader:
-    """Iterates over the sources of files, and keeps aside the records that are none.
+    """Iterates over the sources of files, and keeps other records aside.
 
-    Every file is opened before the first source is given out, so that a wrong name is told at once.
+    Every file is opened before the first source is given out, so that a wrong name is reported immediately.
 
     Raises
     ------
@@ -262,8 +262,8 @@ class SourceReader:
         if self._proteins * 2 > self.read:
             raise MoleculeError(
                 f"Cannot prepare samples from this input: expected DNA, found that {self._proteins} of the first "
-                f"{self.read} records are proteins. Give the genomes that they come from; proteins need no preparing, "
-                "and can be filled as they are."
+                f"{self.read} records are proteins. Give the genomes that they come from; proteins need no "
+                "preparation, and can be filled as they are."
             )
 
 

@@ -114,7 +114,7 @@ class FastaParser:
 
 
 class _Places(NamedTuple):
-    """Where the r records of a text lie in it. All arrays are (r,) int64."""
+    """Where the r records of a text are in it. All arrays are (r,) int64."""
 
     id_starts: NDArray[np.int64]
     id_ends: NDArray[np.int64]

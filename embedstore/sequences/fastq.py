@@ -1,7 +1,7 @@
 """FASTQ of four lines a record: `@` and the id, the sequence, `+`, the quality.
 
-`@` and `+` may begin a quality line too, so a record is told by its place. Behind a malformed record, reading goes on
-at the next `@` line that has a `+` two lines below it.
+`@` and `+` may begin a quality line too, so a record is recognised by its place. After a malformed record, reading
+continues at the next `@` line that has a `+` two lines below it.
 """
 
 from __future__ import annotations

@@ -168,7 +168,7 @@ def test_what_lies_in_no_sequence_ends_the_fill(
 
 def test_a_model_of_other_numbers_is_refused(store: Store) -> None:
     fill(records(SEQUENCES[:3]), toy_target(store, Toy()))
-    with pytest.raises(CanaryError, match="does not give the numbers"):
+    with pytest.raises(CanaryError, match="does not reproduce the vectors"):
         fill_with_workers(records(SEQUENCES), toy_target(store, Toy(scale=1.1)), LocalProcesses(1))
 
 
@@ -293,7 +293,7 @@ def test_what_an_upstream_store_has_is_not_computed(tmp_path: Path) -> None:
     upstream = Store.open(tmp_path / "upstream", create=True)
     fill(records(SEQUENCES[:50]), toy_target(upstream, Toy()))
     store = Store.open(tmp_path / "store", create=True, upstream=[tmp_path / "upstream"])
-    with pytest.raises(CanaryError, match="does not give the numbers"):
+    with pytest.raises(CanaryError, match="does not reproduce the vectors"):
         fill_with_workers(records(SEQUENCES), toy_target(store, Toy(scale=1.1)), LocalProcesses(1))
     report = fill_with_workers(records(SEQUENCES), toy_target(store, Toy()), LocalProcesses(1))
     assert counts(report) == (120, 120, 50, 70)

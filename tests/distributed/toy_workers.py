@@ -73,7 +73,7 @@ class Toy:
 
 
 class ToyEmbedder:
-    """Vectors that can be told by looking: length, number of A, number of C, first letter."""
+    """Vectors that can be told by looking: length, number of A, number of C, first residue."""
 
     pack_residues = 200
     workers = 1

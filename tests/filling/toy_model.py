@@ -37,7 +37,7 @@ RECIPE = Recipe(
 
 
 def toy_vector(sequence: bytes) -> list[float]:
-    """Length, number of A, number of C, first letter: exact in float16 up to 2 048."""
+    """Length, number of A, number of C, first residue: exact in float16 up to 2 048."""
     return [len(sequence), sequence.count(b"A"), sequence.count(b"C"), sequence[0]]
 
 
