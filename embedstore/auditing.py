@@ -56,7 +56,7 @@ class AuditOptions:
 
 @dataclass(frozen=True, slots=True)
 class DifferingVector:
-    """A stored vector that is not the one that the model gives.
+    """A stored vector that the model does not reproduce.
 
     Attributes
     ----------
@@ -106,7 +106,7 @@ class AuditReport:
 
     @property
     def clean(self) -> bool:
-        """Whether all that was sampled is what the model gives."""
+        """Whether the model reproduces the whole sample."""
         return not self.differing and not self.failed
 
     def to_json(self) -> dict[str, Any]:
@@ -198,7 +198,7 @@ class _Sample:
 
 
 def _drawn(intake: Intake, space: Space, size: int, seed: int) -> _Sample:
-    """Draw the sample from what the space has."""
+    """Draw the sample from the sequences that the space has."""
     sample = _Sample(size, seed)
     with DistinctKeys() as distinct:
         for window in intake:

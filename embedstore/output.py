@@ -33,7 +33,7 @@ def from_cell(text: str) -> str:
 
 
 def check_folder(path: Path, marker: str, what: str) -> None:
-    """Refuse a place where something else lies than a folder like the one to be written.
+    """Refuse a place where something other than a folder like the one to be written is.
 
     Parameters
     ----------

@@ -51,7 +51,7 @@ FeatureInput = Features | Samples | str | Path
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """How features are come by.
+    """How the input is read and joined with vectors.
 
     Attributes
     ----------
@@ -213,7 +213,7 @@ def _space_of(
 
 
 def _obtain(space: Space, options: ModelOptions) -> Model:
-    """Get the model of a space by its recipe, which whoever made the space wrote: a name, never a path."""
+    """Get the model of a space by its recipe, which the creator of the space wrote: a name, never a path."""
     if space.recipe.model not in MODELS:
         raise UnknownModelError(f"No model is named {plain(space.recipe.model)}. {_HINT}")
     return resolve(space.recipe.model, options)

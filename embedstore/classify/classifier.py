@@ -40,7 +40,7 @@ _KINDS: dict[str, NetworkKind] = {"mlp": "mlp", "linear": "linear"}
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Classifier:
-    """A trained network with all that decides whether features belong to it.
+    """A trained network with everything that decides whether features fit it.
 
     Attributes
     ----------
@@ -75,11 +75,11 @@ class Classifier:
 
     @property
     def owner(self) -> str:
-        """What it is called in messages about schemas."""
+        """Its name in messages about schemas."""
         return f"the classifier {self.name}"
 
     def to_json(self) -> dict[str, Any]:
-        """What belongs into `classifier.json`, but for the checksum."""
+        """The content of `classifier.json`, without the checksum."""
         return {
             "format": FORMAT,
             "version": FORMAT_VERSION,
@@ -101,7 +101,7 @@ def check_output(path: Path) -> None:
 
 
 def save_classifier(classifier: Classifier, path: Path, others: Mapping[str, bytes] | None = None) -> None:
-    """Write a classifier's folder; it appears under its name when all of it is there.
+    """Write a classifier's folder; it appears under its name once it is complete.
 
     Parameters
     ----------

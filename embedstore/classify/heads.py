@@ -168,7 +168,7 @@ class Network:
 
 
 def tensor_problems(found: Mapping[str, NDArray[Any]], expected: Mapping[str, tuple[int, ...]]) -> list[str]:
-    """Say what is wrong with tensors; nothing, if they are exactly those expected, float32, finite."""
+    """List what is wrong with tensors; nothing, if they are exactly those expected, float32, finite."""
     problems = [f"expected {name}, found none" for name in expected if name not in found]
     for name, tensor in found.items():
         if name not in expected:
@@ -439,7 +439,7 @@ class _Dropout(nn.Module):
 
 @contextmanager
 def _seeded(seed: int, device: torch.device) -> Iterator[None]:
-    """Seed torch, and leave its generators behind as they were."""
+    """Seed torch, and restore its generators afterwards."""
     devices = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):
         torch.manual_seed(seed)

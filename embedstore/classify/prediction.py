@@ -70,7 +70,7 @@ class PredictOptions:
 
 @dataclass(frozen=True, slots=True)
 class PredictProgress:
-    """Functions that are told how far a prediction is."""
+    """Functions that are told the progress of a prediction."""
 
     on_cut: OnCut | None = None
     on_fill: OnProgress | None = None

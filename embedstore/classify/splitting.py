@@ -31,7 +31,7 @@ PARTS: tuple[Part, ...] = ("train", "validation", "calibration", "test")
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Split:
-    """Which samples do what.
+    """Which sample is in which part.
 
     Attributes
     ----------
@@ -105,7 +105,7 @@ def given_split(samples: Samples, table: Assignments, options: TrainOptions) -> 
 
 
 def _labelled(samples: Samples, *, ignore_unlabelled: bool) -> Indices:
-    """Return the rows that have a label, sorted by id, after looking whether they can be split at all."""
+    """Return the rows that have a label, sorted by id, after checking that they can be split at all."""
     has_label = samples.labels.codes >= 0
     missing = np.flatnonzero(~has_label)
     if len(missing) and not ignore_unlabelled:

@@ -123,7 +123,7 @@ _PACKAGES = ("embedstore", "torch", "numpy", "scipy", "scikit-learn")
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TrainReport:
-    """What training gave.
+    """Result of a training.
 
     Attributes
     ----------

@@ -81,7 +81,7 @@ _MARKS = {"PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE", "FRAME", "GET", "BINGET", "
 
 @dataclass(frozen=True, slots=True)
 class HeadSource:
-    """What a head does not say of itself.
+    """What the file of a head does not state.
 
     Attributes
     ----------
@@ -162,7 +162,7 @@ def read_head(file: Path) -> Tensors:
 
 
 class _Layer:
-    """Holds what the file says of a layer, and does nothing."""
+    """Holds the attributes of a layer, and does nothing."""
 
     _modules: ClassVar[Mapping[str, Any]] = {}
     _parameters: ClassVar[Mapping[str, Any]] = {}

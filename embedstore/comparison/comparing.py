@@ -43,7 +43,7 @@ _BASES_OF_A_RESIDUE = 3
 
 @dataclass(frozen=True, slots=True)
 class FeatureSet:
-    """Spaces that stand side by side.
+    """Spaces whose vectors are side by side.
 
     Attributes
     ----------
@@ -191,7 +191,7 @@ def measure(scores: Sequence[Sequence[Scores]], seed: int, replicates: int = REP
 
 
 def _at(measures: Sequence[Sequence[Measures]], weights: Sequence[Floats]) -> Floats:
-    """(sets, seeds, metrics) for samples that count so often."""
+    """(sets, seeds, metrics) for samples with these weights."""
 
     def of_each(some: Sequence[Measures]) -> Iterator[list[float]]:
         for one, times in zip(some, weights, strict=True):
@@ -201,7 +201,7 @@ def _at(measures: Sequence[Sequence[Measures]], weights: Sequence[Floats]) -> Fl
 
 
 def _mean_defined(found: Floats, axis: int) -> Floats:
-    """Mean along an axis without what is NaN; NaN if all is."""
+    """Mean along an axis without NaN; NaN if all is."""
     defined = ~np.isnan(found)
     counts = defined.sum(axis=axis)
     means: Floats = np.where(defined, found, 0).sum(axis=axis) / np.where(counts > 0, counts, np.nan)
@@ -308,7 +308,7 @@ OnTrained = Callable[[str, int, Trained], object]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Comparison:
-    """How sets of features did.
+    """Results of sets of features.
 
     Attributes
     ----------

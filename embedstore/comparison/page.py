@@ -50,7 +50,7 @@ def lead(found: Mapping[str, Any]) -> str:
 
 
 def pair_name(difference: Mapping[str, Any]) -> str:
-    """Name what a difference is of."""
+    """Name the two sets of a difference."""
     return f"{difference['of']} − {difference['minus']}"
 
 

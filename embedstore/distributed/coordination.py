@@ -42,7 +42,7 @@ _UNKNOWN_RESIDUES_PER_SECOND = 1000.0
 
 
 class TaskPlan:
-    """Sequences that wait to be handed out.
+    """Sequences that are queued to be handed out.
 
     Within what is added at once, neighbours in length are computed together, longest first. Towards the end tasks get
     smaller, so that no worker waits long for the one that has the last of all (guided self-scheduling).
@@ -81,14 +81,14 @@ class TaskPlan:
         self._again.append(task)
 
     def learn(self, residues: int, seconds: float) -> None:
-        """Take in how long a worker took for so many residues."""
+        """Learn how long a worker took for so many residues."""
         self._learned_residues += residues
         self._learned_seconds += seconds
         if self._learned_seconds > 0 and self._learned_residues:
             self._rate = self._learned_residues / self._learned_seconds
 
     def next(self) -> Task | None:
-        """Hand out a task; None if nothing waits."""
+        """Hand out a task; None if nothing is queued."""
         if self._again:
             return self._again.popleft()
         if not self._ordered:
@@ -142,7 +142,7 @@ class Executor(Protocol):
 
     @property
     def in_hand(self) -> int:
-        """How many tasks were submitted whose outcome is not told yet."""
+        """How many submitted tasks have no outcome yet."""
         ...
 
     def vacancies(self) -> int:
@@ -279,14 +279,14 @@ class _DistributedFill(Fill):
         super()._look_up(window)
 
     def _find_space(self) -> None:
-        """See what the workers have committed."""
+        """Read what the workers have committed."""
         if self._space is not None:
             self._space.refresh()
         elif self._target.store is not None:
             self._space = self._target.store.find_space(self._target.recipe, self._target.name)
 
     def _hand_out(self, missing: str) -> None:
-        """Put all that waits into the plan, but for what is in it already: that waits for the outcome too."""
+        """Queue all pooled sequences in the plan, except those that it holds already."""
         if not len(self._pool):
             return
         if self._executor is None:
@@ -346,7 +346,7 @@ class _DistributedFill(Fill):
             executor.submit(task)
 
     def _take(self, task: Task, receipt: Receipt) -> None:
-        """Take in what a worker has done with a task."""
+        """Record what a worker did with a task."""
         self._count(receipt)
         if receipt.error is not None:
             raise receipt.error
@@ -357,7 +357,7 @@ class _DistributedFill(Fill):
         self._tell_progress()
 
     def _take_last(self, outcome: Outcome) -> None:
-        """Take in what a worker has done that was stopped: the store tells which sequences that are."""
+        """Record what a stopped worker did: the store tells which sequences that are."""
         receipt = outcome[1]
         if isinstance(receipt, Receipt):
             self._count(receipt)
@@ -380,7 +380,7 @@ class _DistributedFill(Fill):
         self._handed_out = [pool for pool in self._handed_out if len(pool)]
 
     def _lose(self, task: Task, loss: Loss, executor: Executor) -> None:
-        """Try a task again, or halves of it; or find that it is its only sequence that workers die of."""
+        """Try a task again, or halves of it; or report its only sequence as the one that kills workers."""
         self._losses_in_a_row += 1
         most = _MOST_LOSSES_IN_A_ROW + _MOST_LOSSES_IN_A_ROW_PER_WORKER * executor.workers
         if self._losses_in_a_row > most:

@@ -123,7 +123,7 @@ class DaskScheduler:
 
     @contextmanager
     def open(self, job: Job) -> Iterator[Executor]:
-        """See `executors.Workers`."""
+        """See `coordination.Workers`."""
         with _client(self.address) as client:
             executor = _DaskTasks(client, job, lambda: _TASKS_PER_WORKER_OF_OTHERS * max(1, _count_workers(client)))
             try:
@@ -162,7 +162,7 @@ class DaskCluster:
 
     @contextmanager
     def open(self, job: Job) -> Iterator[Executor]:
-        """See `executors.Workers`."""
+        """See `coordination.Workers`."""
         with ExitStack() as stack:
             with not_for_children() if self.kind == "local" else nullcontext():  # its threads start them later on, too
                 cluster = stack.enter_context(self._started())
@@ -278,7 +278,7 @@ class _DaskTasks:
         return found
 
     def cancel(self) -> None:
-        """Have no task started any more; what one that runs still stores is kept."""
+        """Start no more tasks; what a running one still stores is kept."""
         futures = [future for _, future in self._running.values()]
         self._running.clear()
         if futures:
@@ -286,7 +286,7 @@ class _DaskTasks:
 
 
 def _outcome(future: Any) -> Receipt | Loss:
-    """Tell what became of a task that has ended.
+    """Return the outcome of a task that has ended.
 
     Raises
     ------

@@ -163,7 +163,7 @@ def _dealt(lengths: NDArray[np.uint32], count: int) -> NDArray[np.intp]:
 
 
 class _DistinctLengths:
-    """Collects keys with the lengths of their sequences; now and then, repeated ones are left out."""
+    """Collects keys with the lengths of their sequences; repeated ones are removed from time to time."""
 
     def __init__(self) -> None:
         self._keys: list[Keys] = []

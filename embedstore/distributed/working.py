@@ -94,7 +94,7 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """Sequences that one worker computes in one go.
+    """Sequences that one worker computes together.
 
     Attributes
     ----------
@@ -107,7 +107,7 @@ class Task:
 
 @dataclass(frozen=True, slots=True)
 class Receipt:
-    """What became of a task: what it computed is in the store, durably.
+    """Outcome of a task: what it computed is in the store, durably.
 
     Attributes
     ----------
@@ -194,7 +194,7 @@ def _prepared(job: Job) -> tuple[Embedder, SpaceTarget]:
 
 
 class _TaskFill(Fill):
-    """A fill of one task's sequences, with a model that is loaded already, and without tidying up after it."""
+    """A fill of one task's sequences, with a model that is loaded already, and without cleaning up after it."""
 
     def __init__(
         self,

@@ -41,7 +41,7 @@ def root_finding(storage: Storage) -> Finding:
 
 
 def contents_findings(storage: Storage) -> Iterator[Finding]:
-    """Count what a store holds, and what is left over in it; it must open."""
+    """Count what a store holds, and its leftovers; it must open."""
     counts = _Counts()
     try:
         spaces = SpaceStore(storage).spaces()

@@ -39,7 +39,7 @@ _GPU_DEVICES = ("/dev/nvidiactl", "/dev/nvidia0", "/dev/kfd")
 
 
 def version_findings() -> Iterator[Finding]:
-    """Say what is installed, by its metadata; nothing of it is imported."""
+    """Report what is installed, by its metadata; none of it is imported."""
     python = platform.python_version()
     found = {name: _installed(name) for name in ("embedstore", *_SHOWN)}
     said = ", ".join(f"{name} {number}" for name, number in found.items() if number is not None)
@@ -80,7 +80,7 @@ def _not_installed(extra: str) -> list[str]:
 
 
 def processor_findings() -> Iterator[Finding]:
-    """Say what models run on. torch is asked in a process of its own, and only where a driver is there."""
+    """Say what models run on. torch is asked in a separate process, and only where there is a driver."""
     yield Finding(_GROUP, "processor", "ok", processor(), "", {"name": processor()})
     driver = any(Path(device).exists() for device in _GPU_DEVICES)
     data: dict[str, object] = {"driver": driver, "gpus": []}

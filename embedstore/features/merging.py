@@ -39,7 +39,7 @@ _CHARACTERS_SHOWN = 80
 
 @dataclass(frozen=True, slots=True)
 class Assignments:
-    """What a table says.
+    """Content of a table of assignments.
 
     Attributes
     ----------
@@ -211,7 +211,7 @@ def merge(
 
 
 def schema_of(targets: Sequence[SpaceTarget], samples: Samples) -> Schema:
-    """Lay out the spaces of some targets for samples; none of them needs to exist yet.
+    """Arrange the spaces of some targets for samples; none of them needs to exist yet.
 
     Raises
     ------
@@ -261,7 +261,7 @@ def _fill(target: SpaceTarget, source: FillFrom) -> dict[str, str]:
 
 
 def _found_again(target: SpaceTarget) -> SpaceTarget:
-    """Return the target with its space, if that was made since."""
+    """Return the target with its space, if that was created since."""
     if target.space is not None or target.store is None:
         return target
     return replace(target, space=target.store.find_space(target.recipe))

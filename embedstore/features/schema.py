@@ -111,7 +111,7 @@ class Schema:
     def of_spaces(
         cls, spaces: Iterable[tuple[str, Recipe]], preparation: Preparation, labels: Sequence[str] = ()
     ) -> Self:
-        """Lay out spaces, given as (name, recipe), one after the other."""
+        """Arrange spaces, given as (name, recipe), one after the other."""
         blocks, start = [], 0
         for name, recipe in spaces:
             blocks.append(Block(name, recipe.id, recipe.molecule, start, start + recipe.dim))

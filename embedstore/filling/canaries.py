@@ -53,7 +53,7 @@ def compute(embedder: Embedder) -> Canaries:
 
 
 def adopted(document: SpaceDocument) -> SpaceDocument:
-    """Return what may be taken over of a space's document that comes from another store.
+    """Return the part of a space's document from another store that may be adopted.
 
     What it says of its vectors' model cannot be believed, only tested: those of a built-in model are computed again,
     those of a model with weights are when it fills the space for the first time.
@@ -79,7 +79,7 @@ def adopted(document: SpaceDocument) -> SpaceDocument:
 
 
 def adopted_name(document: SpaceDocument) -> str:
-    """Return what a space from another store is called here: the name of a model is kept for that model."""
+    """Return the name that a space from another store gets here: the name of a model is reserved for that model."""
     recipe = document.recipe
     return document.name if is_recipe_of(document.name, recipe) else f"{document.name[:80]}-{recipe.id[:8]}"
 
@@ -110,8 +110,8 @@ def check(space: Space, embedder: Embedder) -> None:
         raise CanaryError(
             f"Cannot fill space {space.name} ({space.id[:8]}…): {_name(space.recipe)} does not reproduce the vectors "
             f"that the space was created with. For its fixed sequence {row + 1} expected value "
-            f"{expected[row, column]:.6g} at position {column}, found {found[row, column]:.6g}: the vectors differ by {difference:.2g} of the largest "
-            f"value, at most {tolerance:g} is allowed. Check the weights and the versions of the installed libraries."
+            f"{expected[row, column]:.6g} at position {column}, found {found[row, column]:.6g}: "
+            f"the vectors differ by {difference:.2g} of the largest value, at most {tolerance:g} is allowed. Check the weights and the versions of the installed libraries."
         )
 
 

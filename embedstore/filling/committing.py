@@ -72,7 +72,7 @@ class Committer:
             self._hand_over()
 
     def close(self) -> None:
-        """Commit all that is left, and wait until it is durable; if that is interrupted, it can be taken up again."""
+        """Commit all that is left, and wait until it is durable; if that is interrupted, it can be called again."""
         self._hand_over()
         self._settle()
 
@@ -85,7 +85,7 @@ class Committer:
                 self._outstanding = self._thread.submit(collected.commit), collected.keys
 
     def _settle(self) -> None:
-        """Wait for the outstanding commit; an interrupted wait can be taken up again."""
+        """Wait for the outstanding commit; if that is interrupted, it can be called again."""
         if self._outstanding is None:
             return
         future, keys = self._outstanding
@@ -98,7 +98,7 @@ class Committer:
 
 
 class _Collected:
-    """Rows of the next segment, copied to where they are committed from: memory is used as far as it is filled."""
+    """Rows of the next segment, in the buffer that is committed; it uses memory only as far as it is filled."""
 
     def __init__(self, space: Space, capacity_rows: int, since: float) -> None:
         self.keys: list[bytes] = []

@@ -116,7 +116,7 @@ def prepare_space(target: SpaceTarget, embedder: Embedder) -> Space:
 
 @dataclass(frozen=True, slots=True)
 class Walk:
-    """What goes along with the records of a fill; see `fill`."""
+    """Options of a fill that follow its records; see `fill`."""
 
     on_progress: OnProgress | None
     selection: Selection | None
@@ -125,7 +125,7 @@ class Walk:
 
 
 class Fill:
-    """One run of `fill`. `embedstore.distributed` overrides who computes what waits."""
+    """One run of `fill`. `embedstore.distributed` overrides who computes the queued sequences."""
 
     def __init__(
         self, records: Iterable[Record | Rejection], target: SpaceTarget, options: FillOptions, walk: Walk
@@ -179,13 +179,13 @@ class Fill:
             self._committer.close()
 
     def _tend(self) -> None:
-        """Leave the space in good order for those who read it next."""
+        """Leave the space well arranged for its next readers."""
         space = self._space if self._count_computed() else None
         if space is not None and tend(space) is None:
             space.optimise()
 
     def _look_up(self, window: Window) -> None:
-        """Let those sequences of a window wait that have no vector yet."""
+        """Queue the sequences of a window that have no vector yet."""
         if self._only is not None:
             window = window.only(self._only(window.key_array()))
         keys = window.key_array()
@@ -207,7 +207,7 @@ class Fill:
         self._tell_progress()
 
     def _compute(self, missing: str) -> None:
-        """Embed all that waits."""
+        """Embed all queued sequences."""
         if not len(self._pool):
             return
         embedder, committer = self._prepared(missing)
@@ -232,7 +232,7 @@ class Fill:
         return self._embedder, self._committer
 
     def _packs(self, embedder: Embedder, space: Space) -> Iterator[Pack]:
-        """Yield packs of what waits, without what other processes have committed meanwhile."""
+        """Yield packs of the queue, without what other processes have committed meanwhile."""
         space.refresh()
         refreshed = time.monotonic()
         waiting = self._pool.keys()
@@ -294,15 +294,15 @@ class Fill:
         return self._committer.rows_committed if self._committer is not None else 0
 
     def _count_waiting(self) -> tuple[int, int]:
-        """Count sequences that wait, and their residues."""
+        """Count queued sequences and their residues."""
         return len(self._pool), self._pool.residues
 
     def _waiting(self) -> Keys:
-        """(n, 24) uint8: distinct keys of what waits."""
+        """(n, 24) uint8: distinct keys of queued sequences."""
         return self._pool.keys()
 
     def _count_left(self) -> int:
-        """Count what still waits: nothing, unless the fill was interrupted."""
+        """Count what is still queued: nothing, unless the fill was interrupted."""
         waiting = self._waiting()
         if self._space is None or not len(waiting):
             return len(waiting)

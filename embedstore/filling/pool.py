@@ -66,7 +66,7 @@ class Pool:
         return len(self._asked) >= POOL_RECORDS or self.residues >= POOL_RESIDUES
 
     def add(self, window: Window, rows: Sequence[int]) -> None:
-        """Let some records of a window wait; equal sequences wait once."""
+        """Queue some records of a window; equal sequences are queued once."""
         keys = [window.keys[row] for row in rows]
         self._asked += keys
         self._labels += [_label(window.records[row]) for row in rows]
@@ -76,15 +76,15 @@ class Pool:
                 self.residues += len(sequence)
 
     def keys(self) -> Keys:
-        """(n, 24) uint8: keys of what waits."""
+        """(n, 24) uint8: keys of queued sequences."""
         return key_array(self.sequences)
 
     def settle(self, keys: Iterable[bytes]) -> None:
-        """Forget sequences that wait no longer."""
+        """Remove sequences from the queue."""
         self.residues -= sum([len(self.sequences.pop(key)) for key in keys])
 
     def packs(self, budget_residues: int, workers: int = 1) -> list[Pack]:
-        """Pack what waits by length.
+        """Pack queued sequences by length.
 
         The pack of the longest comes first, so that a machine with too little memory shows it at once; the others come
         in random order, so that processes filling from the same input share the work, and the residues done so far tell

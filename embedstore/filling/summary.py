@@ -12,7 +12,7 @@ from embedstore.types import Rejection
 
 @dataclass(slots=True)
 class FillProgress:
-    """Where a fill stands; one object, brought up to date as it goes.
+    """Progress of a fill; one object, updated as it runs.
 
     Attributes
     ----------
@@ -100,7 +100,7 @@ class FillReport:
         return self.signal is not None
 
     def raise_if_interrupted(self) -> None:
-        """Go on with being interrupted, for callers that need all of the vectors.
+        """Raise again if it was interrupted, for callers that need all of the vectors.
 
         Raises
         ------

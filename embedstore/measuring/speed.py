@@ -87,7 +87,7 @@ class BuiltIn:
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """Some of the sequences of files, and how much all of them are.
+    """Some of the sequences of files, and the size of all of them.
 
     Attributes
     ----------

@@ -108,7 +108,7 @@ _LARGEST_SIZES: Mapping[str, int] = {
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """Where a checkpoint lies and what its configuration says.
+    """Where a checkpoint is and what its configuration says.
 
     Attributes
     ----------
@@ -144,7 +144,7 @@ class Checkpoint:
 
     @property
     def shape(self) -> ModelShape:
-        """What decides how fast it is."""
+        """The sizes that decide its speed."""
         return ModelShape(self.architecture, self.layers, self.dim)
 
     def size(self, entry: str) -> int:
@@ -163,7 +163,7 @@ class Checkpoint:
         return value
 
     def weights_sha256(self) -> str:
-        """SHA-256 of the weights file; of shards, see `digests.files_sha256`."""
+        """SHA-256 of the weights file; of shards, see `files.files_sha256`."""
         return files_sha256(self.weights)
 
     def tokenizer_sha256(self) -> str | None:
@@ -172,7 +172,7 @@ class Checkpoint:
 
 
 def find_checkpoint(path: Path) -> Checkpoint:
-    """Look at a folder or a `.pt` file and tell what it is, by its configuration and kind of files.
+    """Find out what a folder or a `.pt` file is, by its configuration and kind of files.
 
     Raises
     ------

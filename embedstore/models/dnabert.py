@@ -213,7 +213,7 @@ def _groups(lengths: Sequence[int]) -> Iterator[_Group]:
 
 
 class DnabertEncoder:
-    """Weights of one checkpoint on one device, and the way through them. Threads may share it: nothing in it changes.
+    """Weights of one checkpoint on one device, and the forward pass. Threads may share it: nothing in it changes.
 
     Parameters
     ----------
@@ -228,7 +228,7 @@ class DnabertEncoder:
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are, and the token ids must be."""
+        """Device of the weights, on which token ids must be."""
         return self._tensors["embeddings.word_embeddings.weight"].device
 
     @property
@@ -237,7 +237,7 @@ class DnabertEncoder:
         return self._tensors["embeddings.word_embeddings.weight"].dtype
 
     def to(self, device: torch.device, dtype: torch.dtype) -> DnabertEncoder:
-        """Return the encoder with its weights elsewhere, or of another precision."""
+        """Return the encoder on another device or in another precision."""
         return DnabertEncoder(self.shape, {name: t.to(device, dtype) for name, t in self._tensors.items()})
 
     def operations(self, lengths: Sequence[int]) -> int:

@@ -160,7 +160,7 @@ class _Layer:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Pack:
-    """What all layers need to know of a pack."""
+    """What all layers need of a pack."""
 
     groups: Sequence[tuple[int, int, int]]
     """(first token, count, length) of neighbours of one length."""
@@ -172,7 +172,7 @@ class _Pack:
 
 
 class EsmEncoder:
-    """Weights of one checkpoint on one device, and the way through them. Threads may share it."""
+    """Weights of one checkpoint on one device, and the forward pass. Threads may share it."""
 
     def __init__(
         self,
@@ -228,7 +228,7 @@ class EsmEncoder:
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are, and the token ids must be."""
+        """Device of the weights, on which token ids must be."""
         return self._embeddings.device
 
     @property
@@ -237,7 +237,7 @@ class EsmEncoder:
         return self._embeddings.dtype
 
     def to(self, device: torch.device, dtype: torch.dtype) -> EsmEncoder:
-        """Return the encoder with its weights elsewhere, or of another precision."""
+        """Return the encoder on another device or in another precision."""
         return EsmEncoder(
             self.shape,
             self._embeddings.to(device, dtype),

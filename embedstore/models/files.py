@@ -52,7 +52,7 @@ def read_entries(file: Path) -> dict[str, Any]:
 
 
 def write_entries(file: Path, entries: Mapping[str, Any]) -> bool:
-    """Replace the file, and tell whether that was possible."""
+    """Replace the file; return whether that was possible."""
     try:
         _replace(file, entries)
     except OSError:
@@ -119,7 +119,7 @@ def combined_sha256(digests: Sequence[str]) -> str:
 
 
 def digests_file() -> Path:
-    """Where digests are remembered."""
+    """Where digests are kept."""
     return cache_file("digests.json")
 
 
@@ -153,7 +153,7 @@ _PICKLES_BEFORE_STORAGES = 5
 
 
 class TorchFileError(ValueError):
-    """It is no file of `torch.save`, or claims more than it holds; the message is a clause that says which."""
+    """It is no file of `torch.save`, or states larger sizes than it has; the message is a clause that says which."""
 
 
 def read_pickle(file: Path, largest_bytes: int = LARGEST_PICKLE_BYTES) -> bytes:
@@ -193,7 +193,7 @@ def is_archive(file: Path) -> bool:
 
 
 def check_sizes(file: Path) -> None:
-    """See that a file of either layout does not claim more than it holds.
+    """Check that a file of either layout does not state larger sizes than it has.
 
     Raises
     ------

@@ -64,7 +64,7 @@ def kept_setting(shape: ModelShape, place: Place) -> Setting:
 
 
 def keep_setting(shape: ModelShape, place: Place, setting: Setting) -> bool:
-    """Keep a setting for this machine, and tell whether that was possible."""
+    """Keep a setting for this machine; return whether that was possible."""
     return _keep("settings", _setting_name(shape, place), asdict(setting))
 
 
@@ -89,14 +89,14 @@ def kept_rate(recipe: Recipe, device: str | None = None) -> float | None:
 
 
 def keep_rate(recipe: Recipe, place: Place, residues_per_second: float) -> bool:
-    """Keep how fast a model is on this machine, and tell whether that was possible."""
+    """Keep the speed of a model on this machine; return whether that was possible."""
     model = _model_name(recipe)
     about = {"model": model, **asdict(place), "processor": processor(), "torch": _torch_version()}
     return _keep("rates", f"{model}, {_on_this_machine(place)}", {**about, "letters_per_second": residues_per_second})
 
 
 def kept_file() -> Path:
-    """Where all this is kept."""
+    """The file that holds all of it."""
     return cache_file("machine.json")
 
 

@@ -90,7 +90,7 @@ _OUT_OF_MEMORY = ("DefaultCPUAllocator", "out of memory", "CUBLAS_STATUS_ALLOC_F
 
 
 class MemoryBudget:
-    """Tokens that a pack may hold. Threads share it; it only ever goes down.
+    """Tokens that a pack may hold. Threads share it; it only decreases.
 
     Parameters
     ----------
@@ -196,7 +196,7 @@ class Encoder(Protocol):
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are, and the token ids must be."""
+        """Device of the weights, on which token ids must be."""
         ...
 
     @property
@@ -263,7 +263,7 @@ class PackedEmbedder:
         return Setting(self.budget.tokens, self.workers, self.threads)
 
     def with_setting(self, setting: Setting) -> PackedEmbedder:
-        """Return an embedder that shares the weights, and runs otherwise."""
+        """Return an embedder that shares the weights and has another setting."""
         return PackedEmbedder(
             self.recipe,
             self._tokenizer,

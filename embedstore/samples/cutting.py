@@ -317,7 +317,7 @@ _KEPT = len(REASONS)
 
 @dataclass(frozen=True, slots=True)
 class SourceSummary:
-    """What became of one source.
+    """Outcome of one source.
 
     Attributes
     ----------
@@ -406,7 +406,7 @@ class _Tally:
         self._reset()
 
     def add(self, window: Window, outcomes: NDArray[np.int64], samples: NDArray[np.int64]) -> tuple[SourceSummary, ...]:
-        """Take in one window's chunks; return the summaries of the sources that end in it."""
+        """Add one window's chunks; return the summaries of the sources that end in it."""
         count = len(window.pieces)
         places = window.pieces_of_chunks * (_KEPT + 1) + outcomes
         chunks = np.bincount(places, minlength=count * (_KEPT + 1)).reshape(count, _KEPT + 1)

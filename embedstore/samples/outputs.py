@@ -64,7 +64,7 @@ class OutputFolder:
         return self._open_files.enter_context((self.hidden / name).open("xb"))
 
     def publish(self, marker: str) -> None:
-        """Move all files to their names, `marker` last: where it lies, the others belong to it and are whole."""
+        """Move all files to their names, `marker` last: where it is, the others belong to it and are complete."""
         self._open_files.close()
         for name in self._names:
             _flush_to_disk(self.hidden / name)
@@ -97,7 +97,7 @@ class Output(Protocol):
 
 
 def open_outputs(folder: OutputFolder, files: Sequence[SourceFile], options: PrepareOptions) -> tuple[Output, ...]:
-    """Create what is to be written.
+    """Create the requested outputs.
 
     Raises
     ------

@@ -23,7 +23,7 @@ from embedstore.types import Rejection
 
 @dataclass(slots=True)
 class PrepareCounts:
-    """How much went in and came out; brought up to date as a run goes.
+    """Counts of input and output, updated during a run.
 
     Attributes
     ----------
@@ -43,7 +43,7 @@ class PrepareCounts:
     dropped: Counter[str] = field(default_factory=lambda: Counter(dict.fromkeys(REASONS, 0)))
 
     def add(self, cut: CutSamples, records: int) -> None:
-        """Take in the samples of one window, and how many records were read so far."""
+        """Add the samples of one window, and how many records were read so far."""
         self.records = records
         self.samples += len(cut.table)
         self.samples_by_label.update(cut.table.labels)

@@ -87,7 +87,7 @@ class FastaParser:
         return id_text(_first_word(head[len(b"\n>") :].partition(b"\n")[0]))
 
     def _skip(self) -> None:
-        """Keep nothing of the record that is being read, and what follows of it, but that it is rejected."""
+        """Drop the record that is being read, and the rest of it, and note that it is rejected."""
         reason = f"expected a record of at most {self._longest_bytes} bytes, found more"
         lines = sum(part.count(b"\n") for part in self._parts)
         self._skipped = Rejection(self._file, self._line, self._unfinished_id(), reason)

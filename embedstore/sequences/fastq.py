@@ -83,7 +83,7 @@ class FastqParser:
         return records
 
     def _take_regular_records(self, place: int, records: list[Record | Rejection]) -> int:
-        """Take records as long as nothing about them is odd, which is nearly always; return where that ends."""
+        """Take records while they are regular, as nearly all are; return where that ends."""
         file, line = self._file, self._line
         columns = (self._lines[place + column :: _RECORD_LINES] for column in range(_RECORD_LINES))
         for header, sequence, plus, quality in zip(*columns, strict=False):
