@@ -111,7 +111,8 @@ def check(space: Space, embedder: Embedder) -> None:
             f"Cannot fill space {space.name} ({space.id[:8]}…): {_name(space.recipe)} does not reproduce the vectors "
             f"that the space was created with. For its fixed sequence {row + 1} expected value "
             f"{expected[row, column]:.6g} at position {column}, found {found[row, column]:.6g}: "
-            f"the vectors differ by {difference:.2g} of the largest value, at most {tolerance:g} is allowed. Check the weights and the versions of the installed libraries."
+            f"the vectors differ by {difference:.2g} of the largest value, "
+            f"at most {tolerance:g} is allowed. Check the weights and the versions of the installed libraries."
         )
 
 

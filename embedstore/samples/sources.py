@@ -135,7 +135,7 @@ def find_files(inputs: Sequence[LabelledInput], group_by: GroupBy | None = None)
     InputError : there is no input, or a folder has no DNA file.
     """
     if not inputs:
-        raise InputError("Cannot prepare samples: expected at least one file or folder, found none.")
+        raise InputError("Cannot prepare samples: found no input. Give at least one file or folder.")
     files: list[SourceFile] = []
     skipped: list[str] = []
     for one in inputs:

@@ -95,7 +95,7 @@ def test_missing_vectors_are_named_by_sample_unless_filled(folder: Path, tmp_pat
     assert len(features.rows()) == len(samples)
     assert [report.space.name for report in reports] == list(MODELS)
     assert all(report.computed == report.unique for report in reports)
-    with pytest.raises(InputError, match="where its sequences are"):
+    with pytest.raises(InputError, match="expected the folder of its sequences"):
         merge(samples, store, MODELS, fill=True)
 
 

@@ -150,7 +150,7 @@ def test_proteins_are_refused_with_a_hint(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("make", "error", "message"),
     [
-        (lambda folder: [], InputError, "give at least one file or folder"),
+        (lambda folder: [], InputError, "Give at least one file or folder"),
         (lambda folder: [folder / "absent.fna"], SequenceFileError, "absent.fna"),
         (lambda folder: [write(folder / "empty" / "a.faa", x="MK").parent], InputError, "found no file in it"),
         (lambda folder: ["-", "virus=-"], SequenceFileError, "more than once"),
