@@ -73,7 +73,7 @@ def split_samples(samples: Samples, options: TrainOptions) -> Split:
     _refuse_too_few(counts, len(shares), chosen)
     dealt = _dealt(counts, np.array(list(shares.values())), options.seed)
     parts = list(shares)
-    _refuse_lacking(counts, dealt, parts, chosen)
+    _refuse_missing_classes(counts, dealt, parts, chosen)
     return _split(samples, labelled, [parts[place] for place in dealt[blocks]], names, groups, blocks)
 
 
@@ -194,7 +194,7 @@ def _refuse_too_few(counts: NDArray[np.float64], parts: int, samples: Samples) -
             )
 
 
-def _refuse_lacking(
+def _refuse_missing_classes(
     counts: NDArray[np.float64], dealt: NDArray[np.int64], parts: Sequence[Part], samples: Samples
 ) -> None:
     """Refuse a split in which blocks of several classes leave a part without one."""
