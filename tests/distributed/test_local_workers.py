@@ -175,7 +175,7 @@ def test_a_model_of_other_numbers_is_refused(store: Store) -> None:
 def test_a_model_that_no_other_process_knows_is_refused(store: Store) -> None:
     toy = Toy()
     target = SpaceTarget(store, toy.recipe, "toy", None, toy)
-    with pytest.raises(InputError, match="known to this one only"):
+    with pytest.raises(InputError, match="exists in this process only"):
         fill_with_workers(records(SEQUENCES), target, LocalProcesses(1))
 
 
