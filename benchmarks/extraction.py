@@ -121,7 +121,7 @@ def summary(
     shape: Shape, workload: Workload, tokens: Sequence[int], prepared: Prepared, timings: Timings, products: int
 ) -> dict[str, Any]:
     """Rates and ratios: of each round, then their medians."""
-    letters = sum(map(len, workload.sequences))
+    residues = sum(map(len, workload.sequences))
     products_s = map(min, zip(timings.seconds["matmul_all_cores"], timings.seconds["matmul_a_core_each"], strict=True))
     rates = [products * 2 * _PRODUCT**3 / seconds for seconds in products_s]
     needed = operations(shape, tokens)
@@ -136,7 +136,7 @@ def summary(
     return {
         "share_of_matmul": shares["ours"],
         "times_faster": {name: ratio for name, ratio in times_faster.items() if name != "ours"},
-        "letters_per_s": {name: rounded(letters / timings.median_s(name)) for name in prepared.runs},
+        "letters_per_s": {name: rounded(residues / timings.median_s(name)) for name in prepared.runs},
         "shares_of_matmul": shares,
         "matmul_gflops": rounded(statistics.median(rates) / 1e9),
         "largest_difference": {
@@ -150,7 +150,7 @@ def _options() -> argparse.Namespace:
     options = parser("extraction", __doc__)
     options.add_argument("--model-shape", choices=SHAPES, default="8m")
     options.add_argument("--lengths", choices=("real", "virnucpro"), default="real", help="of proteins")
-    options.add_argument("--letters", type=int, help="in all sequences together (default: by the model's shape)")
+    options.add_argument("--residues", type=int, help="in all sequences together (default: by the model's shape)")
     options.add_argument("--rounds", type=int, default=3)
     options.add_argument("--contenders", nargs="+", default=[], help="besides ours (default: all)")
     return options.parse_args()
@@ -161,7 +161,7 @@ def main() -> None:
     options = _options()
     shape = SHAPES[options.model_shape]
     workers = cores()
-    sequences = real_sequences(shape, options.lengths, options.letters or shape.letters, options.seed)
+    sequences = real_sequences(shape, options.lengths, options.residues or shape.residues, options.seed)
     with scratch_folder(options.directory, 2**32) as folder:
         write_checkpoint(folder, shape, options.seed)
         workload = Workload(sequences, folder, workers)

@@ -45,7 +45,7 @@ def ours(workload: Workload) -> Run:
             return pack, embedder.embed([workload.sequences[row] for row in pack]).vectors
 
         with ThreadPoolExecutor(embedder.workers) as executor:
-            parts = list(executor.map(embed, packs(lengths, embedder.pack_letters, embedder.workers)))
+            parts = list(executor.map(embed, packs(lengths, embedder.pack_residues, embedder.workers)))
         return _in_order(parts)
 
     return run
@@ -68,10 +68,10 @@ def virnucpro_loop(workload: Workload) -> Run:
             dataset, collate_fn=alphabet.get_batch_converter(1024), batch_sampler=batches
         )
         vectors = np.empty((len(names), configuration.dim), dtype=np.float32)
-        for labels, letters, tokens in loader:
+        for labels, residues, tokens in loader:
             states = model(tokens, repr_layers=[layers], return_contacts=False)["representations"][layers]
             for row, label in enumerate(labels):
-                vectors[int(label)] = states[row, 1 : len(letters[row]) + 1].mean(0).numpy()
+                vectors[int(label)] = states[row, 1 : len(residues[row]) + 1].mean(0).numpy()
         return vectors
 
     return run

@@ -32,12 +32,12 @@ CHUNK_BASES = 500
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """Sizes of a model, and how many letters make a round of bearable length."""
+    """Sizes of a model, and how many residues make a round of bearable length."""
 
     layers: int
     hidden: int
     heads: int
-    letters: int
+    residues: int
     molecule: Molecule = "protein"
 
 
@@ -74,8 +74,8 @@ Vectors = NDArray[np.float32]
 Run = Callable[[], Vectors]
 
 
-def real_sequences(shape: Shape, lengths: str, letters: int, seed: int) -> list[bytes]:
-    """Draw sequences until they have so many letters.
+def real_sequences(shape: Shape, lengths: str, residues: int, seed: int) -> list[bytes]:
+    """Draw sequences until they have so many residues.
 
     Proteins as they are ("real") or pieces as long as VirNucPro's frames ("virnucpro"); DNA in chunks of 500 bases.
 
@@ -88,23 +88,23 @@ def real_sequences(shape: Shape, lengths: str, letters: int, seed: int) -> list[
     if not files:
         raise SystemExit(f"Cannot run the benchmark: expected real sequences in {REAL / kind}, found none.")
     draw = random.Random(seed)
-    found = [letters_of(record, shape.molecule) for record in read(files) if isinstance(record, Record)]
+    found = [canonical_of(record, shape.molecule) for record in read(files) if isinstance(record, Record)]
     pool = [sequence for sequence in found if sequence is not None]
     draw.shuffle(pool)
     chosen: list[bytes] = []
     for sequence in (
-        pool if shape.molecule == "protein" else draw.choices(pool, [len(genome) for genome in pool], k=letters)
+        pool if shape.molecule == "protein" else draw.choices(pool, [len(genome) for genome in pool], k=residues)
     ):
         piece = _piece(sequence, shape.molecule, lengths, draw)
         if piece is not None:
             chosen.append(piece)
-            letters -= len(piece)
-        if letters <= 0:
+            residues -= len(piece)
+        if residues <= 0:
             break
     return chosen
 
 
-def letters_of(record: Record, molecule: Molecule) -> bytes | None:
+def canonical_of(record: Record, molecule: Molecule) -> bytes | None:
     """Canonical sequence that every contender takes (fair-esm has no J), or None."""
     try:
         sequence = canonical(record.sequence, molecule)

@@ -30,7 +30,7 @@ from embedstore.store import SpaceStore
 from embedstore.types import Record
 
 _MODEL = "aac_dpc"
-_PROTEIN_LETTERS = b"ACDEFGHIKLMNPQRSTVWYBJOUXZ"
+_PROTEIN_RESIDUES = b"ACDEFGHIKLMNPQRSTVWYBJOUXZ"
 _SHORT_LENGTH_RESIDUES = 50
 _BYTES_A_PROTEIN = 4000
 
@@ -99,10 +99,10 @@ def _bare_loop_biopython(fasta: Path) -> list[bytes]:
     keys = []
     with fasta.open(encoding="ascii") as file:
         for _, sequence in SimpleFastaParser(file):
-            letters = sequence.upper().encode("ascii")
-            if not letters or letters.translate(None, _PROTEIN_LETTERS):
+            residues = sequence.upper().encode("ascii")
+            if not residues or residues.translate(None, _PROTEIN_RESIDUES):
                 raise ValueError(sequence)
-            keys.append(hashlib.sha512(letters).digest()[:24])
+            keys.append(hashlib.sha512(residues).digest()[:24])
     return keys
 
 

@@ -80,7 +80,7 @@ def _measured(folder: Path, count: int, rounds: int, seed: int) -> dict[str, Any
     chunks = _chunks(count, np.random.default_rng(seed))
     fasta = folder / "chunks.fna"
     contigs = [b"".join(chunks[first : first + _CONTIG_CHUNKS]) for first in range(0, count, _CONTIG_CHUNKS)]
-    fasta.write_bytes(b"".join([b">%d\n%b\n" % (number, letters) for number, letters in enumerate(contigs)]))
+    fasta.write_bytes(b"".join([b">%d\n%b\n" % (number, contig) for number, contig in enumerate(contigs)]))
     few = chunks[: max(1, int(count * _BIOPYTHON_SHARE))]
     expected = _by_dictionary(chunks)
     for name, found in (("table", _by_table(chunks)), ("Biopython", _by_biopython(few))):
@@ -161,10 +161,10 @@ def _memory(folder: Path, megabases: int, seed: int) -> dict[str, float]:
     """Peak memory of preparing contigs in a fresh process."""
     fasta, output = folder / "contigs.fna", folder / "contigs"
     random = np.random.default_rng(seed)
-    letters = np.frombuffer(b"ACGT", dtype=np.uint8)
+    bases = np.frombuffer(b"ACGT", dtype=np.uint8)
     with fasta.open("wb") as stream:
         for number in range(megabases * 1_000_000 // _CONTIG_BASES):
-            stream.write(b">contig%d\n%b\n" % (number, letters[random.integers(0, 4, _CONTIG_BASES)].tobytes()))
+            stream.write(b">contig%d\n%b\n" % (number, bases[random.integers(0, 4, _CONTIG_BASES)].tobytes()))
     command = [sys.executable, "-m", "benchmarks.preparing", "--prepare", str(fasta), str(output)]
     found = json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
     fasta.unlink()

@@ -1,4 +1,4 @@
-"""A second read through the own store against a plain local read, and a push against a copy of the same files.
+"""A second read through the local store against a plain local read, and a push against a copy of the same files.
 
 The store that is looked up second lies behind `python -m http.server`. The first read fetches from there and keeps what
 it finds (pull-through); the second one, by a store opened anew, should cost what a local store costs.

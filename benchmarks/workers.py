@@ -30,13 +30,13 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     """Run the benchmark; print and return the report."""
     options = parser("workers", __doc__)
     options.add_argument("--model-shape", choices=[name for name in SHAPES if name != "dnabert_s"], default="8m")
-    options.add_argument("--letters", type=int, default=600_000, help="in all proteins (default: %(default)s)")
+    options.add_argument("--residues", type=int, default=600_000, help="in all proteins (default: %(default)s)")
     options.add_argument("--workers", type=int, default=2, help="and threads of the one process (default: %(default)s)")
     options.add_argument("--rounds", type=int, default=2, help="(default: %(default)s)")
     given = options.parse_args(arguments)
     described = environment("embedstore", "torch")
     shape = SHAPES[given.model_shape]
-    sequences = real_sequences(shape, "real", given.letters, given.seed)
+    sequences = real_sequences(shape, "real", given.residues, given.seed)
     with scratch_folder(given.directory, 4 << 30) as folder:
         checkpoint, fasta = folder / "checkpoint", folder / "proteins.fasta"
         checkpoint.mkdir()

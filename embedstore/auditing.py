@@ -56,7 +56,7 @@ class AuditOptions:
 
 @dataclass(frozen=True, slots=True)
 class DifferingVector:
-    """A stored vector that is not the one that the model gives.
+    """A stored vector that the model does not reproduce.
 
     Attributes
     ----------
@@ -106,7 +106,7 @@ class AuditReport:
 
     @property
     def clean(self) -> bool:
-        """Whether all that was sampled is what the model gives."""
+        """Whether the model reproduces the whole sample."""
         return not self.differing and not self.failed
 
     def to_json(self) -> dict[str, Any]:
@@ -131,14 +131,14 @@ def audit(records: Iterable[Record | Rejection], target: SpaceTarget, options: A
 
     Parameters
     ----------
-    records : sequences to choose from; those that the space lacks are passed over.
+    records : sequences to choose from; those that are missing from the space are skipped.
 
     Raises
     ------
     InputError : there is no such space yet, or it has none of the sequences.
     MoleculeError : the input is of the other molecule than the space.
     CanaryError : the model does not give the space's fixed vectors, so it cannot judge the others.
-    ModelError : the model cannot be had. CorruptStoreError : a stored vector is damaged.
+    ModelError : the model is not available. CorruptStoreError : a stored vector is damaged.
     """
     started = time.perf_counter()
     space = target.space
@@ -198,7 +198,7 @@ class _Sample:
 
 
 def _drawn(intake: Intake, space: Space, size: int, seed: int) -> _Sample:
-    """Draw the sample from what the space has."""
+    """Draw the sample from the sequences that the space has."""
     sample = _Sample(size, seed)
     with DistinctKeys() as distinct:
         for window in intake:
@@ -234,7 +234,7 @@ class _Comparison:
         chosen = self._sample.chosen
         window = Window([record for record, _ in chosen.values()], [each for _, each in chosen.values()], list(chosen))
         pool.add(window, range(len(chosen)))
-        packs = pool.packs(embedder.pack_letters, embedder.workers)
+        packs = pool.packs(embedder.pack_residues, embedder.workers)
         with closing(embed_packs(embedder, packs)) as results:
             for pack, embedded in results:
                 self.failed += pool.rejections({pack.keys[row]: reason for row, reason in embedded.failures.items()})

@@ -5,7 +5,7 @@
     │   ├── SequenceError          one sequence is not what its molecule allows: reject that record
     │   ├── SequenceFileError      a file does not hold sequences
     │   ├── MoleculeError          DNA was given to a protein model, or the reverse
-    │   └── SchemaError            features are not laid out as what they are used with expects
+    │   └── SchemaError            features are not arranged as what they are used with expects
     ├── MissingEmbeddingError      fill first
     ├── StoreError                 look at the store
     │   ├── StoreNotFoundError     there is no store at that place
@@ -90,7 +90,7 @@ class MoleculeError(InputError):
 
 
 class SchemaError(InputError):
-    """Features are not laid out, or not prepared, as what they are used with expects.
+    """Features are not arranged, or not prepared, as what they are used with expects.
 
     `differences` maps each place that differs to (expected, found).
     """
@@ -116,7 +116,7 @@ class MissingEmbeddingError(EmbedStoreError):
         shown = ", ".join(plain(label, self._SHOWN_CHARACTERS) for label in missing[: self._SHOWN])
         more = f" and {len(missing) - self._SHOWN} more" if len(missing) > self._SHOWN else ""
         super().__init__(
-            f"Space {space} lacks {len(missing)} of {requested} requested sequences: {shown}{more}. "
+            f"Space {space} does not have {len(missing)} of {requested} requested sequences: {shown}{more}. "
             "Fill them first (`embedstore fill`, or `get --fill`)."
         )
         self.space = space

@@ -37,7 +37,7 @@ def export(rows: Retrieved, path: Path) -> None:
     check_path(path)
     odd = next((id_ for id_ in rows.ids if "\0" in id_), None)
     if odd is not None:
-        raise InputError(f"Cannot export to {path}: the id {odd!r} holds a NUL character, which no file can keep.")
+        raise InputError(f"Cannot export to {path}: the id {odd!r} holds a NUL character, which no format can store.")
     with replacing(path) as temporary:
         _WRITERS[path.suffix](temporary, rows)
 
@@ -52,7 +52,9 @@ def check_path(path: Path) -> None:
     if path.suffix not in _WRITERS:
         raise InputError(f"Cannot export to {path}: expected a name that ends in {', '.join(SUFFIXES)}.")
     if path.is_dir() and not (path.suffix == ".zarr" and (path / "zarr.json").is_file()):
-        raise InputError(f"Cannot export to {path}: a folder that we would not replace is there. Give another name.")
+        raise InputError(
+            f"Cannot export to {path}: a folder that embedstore did not write is there. Give another name."
+        )
 
 
 def _write_npz(path: Path, rows: Retrieved) -> None:

@@ -39,8 +39,8 @@ _STOP = ord("*")
 def _translation(allowed: bytes, replaced: dict[bytes, bytes]) -> bytes:
     """Table that upper-cases, replaces, and turns what is not allowed into `_INVALID`."""
     table = bytearray(256)
-    for letter in allowed:
-        table[letter] = table[ord(chr(letter).lower())] = letter
+    for code in allowed:
+        table[code] = table[ord(chr(code).lower())] = code
     for old, new in replaced.items():
         table[ord(old)] = table[ord(old.lower())] = ord(new)
     return bytes(table)
@@ -57,27 +57,28 @@ def canonical(sequence: bytes | str, molecule: Molecule) -> bytes:
 
     Raises
     ------
-    SequenceError : the sequence is empty or holds a letter that the molecule does not have.
+    SequenceError : the sequence is empty or holds a character that the molecule does not have.
     """
     raw = sequence if isinstance(sequence, bytes) else sequence.encode("utf-8", "replace")
-    letters = raw.translate(_TABLES[molecule], _WHITESPACE)
-    if _INVALID in letters:
-        letters = _without_final_stop(raw, letters, molecule)
-    if not letters:
+    cleaned = raw.translate(_TABLES[molecule], _WHITESPACE)
+    if _INVALID in cleaned:
+        cleaned = _without_final_stop(raw, cleaned, molecule)
+    if not cleaned:
         raise SequenceError("empty sequence")
-    return letters
+    return cleaned
 
 
-def _without_final_stop(raw: bytes, letters: bytes, molecule: Molecule) -> bytes:
+def _without_final_stop(raw: bytes, cleaned: bytes, molecule: Molecule) -> bytes:
     bare = raw.translate(None, _WHITESPACE)
     if molecule == "protein" and bare[-1] == _STOP:
-        letters = letters[:-1]
-    place = letters.find(_INVALID)
+        cleaned = cleaned[:-1]
+    place = cleaned.find(_INVALID)
     if place < 0:
-        return letters
-    letter = _printable(bare, place)
-    alphabet = "IUPAC nucleotide letters" if molecule == "dna" else "the 20 amino acids and B J O U X Z"
-    raise SequenceError(f"{letter} at position {place + 1} is not a {molecule} letter (allowed: {alphabet})")
+        return cleaned
+    character = _printable(bare, place)
+    alphabet = "IUPAC nucleotide codes" if molecule == "dna" else "the 20 amino acids and B J O U X Z"
+    where = f"{character} at position {place + 1}"
+    raise SequenceError(f"{where} is not valid in a {molecule} sequence (allowed: {alphabet})")
 
 
 def _printable(bare: bytes, place: int) -> str:
@@ -87,31 +88,31 @@ def _printable(bare: bytes, place: int) -> str:
     return repr(bare[start : start + 4].decode("utf-8", "replace")[0])
 
 
-_NUCLEOTIDE_ONLY_MIN_LETTERS = 50
+_NUCLEOTIDE_ONLY_MIN_RESIDUES = 50
 _PLAIN_NUCLEOTIDES = b"ACGTUN"
 
 
-def looks_like_dna(letters: bytes) -> bool:
+def looks_like_dna(residues: bytes) -> bool:
     """Tell whether a canonical *protein* sequence is rather a nucleic acid that passes as one.
 
-    True for at least 50 letters of which 95 % are A C G T U N. In UniProt those letters make up about a quarter of a
+    True for at least 50 residues of which 95 % are A C G T U N. In UniProt those six make up about a quarter of a
     protein, so a protein of that length passing as DNA is a matter of extreme low complexity only.
     """
-    if len(letters) < _NUCLEOTIDE_ONLY_MIN_LETTERS:
+    if len(residues) < _NUCLEOTIDE_ONLY_MIN_RESIDUES:
         return False
-    head = letters[:_NUCLEOTIDE_ONLY_MIN_LETTERS]
-    if len(head.translate(None, _PLAIN_NUCLEOTIDES)) > _NUCLEOTIDE_ONLY_MIN_LETTERS // 2:
+    head = residues[:_NUCLEOTIDE_ONLY_MIN_RESIDUES]
+    if len(head.translate(None, _PLAIN_NUCLEOTIDES)) > _NUCLEOTIDE_ONLY_MIN_RESIDUES // 2:
         return False
-    return len(letters.translate(None, _PLAIN_NUCLEOTIDES)) * 20 <= len(letters)
+    return len(residues.translate(None, _PLAIN_NUCLEOTIDES)) * 20 <= len(residues)
 
 
-def sequence_key(letters: bytes) -> bytes:
+def sequence_key(sequence: bytes) -> bytes:
     """Return the 24-byte refget digest of a canonical sequence: the first 24 bytes of its SHA-512."""
-    return hashlib.sha512(letters).digest()[:KEY_BYTES]
+    return hashlib.sha512(sequence).digest()[:KEY_BYTES]
 
 
 def key_text(key: bytes) -> str:
-    """Write a 24-byte key as text, `SQ.` + base64url (32 letters)."""
+    """Write a 24-byte key as text, `SQ.` + base64url (32 characters)."""
     return "SQ." + base64.urlsafe_b64encode(key).decode("ascii")
 
 
@@ -127,7 +128,7 @@ def key_from_text(text: str) -> bytes:
     except (binascii.Error, ValueError):
         key = b""
     if not text.startswith("SQ.") or len(key) != KEY_BYTES:
-        raise InputError(f"Cannot read sequence key {text!r}: expected SQ. and 32 base64url letters.")
+        raise InputError(f"Cannot read sequence key {text!r}: expected SQ. and 32 base64url characters.")
     return key
 
 

@@ -154,7 +154,7 @@ def kept_handlers() -> Iterator[None]:
 
 @contextmanager
 def not_for_children() -> Iterator[None]:
-    """Have processes that are started meanwhile not notice signals, which come to all processes of a terminal or a job.
+    """Keep signals from processes that are started meanwhile, which come to all processes of a terminal or a job.
 
     Who starts them heeds the signal, and tells them.
     """

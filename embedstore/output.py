@@ -33,7 +33,7 @@ def from_cell(text: str) -> str:
 
 
 def check_folder(path: Path, marker: str, what: str) -> None:
-    """Refuse a place where something else lies than a folder like the one to be written.
+    """Refuse a place where something other than a folder like the one to be written is.
 
     Parameters
     ----------
@@ -41,13 +41,13 @@ def check_folder(path: Path, marker: str, what: str) -> None:
 
     Raises
     ------
-    InputError : a file, or a folder without the marker, is there; or the folder above lacks.
+    InputError : a file, or a folder without the marker, is there; or the folder above does not exist.
     """
     is_empty = path.is_dir() and not any(path.iterdir())
     if path.exists() and not is_empty and not (path / marker).is_file():
         raise InputError(f"Cannot write {what} to {path}: something else is there. Give another name.")
     if not path.absolute().parent.is_dir():
-        raise InputError(f"Cannot write {what} to {path}: there is no folder {path.parent}. Make it first.")
+        raise InputError(f"Cannot write {what} to {path}: there is no folder {path.parent}. Create it first.")
 
 
 @contextmanager
@@ -58,17 +58,17 @@ def complete(path: Path) -> Iterator[Path]:
 
     Raises
     ------
-    InputError : a folder lacks. StorageError : it cannot be written.
+    InputError : a folder is missing. StorageError : it cannot be written.
     """
     if not path.parent.is_dir():
-        raise InputError(f"Cannot write {path}: there is no folder {path.parent}. Make it first.")
+        raise InputError(f"Cannot write {path}: there is no folder {path.parent}. Create it first.")
     with replacing(path) as temporary:
         yield temporary
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """As `complete`, for callers whose error for a folder that lacks is the StorageError."""
+    """As `complete`, for callers whose error for a missing folder is the StorageError."""
     temporary = _beside(path)
     try:
         yield temporary

@@ -237,7 +237,7 @@ def test_export_refuses_other_suffixes_foreign_folders_and_unwritable_places(sto
     with pytest.raises(InputError, match=r"\.npz, \.h5, \.zarr"):
         export(rows, tmp_path / "x.csv")
     (tmp_path / "mine.zarr").mkdir()
-    with pytest.raises(InputError, match="would not replace"):
+    with pytest.raises(InputError, match="did not write"):
         export(rows, tmp_path / "mine.zarr")
     with pytest.raises(StorageError, match="Cannot write"):
         export(rows, tmp_path / "no" / "such" / "folder" / "x.npz")

@@ -48,8 +48,8 @@ def _bar() -> Iterator[OnProgress]:
         task = bar.add_task("reading", total=None)
 
         def show(progress: FillProgress) -> None:
-            known = progress.letters_computed + progress.letters_waiting
-            bar.update(task, description=_text(progress), total=known or None, completed=progress.letters_computed)
+            known = progress.residues_computed + progress.residues_waiting
+            bar.update(task, description=_text(progress), total=known or None, completed=progress.residues_computed)
 
         yield show
 

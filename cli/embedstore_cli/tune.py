@@ -51,13 +51,13 @@ def _write_text(tuning: Tuning) -> None:
     from embedstore_cli.output import count, notice, write_table
 
     write_table(
-        (">tokens a pack", ">side by side", ">threads each", ">letters/s", ""),
+        (">tokens a pack", ">side by side", ">threads each", ">residues/s", ""),
         (
             [
                 count(measured.setting.pack_tokens or 0),
                 count(measured.setting.workers or 0),
                 count(measured.setting.threads or 0),
-                count(round(measured.letters_per_second)),
+                count(round(measured.residues_per_second)),
                 ", ".join(
                     remark
                     for remark, holds in (

@@ -1,6 +1,7 @@
-"""What training and evaluation are given: a merged file, or a table of samples with the spaces of a store.
+"""What training and evaluation are given, and the spaces that a classifier's columns come from.
 
-The spaces that a classifier's columns come from: found in a store, compared with its schema before any work.
+The input is a merged file, or a table of samples with the spaces of a store; the spaces are found there and compared
+with the classifier's schema before any work.
 """
 
 from __future__ import annotations
@@ -50,13 +51,13 @@ FeatureInput = Features | Samples | str | Path
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """How features are come by.
+    """How the input is read and joined with vectors.
 
     Attributes
     ----------
     store, models : where a table of samples is given; a merged file needs neither.
     labels, groups : tables that label samples, or put them into clusters that no split divides.
-    fill : compute what lacks, see `embedstore.features.merge`.
+    fill : compute missing vectors, see `embedstore.features.merge`.
     """
 
     store: SpaceStore | None = None
@@ -96,7 +97,7 @@ def open_input(given: FeatureInput, how: Reading) -> tuple[Features, Samples]:
 
 
 def fill_source(given: Samples | str | Path, how: Reading) -> FillFrom | None:
-    """Return where the sequences of samples are, if what lacks is to be computed.
+    """Return where the sequences of samples are, if missing vectors are to be computed.
 
     Raises
     ------
@@ -105,7 +106,9 @@ def fill_source(given: Samples | str | Path, how: Reading) -> FillFrom | None:
     if how.fill is not True:
         return how.fill or None
     if isinstance(given, Samples):
-        raise InputError(f"Cannot fill {given.origin}: tell where its sequences are (fill=FillFrom(folder)).")
+        raise InputError(
+            f"Cannot fill {given.origin}: expected the folder of its sequences. Give fill=FillFrom(folder)."
+        )
     return FillFrom(Path(given).parent)
 
 
@@ -159,7 +162,7 @@ def require_schema(classifier: Classifier, targets: Sequence[SpaceTarget], prepa
 
 
 def fill_spaces(targets: Sequence[SpaceTarget], source: FillFrom) -> tuple[tuple[SpaceTarget, ...], list[FillReport]]:
-    """Compute what spaces lack of prepared samples, one space after the other.
+    """Compute the vectors of prepared samples that are missing from spaces, one space after the other.
 
     Returns
     -------
@@ -210,7 +213,7 @@ def _space_of(
 
 
 def _obtain(space: Space, options: ModelOptions) -> Model:
-    """Get the model of a space by its recipe, which whoever made the space wrote: a name, never a path."""
+    """Get the model of a space by its recipe, which the creator of the space wrote: a name, never a path."""
     if space.recipe.model not in MODELS:
         raise UnknownModelError(f"No model is named {plain(space.recipe.model)}. {_HINT}")
     return resolve(space.recipe.model, options)

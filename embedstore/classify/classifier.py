@@ -1,9 +1,9 @@
 """A classifier on disk: a folder of plain tensors and JSON, read strictly. There is no pickle in it.
 
-classifier.safetensors   the tensors of `network.tensor_shapes`, float32
+classifier.safetensors   the tensors of `heads.tensor_shapes`, float32
 classifier.json          format, version, network, schema, calibration, SHA-256 of the tensors' file, and how it
                          came about: options, split by group, epochs, metrics, versions
-report.html, scores.tsv  for people: plots, and the scores of the test part that every number can be checked on
+report.html, scores.tsv  for people: plots, and the scores of the test part, to recompute every number
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _KINDS: dict[str, NetworkKind] = {"mlp": "mlp", "linear": "linear"}
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Classifier:
-    """A trained network with all that decides whether features belong to it.
+    """A trained network with everything that decides whether features fit it.
 
     Attributes
     ----------
@@ -75,11 +75,11 @@ class Classifier:
 
     @property
     def owner(self) -> str:
-        """What it is called in messages about schemas."""
+        """Its name in messages about schemas."""
         return f"the classifier {self.name}"
 
     def to_json(self) -> dict[str, Any]:
-        """What belongs into `classifier.json`, but for the checksum."""
+        """The content of `classifier.json`, without the checksum."""
         return {
             "format": FORMAT,
             "version": FORMAT_VERSION,
@@ -91,17 +91,17 @@ class Classifier:
 
 
 def check_output(path: Path) -> None:
-    """Refuse a place where something else than a classifier lies.
+    """Refuse a place where something other than a classifier is.
 
     Raises
     ------
-    InputError : a file, or a folder without a classifier, is there; or the folder above lacks.
+    InputError : a file, or a folder without a classifier, is there; or the folder above does not exist.
     """
     check_folder(path, DOCUMENT_NAME, "a classifier")
 
 
 def save_classifier(classifier: Classifier, path: Path, others: Mapping[str, bytes] | None = None) -> None:
-    """Write a classifier's folder; it appears under its name when all of it is there.
+    """Write a classifier's folder; it appears under its name once it is complete.
 
     Parameters
     ----------
@@ -127,7 +127,7 @@ def load_classifier(path: str | Path) -> Classifier:
 
     Raises
     ------
-    InputError : there is none, or its JSON is not one's. FormatVersionError : a newer embedstore wrote it.
+    InputError : there is none, or its JSON is invalid. FormatVersionError : a newer embedstore wrote it.
     WeightsError : its tensors are damaged, or not exactly those that its JSON describes.
     """
     path = Path(path)
@@ -164,7 +164,7 @@ def _document(path: Path) -> dict[str, Any]:
         with file.open("rb") as stream:
             content = stream.read(_LARGEST_DOCUMENT_BYTES + 1)
         if len(content) > _LARGEST_DOCUMENT_BYTES:
-            raise InputError(f"Cannot read the classifier {path}: {DOCUMENT_NAME} is too large to be one.")
+            raise InputError(f"Cannot read the classifier {path}: {DOCUMENT_NAME} is too large.")
         document = json.loads(content.decode("utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"Cannot read the classifier {path}: {DOCUMENT_NAME}: {error}.") from error

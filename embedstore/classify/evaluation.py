@@ -37,7 +37,7 @@ class Evaluation:
     metrics : JSON values, see `assessment.assess`; `unlabelled` samples were left out, `groups_seen_in_training` were
         used to make the classifier.
     scores : what they are computed from.
-    report_failed : why report.html could not be drawn; the numbers were written all the same.
+    report_failed : why report.html could not be drawn; the numbers were written nevertheless.
     """
 
     classifier: Classifier
@@ -68,7 +68,7 @@ def evaluate(
 
     Raises
     ------
-    SchemaError : the features are not laid out, prepared or labelled as the classifier expects; both sides are named.
+    SchemaError : the features are not arranged, prepared or labelled as the classifier expects; both sides are named.
         This is looked at first.
     MissingEmbeddingError : samples have no vector. InputError : no sample has a label.
     """
@@ -96,7 +96,9 @@ def _checked_input(given: FeatureInput, classifier: Classifier, how: Reading) ->
         classifier.schema.require(features.schema, what=features.name, owner=classifier.owner)
         return features, relabelled(features.samples, how)
     if how.store is None:
-        raise InputError("Cannot evaluate on a table of samples without a store: give the one with their vectors.")
+        raise InputError(
+            "Cannot evaluate on a table of samples without a store. Give the store that holds their vectors."
+        )
     samples = given if isinstance(given, Samples) else load_samples(given)
     targets = find_spaces(classifier, how.store, how.models, how.options)
     require_schema(classifier, targets, samples.preparation, samples.origin)

@@ -1,16 +1,15 @@
-"""What a user chooses when a classifier is trained, checked once.
+"""The networks of classifiers: what a user chooses, what they compute, and how they are fitted.
 
-The networks: which tensors they have, and what they compute once they are trained. No torch is needed for that.
+`TrainOptions` is checked once. `Network` holds the tensors and computes without torch:
 
     mlp      standardised x ─▶ hidden (512) ─▶ batch norm ─▶ ReLU ─▶ dropout 0.5 (in training) ─▶ output
     linear   standardised x ─▶ output
 
-`mlp` is the head of VirNucPro (Li-Jing-1997/VirNucPro at 0f93f27, train.py), before which inputs are standardised.
+`mlp` is the head of VirNucPro (Li-Jing-1997/VirNucPro at 0f93f27, train.py), with standardised inputs.
 
-Fitting a network: large batches, each from one gather, early stopping on the validation part.
-
-Rows come from the features in random order; only where all of them fit into a bounded cache are they read once. So
-memory does not grow with the data. On a CPU the same seed gives the same weights, bit for bit.
+`fit` uses large batches, each from one gather, and stops early by the validation part. Rows come from the features in
+random order; only where all of them fit into a bounded cache are they read once, so memory does not grow with the data.
+On a CPU the same seed gives the same weights, bit for bit.
 """
 
 from __future__ import annotations
@@ -74,8 +73,8 @@ class TrainOptions:
         shares = (self.validation_share, self.calibration_share, self.test_share)
         if self.test_share <= 0:
             raise InputError(
-                f"Cannot train: expected a share of samples to test on above 0, found {self.test_share}: without an "
-                "honest test set nothing is known of a classifier."
+                f"Cannot train: expected a share of samples to test on above 0, found {self.test_share}: without a "
+                "test set, the quality of a classifier is unknown."
             )
         if self.validation_share <= 0 or self.calibration_share < 0 or sum(shares) >= 1:
             raise InputError(
@@ -130,7 +129,7 @@ class Network:
 
     Raises
     ------
-    WeightsError : a tensor lacks, is not expected, has another shape or dtype, or is not finite.
+    WeightsError : a tensor is missing, is not expected, has another shape or dtype, or is not finite.
     """
 
     kind: NetworkKind
@@ -169,7 +168,7 @@ class Network:
 
 
 def tensor_problems(found: Mapping[str, NDArray[Any]], expected: Mapping[str, tuple[int, ...]]) -> list[str]:
-    """Say what is wrong with tensors; nothing, if they are exactly those expected, float32, finite."""
+    """List what is wrong with tensors; nothing, if they are exactly those expected, float32, finite."""
     problems = [f"expected {name}, found none" for name in expected if name not in found]
     for name, tensor in found.items():
         if name not in expected:
@@ -398,7 +397,7 @@ def _moments(part: PartRows) -> tuple[Rows, Rows]:
 
 
 def _module(options: TrainOptions, dim: int, classes: int) -> nn.Module:
-    """Make the network to train, its parameters named as in `network.tensor_shapes`."""
+    """Make the network to train, its parameters named as in `tensor_shapes`."""
     layers: OrderedDict[str, nn.Module] = OrderedDict()
     if options.input_dropout:
         layers["input_dropout"] = _Dropout(options.input_dropout, options.seed)
@@ -440,7 +439,7 @@ class _Dropout(nn.Module):
 
 @contextmanager
 def _seeded(seed: int, device: torch.device) -> Iterator[None]:
-    """Seed torch, and leave its generators behind as they were."""
+    """Seed torch, and restore its generators afterwards."""
     devices = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):
         torch.manual_seed(seed)

@@ -1,17 +1,16 @@
-"""How good scores are. Accuracy, MCC, F1, precision and recall all come from one confusion matrix.
+"""How good scores are, how uncertain that is, and from logits to calibrated probabilities.
 
-Every sample may count several times (`weights`), which is how a bootstrap over groups is computed. Definitions are
-scikit-learn's: AUROC is the area under the trapezoids, AUPRC is average precision, both one class against the rest;
-the Brier score is halved for two classes. ECE has 15 bins of equal width of the score of the called class (Guo et al.
-2017). A number that is not defined, as a recall without samples of the class, is NaN.
+*Measures.* Accuracy, MCC, F1, precision and recall all come from one confusion matrix. Every sample may count several
+times (`weights`), which is how a bootstrap over groups is computed. Definitions are scikit-learn's: AUROC is the area
+under the trapezoids, AUPRC is average precision, both one class against the rest; the Brier score is halved for two
+classes. ECE has 15 bins of equal width of the score of the called class (Guo et al. 2017). An undefined number, such
+as a recall without samples of the class, is NaN.
 
-How far metrics could be off: a bootstrap over groups, since the samples of one genome are not independent.
+*Intervals.* A bootstrap over groups, since the samples of one genome are not independent.
 
-From logits to probabilities that can be believed: each class's logit times a scale plus a shift, then softmax.
-
-Temperature scaling has one scale for all and no shift; vector scaling has a scale and a shift for each class, which
-for two classes is Platt's (Guo et al. 2017, On calibration of modern neural networks). Both are fitted to the
-calibration part, which the network has never seen.
+*Calibration.* Each class's logit times a scale plus a shift, then softmax. Temperature scaling has one scale for all
+and no shift; vector scaling has a scale and a shift for each class, which for two classes is Platt's (Guo et al. 2017,
+On calibration of modern neural networks). Both are fitted to the calibration part, which the network has never seen.
 """
 
 from __future__ import annotations

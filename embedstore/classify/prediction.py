@@ -1,7 +1,7 @@
 """Prediction: from sequences to calls, in one pass over each of a few files, in memory that does not grow with them.
 
     inputs ─ cut ─▶ samples.tsv, dna.fna, protein.faa, sources (in a hidden folder of the output)
-           ─ fill ─▶ the store: only what lacks is computed, so a run that was killed goes on where it was
+           ─ fill ─▶ the store: only missing vectors are computed, so a run that was killed can resume
            ─ view, network ─▶ batch by batch ─▶ predictions.tsv, contigs.tsv, predict.json
 
 The classifier's schema is compared with the spaces and the preparation before any of it begins.
@@ -28,7 +28,7 @@ from embedstore.classify.classifier import Classifier, load_classifier
 from embedstore.classify.metrics import Probabilities
 from embedstore.classify.tables import PIECE_ROWS, ContigGatherer, SourceCounts, Tables, Tally, open_tables
 from embedstore.errors import InputError
-from embedstore.features import FillFrom, Preparation, Samples, collect, lacking, view
+from embedstore.features import FillFrom, Preparation, Samples, collect, is_missing, view
 from embedstore.filling import FillOptions, FillReport, SpaceTarget
 from embedstore.filling.filler import OnProgress
 from embedstore.models.resolution import ModelOptions
@@ -70,7 +70,7 @@ class PredictOptions:
 
 @dataclass(frozen=True, slots=True)
 class PredictProgress:
-    """Functions that are told how far a prediction is."""
+    """Functions that are told the progress of a prediction."""
 
     on_cut: OnCut | None = None
     on_fill: OnProgress | None = None
@@ -121,7 +121,7 @@ def predict(
     options: PredictOptions | None = None,
     progress: PredictProgress | None = None,
 ) -> PredictReport:
-    """Classify sequences: cut, fill what lacks, score, and write tables.
+    """Classify sequences: cut, fill what is missing, score, and write tables.
 
     Parameters
     ----------
@@ -234,7 +234,7 @@ def _scored(classifier: Classifier, targets: Sequence[SpaceTarget], samples: Sam
     """(n, classes); a row of NaN for a sample that a model has no vector for."""
     absent: NDArray[np.bool_] = np.zeros(len(samples), np.bool_)
     for target in targets:
-        absent |= lacking(samples, target)
+        absent |= is_missing(samples, target)
     scores = np.full((len(samples), len(classifier.labels)), np.nan)
     present = np.flatnonzero(~absent)
     if len(present):

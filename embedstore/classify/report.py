@@ -1,6 +1,6 @@
-"""Plots of a report, as SVG text. Matplotlib's own objects are used, without its global state or any display.
+"""Reports for people: one self-contained HTML page with the numbers of the JSON and plots of the scores.
 
-Reports for people: one HTML page that needs nothing else, with the numbers of the JSON and plots of the scores.
+Plots are SVG text, drawn with Matplotlib's own objects, without its global state or any display.
 """
 
 from __future__ import annotations
@@ -254,7 +254,7 @@ tr:nth-child(even) td { background: #f7f9fa }
 
 
 def drawn_or_why(draw: Callable[[], str]) -> tuple[str | None, str]:
-    """Draw a page; if that fails, return None and the reason: what the page is about stands without it."""
+    """Draw a page; if that fails, return None and the reason: the results do not depend on the page."""
     try:
         return draw(), ""
     except UNDRAWABLE as error:
@@ -413,7 +413,7 @@ def _cell(text: str) -> str:
 
 
 def escape(text: str) -> str:
-    """Write a text as HTML; nothing in it is an element or steers what shows it."""
+    """Write a text as HTML; nothing in it is an element or a control character."""
     return html.escape(plain(text))
 
 
@@ -424,7 +424,7 @@ def figures(drawn: Iterable[tuple[str, str]]) -> str:
 
 
 def page(title: str, lead: str, parts: Iterable[str]) -> str:
-    """Return a page that needs nothing else; `parts` are HTML."""
+    """Return a self-contained page; `parts` are HTML."""
     return (
         f"<!doctype html>\n<html lang=en><head><meta charset=utf-8><title>{escape(title)}</title>"
         f"<style>{_STYLE}</style></head>\n<body><h1>{escape(title)}</h1>\n"

@@ -1,8 +1,7 @@
-"""Splits that can be believed: no genome and no sequence is on two sides.
+"""Trustworthy splits: no genome and no sequence is on two sides.
 
-Groups (genomes, or clusters that a table gives) that share a sequence are first joined, to what is called a block here;
-blocks are then dealt out to the parts so that each part has its share of every class. Nothing depends on the order of
-the rows.
+Groups (genomes, or clusters that a table gives) that share a sequence are first joined into blocks; blocks are then
+dealt out to the parts so that each part has its share of every class. Nothing depends on the order of the rows.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ PARTS: tuple[Part, ...] = ("train", "validation", "calibration", "test")
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Split:
-    """Which samples do what.
+    """Which sample is in which part.
 
     Attributes
     ----------
@@ -74,7 +73,7 @@ def split_samples(samples: Samples, options: TrainOptions) -> Split:
     _refuse_too_few(counts, len(shares), chosen)
     dealt = _dealt(counts, np.array(list(shares.values())), options.seed)
     parts = list(shares)
-    _refuse_lacking(counts, dealt, parts, chosen)
+    _refuse_missing_classes(counts, dealt, parts, chosen)
     return _split(samples, labelled, [parts[place] for place in dealt[blocks]], names, groups, blocks)
 
 
@@ -83,7 +82,7 @@ def given_split(samples: Samples, table: Assignments, options: TrainOptions) -> 
 
     Raises
     ------
-    InputError : samples have no part or an unknown one, a part lacks, or two parts share a group or a sequence; the
+    InputError : samples have no part or an unknown one, a part is missing, or two parts share a group or sequence; the
         group and the sequence are named.
     """
     labelled = _labelled(samples, ignore_unlabelled=options.ignore_unlabelled)
@@ -93,9 +92,9 @@ def given_split(samples: Samples, table: Assignments, options: TrainOptions) -> 
     _refuse_shared(chosen, places, names, groups, table.file)
     needed = _shares(options)
     for part in needed:
-        lacking = set(range(len(chosen.labels.names))) - set(y[places == PARTS.index(part)].tolist())
-        if lacking:
-            classes = ", ".join(str(chosen.labels.names[place]) for place in sorted(lacking))
+        missing = set(range(len(chosen.labels.names))) - set(y[places == PARTS.index(part)].tolist())
+        if missing:
+            classes = ", ".join(str(chosen.labels.names[place]) for place in sorted(missing))
             raise InputError(
                 f"Cannot use the split {table.file}: expected samples of every class in the part {part}, found none of "
                 f"{classes}. Put a group of it there."
@@ -106,13 +105,13 @@ def given_split(samples: Samples, table: Assignments, options: TrainOptions) -> 
 
 
 def _labelled(samples: Samples, *, ignore_unlabelled: bool) -> Indices:
-    """Return the rows that have a label, sorted by id, after looking whether they can be split at all."""
+    """Return the rows that have a label, sorted by id, after checking that they can be split at all."""
     has_label = samples.labels.codes >= 0
-    lacking = np.flatnonzero(~has_label)
-    if len(lacking) and not ignore_unlabelled:
+    missing = np.flatnonzero(~has_label)
+    if len(missing) and not ignore_unlabelled:
         raise InputError(
-            f"Cannot train on {samples.origin}: expected a label for every sample, found {len(lacking)} of "
-            f"{len(samples)} without, first {samples.ids[lacking[0]]}. Label them (--labels FILE), or leave them out "
+            f"Cannot train on {samples.origin}: expected a label for every sample, found {len(missing)} of "
+            f"{len(samples)} without, first {samples.ids[missing[0]]}. Label them (--labels FILE), or leave them out "
             "(--ignore-unlabelled)."
         )
     present = np.unique(samples.labels.codes[has_label])
@@ -123,10 +122,10 @@ def _labelled(samples: Samples, *, ignore_unlabelled: bool) -> Indices:
             "Label inputs (`embedstore prepare virus=DIR host=DIR`), or give --labels FILE."
         )
     if len(present) < len(samples.labels.names):
-        lacking_classes = sorted(set(samples.labels.names.tolist()) - set(samples.labels.names[present].tolist()))
+        missing_classes = sorted(set(samples.labels.names.tolist()) - set(samples.labels.names[present].tolist()))
         raise InputError(
             f"Cannot train on {samples.origin}: expected samples of every class, found none of "
-            f"{', '.join(lacking_classes)}. Add some, or merge again without that class."
+            f"{', '.join(missing_classes)}. Add some, or merge again without that class."
         )
     groups = samples.groups.codes[has_label]
     if (groups < 0).any():
@@ -137,7 +136,7 @@ def _labelled(samples: Samples, *, ignore_unlabelled: bool) -> Indices:
     if len(np.unique(groups)) < 2:
         raise InputError(
             f"Cannot train on {samples.origin}: expected several groups (genomes), found one, "
-            f"{samples.groups.names[groups[0]]}: it cannot be on one side of a split only. Add genomes, or prepare "
+            f"{samples.groups.names[groups[0]]}: a group cannot be split. Add genomes, or prepare "
             "with --group-by record."
         )
     rows = np.flatnonzero(has_label)
@@ -195,14 +194,14 @@ def _refuse_too_few(counts: NDArray[np.float64], parts: int, samples: Samples) -
             )
 
 
-def _refuse_lacking(
+def _refuse_missing_classes(
     counts: NDArray[np.float64], dealt: NDArray[np.int64], parts: Sequence[Part], samples: Samples
 ) -> None:
     """Refuse a split in which blocks of several classes leave a part without one."""
     for place, part in enumerate(parts):
-        lacking = np.flatnonzero(counts[dealt == place].sum(axis=0) == 0).tolist()
-        if lacking:
-            classes = ", ".join(str(samples.labels.names[column]) for column in lacking)
+        missing = np.flatnonzero(counts[dealt == place].sum(axis=0) == 0).tolist()
+        if missing:
+            classes = ", ".join(str(samples.labels.names[column]) for column in missing)
             raise InputError(
                 f"Cannot split {samples.origin}: expected every class in every part, found none of {classes} in "
                 f"{part}, as groups of several classes belong together. Add genomes, or try another seed."
@@ -274,17 +273,17 @@ def _given_parts(samples: Samples, table: Assignments) -> NDArray[np.int64]:
             f"Cannot use the split {table.file}: expected the parts {', '.join(PARTS)}, found {', '.join(unknown)}."
         )
     column = columns[table.named].tolist()
-    lacking = [name for name in dict.fromkeys(column) if name not in table.values]
-    if lacking:
+    missing = [name for name in dict.fromkeys(column) if name not in table.values]
+    if missing:
         raise InputError(
-            f"Cannot use the split {table.file}: expected a part for every {table.named}, found {len(lacking)} "
-            f"without, first {lacking[0]}."
+            f"Cannot use the split {table.file}: expected a part for every {table.named}, found {len(missing)} "
+            f"without, first {missing[0]}."
         )
     strangers = sorted(set(table.values) - set(column))
     if strangers:
         raise InputError(
             f"Cannot use the split {table.file}: expected names of {table.named}s of {samples.origin}, found "
-            f"{len(strangers)} that are none, first {strangers[0]}."
+            f"{len(strangers)} that are not, first {strangers[0]}."
         )
     places = {part: place for place, part in enumerate(PARTS)}
     return np.array([places[table.values[name]] for name in column], np.int64)  # type: ignore[index]

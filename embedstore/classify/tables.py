@@ -1,8 +1,8 @@
-"""Scored samples: from features and a classifier, and as the table that every number of a report can be checked on.
+"""Scores and the tables that are made of them.
 
-From the scores of samples to one row a sequence: `contigs.tsv`.
-
-The tables of a prediction: a row a sample, a row a sequence, and VirNucPro's two for who has scripts for them.
+`Scores` are computed from features and a classifier, and written as the table that every number of a report can be
+checked against. `ContigGatherer` brings the scores of samples together to one row a sequence. A prediction writes a row
+a sample and a row a sequence, or the two files of VirNucPro for users who have scripts for them.
 """
 
 from __future__ import annotations
@@ -162,7 +162,7 @@ class ContigGatherer:
         self._start(None)
 
     def add(self, scores: Probabilities) -> Iterator[Contig]:
-        """Take in the scores of more samples, NaN where a sample has none; yield sequences that are complete."""
+        """Add the scores of more samples, NaN where a sample has none; yield sequences that are complete."""
         while len(scores):
             while self._current is None or not self._left:
                 yield from self._ended()
@@ -252,7 +252,7 @@ _RUN_ROWS = 1 << 20
 
 @dataclass(slots=True)
 class Tally:
-    """How many sequences and samples were called what.
+    """Numbers of sequences and samples by call.
 
     Attributes
     ----------
@@ -265,7 +265,7 @@ class Tally:
     samples_without_vector: int = 0
 
     def add(self, scores: Probabilities, contigs: Iterable[Contig]) -> None:
-        """Take in a batch."""
+        """Add a batch."""
         present = scores[~np.isnan(scores[:, 0])]
         self.samples_without_vector += len(scores) - len(present)
         for place, count in enumerate(np.bincount(present.argmax(axis=1), minlength=len(self.labels)).tolist()):
@@ -298,7 +298,7 @@ def open_tables(
     *,
     compat: Literal["virnucpro"] | None,
 ) -> Tables:
-    """Create the tables that are wanted.
+    """Create the requested tables.
 
     Parameters
     ----------
@@ -442,7 +442,7 @@ class _Names:
 
 
 class SortedLines:
-    """Lines that are written sorted, in bounded memory: sorted runs of them wait in unnamed files of `folder`."""
+    """Lines that are written sorted, in bounded memory: sorted runs of them are kept in unnamed files of `folder`."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -450,7 +450,7 @@ class SortedLines:
         self._runs: list[IO[str]] = []
 
     def add(self, line: str) -> None:
-        """Take in a line."""
+        """Add a line."""
         self._held.append(line)
         if len(self._held) >= _RUN_ROWS:
             run = tempfile.TemporaryFile("w+", encoding="utf-8", newline="\n", dir=self._folder)  # noqa: SIM115

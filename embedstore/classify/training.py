@@ -1,13 +1,12 @@
-"""What a report says of scored samples: metrics with intervals, by length and by group, from the same scores.
+"""Training: split by group, fit, calibrate, test, and write a folder that documents all of it.
 
-Training: split by group, fit, calibrate, test, and write a folder that says all of it.
+    features ─ splitting ─▶ train │ validation │ calibration │ test
+                              └─── fit ───┘            │           │
+                              network ─ calibration ◀──┘           │
+                              classifier ─ assess ◀────────────────┘ ─▶ classifier.safetensors, .json ─▶ report.html
 
-features ─ splitting ─▶ train │ validation │ calibration │ test
-                          └─ fitting ─┘           │            │
-                          network ─ calibration ◀─┘            │
-                          classifier ─ assessment ◀────────────┘ ─▶ classifier.safetensors, .json ─▶ report.html
-
-The classifier is saved before its report is drawn: whatever stops the drawing, the training is not lost.
+`assess` is what a report says of scored samples: metrics with intervals, by length and by group. The classifier is
+saved before its report is drawn: if drawing fails, the training is not lost.
 """
 
 from __future__ import annotations
@@ -124,12 +123,12 @@ _PACKAGES = ("embedstore", "torch", "numpy", "scipy", "scikit-learn")
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TrainReport:
-    """What training gave.
+    """Result of a training.
 
     Attributes
     ----------
     evaluation : metrics of the test part, see `assessment.assess`.
-    report_failed : why report.html or scores.tsv could not be written; the classifier is there all the same.
+    report_failed : why report.html or scores.tsv could not be written; the classifier was written nevertheless.
     """
 
     output: Path

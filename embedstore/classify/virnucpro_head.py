@@ -81,7 +81,7 @@ _MARKS = {"PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE", "FRAME", "GET", "BINGET", "
 
 @dataclass(frozen=True, slots=True)
 class HeadSource:
-    """What a head does not say of itself.
+    """What the file of a head does not state.
 
     Attributes
     ----------
@@ -140,7 +140,7 @@ def import_classifier(
 
 
 def read_head(file: Path) -> Tensors:
-    """Read the tensors of a pickled head, under the names of `network.tensor_shapes`.
+    """Read the tensors of a pickled head, under the names of `heads.tensor_shapes`.
 
     Raises
     ------
@@ -162,7 +162,7 @@ def read_head(file: Path) -> Tensors:
 
 
 class _Layer:
-    """Holds what the file says of a layer, and does nothing."""
+    """Holds the attributes of a layer, and does nothing."""
 
     _modules: ClassVar[Mapping[str, Any]] = {}
     _parameters: ClassVar[Mapping[str, Any]] = {}
@@ -204,7 +204,7 @@ def _globals(content: bytes, file: Path) -> set[str]:
             elif instruction.name == "STACK_GLOBAL":
                 found.add(" ".join(texts[-2:]))
             elif instruction.name.startswith("EXT"):
-                raise _refused(file, f"it uses {instruction.name}, which no torch file does")
+                raise _refused(file, f"it uses {instruction.name}, which files of torch never do")
             if isinstance(argument, str) and instruction.name not in _MARKS:
                 texts.append(argument)
     except (ValueError, IndexError, OverflowError, struct.error) as error:

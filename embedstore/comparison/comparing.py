@@ -1,16 +1,14 @@
-"""The sets of features that are compared: which spaces they are of, what these cost, which samples all of them have.
+"""Comparing: sets of features on the same samples and the same splits.
 
-Paired differences: how much better one set of features does than another on the very same samples.
+    samples ─▶ those that every space holds ─▶ a split for each seed ─▶ a classifier for each set ─▶ paired differences
+                       └──▶ vectors of some of them ─▶ similarity of spaces      └──▶ comparison.json, comparison.html
 
-In each draw every set is measured on the same groups, so that what is hard for all of them cancels. A group that
-several seeds test on is drawn for all of them at once; which seeds count is drawn too.
+In this order: the sets, which spaces they consist of and what these cost; paired differences; similarity; `compare`.
 
-How much alike two spaces are in what they say of the same samples, whatever their dimensions.
+Differences: in each draw every set is measured on the same groups, so that difficulty common to all sets cancels. A
+group that several seeds test on is drawn for all of them at once; which seeds count is drawn too.
 
-Comparing: sets of features on the same samples and the same splits.
-
-samples ─▶ those that every space holds ─▶ a split for each seed ─▶ a classifier for each set ─▶ paired differences
-                     └──▶ vectors of some of them ─▶ similarity of the spaces      └──▶ comparison.json, comparison.html
+Similarity: how far two spaces agree about the same samples, whatever their dimensions.
 """
 
 from __future__ import annotations
@@ -33,7 +31,7 @@ from embedstore.classify.splitting import Split, split_samples
 from embedstore.classify.tables import Scores
 from embedstore.classify.training import Trained, fit_classifier, jsonable
 from embedstore.errors import InputError
-from embedstore.features import FillFrom, Samples, is_merged_file, lacking, load_samples, schema_of, view
+from embedstore.features import FillFrom, Samples, is_merged_file, is_missing, load_samples, schema_of, view
 from embedstore.filling import SpaceTarget, find_target
 from embedstore.models.resolution import ModelOptions
 from embedstore.output import check_folder, complete
@@ -45,7 +43,7 @@ _BASES_OF_A_RESIDUE = 3
 
 @dataclass(frozen=True, slots=True)
 class FeatureSet:
-    """Spaces that stand side by side.
+    """Spaces whose vectors are side by side.
 
     Attributes
     ----------
@@ -63,12 +61,12 @@ class FeatureSet:
     @property
     def seconds_per_residue(self) -> float | None:
         """What a residue of a sample cost, with the three bases that it is translated from; None if not recorded."""
-        costs = [(seconds_per_letter(target), target.recipe.molecule) for target in self.spaces]
+        costs = [(seconds_per_residue(target), target.recipe.molecule) for target in self.spaces]
         known = [seconds * (_BASES_OF_A_RESIDUE if of == "dna" else 1) for seconds, of in costs if seconds is not None]
         return sum(known) if len(known) == len(costs) else None
 
 
-def seconds_per_letter(target: SpaceTarget) -> float | None:
+def seconds_per_residue(target: SpaceTarget) -> float | None:
     """Return what a base or residue cost, as the commits of the space say; None if they do not."""
     if target.space is None:
         return None
@@ -103,7 +101,7 @@ def find_sets(
 
 
 def fill_sets(sets: Sequence[FeatureSet], source: FillFrom) -> list[FeatureSet]:
-    """Compute what the spaces of sets lack, one space after the other."""
+    """Compute the vectors that are missing from the spaces of sets, one space after the other."""
     targets = distinct_spaces(sets)
     filled, _ = fill_spaces(targets, source)
     by_id = {target.recipe.id: target for target in filled}
@@ -122,11 +120,11 @@ def shared_samples(samples: Samples, targets: Sequence[SpaceTarget]) -> tuple[Sa
     ------
     InputError : there is none.
     """
-    absent = {target.name: lacking(samples, target) for target in targets}
+    absent = {target.name: is_missing(samples, target) for target in targets}
     kept = ~np.any(list(absent.values()), axis=0)
     counts = {name: int(rows.sum()) for name, rows in absent.items()}
     if not kept.any():
-        found = ", ".join(f"{name} lacks {count:,} of {len(samples):,}" for name, count in counts.items())
+        found = ", ".join(f"{name} does not have {count:,} of {len(samples):,}" for name, count in counts.items())
         raise InputError(
             f"Cannot compare on {samples.origin}: expected samples with a vector in every space, found none: {found}. "
             "Compute them with --fill."
@@ -193,7 +191,7 @@ def measure(scores: Sequence[Sequence[Scores]], seed: int, replicates: int = REP
 
 
 def _at(measures: Sequence[Sequence[Measures]], weights: Sequence[Floats]) -> Floats:
-    """(sets, seeds, metrics) for samples that count so often."""
+    """(sets, seeds, metrics) for samples with these weights."""
 
     def of_each(some: Sequence[Measures]) -> Iterator[list[float]]:
         for one, times in zip(some, weights, strict=True):
@@ -203,7 +201,7 @@ def _at(measures: Sequence[Sequence[Measures]], weights: Sequence[Floats]) -> Fl
 
 
 def _mean_defined(found: Floats, axis: int) -> Floats:
-    """Mean along an axis without what is NaN; NaN if all is."""
+    """Mean along an axis without NaN; NaN if all is."""
     defined = ~np.isnan(found)
     counts = defined.sum(axis=axis)
     means: Floats = np.where(defined, found, 0).sum(axis=axis) / np.where(counts > 0, counts, np.nan)
@@ -310,13 +308,13 @@ OnTrained = Callable[[str, int, Trained], object]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Comparison:
-    """How sets of features did.
+    """Results of sets of features.
 
     Attributes
     ----------
     names : of the sets, in the order given.
     document : all that was found, as JSON values; what is not defined is None.
-    report_failed : why comparison.html could not be drawn; comparison.json was written all the same.
+    report_failed : why comparison.html could not be drawn; comparison.json was written nevertheless.
     """
 
     names: tuple[str, ...]
@@ -340,7 +338,7 @@ def compare(
 ) -> Comparison:
     """Train on several sets of features with the same splits, and compare.
 
-    Samples that lack a vector in any space are left out of all sets, and counted.
+    Samples without a vector in any one of the spaces are left out of all sets, and counted.
 
     Parameters
     ----------
@@ -393,7 +391,7 @@ def compare(
 
 def _store(given: Samples | str | Path, reading: Reading) -> SpaceStore:
     if reading.store is None:
-        raise InputError("Cannot compare without a store: give the one with the vectors.")
+        raise InputError("Cannot compare without a store. Give the store that holds the vectors.")
     if not isinstance(given, Samples) and is_merged_file(Path(given)):
         raise InputError(
             f"Cannot compare on {given}: expected a table of samples, found merged features, whose columns are fixed. "
@@ -443,7 +441,7 @@ def _measured(sets: Sequence[FeatureSet], measured: Measured) -> dict[str, Any]:
 
 def _space_facts(target: SpaceTarget) -> dict[str, Any]:
     facts = {"name": target.name, "id": target.recipe.id, "molecule": target.recipe.molecule, "dim": target.recipe.dim}
-    return {**facts, "seconds_per_letter": seconds_per_letter(target)}
+    return {**facts, "seconds_per_letter": seconds_per_residue(target)}
 
 
 def _similarity(targets: Sequence[SpaceTarget], samples: Samples, seed: int) -> dict[str, Any]:

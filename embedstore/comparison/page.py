@@ -8,7 +8,7 @@ from typing import Any
 from embedstore.classify.report import HEADLINES, decimal, figures, intervals_plot, page, table
 
 DRAWN = (("auroc", "AUROC"), ("balanced_accuracy", "balanced accuracy"), ("mcc", "MCC"))
-_LETTERS = {"dna": "base", "protein": "residue"}
+_UNITS = {"dna": "base", "protein": "residue"}
 
 
 def comparison_report(found: Mapping[str, Any]) -> str:
@@ -29,7 +29,7 @@ def comparison_report(found: Mapping[str, Any]) -> str:
         "<h2>Cost</h2>",
         "<p class=about>Seconds inside the model, as recorded when the vectors were computed, on whichever machine. A "
         "residue of a set counts with the three bases that it is translated from.</p>",
-        table(("set", "columns", "letter", "seconds for a million letters"), _costs(found)),
+        table(("set", "columns", "unit", "seconds per million residues or bases"), _costs(found)),
         *_similarity(found["similarity"]),
         "<h2>Splits</h2>",
         table(*_splits(found["splits"])),
@@ -44,11 +44,13 @@ def lead(found: Mapping[str, Any]) -> str:
     if not left_out["samples"]:
         return text + " Every space has all of them."
     counts = ", ".join(f"{name} {count:,}" for name, count in left_out["lacked_by_space"].items() if count)
-    return f"{text} {left_out['samples']:,} others were left out of all sets, as spaces lack them: {counts}."
+    return (
+        f"{text} {left_out['samples']:,} others were left out of all sets, as they are missing from spaces: {counts}."
+    )
 
 
 def pair_name(difference: Mapping[str, Any]) -> str:
-    """Name what a difference is of."""
+    """Name the two sets of a difference."""
     return f"{difference['of']} − {difference['minus']}"
 
 
@@ -89,10 +91,10 @@ def _sets(sets: Sequence[Mapping[str, Any]]) -> tuple[Sequence[str], list[Sequen
 def _costs(found: Mapping[str, Any]) -> list[Sequence[str]]:
     sets = [(some["name"], some["dim"], "residue", some["seconds_per_residue"]) for some in found["sets"]]
     spaces = [
-        (f"space {space['name']}", space["dim"], _LETTERS[space["molecule"]], space["seconds_per_letter"])
+        (f"space {space['name']}", space["dim"], _UNITS[space["molecule"]], space["seconds_per_letter"])
         for space in found["spaces"]
     ]
-    return [(name, f"{dim:,}", letter, _million(seconds)) for name, dim, letter, seconds in (*sets, *spaces)]
+    return [(name, f"{dim:,}", unit, _million(seconds)) for name, dim, unit, seconds in (*sets, *spaces)]
 
 
 def _million(seconds: float | None) -> str:

@@ -1,10 +1,10 @@
 """Filling with many workers: the same fill, its model work done by other processes, on this machine or on others.
 
-    records ─▶ look-up ─▶ tasks sized by letters ─▶ workers, each appending its own segments ─▶ receipts ─▶ report
+    records ─▶ look-up ─▶ tasks of similar cost ─▶ workers, each appending its own segments ─▶ receipts ─▶ report
 
-`coordination` is the walk, `planning` makes tasks of what waits, `working` is what a worker does with one. Workers are
-processes of this machine (`processes`) or of a Dask cluster (`dask_workers`, `cluster_files`). `sharding` divides an
-input among jobs that know nothing of each other.
+`coordination` makes tasks of the queued sequences and collects receipts, `working` is what a worker does with a task.
+Workers are processes of this machine (`processes`) or of a Dask cluster (`dask_workers`). `sharding` divides an input
+among jobs that do not communicate.
 """
 
 from embedstore.distributed.coordination import fill_with_workers

@@ -1,12 +1,11 @@
-"""Cutting what waits into tasks: of a size that takes a worker some seconds, smaller ones towards the end.
+"""Filling a space with many workers: the steps of an ordinary fill, but missing sequences are handed out in tasks.
 
-What coordination needs of the workers, whoever runs them.
+`TaskPlan` cuts the queue into tasks that take a worker some seconds, smaller ones towards the end. `Workers` and
+`Executor` are what coordination needs of the workers, whoever runs them. `fill_with_workers` brings both together.
 
-Filling a space with many workers: the walk of an ordinary fill, but what waits is handed out in tasks.
-
-A task whose worker died is tried again; when that kills a worker too, it is split in halves, and those again, until the
-sequence that does it stands alone: it is reported as failed, and all others are computed. Each worker makes what it has
-computed durable before it gives its receipt, so that nothing depends on this process but the report.
+A task whose worker died is tried again; if that kills a worker too, it is split in halves, and those again, until the
+sequence that causes it stands alone: it is reported as failed, and all others are computed. Each worker makes its
+vectors durable before it sends its receipt, so that only the report depends on this process.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ import numpy as np
 
 from embedstore.distributed.working import Job, Receipt, Task
 from embedstore.errors import InputError, WorkerError
-from embedstore.filling.filler import Fill, FillOptions, KeyFilter, OnProgress, Walk, letters_per_second
+from embedstore.filling.filler import Fill, FillOptions, KeyFilter, OnProgress, Walk, residues_per_second
 from embedstore.filling.intake import DistinctKeys, Selection, Window
 from embedstore.filling.pool import Pack, Pool
 from embedstore.filling.summary import FillReport
@@ -37,32 +36,32 @@ TASK_SECONDS = 20.0
 """Long against what a task costs beside the model (a commit), short against what a lost one costs."""
 _SMALLEST_SHARE = 16
 _TASKS_LEFT_PER_WORKER = 2
-_MOST_LETTERS = 4 << 20  # what travels to a worker in one message
+_MOST_RESIDUES = 4 << 20  # what travels to a worker in one message
 _MOST_RECORDS = 50_000
-_UNKNOWN_LETTERS_PER_SECOND = 1000.0
+_UNKNOWN_RESIDUES_PER_SECOND = 1000.0
 
 
 class TaskPlan:
-    """Sequences that wait to be handed out.
+    """Sequences that are queued to be handed out.
 
     Within what is added at once, neighbours in length are computed together, longest first. Towards the end tasks get
     smaller, so that no worker waits long for the one that has the last of all (guided self-scheduling).
 
     Parameters
     ----------
-    letters_per_second : of one worker, about; corrected by `learn`.
+    residues_per_second : of one worker, about; corrected by `learn`.
     workers : how many there are, about.
     """
 
-    def __init__(self, letters_per_second: float | None, workers: int) -> None:
-        self._rate = letters_per_second or _UNKNOWN_LETTERS_PER_SECOND
+    def __init__(self, residues_per_second: float | None, workers: int) -> None:
+        self._rate = residues_per_second or _UNKNOWN_RESIDUES_PER_SECOND
         self._workers = workers
         self._ordered: deque[tuple[bytes, bytes]] = deque()
         self._again: deque[Task] = deque()
-        self._learned_letters = 0
+        self._learned_residues = 0
         self._learned_seconds = 0.0
-        self.letters = 0
-        """Letters that wait, without those of tasks that were put back."""
+        self.residues = 0
+        """Residues or bases that are queued, without those of tasks that were put back."""
 
     def __bool__(self) -> bool:
         return bool(self._ordered or self._again)
@@ -70,51 +69,51 @@ class TaskPlan:
     @property
     def scarce(self) -> bool:
         """Whether more should be added, before the tasks get small."""
-        return self.letters < _TASKS_LEFT_PER_WORKER * self._workers * self._full_letters()
+        return self.residues < _TASKS_LEFT_PER_WORKER * self._workers * self._full_residues()
 
     def add(self, keys: Sequence[bytes], sequences: Sequence[bytes]) -> None:
-        """Let sequences wait, behind those that do already."""
+        """Queue sequences, behind those that are queued already."""
         self._ordered.extend(sorted(zip(keys, sequences, strict=True), key=lambda pair: -len(pair[1])))
-        self.letters += sum(map(len, sequences))
+        self.residues += sum(map(len, sequences))
 
     def put_back(self, task: Task) -> None:
-        """Let a task wait that has been handed out before."""
+        """Queue a task that has been handed out before."""
         self._again.append(task)
 
-    def learn(self, letters: int, seconds: float) -> None:
-        """Take in how long a worker took for so many letters."""
-        self._learned_letters += letters
+    def learn(self, residues: int, seconds: float) -> None:
+        """Learn how long a worker took for so many residues."""
+        self._learned_residues += residues
         self._learned_seconds += seconds
-        if self._learned_seconds > 0 and self._learned_letters:
-            self._rate = self._learned_letters / self._learned_seconds
+        if self._learned_seconds > 0 and self._learned_residues:
+            self._rate = self._learned_residues / self._learned_seconds
 
     def next(self) -> Task | None:
-        """Hand out a task; None if nothing waits."""
+        """Hand out a task; None if nothing is queued."""
         if self._again:
             return self._again.popleft()
         if not self._ordered:
             return None
-        most = self._task_letters()
+        most = self._task_residues()
         keys: list[bytes] = []
         sequences: list[bytes] = []
-        letters = 0
+        residues = 0
         while self._ordered and len(keys) < _MOST_RECORDS:
             length = len(self._ordered[0][1])
-            if keys and letters + length > most:
+            if keys and residues + length > most:
                 break
             key, sequence = self._ordered.popleft()
             keys.append(key)
             sequences.append(sequence)
-            letters += length
-        self.letters -= letters
+            residues += length
+        self.residues -= residues
         return Task(Pack(keys, sequences))
 
-    def _full_letters(self) -> float:
-        return min(_MOST_LETTERS, self._rate * TASK_SECONDS)
+    def _full_residues(self) -> float:
+        return min(_MOST_RESIDUES, self._rate * TASK_SECONDS)
 
-    def _task_letters(self) -> float:
-        full = self._full_letters()
-        share = self.letters / (_TASKS_LEFT_PER_WORKER * self._workers)
+    def _task_residues(self) -> float:
+        full = self._full_residues()
+        share = self.residues / (_TASKS_LEFT_PER_WORKER * self._workers)
         return min(full, max(share, full / _SMALLEST_SHARE))
 
 
@@ -143,7 +142,7 @@ class Executor(Protocol):
 
     @property
     def in_hand(self) -> int:
-        """How many tasks were submitted whose outcome is not told yet."""
+        """How many submitted tasks have no outcome yet."""
         ...
 
     def vacancies(self) -> int:
@@ -163,7 +162,7 @@ class Executor(Protocol):
 
         Raises
         ------
-        WorkerError : workers cannot be started, cannot be reached, or fail for a reason that lies in none of the tasks.
+        WorkerError : workers cannot be started, cannot be reached, or fail for a reason other than a task.
         """
         ...
 
@@ -176,7 +175,7 @@ class Workers(Protocol):
     """Where tasks can be computed; nothing is started before `open`."""
 
     @property
-    def letters_per_second_divisor(self) -> int:
+    def residues_per_second_divisor(self) -> int:
         """By what the speed of this machine must be divided to be that of one worker, about."""
         ...
 
@@ -185,7 +184,8 @@ class Workers(Protocol):
 
         Raises
         ------
-        WorkerError : they cannot be had. InputError : the options do not suit. MissingDependencyError : an extra lacks.
+        WorkerError : they are not available. InputError : the options do not suit.
+        MissingDependencyError : an extra is not installed.
         """
         ...
 
@@ -221,7 +221,7 @@ def fill_with_workers(
 
     Raises
     ------
-    WorkerError : workers cannot be had, or die whatever they are given.
+    WorkerError : workers are not available, or die whatever they are given.
     MoleculeError, CanaryError, ModelError, StoreError : as in `fill`; after what was computed was stored.
     """
     with DistinctKeys() as distinct, ExitStack() as stack:
@@ -279,14 +279,14 @@ class _DistributedFill(Fill):
         super()._look_up(window)
 
     def _find_space(self) -> None:
-        """See what the workers have committed."""
+        """Read what the workers have committed."""
         if self._space is not None:
             self._space.refresh()
         elif self._target.store is not None:
             self._space = self._target.store.find_space(self._target.recipe, self._target.name)
 
     def _hand_out(self, missing: str) -> None:
-        """Put all that waits into the plan, but for what is in it already: that waits for the outcome too."""
+        """Queue all pooled sequences in the plan, except those that it holds already."""
         if not len(self._pool):
             return
         if self._executor is None:
@@ -299,18 +299,18 @@ class _DistributedFill(Fill):
 
     def _opened(self, missing: str) -> Executor:
         executor = self._stack.enter_context(self._workers.open(self._job(missing)))
-        rate = letters_per_second(self._target, self._options.device)
-        rate = None if rate is None else rate / self._workers.letters_per_second_divisor
+        rate = residues_per_second(self._target, self._options.device)
+        rate = None if rate is None else rate / self._workers.residues_per_second_divisor
         self._plan = TaskPlan(rate, executor.workers)
         return executor
 
     def _job(self, missing: str) -> Job:
         target, options = self._target, self._options
         if target.store is None:
-            raise InputError(f"Cannot fill space {target.name}: there is no store. Make one first.")
+            raise InputError(f"Cannot fill space {target.name}: there is no store. Create one first.")
         if target.source is None:
             raise InputError(
-                f"Cannot fill space {target.name} with other processes: its model is known to this one only. "
+                f"Cannot fill space {target.name} with other processes: its model exists in this process only. "
                 "Use fill, or a target from find_target."
             )
         target.store.require_writable(self._space)
@@ -346,18 +346,18 @@ class _DistributedFill(Fill):
             executor.submit(task)
 
     def _take(self, task: Task, receipt: Receipt) -> None:
-        """Take in what a worker has done with a task."""
+        """Record what a worker did with a task."""
         self._count(receipt)
         if receipt.error is not None:
             raise receipt.error
         if task.losses:  # workers of this fill died of it, and may have stored some of it before
             self._computed += receipt.present
-        self._plan.learn(receipt.letters, receipt.compute_seconds)
+        self._plan.learn(receipt.residues, receipt.compute_seconds)
         self._settle(task.pack.keys)
         self._tell_progress()
 
     def _take_last(self, outcome: Outcome) -> None:
-        """Take in what a worker has done that was stopped: the store tells which sequences that are."""
+        """Record what a stopped worker did: the store tells which sequences that are."""
         receipt = outcome[1]
         if isinstance(receipt, Receipt):
             self._count(receipt)
@@ -367,7 +367,7 @@ class _DistributedFill(Fill):
         self._computed += receipt.computed
         self._compute_seconds += receipt.compute_seconds
         self._progress.computed += receipt.computed
-        self._progress.letters_computed += receipt.letters
+        self._progress.residues_computed += receipt.residues
         self._new_rows = True
         if receipt.failures:
             self._failures.update(receipt.failures)
@@ -380,7 +380,7 @@ class _DistributedFill(Fill):
         self._handed_out = [pool for pool in self._handed_out if len(pool)]
 
     def _lose(self, task: Task, loss: Loss, executor: Executor) -> None:
-        """Try a task again, or halves of it; or find that it is its only sequence that workers die of."""
+        """Try a task again, or halves of it; or report its only sequence as the one that kills workers."""
         self._losses_in_a_row += 1
         most = _MOST_LOSSES_IN_A_ROW + _MOST_LOSSES_IN_A_ROW_PER_WORKER * executor.workers
         if self._losses_in_a_row > most:
@@ -409,7 +409,7 @@ class _DistributedFill(Fill):
 
     def _count_waiting(self) -> tuple[int, int]:
         pools = (*self._handed_out, self._pool)
-        return sum(map(len, pools)), sum(pool.letters for pool in pools)
+        return sum(map(len, pools)), sum(pool.residues for pool in pools)
 
     def _waiting(self) -> Keys:
         keys = set(self._pool.sequences).union(*(pool.sequences.keys() for pool in self._handed_out))

@@ -1,17 +1,17 @@
-"""Files that say which Dask cluster to start.
+"""Workers of a Dask cluster: one that runs already, or one that is started for the fill as a cluster file says.
 
-kind: slurm        # local, slurm, pbs or lsf
-minimum: 0
-maximum: 40
-options:           # of dask_jobqueue's SLURMCluster, PBSCluster, LSFCluster, or of distributed's LocalCluster
-  queue: gpu
-  cores: 8
-  memory: 32GB
+A cluster file is YAML:
 
-Workers of a Dask cluster: one that runs already, or one that is started for the fill.
+    kind: slurm        # local, slurm, pbs or lsf
+    minimum: 0
+    maximum: 40
+    options:           # of dask_jobqueue's SLURMCluster, PBSCluster, LSFCluster, or of distributed's LocalCluster
+      queue: gpu
+      cores: 8
+      memory: 32GB
 
-Dask gives the task of a worker that died to another one, several times, before it gives up; only then the task is
-halved. Whoever can reach a Dask scheduler can run code on its workers: let it listen on a trusted network only.
+Dask gives the task of a worker that died to another worker, several times, before it reports a failure; only then is
+the task halved. Whoever can reach a Dask scheduler can run code on its workers: let it listen on trusted networks only.
 """
 
 from __future__ import annotations
@@ -117,13 +117,13 @@ class DaskScheduler:
     address: str
 
     @property
-    def letters_per_second_divisor(self) -> int:
+    def residues_per_second_divisor(self) -> int:
         """How many cores they have is not known."""
         return 1
 
     @contextmanager
     def open(self, job: Job) -> Iterator[Executor]:
-        """See `executors.Workers`."""
+        """See `coordination.Workers`."""
         with _client(self.address) as client:
             executor = _DaskTasks(client, job, lambda: _TASKS_PER_WORKER_OF_OTHERS * max(1, _count_workers(client)))
             try:
@@ -151,18 +151,18 @@ class DaskCluster:
     def __post_init__(self) -> None:
         if not 0 <= self.minimum <= self.maximum or self.maximum < 1:
             raise InputError(
-                f"Cannot start a cluster of {self.minimum} to {self.maximum} workers: expected a minimum from 0 on, "
-                "and a maximum that is at least 1 and no less."
+                f"Cannot start a cluster of {self.minimum} to {self.maximum} workers: expected a minimum of at "
+                "least 0, and a maximum of at least 1 and at least the minimum."
             )
 
     @property
-    def letters_per_second_divisor(self) -> int:
+    def residues_per_second_divisor(self) -> int:
         """On this machine they share the cores."""
         return self.maximum if self.kind == "local" else 1
 
     @contextmanager
     def open(self, job: Job) -> Iterator[Executor]:
-        """See `executors.Workers`."""
+        """See `coordination.Workers`."""
         with ExitStack() as stack:
             with not_for_children() if self.kind == "local" else nullcontext():  # its threads start them later on, too
                 cluster = stack.enter_context(self._started())
@@ -278,7 +278,7 @@ class _DaskTasks:
         return found
 
     def cancel(self) -> None:
-        """Have no task started any more; what one that runs still stores is kept."""
+        """Start no more tasks; what a running one still stores is kept."""
         futures = [future for _, future in self._running.values()]
         self._running.clear()
         if futures:
@@ -286,27 +286,27 @@ class _DaskTasks:
 
 
 def _outcome(future: Any) -> Receipt | Loss:
-    """Tell what became of a task that has ended.
+    """Return the outcome of a task that has ended.
 
     Raises
     ------
-    WorkerError : for a reason that does not lie in it.
+    WorkerError : for a reason other than the task itself.
     """
     if future.status == "finished":
         receipt: Receipt = future.result()
         return receipt
     if future.status != "error":
         raise WorkerError(
-            f"The Dask scheduler gave up a task ({future.status}): it was stopped, or cannot be reached. "
-            "What was computed is stored; the same fill goes on."
+            f"The Dask scheduler gave up on a task ({future.status}): it was stopped, or cannot be reached. "
+            "What was computed is stored; run the same fill to resume."
         )
     error = future.exception()
     if isinstance(error, _imported("distributed").KilledWorker):
         others = error.allowed_failures
         return Loss(f"died, and {others} more after it" if others else "died")
     raise WorkerError(
-        f"A Dask worker failed: {type(error).__name__}: {error}. Its log tells more; workers need the same release of "
-        "embedstore, the weights, and the store at the same place."
+        f"A Dask worker failed: {type(error).__name__}: {error}. See its log. Workers need the same release of "
+        "embedstore, the weights, and the store at the same path."
     ) from error
 
 

@@ -50,13 +50,13 @@ class LocalProcesses:
             raise InputError(f"Cannot fill with {self.count} workers: expected at least 1.")
 
     @property
-    def letters_per_second_divisor(self) -> int:
+    def residues_per_second_divisor(self) -> int:
         """They share what one process has."""
         return self.count
 
     @contextmanager
     def open(self, job: Job) -> Iterator[Executor]:
-        """See `executors.Workers`."""
+        """See `coordination.Workers`."""
         devices = worker_devices(job, self.count)
         processes = _Processes([replace(job, device=device) for device in devices])
         try:
@@ -72,7 +72,7 @@ class _Prepared:
 
 @dataclass(frozen=True, slots=True)
 class _Broken:
-    """What a worker sends before it ends for a reason that lies in no sequence."""
+    """What a worker sends before it ends for a reason other than a sequence."""
 
     what: str
 
@@ -81,7 +81,7 @@ _Message = _Prepared | _Broken | Receipt
 
 
 class _Worker:
-    """One process, as it is seen from here."""
+    """One worker process, seen from the process that started it."""
 
     def __init__(self, number: int, job: Job, threads: int) -> None:
         self.number = number
@@ -102,7 +102,7 @@ class _Worker:
             self._send(task)
 
     def receive(self) -> _Message | Loss:
-        """Take its message, or see how it died."""
+        """Receive its message, or find how it died."""
         try:
             message: _Message = self.connection.recv()
         except (EOFError, OSError):
@@ -114,7 +114,7 @@ class _Worker:
         return message
 
     def ask_to_end(self) -> None:
-        """Have it end as soon as it can, with a receipt if it has a task."""
+        """Ask it to end as soon as it can, with a receipt if it has a task."""
         self._send(None)
 
     def close(self) -> None:
@@ -194,7 +194,7 @@ class _Processes:
         return found
 
     def close(self) -> None:
-        """Let no process be left; each ends by itself as soon as its pipe is closed, if this is interrupted."""
+        """Leave no process behind; each ends by itself as soon as its pipe is closed, if this is interrupted."""
         for worker in self._alive.values():
             worker.connection.close()
         for worker in self._alive.values():
@@ -218,18 +218,18 @@ class _Processes:
         return None if task is None else (task, message)
 
     def _load_again(self, worker: _Worker, loss: Loss, task: Task) -> None:
-        """Start another worker for one that died before it got its task: that is not to blame."""
+        """Start another worker for one that died before it got its task: that task is not to blame."""
         self._deaths_in_loading += 1
         if self._deaths_in_loading == _MOST_DEATHS_IN_LOADING:
             raise WorkerError(
                 f"Worker {worker.number + 1} of {self.workers} {loss.reason} while it loaded the model, as others did "
-                "before. There may be too little memory for so many: use fewer."
+                "before. There may be too little memory for that many workers: use fewer."
             )
         self.submit(task)
 
 
 def _serve(connection: Connection, job: Job, threads: int) -> None:
-    """Be a worker, until told to end or until who started it is gone."""
+    """Work until told to end, or until the process that started it is gone."""
     use_threads(threads)
     try:
         _serve_tasks(connection, job)

@@ -1,9 +1,9 @@
-"""Dividing an input among jobs that know nothing of each other: those of a job array, of Nextflow, of WDL.
+"""Dividing an input among jobs that do not communicate: those of a job array, of Nextflow, of WDL.
 
 Which shard a sequence belongs to follows from the set of distinct sequences in the input alone: not from the order or
-the ids of records, nor from what the store holds. All distinct sequences, longest first and then by key, are dealt
-out: at first each to the shard that has the fewest letters; later, when neighbours differ little, to and fro: 1 2 3 3 2
-1 1 2 3 … So shards are disjoint, each has its share of nearly every length, and equal sequences are together.
+the ids of records, nor from the content of the store. All distinct sequences, longest first and then by key, are dealt
+out: at first each to the shard with the smallest total length; later, when neighbours differ little, back and forth:
+1 2 3 3 2 1 1 2 3 … So shards are disjoint, each has its share of nearly every length, and equal sequences are together.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from embedstore.types import KEY_BYTES, Keys, Record, Rejection
 
 _WORDS = KEY_BYTES // 8
 _WEIGHED_PER_SHARD = 1000
-_MERGED_RECORDS = 1 << 20  # repeated records are given up at least every so many
+_MERGED_RECORDS = 1 << 20  # repeated records are dropped at least this often
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +66,7 @@ class Shard:
         Parameters
         ----------
         keys : (n, 24) uint8, distinct, in any order.
-        lengths : (n,) letters of each.
+        lengths : (n,) residues or bases of each.
 
         Returns
         -------
@@ -157,13 +157,13 @@ def _dealt(lengths: NDArray[np.uint32], count: int) -> NDArray[np.intp]:
     seats[rounds % 2 == 1] = count - 1 - seats[rounds % 2 == 1]
     poorest = [(0, number) for number in range(count)]  # a heap
     for row, length in enumerate(lengths[: _WEIGHED_PER_SHARD * count].tolist()):
-        letters, seats[row] = poorest[0]
-        heapq.heapreplace(poorest, (letters + length, int(seats[row])))
+        residues, seats[row] = poorest[0]
+        heapq.heapreplace(poorest, (residues + length, int(seats[row])))
     return seats
 
 
 class _DistinctLengths:
-    """Collects keys with the lengths of their sequences; now and then, repeated ones are left out."""
+    """Collects keys with the lengths of their sequences; repeated ones are removed from time to time."""
 
     def __init__(self) -> None:
         self._keys: list[Keys] = []

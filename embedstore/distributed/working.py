@@ -1,8 +1,7 @@
-"""What of this machine each of several workers gets: its cores, its GPUs.
+"""What a worker does: load the model once, then for each task embed, append its own segments, and return a receipt.
 
-What a worker does: load the model once, then for each task embed, append its own segments, and give a receipt.
-
-A worker process knows nothing of the input, of other tasks, or of who started it.
+A worker process knows nothing of the input, of other tasks, or of who started it. What it may use of its machine
+(cores, GPUs) is decided here too, for all workers of the machine.
 """
 
 from __future__ import annotations
@@ -80,7 +79,7 @@ class Job:
     Attributes
     ----------
     location : of the store, as every worker reaches it.
-    name : of the space, which the first worker makes if it lacks.
+    name : of the space, which the first worker creates if it is missing.
     source : gives the model; picklable, and equal if it gives the same.
     device : see `FillOptions.device`.
     """
@@ -95,7 +94,7 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """Sequences that one worker computes in one go.
+    """Sequences that one worker computes together.
 
     Attributes
     ----------
@@ -108,13 +107,13 @@ class Task:
 
 @dataclass(frozen=True, slots=True)
 class Receipt:
-    """What became of a task: what it computed is in the store, durably.
+    """Outcome of a task: what it computed is in the store, durably.
 
     Attributes
     ----------
     computed : rows that were computed and stored.
     present : rows that were stored by then, by somebody else or by a worker that died of this task later.
-    letters : of the sequences that were computed.
+    residues : of the sequences that were computed.
     compute_seconds : inside the model.
     failures : key -> why there is no vector.
     error : why nothing, or not all, could be computed.
@@ -122,7 +121,7 @@ class Receipt:
 
     computed: int = 0
     present: int = 0
-    letters: int = 0
+    residues: int = 0
     compute_seconds: float = 0.0
     failures: Mapping[bytes, str] = field(default_factory=dict)
     error: EmbedStoreError | None = None
@@ -142,7 +141,7 @@ def use_threads(threads: int) -> None:
 
 
 def prepare(job: Job) -> None:
-    """Load the model, make the space if it lacks, compare the canaries: once in a process.
+    """Load the model, create the space if it is missing, compare the canaries: once in a process.
 
     Raises
     ------
@@ -184,7 +183,7 @@ def _prepared(job: Job) -> tuple[Embedder, SpaceTarget]:
             for name, (expected, found) in job.recipe.differences(model.recipe).items()
         )
         raise ModelError(
-            f"Cannot fill space {job.name}: a worker finds another model ({differences}). "
+            f"Cannot fill space {job.name}: a worker found a different model ({differences}). "
             "Give all machines the same weights."
         )
     store = SpaceStore.open(job.location)
@@ -195,7 +194,7 @@ def _prepared(job: Job) -> tuple[Embedder, SpaceTarget]:
 
 
 class _TaskFill(Fill):
-    """A fill of one task's sequences, with a model that is loaded already, and without tidying up after it."""
+    """A fill of one task's sequences, with a model that is loaded already, and without cleaning up after it."""
 
     def __init__(
         self,
@@ -218,7 +217,7 @@ class _TaskFill(Fill):
         return Receipt(
             computed=report.computed,
             present=report.hits,
-            letters=self._progress.letters_computed,
+            residues=self._progress.residues_computed,
             compute_seconds=report.compute_seconds,
             failures={self._keys[failure.line]: failure.reason for failure in report.failed},
         )

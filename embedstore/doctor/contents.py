@@ -1,4 +1,4 @@
-"""What lies in a store: does it open, and does it need tending? Counted by listings and commits: it is quick."""
+"""What a store holds: does it open, and does it need maintenance? Counted by listings and commits, so it is quick."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def root_finding(storage: Storage) -> Finding:
 
 
 def contents_findings(storage: Storage) -> Iterator[Finding]:
-    """Count what a store holds, and what is left over in it; it must open."""
+    """Count what a store holds, and its leftovers; it must open."""
     counts = _Counts()
     try:
         spaces = SpaceStore(storage).spaces()
@@ -58,7 +58,7 @@ def contents_findings(storage: Storage) -> Iterator[Finding]:
     size_gib = counts.size_bytes / 2**30
     found = f"{len(spaces)} spaces, {counts.rows:,} rows in {counts.segments:,} segments, {size_gib:,.2f} GiB"
     yield Finding(_GROUP, "contents", "ok", found, "", data)
-    yield from _tending(counts)
+    yield from _maintenance(counts)
 
 
 @dataclass(slots=True)
@@ -105,7 +105,7 @@ def _temporary(storage: Storage, folder: str) -> int:
     return sum(name.startswith(TEMPORARY_PREFIX) for name in names)
 
 
-def _tending(counts: _Counts) -> Iterator[Finding]:
+def _maintenance(counts: _Counts) -> Iterator[Finding]:
     data = {"most_in_a_space": counts.most_small}
     if counts.most_small > MANY_SMALL_SEGMENTS:
         found = f"{counts.most_small:,} in one space"

@@ -29,9 +29,9 @@ from embedstore.store.storage import Storage
 
 
 def diagnose(location: Location) -> Diagnosis:
-    """Look at a store, at the place where it lies, and at this machine.
+    """Examine a store, its place, and this machine.
 
-    What is written to find out lies in one folder or file `.tmp-doctor-…`, which readers skip and which is
+    What the checks write is in one folder or file `.tmp-doctor-…`, which readers skip and which is
     removed, on Ctrl-C too. Nothing else is changed.
 
     Parameters
@@ -69,7 +69,7 @@ def _local(folder: Path) -> Iterator[Finding]:
 
 
 def _store(storage: Storage) -> Generator[Finding, None, bool]:
-    """Yield what is to be said of the store itself; the value is whether there is one."""
+    """Yield the findings about the store itself; the value is whether there is one."""
     root = root_finding(storage)
     yield root
     if root.state == "ok":

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 State = Literal["ok", "warn", "fail"]
-"""`warn`: something is slower, or cannot be had; `fail`: embedstore cannot be relied on here until it is fixed."""
+"""`warn`: something is slower or not available; `fail`: embedstore cannot be relied on here until it is fixed."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,4 @@
-"""Which versions are installed, what extras would bring, and whether there is a GPU.
-
-Which models can be used here at once, and what would be downloaded for the others.
-"""
+"""What is installed on this machine: versions, extras, processors and GPUs, and the models that are ready to use."""
 
 from __future__ import annotations
 
@@ -42,18 +39,18 @@ _GPU_DEVICES = ("/dev/nvidiactl", "/dev/nvidia0", "/dev/kfd")
 
 
 def version_findings() -> Iterator[Finding]:
-    """Say what is installed, by its metadata; nothing of it is imported."""
+    """Report what is installed, by its metadata; none of it is imported."""
     python = platform.python_version()
     found = {name: _installed(name) for name in ("embedstore", *_SHOWN)}
     said = ", ".join(f"{name} {number}" for name, number in found.items() if number is not None)
     yield Finding(_GROUP, "versions", "ok", f"python {python}, {said}", "", {"python": python, **found})
-    lacking = {extra: names for extra in _EXTRAS if (names := _lacking(extra))}
-    if lacking:
-        found_text = "; ".join(f"{extra} ({_EXTRAS[extra]})" for extra in lacking)
-        advice = f"Where you want them: pip install 'embedstore[{','.join(lacking)}]'"
-        yield Finding(_GROUP, "extras", "warn", f"not installed: {found_text}", advice, {"lacking": lacking})
+    missing = {extra: names for extra in _EXTRAS if (names := _not_installed(extra))}
+    if missing:
+        found_text = "; ".join(f"{extra} ({_EXTRAS[extra]})" for extra in missing)
+        advice = f"Where you want them: pip install 'embedstore[{','.join(missing)}]'"
+        yield Finding(_GROUP, "extras", "warn", f"not installed: {found_text}", advice, {"missing": missing})
     else:
-        yield Finding(_GROUP, "extras", "ok", "all installed", "", {"lacking": {}})
+        yield Finding(_GROUP, "extras", "ok", "all installed", "", {"missing": {}})
     yield _checksums()
 
 
@@ -75,7 +72,7 @@ def _installed(name: str) -> str | None:
         return None
 
 
-def _lacking(extra: str) -> list[str]:
+def _not_installed(extra: str) -> list[str]:
     """Return the packages of an extra that are not installed."""
     matches = (_REQUIREMENT.match(each) for each in requires("embedstore") or ())
     names = [match[1] for match in matches if match is not None and match[2] == extra]
@@ -83,7 +80,7 @@ def _lacking(extra: str) -> list[str]:
 
 
 def processor_findings() -> Iterator[Finding]:
-    """Say what models run on. torch is asked in a process of its own, and only where a driver is there."""
+    """Say what models run on. torch is asked in a separate process, and only where there is a driver."""
     yield Finding(_GROUP, "processor", "ok", processor(), "", {"name": processor()})
     driver = any(Path(device).exists() for device in _GPU_DEVICES)
     data: dict[str, object] = {"driver": driver, "gpus": []}
@@ -122,24 +119,24 @@ def model_findings() -> Iterator[Finding]:
     built_in = [spec.name for spec in MODELS.values() if spec.built_in]
     yield Finding(_MODELS, "built in", "ok", ", ".join(built_in), "", {"models": built_in})
     here: dict[str, str] = {}
-    lacking: list[ModelSpec] = []
+    missing: list[ModelSpec] = []
     for spec in MODELS.values():
         if spec.built_in:
             continue
         try:
             here[spec.name] = str(find_weights(spec, download=False))
         except WeightsNotFoundError:
-            lacking.append(spec)
+            missing.append(spec)
         except MissingDependencyError as error:
             advice = "pip install 'embedstore[models]', or give --weights DIR."
             yield Finding(_MODELS, "weights", "warn", f"cannot be looked for: {error}", advice)
             return
     found = ", ".join(here) or "none in the local cache"
     yield Finding(_MODELS, "weights", "ok", found, "", {"folders": here})
-    if lacking:
-        sizes = ", ".join(f"{spec.name}{_size(spec)}" for spec in lacking)
+    if missing:
+        sizes = ", ".join(f"{spec.name}{_size(spec)}" for spec in missing)
         advice = "Downloaded when first used; without a network, give --weights DIR."
-        data = {"models": {spec.name: spec.weights_bytes for spec in lacking}}
+        data = {"models": {spec.name: spec.weights_bytes for spec in missing}}
         yield Finding(_MODELS, "to download", "ok", sizes, advice, data)
 
 

@@ -1,10 +1,8 @@
-"""Who may do what in a store's folder, and how much space there is.
+"""The place of a store: who may do what in its folder, how much space there is, and what its storage can do.
 
-On which file system a folder lies, and how it is mounted.
-
-What a store behind a URL allows: reaching, listing, reading, writing, and how long that takes.
-
-What publishing without locks needs of a file system, tried out in a folder that is gone afterwards.
+In this order: permissions and space; the file system and how it is mounted; storage behind a URL, what it allows
+(reach, list, read, write) and how long that takes; and what publishing without locks needs of a file system, tried out
+in a folder that is removed afterwards.
 """
 
 from __future__ import annotations
@@ -407,7 +405,7 @@ def _fsync(place: Path) -> Finding:
 
 
 def _sync_folder(place: Path) -> bool:
-    """Sync a folder; False where the file system has nothing of the kind."""
+    """Sync a folder; False where the file system does not support it."""
     descriptor = os.open(place, os.O_RDONLY)
     try:
         os.fsync(descriptor)

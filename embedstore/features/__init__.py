@@ -1,8 +1,8 @@
 """Features: the vectors of samples side by side, a block a space, with a schema that goes wherever they go.
 
-`samples` holds what is known of each row, `loading` and `assignments` read it from tables; `schema` says what the
-columns are; `merging` joins both with the vectors of a store, by key. `Features` has one interface for rows that come
-from the store (`gathering`) and from a merged file (`merged_file`, which holds `columns` in one of three formats).
+`files` reads samples and merged files, `merging` joins samples with their labels and with the vectors of a store, by
+key. The result is `Features` (module `features`), one interface for rows that come from a store and from a merged file.
+`schema` says what the columns mean; `columns` says what a merged file holds, `layouts` how in each of three formats.
 """
 
 from embedstore.features.features import Batch, Categories, Features, RowSource, Samples, StoreRows
@@ -14,7 +14,7 @@ from embedstore.features.files import (
     read_preparation,
     write_features,
 )
-from embedstore.features.merging import FillFrom, lacking, merge, schema_of, view, with_clusters, with_labels
+from embedstore.features.merging import FillFrom, is_missing, merge, schema_of, view, with_clusters, with_labels
 from embedstore.features.schema import Block, Preparation, Schema
 
 __all__ = [
@@ -30,7 +30,7 @@ __all__ = [
     "StoreRows",
     "collect",
     "is_merged_file",
-    "lacking",
+    "is_missing",
     "load_samples",
     "merge",
     "open_features",

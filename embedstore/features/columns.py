@@ -160,7 +160,7 @@ def samples_from(columns: Mapping[str, NDArray[Any]], schema: Schema, origin: st
 
     Raises
     ------
-    InputError : a column lacks, or has another shape or type than it must have.
+    InputError : a column is missing, or has the wrong shape or type.
     """
 
     def categories(name: str) -> Categories:
@@ -236,7 +236,7 @@ def _bytes_of(block: NDArray[Any]) -> bytes:
 def _checked(columns: Mapping[str, NDArray[Any]], name: str, dtype: np.dtype[Any], dimensions: int) -> NDArray[Any]:
     column = columns.get(name)
     if column is None:
-        raise InputError(f"column {name} lacks")
+        raise InputError(f"column {name} is missing")
     if column.ndim != dimensions or column.dtype != dtype:
         raise InputError(
             f"expected column {name} of {dimensions} dimensions and dtype {dtype}, found {column.shape} {column.dtype}"

@@ -1,10 +1,8 @@
-"""Samples as columns: compact enough for millions of them, and never apart from each other.
+"""Features: samples, the schema of their columns, and their rows, gathered when they are asked for.
 
-Features: samples, the schema of their columns, and their rows, gathered when they are asked for.
-
-Where the rows of features come from: the spaces of a store, by key, or a merged file, by number.
-
-Features as a dataset for torch's loaders.
+`Samples` keeps samples as columns: compact enough for millions of them, and never separated from each other. `Features`
+joins them with a source of rows, by key from the spaces of a store (`StoreRows`) or by number from a merged file, and
+is a dataset for torch's loaders too.
 """
 
 from __future__ import annotations
@@ -159,7 +157,7 @@ class Batch(NamedTuple):
 class Features:
     """The features of samples: (n, d) float32 in the columns that `schema` names.
 
-    Their rows lie in the spaces of a store (a view: nothing is written) or in a merged file; `merge` and
+    Their rows are in the spaces of a store (a view: nothing is written) or in a merged file; `merge` and
     `open_features` make them. May be read from several threads.
 
     Attributes
@@ -170,9 +168,9 @@ class Features:
     """
 
     def __init__(self, samples: Samples, schema: Schema, source: RowSource, name: str) -> None:
-        lacking = [molecule for molecule in schema.molecules if molecule not in samples.keys]
-        if lacking:
-            raise InputError(f"Cannot use {name}: its samples have no {' and no '.join(lacking)} keys.")
+        missing = [molecule for molecule in schema.molecules if molecule not in samples.keys]
+        if missing:
+            raise InputError(f"Cannot use {name}: its samples have no {' and no '.join(missing)} keys.")
         if tuple(samples.labels.names.tolist()) != schema.labels:
             raise InputError(
                 f"Cannot use {name}: expected samples of the classes {', '.join(schema.labels)}, "

@@ -1,8 +1,7 @@
-"""Merged files: features with all that belongs to them, as `.zarr`, `.h5` or `.npz`; `columns` says what is inside.
+"""Features on disk: merged files with all that belongs to them, and samples read from the table that `prepare` writes.
 
-Rows pass through by blocks on the way in, and are read where they lie, mapped, on the way out.
-
-From the table that `prepare` writes to samples in memory: a few hundred bytes each.
+A merged file is `.zarr`, `.h5` or `.npz`; `columns` says what is inside. Rows are written block by block, and read in
+place, memory-mapped. Samples in memory take a few hundred bytes each.
 """
 
 from __future__ import annotations
@@ -170,7 +169,7 @@ class FileRows:
         damaged = np.flatnonzero(row_checksums(rows.astype(ROW_DTYPE, copy=False)) != self._checksums[indices])
         if len(damaged) and np.isfinite(rows).all():
             raise InputError(
-                f"Cannot read {self._name}: it is damaged: {len(damaged)} of {len(rows)} rows lack their checksum, "
+                f"Cannot read {self._name}: it is damaged: {len(damaged)} of {len(rows)} rows fail their checksum, "
                 f"the first is row {indices[damaged[0]]}. Merge again."
             )
 

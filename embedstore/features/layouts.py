@@ -1,8 +1,8 @@
-"""Features in one HDF5 file: datasets of the root, contiguous, with the JSON text as an attribute.
+"""The columns of a merged file in each of its three formats.
 
-Features in one `.npz`: stored, not deflated, so that the rows can be mapped where they lie.
-
-Features as a Zarr v3 group. The chunks of `X` are not compressed: each is a file of raw rows.
+*HDF5*: contiguous datasets of the root, with the JSON text as an attribute. *NPZ*: stored, not deflated, so that the
+rows can be mapped in place. *Zarr* v3: a group, in which the chunks of `X` are not compressed: each is a file of raw
+rows.
 """
 
 from __future__ import annotations

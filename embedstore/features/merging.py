@@ -1,13 +1,12 @@
-"""Tables that say something of samples: their labels, or the clusters that a split must not divide.
-
-Tab-separated, with a header: `sample`, `source` or `group` says what the first column names; the other is `label`,
-`cluster` or `part`. An empty value takes the label away. What the table does not name stays as it is.
-
-Merging: the vectors of samples, joined by key, side by side.
+"""Merging: the vectors of samples, joined by key, side by side; and the labels or clusters of samples, from tables.
 
     samples ─▶ spaces of the models ─▶ (fill) ─▶ is every key there? ─▶ a view on the store ─▶ (a merged file)
 
-A sample's row is found by what its sequences are. Neither its id nor its place in any file is looked at.
+A sample's row is found by the content of its sequences. Neither its id nor its place in any file matters.
+
+A table of assignments is tab-separated, with a header: `sample`, `source` or `group` says what the first column names;
+the other is `label`, `cluster` (which a split must not divide) or `part`. An empty value removes the label. Samples
+that the table does not name stay as they are.
 """
 
 from __future__ import annotations
@@ -40,7 +39,7 @@ _CHARACTERS_SHOWN = 80
 
 @dataclass(frozen=True, slots=True)
 class Assignments:
-    """What a table says.
+    """Content of a table of assignments.
 
     Attributes
     ----------
@@ -149,7 +148,7 @@ _FILE_NAMES: dict[Molecule, str] = {"dna": DNA_NAME, "protein": PROTEIN_NAME}
 
 @dataclass(frozen=True, slots=True)
 class FillFrom:
-    """Where the sequences of samples are, to compute what lacks.
+    """Where the sequences of samples are, to compute the missing vectors.
 
     Attributes
     ----------
@@ -180,8 +179,8 @@ def merge(
     samples : a `samples.tsv`, or what was loaded from one.
     models : names or directories of models, or names of spaces.
     output : write a merged file (`.zarr`, `.h5`, `.npz`) and return its features; None: return a view on the store.
-    fill : compute what lacks, from `dna.fna` and `protein.faa` beside the table, or as `FillFrom` says.
-    labels : table that labels the samples, see `assignments`.
+    fill : compute missing vectors, from `dna.fna` and `protein.faa` beside the table, or as `FillFrom` says.
+    labels : table that labels the samples, see `read_assignments`.
     options : model -> weights, precision and so on, where not the defaults.
 
     Raises
@@ -195,7 +194,7 @@ def merge(
     source = fill if isinstance(fill, FillFrom) else None
     if fill is True:
         if isinstance(samples, Samples):
-            raise InputError(f"Cannot fill {samples.origin}: tell where its sequences are (fill=FillFrom(folder)).")
+            raise InputError(f"Cannot fill {samples.origin}: expected the folder of its sequences (fill=FillFrom).")
         source = FillFrom(Path(samples).parent)
     if not isinstance(samples, Samples):
         samples = load_samples(samples)
@@ -212,7 +211,7 @@ def merge(
 
 
 def schema_of(targets: Sequence[SpaceTarget], samples: Samples) -> Schema:
-    """Lay out the spaces of some targets for samples; none of them needs to exist yet.
+    """Arrange the spaces of some targets for samples; none of them needs to exist yet.
 
     Raises
     ------
@@ -239,7 +238,7 @@ def view(samples: Samples, targets: Sequence[SpaceTarget]) -> Features:
     return _view(samples, schema_of(targets, samples), targets, [{}] * len(targets))
 
 
-def lacking(samples: Samples, target: SpaceTarget) -> NDArray[np.bool_]:
+def is_missing(samples: Samples, target: SpaceTarget) -> NDArray[np.bool_]:
     """Tell which samples have no vector in a space, (n,) bool."""
     keys = samples.keys[target.recipe.molecule]
     absent = np.ones(len(keys), np.bool_)
@@ -250,7 +249,7 @@ def lacking(samples: Samples, target: SpaceTarget) -> NDArray[np.bool_]:
 
 
 def _fill(target: SpaceTarget, source: FillFrom) -> dict[str, str]:
-    """Compute what lacks; return why records have no vector, by their ids."""
+    """Compute missing vectors; return why records have no vector, by their ids."""
     # What `prepare` translated is protein, however much a repeat of A, C, G and T in it may look like DNA.
     options = replace(source.options, any_molecule=True)
     records = read([source.folder / _FILE_NAMES[target.recipe.molecule]])
@@ -262,7 +261,7 @@ def _fill(target: SpaceTarget, source: FillFrom) -> dict[str, str]:
 
 
 def _found_again(target: SpaceTarget) -> SpaceTarget:
-    """Return the target with its space, if that was made since."""
+    """Return the target with its space, if that was created since."""
     if target.space is not None or target.store is None:
         return target
     return replace(target, space=target.store.find_space(target.recipe))
@@ -273,7 +272,7 @@ def _view(
 ) -> Features:
     blocks = []
     for target, reasons in zip(targets, failures, strict=True):
-        rows = np.flatnonzero(lacking(samples, target))
+        rows = np.flatnonzero(is_missing(samples, target))
         if len(rows):
             ids = samples.ids[rows].tolist()
             labels = [f"{name} ({reasons[name]})" if name in reasons else name for name in ids]

@@ -73,7 +73,7 @@ class Preparation:
 
         Raises
         ------
-        InputError : a field lacks, is unknown, or has a value of another type.
+        InputError : a field is missing, is unknown, or has a value of another type.
         """
         return cls(**_checked(cls, document))
 
@@ -111,7 +111,7 @@ class Schema:
     def of_spaces(
         cls, spaces: Iterable[tuple[str, Recipe]], preparation: Preparation, labels: Sequence[str] = ()
     ) -> Self:
-        """Lay out spaces, given as (name, recipe), one after the other."""
+        """Arrange spaces, given as (name, recipe), one after the other."""
         blocks, start = [], 0
         for name, recipe in spaces:
             blocks.append(Block(name, recipe.id, recipe.molecule, start, start + recipe.dim))
@@ -183,7 +183,7 @@ class Schema:
 
         Raises
         ------
-        InputError : a field lacks, is unknown, or has a value of another type.
+        InputError : a field is missing, is unknown, or has a value of another type.
         """
         if not isinstance(document, dict) or set(document) != {field.name for field in fields(cls)}:
             raise InputError("Cannot read a schema: expected an object of blocks, preparation and labels.")

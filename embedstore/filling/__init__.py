@@ -1,8 +1,8 @@
 """Filling spaces: from records to vectors that are stored.
 
-The walk is in `filler`; each of its stations has a module: `intake` (canonical form and keys), `distinct` (exact
-counts), `target` (which space, which model), `pool` and `computing` (what lacks, through the model), `canaries` (is it
-the right model?), `committing` (segments), `report`. `preview` is the dry run.
+`filler` is the whole path (`fill`) and the dry run (`preview`); each of its steps has a module, in this order: `intake`
+(canonical form, keys, exact counts), `target` (which space, which model), `pool` (missing sequences, in packs, through
+the model), `canaries` (is it the right model?), `committing` (segments), `summary` (the report).
 """
 
 from embedstore.filling.committing import SegmentLimits

@@ -32,7 +32,7 @@ SEQUENCES: dict[Molecule, tuple[str, ...]] = {
     ),
 }
 """Sequences that a new space gets; a space that exists keeps its own. The middle ones are natural (human ubiquitin, the
-beginning of phage phiX174), the others hold every letter and low complexity."""
+beginning of phage phiX174), the others hold every residue or base and low complexity."""
 
 _FEWEST = 1
 """Canaries of a space that comes from elsewhere; ours have three each."""
@@ -46,14 +46,14 @@ def compute(embedder: Embedder) -> Canaries:
     ModelError : the model has no vector for one of them.
     """
     recipe = embedder.recipe
-    # What a model rejects for its length cannot be a canary; no letter of ours is more than one token.
+    # What a model rejects for its length cannot be a canary; no residue of ours is more than one token.
     limit = recipe.max_length_tokens if recipe.long == "reject" else None
     sequences = tuple(sequence[:limit] for sequence in SEQUENCES[recipe.molecule])
     return Canaries(sequences, _vectors(embedder, sequences))
 
 
 def adopted(document: SpaceDocument) -> SpaceDocument:
-    """Return what may be taken over of a space's document that comes from another store.
+    """Return the part of a space's document from another store that may be adopted.
 
     What it says of its vectors' model cannot be believed, only tested: those of a built-in model are computed again,
     those of a model with weights are when it fills the space for the first time.
@@ -65,7 +65,7 @@ def adopted(document: SpaceDocument) -> SpaceDocument:
     name, kept = document.name, document.canaries
     different = {row.tobytes() for row in kept.vectors}
     if len(kept.sequences) < _FEWEST or len(different) < len(kept.sequences) or not kept.vectors.any(axis=1).all():
-        raise _refused(document, f"expected {_FEWEST} or more fixed sequences, each with another vector")
+        raise _refused(document, f"expected {_FEWEST} or more fixed sequences, each with a different vector")
     try:
         for sequence in kept.sequences:
             canonical(sequence, document.recipe.molecule)
@@ -74,12 +74,12 @@ def adopted(document: SpaceDocument) -> SpaceDocument:
     if is_built_in(document.recipe):
         found = _vectors(resolve(document.recipe.model, ModelOptions()).load(None), kept.sequences)
         if _worst(kept.vectors, found)[0] > document.recipe.tolerance:
-            raise _refused(document, f"{_name(document.recipe)} gives other vectors for its fixed sequences")
+            raise _refused(document, f"{_name(document.recipe)} gives different vectors for its fixed sequences")
     return replace(document, name=adopted_name(document)) if adopted_name(document) != name else document
 
 
 def adopted_name(document: SpaceDocument) -> str:
-    """Return what a space from another store is called here: the name of a model is kept for that model."""
+    """Return the name that a space from another store gets here: the name of a model is reserved for that model."""
     recipe = document.recipe
     return document.name if is_recipe_of(document.name, recipe) else f"{document.name[:80]}-{recipe.id[:8]}"
 
@@ -108,10 +108,11 @@ def check(space: Space, embedder: Embedder) -> None:
     if not difference <= tolerance:
         column = int(np.argmax(np.abs(expected[row] - found[row])))
         raise CanaryError(
-            f"Cannot fill space {space.name} ({space.id[:8]}…): {_name(space.recipe)} does not give the numbers that "
-            f"the space was made with. For its fixed sequence {row + 1} expected value {expected[row, column]:.6g} at "
-            f"position {column}, found {found[row, column]:.6g}: the vectors differ by {difference:.2g} of the largest "
-            f"value, at most {tolerance:g} is allowed. Check the weights and the versions of the installed libraries."
+            f"Cannot fill space {space.name} ({space.id[:8]}…): {_name(space.recipe)} does not reproduce the vectors "
+            f"that the space was created with. For its fixed sequence {row + 1} expected value "
+            f"{expected[row, column]:.6g} at position {column}, found {found[row, column]:.6g}: "
+            f"the vectors differ by {difference:.2g} of the largest value, "
+            f"at most {tolerance:g} is allowed. Check the weights and the versions of the installed libraries."
         )
 
 

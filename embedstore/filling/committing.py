@@ -30,9 +30,9 @@ class SegmentLimits:
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """What a pack has cost: letters computed, and seconds that the model took."""
+    """What a pack has cost: residues (or bases) computed, and seconds that the model took."""
 
-    letters: int
+    residues: int
     seconds: float
 
 
@@ -72,7 +72,7 @@ class Committer:
             self._hand_over()
 
     def close(self) -> None:
-        """Commit all that is left, and wait until it is durable; if that is interrupted, it can be taken up again."""
+        """Commit all that is left, and wait until it is durable; if that is interrupted, it can be called again."""
         self._hand_over()
         self._settle()
 
@@ -85,7 +85,7 @@ class Committer:
                 self._outstanding = self._thread.submit(collected.commit), collected.keys
 
     def _settle(self) -> None:
-        """Wait for the outstanding commit; an interrupted wait can be taken up again."""
+        """Wait for the outstanding commit; if that is interrupted, it can be called again."""
         if self._outstanding is None:
             return
         future, keys = self._outstanding
@@ -98,26 +98,26 @@ class Committer:
 
 
 class _Collected:
-    """Rows of the next segment, copied to where they are committed from: memory is used as far as it is filled."""
+    """Rows of the next segment, in the buffer that is committed; it uses memory only as far as it is filled."""
 
     def __init__(self, space: Space, capacity_rows: int, since: float) -> None:
         self.keys: list[bytes] = []
         self.since = since
         self._space = space
         self._vectors = np.empty((capacity_rows, space.dim), space.dtype)
-        self._letters = 0
+        self._residues = 0
         self._seconds = 0.0
 
     def add(self, keys: list[bytes], vectors: Vectors, cost: Cost) -> None:
         self._vectors[len(self.keys) : len(self.keys) + len(keys)] = vectors
         self.keys += keys  # last of what decides on the rows, so that an interrupt leaves whole ones
-        self._letters += cost.letters
+        self._residues += cost.residues
         self._seconds += cost.seconds
 
     def commit(self) -> int:
         provenance = {
             "embedstore": version("embedstore"),
             "compute_seconds": self._seconds,
-            "letters": self._letters,
+            "letters": self._residues,
         }
         return self._space.append(EmbeddingBatch(key_array(self.keys), self._vectors[: len(self.keys)]), provenance)

@@ -1,11 +1,9 @@
-"""Filling a space: look up, compute what lacks, commit.
+"""Filling a space: look up, compute what is missing, commit. `preview` counts what a fill would do, without the model.
 
-    records ─▶ window of canonical sequences and keys ─▶ look-up ─▶ pool of what lacks ─▶ packs ─▶ model ─▶ segments
+    records ─▶ window of canonical sequences and keys ─▶ look-up ─▶ pool of missing ones ─▶ packs ─▶ model ─▶ segments
 
-Nothing but the model's own work depends on how much lacks: without misses it is not even loaded. Resuming is filling
-again. Memory is bounded by a window, a pool, and two segments, whatever the input.
-
-Counting what a fill would do, without loading the model.
+Only the model's work depends on how much is missing: if every vector is there, the model is not even loaded. To resume
+a fill, run it again. Memory is bounded by a window, a pool, and two segments, whatever the input.
 """
 
 from __future__ import annotations
@@ -69,7 +67,7 @@ def fill(
     selection: Selection | None = None,
     only: KeyFilter | None = None,
 ) -> FillReport:
-    """Compute and store the vector of every sequence that the target space lacks.
+    """Compute and store the vector of every sequence that is missing from the target space.
 
     Whatever ends it early, an error or Ctrl-C, what was computed until then is committed first. An error is raised
     then; after Ctrl-C, or what else raises KeyboardInterrupt (see `embedstore.interruption`), the report says
@@ -84,8 +82,8 @@ def fill(
     Raises
     ------
     MoleculeError : the input is of the other molecule than the model.
-    CanaryError : the model does not give the numbers that the space was made with.
-    ModelError : something lacks, and the model cannot be had.
+    CanaryError : the model does not reproduce the canaries of the space.
+    ModelError : vectors are missing, and the model is not available.
     StoreError : the store refuses.
     """
     with DistinctKeys() as distinct:
@@ -101,16 +99,16 @@ def open_intake(records: Iterable[Record | Rejection], target: SpaceTarget, *, a
 
 
 def prepare_space(target: SpaceTarget, embedder: Embedder) -> Space:
-    """Return the space of a target, made if it lacks, after the loaded model has reproduced its canaries.
+    """Return the space of a target, created if missing, after the loaded model has reproduced its canaries.
 
     Raises
     ------
-    InputError : there is no store. CanaryError : the model does not give the numbers that the space was made with.
+    InputError : there is no store. CanaryError : the model does not reproduce the canaries of the space.
     """
     space = target.space
     if space is None:
         if target.store is None:
-            raise InputError(f"Cannot fill space {target.name}: there is no store. Make one first.")
+            raise InputError(f"Cannot fill space {target.name}: there is no store. Create one first.")
         space = target.store.create_space(target.recipe, target.name, canaries.compute(embedder))
     canaries.check(space, embedder)
     return space
@@ -118,7 +116,7 @@ def prepare_space(target: SpaceTarget, embedder: Embedder) -> Space:
 
 @dataclass(frozen=True, slots=True)
 class Walk:
-    """What goes along with the records of a fill; see `fill`."""
+    """Options of a fill that follow its records; see `fill`."""
 
     on_progress: OnProgress | None
     selection: Selection | None
@@ -127,7 +125,7 @@ class Walk:
 
 
 class Fill:
-    """One run of `fill`. `embedstore.distributed` overrides who computes what waits."""
+    """One run of `fill`. `embedstore.distributed` overrides who computes the queued sequences."""
 
     def __init__(
         self, records: Iterable[Record | Rejection], target: SpaceTarget, options: FillOptions, walk: Walk
@@ -181,13 +179,13 @@ class Fill:
             self._committer.close()
 
     def _tend(self) -> None:
-        """Leave the space in good order for those who read it next."""
+        """Leave the space well arranged for its next readers."""
         space = self._space if self._count_computed() else None
         if space is not None and tend(space) is None:
             space.optimise()
 
     def _look_up(self, window: Window) -> None:
-        """Let those sequences of a window wait that have no vector yet."""
+        """Queue the sequences of a window that have no vector yet."""
         if self._only is not None:
             window = window.only(self._only(window.key_array()))
         keys = window.key_array()
@@ -209,7 +207,7 @@ class Fill:
         self._tell_progress()
 
     def _compute(self, missing: str) -> None:
-        """Embed all that waits."""
+        """Embed all queued sequences."""
         if not len(self._pool):
             return
         embedder, committer = self._prepared(missing)
@@ -224,7 +222,7 @@ class Fill:
         self._pool = Pool()
 
     def _prepared(self, missing: str) -> tuple[Embedder, Committer]:
-        """Load the model, make the space if it lacks, compare canaries: once, when something must be computed."""
+        """Load the model, create the space if missing, compare canaries: once, when something must be computed."""
         if self._embedder is None or self._committer is None:
             if self._target.store is not None:
                 self._target.store.require_writable(self._space)
@@ -234,13 +232,13 @@ class Fill:
         return self._embedder, self._committer
 
     def _packs(self, embedder: Embedder, space: Space) -> Iterator[Pack]:
-        """Yield packs of what waits, without what other processes have committed meanwhile."""
+        """Yield packs of the queue, without what other processes have committed meanwhile."""
         space.refresh()
         refreshed = time.monotonic()
         waiting = self._pool.keys()
         self._pool.settle(key.tobytes() for key in waiting[space.contains(waiting)])
         news = False
-        for pack in self._pool.packs(embedder.pack_letters, embedder.workers):
+        for pack in self._pool.packs(embedder.pack_residues, embedder.workers):
             if time.monotonic() - refreshed > _REFRESH_S:
                 space.refresh()
                 refreshed, news = time.monotonic(), True
@@ -263,17 +261,17 @@ class Fill:
             storable = ~np.isin(np.arange(len(pack)), list(reasons))
             good, vectors = pack.only(storable), vectors[storable]
         if len(good):
-            committer.add(good.keys, vectors, Cost(good.letters, seconds))
+            committer.add(good.keys, vectors, Cost(good.residues, seconds))
         self._pool.settle(pack.keys)
         self._progress.computed += len(good)
-        self._progress.letters_computed += good.letters
+        self._progress.residues_computed += good.residues
 
     def _tell_progress(self) -> None:
         if self._on_progress is not None:
             progress = self._progress
             progress.read, progress.rejected = self._intake.read, len(self._intake.rejected)
             progress.failed = len(self._failed)
-            progress.waiting, progress.letters_waiting = self._count_waiting()
+            progress.waiting, progress.residues_waiting = self._count_waiting()
             self._on_progress(progress)
 
     def _report(self, seconds: float, signal: str | None = None) -> FillReport:
@@ -296,15 +294,15 @@ class Fill:
         return self._committer.rows_committed if self._committer is not None else 0
 
     def _count_waiting(self) -> tuple[int, int]:
-        """Count sequences that wait, and their letters."""
-        return len(self._pool), self._pool.letters
+        """Count queued sequences and their residues."""
+        return len(self._pool), self._pool.residues
 
     def _waiting(self) -> Keys:
-        """(n, 24) uint8: distinct keys of what waits."""
+        """(n, 24) uint8: distinct keys of queued sequences."""
         return self._pool.keys()
 
     def _count_left(self) -> int:
-        """Count what still waits: nothing, unless the fill was interrupted."""
+        """Count what is still queued: nothing, unless the fill was interrupted."""
         waiting = self._waiting()
         if self._space is None or not len(waiting):
             return len(waiting)
@@ -328,7 +326,7 @@ def _unstorable(vectors: Vectors, dtype: np.dtype[Any]) -> dict[int, str]:
     return {int(row): f"its vector has a value that is not finite in {dtype}" for row in rows}
 
 
-ROUGH_LETTERS_PER_SECOND: dict[str, float] = {
+ROUGH_RESIDUES_PER_SECOND: dict[str, float] = {
     "tnf": 3e7,
     "aac_dpc": 3e7,
     "esm2_t6_8m": 6e3,
@@ -339,10 +337,10 @@ ROUGH_LETTERS_PER_SECOND: dict[str, float] = {
     "fastesm2_650": 70.0,
     "dnabert_s": 2e3,
 }
-"""Letters a second on two processor cores, by the model's name in the recipe: for spaces whose commits do not
+"""Residues or bases a second on two processor cores, by the model's name in the recipe: for spaces whose commits do not
 tell yet, on machines where `bench` has not measured it.
 
-ESM-2 8M was measured, the other language models follow from their number of parameters (DNABERT-S with five letters a
+ESM-2 8M was measured, the other language models follow from their number of parameters (DNABERT-S with five bases a
 token). A GPU is some hundred times faster.
 """
 
@@ -369,7 +367,7 @@ def preview(
     """
     started = time.perf_counter()
     intake = open_intake(records, target, any_molecule=any_molecule)
-    missing_records = missing_letters = 0
+    missing_records = missing_residues = 0
     with DistinctKeys() as distinct, DistinctKeys() as missing:
         for window in intake:
             if only is not None:
@@ -384,10 +382,10 @@ def preview(
                 missing.add(keys)
                 lengths = [len(sequence) for sequence in window.sequences]
             missing_records += len(lengths)
-            missing_letters += sum(lengths)
+            missing_residues += sum(lengths)
         unique, misses = distinct.count(), missing.count()
     # Equal sequences are computed once; their share is taken to be the same at every length.
-    letters = missing_letters * misses / max(missing_records, 1)
+    residues = missing_residues * misses / max(missing_records, 1)
     return FillReport(
         space=SpaceSummary.of(target.recipe, target.name),
         read=intake.read,
@@ -398,11 +396,11 @@ def preview(
         failed=(),
         seconds=time.perf_counter() - started,
         compute_seconds=0.0,
-        dry_run=DryRun(misses, _estimated_seconds(target, letters, device)),
+        dry_run=DryRun(misses, _estimated_seconds(target, residues, device)),
     )
 
 
-def letters_per_second(target: SpaceTarget, device: str | None) -> float | None:
+def residues_per_second(target: SpaceTarget, device: str | None) -> float | None:
     """Estimate from what the space's commits have cost, else from what `bench` measured, else from the rough constant.
 
     None: unknown.
@@ -411,11 +409,11 @@ def letters_per_second(target: SpaceTarget, device: str | None) -> float | None:
         info = target.space.info()
         if info.letters and info.compute_seconds:
             return info.letters / info.compute_seconds
-    return kept_rate(target.recipe, device) or ROUGH_LETTERS_PER_SECOND.get(target.recipe.model)
+    return kept_rate(target.recipe, device) or ROUGH_RESIDUES_PER_SECOND.get(target.recipe.model)
 
 
-def _estimated_seconds(target: SpaceTarget, letters: float, device: str | None) -> float | None:
-    if letters == 0:
+def _estimated_seconds(target: SpaceTarget, residues: float, device: str | None) -> float | None:
+    if residues == 0:
         return 0.0
-    rate = letters_per_second(target, device)
-    return None if rate is None else letters / rate
+    rate = residues_per_second(target, device)
+    return None if rate is None else residues / rate

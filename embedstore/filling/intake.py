@@ -1,6 +1,6 @@
-"""Counting distinct keys exactly, in bounded memory however many there are.
+"""From records to windows of canonical sequences and their keys; unusable records are kept aside with their reason.
 
-From records to windows of canonical sequences and their keys; what cannot be used is kept aside with its reason.
+Distinct keys are counted exactly, in bounded memory however many there are: `DistinctKeys`.
 """
 
 from __future__ import annotations
@@ -110,11 +110,11 @@ def sorted_distinct(keys: Keys) -> Keys:
 
 
 WINDOW_RECORDS = 4096
-WINDOW_LETTERS = 8 << 20
+WINDOW_RESIDUES = 8 << 20
 FIRST_WINDOW_RECORDS = 1000
 """Records by which the molecule is judged before any work begins."""
 
-_LOOKS_LIKE_DNA = "looks like DNA: at least 95 % of its letters are A, C, G, T, U or N"
+_LOOKS_LIKE_DNA = "looks like DNA: at least 95 % of its residues are A, C, G, T, U or N"
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,7 +175,7 @@ class Intake:
         watch_for_dna = molecule == "protein" and not self.any_molecule
         records: list[Record] = []
         sequences: list[bytes] = []
-        read = letters = 0
+        read = residues = 0
         for record in islice(source, limit):
             read += 1
             if isinstance(record, Rejection):
@@ -192,8 +192,8 @@ class Intake:
                 continue
             records.append(record)
             sequences.append(sequence)
-            letters += len(sequence)
-            if letters >= WINDOW_LETTERS:
+            residues += len(sequence)
+            if residues >= WINDOW_RESIDUES:
                 break
         self.read += read
         return Window(records, sequences, list(map(sequence_key, sequences))) if read else None
@@ -242,7 +242,7 @@ class Selection:
 
 def _is_protein(sequence: bytes) -> bool:
     try:
-        letters = canonical(sequence, "protein")
+        residues = canonical(sequence, "protein")
     except SequenceError:
         return False
-    return not looks_like_dna(letters)
+    return not looks_like_dna(residues)

@@ -1,6 +1,7 @@
-"""Sequences that wait for the model. Many wait together, so that sorting them by length into packs pays.
+"""Sequences that are queued for the model: pooled, sorted by length into packs, and computed.
 
-Running packs through a loaded model, in as many threads as it asks for.
+Many are pooled together, so that sorting them by length pays. A loaded model computes packs in as many threads as it
+asks for.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from embedstore.models.embedder import SMALL_PACKS_PER_WORKER, Embedded, Embedde
 from embedstore.types import Keys, Rejection
 
 POOL_RECORDS = 100_000
-POOL_LETTERS = 64 << 20
+POOL_RESIDUES = 64 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +36,7 @@ class Pack:
         return len(self.keys)
 
     @property
-    def letters(self) -> int:
+    def residues(self) -> int:
         return sum(map(len, self.sequences))
 
     def only(self, wanted: NDArray[np.bool_]) -> Pack:
@@ -55,42 +56,42 @@ class Pool:
         self._asked: list[bytes] = []
         self._labels: list[tuple[str, int, str]] = []
         """(file, line, id) of the record that asked for the key at the same place of `_asked`."""
-        self.letters = 0
+        self.residues = 0
 
     def __len__(self) -> int:
         return len(self.sequences)
 
     @property
     def full(self) -> bool:
-        return len(self._asked) >= POOL_RECORDS or self.letters >= POOL_LETTERS
+        return len(self._asked) >= POOL_RECORDS or self.residues >= POOL_RESIDUES
 
     def add(self, window: Window, rows: Sequence[int]) -> None:
-        """Let some records of a window wait; equal sequences wait once."""
+        """Queue some records of a window; equal sequences are queued once."""
         keys = [window.keys[row] for row in rows]
         self._asked += keys
         self._labels += [_label(window.records[row]) for row in rows]
         for key, row in zip(keys, rows, strict=True):
             if key not in self.sequences:
                 sequence = self.sequences[key] = window.sequences[row]
-                self.letters += len(sequence)
+                self.residues += len(sequence)
 
     def keys(self) -> Keys:
-        """(n, 24) uint8: keys of what waits."""
+        """(n, 24) uint8: keys of queued sequences."""
         return key_array(self.sequences)
 
     def settle(self, keys: Iterable[bytes]) -> None:
-        """Forget sequences that wait no longer."""
-        self.letters -= sum([len(self.sequences.pop(key)) for key in keys])
+        """Remove sequences from the queue."""
+        self.residues -= sum([len(self.sequences.pop(key)) for key in keys])
 
-    def packs(self, budget_letters: int, workers: int = 1) -> list[Pack]:
-        """Pack what waits by length.
+    def packs(self, budget_residues: int, workers: int = 1) -> list[Pack]:
+        """Pack queued sequences by length.
 
         The pack of the longest comes first, so that a machine with too little memory shows it at once; the others come
-        in random order, so that processes filling from the same input share the work, and the letters done so far tell
+        in random order, so that processes filling from the same input share the work, and the residues done so far tell
         how long the others will take. The smaller ones that end the work of several workers stay at the end.
         """
         keys, sequences = list(self.sequences), list(self.sequences.values())
-        positions = packs([len(sequence) for sequence in sequences], budget_letters, workers)
+        positions = packs([len(sequence) for sequence in sequences], budget_residues, workers)
         full = max(1, len(positions) - (SMALL_PACKS_PER_WORKER * workers if workers > 1 else 0))
         longest, others, last = positions[:1], positions[1:full], positions[full:]
         random.shuffle(others)

@@ -12,15 +12,15 @@ from embedstore.types import Rejection
 
 @dataclass(slots=True)
 class FillProgress:
-    """Where a fill stands; one object, brought up to date as it goes.
+    """Progress of a fill; one object, updated as it runs.
 
     Attributes
     ----------
     read : records seen, rejected ones included.
     rejected, failed : records.
     computed : distinct sequences that were computed.
-    waiting : distinct sequences known to lack a vector and not computed yet.
-    letters_computed, letters_waiting : the same in letters.
+    waiting : distinct sequences known to have no vector, and not computed yet.
+    residues_computed, residues_waiting : the same in residues (or bases of DNA).
     """
 
     read: int = 0
@@ -28,8 +28,8 @@ class FillProgress:
     failed: int = 0
     computed: int = 0
     waiting: int = 0
-    letters_computed: int = 0
-    letters_waiting: int = 0
+    residues_computed: int = 0
+    residues_waiting: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +100,7 @@ class FillReport:
         return self.signal is not None
 
     def raise_if_interrupted(self) -> None:
-        """Go on with being interrupted, for callers that need all of the vectors.
+        """Raise again if it was interrupted, for callers that need all of the vectors.
 
         Raises
         ------

@@ -1,4 +1,4 @@
-"""Where vectors go: the store, the recipe, the space if it is there already, and the model if it can be had."""
+"""Where vectors go: the store, the recipe, the space if it exists already, and the model if it is available."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class SpaceTarget:
     space : None until the first vector is to be stored.
     obtain : gives the model, from the hub if need be; called when something has to be computed. Raises ModelError.
     notice : something that the user should know, a sentence.
-    source : gives the same model in another process, where it can be told by value; None: in this process only.
+    source : gives the same model in another process, where it can be sent by value; None: in this process only.
     """
 
     store: SpaceStore | None
@@ -63,7 +63,7 @@ class SpaceTarget:
 
         Raises
         ------
-        ModelError : it cannot be had. SpaceConflictError : its recipe is not the space's.
+        ModelError : it is not available. SpaceConflictError : its recipe is not the space's.
         InputError : signatures are required, and there is no key to sign with.
         """
         if self.store is not None:
@@ -71,7 +71,7 @@ class SpaceTarget:
         try:
             model = self.obtain()
         except ModelError as error:
-            reason = f"Cannot compute {missing} sequences that space {self.name} lacks. {error}"
+            reason = f"Cannot compute {missing} sequences that are missing from space {self.name}. {error}"
             raise type(error)(reason) from error
         if model.recipe != self.recipe:
             raise recipe_conflict(self.name, self.recipe, model.recipe)
@@ -103,7 +103,7 @@ def find_target(store: SpaceStore | None, model: str, options: ModelOptions, nam
     """Find the space that a model fills, or will fill.
 
     Where the model is unknown or its weights are not on this machine, a space that is called like it will do: what it
-    holds can be read, and only what it lacks needs the model, which is fetched then.
+    holds can be read, and the model is fetched only when vectors are missing.
 
     Parameters
     ----------
@@ -130,7 +130,7 @@ def find_target(store: SpaceStore | None, model: str, options: ModelOptions, nam
         return SpaceTarget(store, resolved.recipe, wanted, space, lambda: resolved, source=source)
     if name is not None:
         raise SpaceConflictError(
-            f"Cannot use the name {name}: space {space.name} holds exactly this recipe, and nothing is computed twice. "
+            f"Cannot use the name {name}: space {space.name} already holds exactly this recipe. "
             f"Leave out --name, or give --name {space.name}.",
             {"name": (space.name, name)},
         )
@@ -139,7 +139,7 @@ def find_target(store: SpaceStore | None, model: str, options: ModelOptions, nam
 
 
 def _space_called(store: SpaceStore | None, model: str, options: ModelOptions, name: str | None) -> Space | None:
-    """Find the space to use in place of a model that cannot be had, if it surely is that model's."""
+    """Find the space to use in place of a model that is not available, if it is certain to be that model's."""
     if store is None:
         return None
     try:

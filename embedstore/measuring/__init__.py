@@ -1,7 +1,7 @@
 """How fast models are on this machine: `tune` finds the best setting, `bench` compares with what the machine can do.
 
-What either measures is kept (`models.machine`): loading a model uses the setting, dry runs use the rate. `workload`
-says what they measure with: a sample of files, or sequences of realistic lengths.
+Both keep their results (`models.machine`): loading a model uses the setting, dry runs use the rate. `speed` holds both,
+and what they measure with: a sample of files, or sequences of realistic lengths.
 """
 
 from embedstore.measuring.speed import Benchmark, BuiltIn, Sample, Tuning, Workload, bench, sample_records, tune

@@ -1,11 +1,9 @@
-"""Sequences to measure with: those of files, or random ones of realistic lengths.
+"""How fast a model is here: `bench` measures it, `tune` finds and keeps the fastest setting.
 
-`bench`: how fast a model is here, what of the machine it uses, and what a fill adds to it.
-
-In turns: the model alone, matrix products in as many threads, and a fill of the same sequences from a FASTA file into a
-store made for it, both in a temporary folder. Shares and ratios are of neighbours in time.
-
-`tune`: measure the settings of a model on this machine, and keep the best one.
+Both measure with a `Workload`: sequences of files, or random ones of realistic lengths. `bench` also says which part
+of the machine's speed the model reaches, and what a fill adds to it. It takes turns: the model alone, matrix products
+in as many threads, and a fill of the same sequences from a FASTA file into a new store, both in a temporary folder.
+Shares and ratios compare measurements that are adjacent in time.
 """
 
 from __future__ import annotations
@@ -39,9 +37,9 @@ if TYPE_CHECKING:
     from embedstore.models.packed import PackedEmbedder
 
 _SAMPLE_RECORDS = 16_384
-_SAMPLE_LETTERS = 32 << 20
-_LONGEST_LETTERS = 20_000  # a chromosome would take hours; what windows cost shows well before
-_MOST_LETTERS = 8 << 20
+_SAMPLE_RESIDUES = 32 << 20
+_LONGEST_RESIDUES = 20_000  # a chromosome would take hours; what windows cost shows well before
+_MOST_RESIDUES = 8 << 20
 
 _MEDIAN_RESIDUES = 280
 _SPREAD = 0.65
@@ -57,8 +55,8 @@ class Workload(Protocol):
         """For people."""
         ...
 
-    def take(self, letters: float) -> list[bytes]:
-        """Distinct canonical sequences of about so many letters together; at least one, and not more than fit."""
+    def take(self, residues: float) -> list[bytes]:
+        """Distinct canonical sequences of about so many residues together; at least one, and not more than fit."""
         ...
 
 
@@ -73,11 +71,11 @@ class BuiltIn:
     def name(self) -> str:
         return "proteins of realistic lengths" if self.molecule == "protein" else f"chunks of {_CHUNK_BASES} bases"
 
-    def take(self, letters: float) -> list[bytes]:
+    def take(self, residues: float) -> list[bytes]:
         draw = np.random.default_rng(self.seed)
         alphabet = np.frombuffer(b"ACGT" if self.molecule == "dna" else b"ACDEFGHIKLMNPQRSTVWY", np.uint8)
         sequences: list[bytes] = []
-        wanted = min(letters, _MOST_LETTERS)
+        wanted = min(residues, _MOST_RESIDUES)
         while not sequences or wanted > 0:
             length = _CHUNK_BASES
             if self.molecule == "protein":
@@ -89,26 +87,26 @@ class BuiltIn:
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """Some of the sequences of files, and how much all of them are.
+    """Some of the sequences of files, and the size of all of them.
 
     Attributes
     ----------
     sequences : distinct, canonical, in random order, very long ones cut.
     records : accepted ones.
     unique : distinct sequences among them.
-    letters : of the distinct sequences; equal ones are taken to be as frequent at every length.
+    residues : of the distinct sequences; equal ones are taken to be as frequent at every length.
     """
 
     sequences: tuple[bytes, ...]
     records: int
     unique: int
-    letters: int
+    residues: int
     name: str = "the input"
 
-    def take(self, letters: float) -> list[bytes]:
+    def take(self, residues: float) -> list[bytes]:
         draw = random.Random(0)  # noqa: S311
         taken: dict[bytes, None] = {}
-        wanted = min(letters, _MOST_LETTERS)
+        wanted = min(residues, _MOST_RESIDUES)
         for number, sequence in enumerate(cycle(self.sequences)):
             # After the last, others of the same lengths.
             again = number >= len(self.sequences)
@@ -129,41 +127,41 @@ def sample_records(records: Iterable[Record | Rejection], model: Model, *, seed:
     """
     reservoir = _Reservoir(random.Random(seed))  # noqa: S311
     target = SpaceTarget(None, model.recipe, model.name, None, lambda: model)
-    count = letters = 0
+    count = residues = 0
     with DistinctKeys() as distinct:
         for window in open_intake(records, target, any_molecule=False):
             distinct.add(window.key_array())
             for sequence in window.sequences:
-                reservoir.offer(sequence[:_LONGEST_LETTERS])
-                letters += len(sequence)
+                reservoir.offer(sequence[:_LONGEST_RESIDUES])
+                residues += len(sequence)
             count += len(window.sequences)
         unique = distinct.count()
     if count == 0:
         raise InputError("Cannot measure with this input: expected at least one sequence, found none.")
-    return Sample(reservoir.shuffled(), count, unique, round(letters * unique / count))
+    return Sample(reservoir.shuffled(), count, unique, round(residues * unique / count))
 
 
 class _Reservoir:
-    """Keeps each of the sequences it is offered with the same chance, and not too many letters."""
+    """Keeps each of the sequences it is offered with the same chance, and not too many residues."""
 
     def __init__(self, draw: random.Random) -> None:
         self._draw = draw
         self._kept: list[bytes] = []
         self._capacity = _SAMPLE_RECORDS
-        self._letters = 0
+        self._residues = 0
         self._offered = 0
 
     def offer(self, sequence: bytes) -> None:
         self._offered += 1
         if len(self._kept) < self._capacity and self._offered == len(self._kept) + 1:
             self._kept.append(sequence)
-            self._letters += len(sequence)
+            self._residues += len(sequence)
         else:
             place = self._draw.randrange(self._offered)
             if place < len(self._kept):
-                self._letters += len(sequence) - len(self._kept[place])
+                self._residues += len(sequence) - len(self._kept[place])
                 self._kept[place] = sequence
-        while self._letters > _SAMPLE_LETTERS and len(self._kept) > 1:
+        while self._residues > _SAMPLE_RESIDUES and len(self._kept) > 1:
             self._halve()
 
     def shuffled(self) -> tuple[bytes, ...]:
@@ -174,7 +172,7 @@ class _Reservoir:
     def _halve(self) -> None:
         self._kept = self._draw.sample(self._kept, len(self._kept) // 2)
         self._capacity = len(self._kept)
-        self._letters = sum(map(len, self._kept))
+        self._residues = sum(map(len, self._kept))
 
 
 _ROUNDS = 5
@@ -186,7 +184,7 @@ class Benchmark:
 
     Attributes
     ----------
-    letters_per_second : of the model alone, with all workers busy.
+    residues_per_second : of the model alone, with all workers busy.
     matmul_gflops : matrix products in the same arithmetic and threads; None for models without weights.
     share_of_matmul : the model's own matrix products, by the time it took, as a share of that.
     fill_to_model : time of a fill by that of the model alone.
@@ -198,8 +196,8 @@ class Benchmark:
     setting: Setting
     workload: str
     sequences: int
-    letters: int
-    letters_per_second: float
+    residues: int
+    residues_per_second: float
     matmul_gflops: float | None
     share_of_matmul: float | None
     fill_to_model: float
@@ -207,7 +205,7 @@ class Benchmark:
 
     @property
     def projected_seconds(self) -> float | None:
-        return None if self.input is None else self.input.letters / self.letters_per_second * self.fill_to_model
+        return None if self.input is None else self.input.residues / self.residues_per_second * self.fill_to_model
 
     def to_json(self) -> dict[str, Any]:
         """Return it as JSON values."""
@@ -218,8 +216,8 @@ class Benchmark:
             "pack_tokens": self.setting.pack_tokens,
             "workers": self.setting.workers,
             "threads": self.setting.threads,
-            "workload": {"lengths": self.workload, "sequences": self.sequences, "letters": self.letters},
-            "letters_per_second": round(self.letters_per_second, 1),
+            "workload": {"lengths": self.workload, "sequences": self.sequences, "letters": self.residues},
+            "letters_per_second": round(self.residues_per_second, 1),
             "matmul_gflops": _rounded(self.matmul_gflops),
             "share_of_matmul": _rounded(self.share_of_matmul),
             "fill_to_model": _rounded(self.fill_to_model),
@@ -228,7 +226,7 @@ class Benchmark:
             document["input"] = {
                 "records": self.input.records,
                 "unique": self.input.unique,
-                "letters": self.input.letters,
+                "letters": self.input.residues,
                 "projected_seconds": _rounded(self.projected_seconds),
             }
         return document
@@ -258,7 +256,7 @@ def bench(
     Raises
     ------
     InputError : there is no such device, or no sequence.
-    ModelError : the model cannot be had or loaded.
+    ModelError : the model is not available or cannot be loaded.
     """
     sample = None
     if records is not None:
@@ -267,11 +265,11 @@ def bench(
     embedder = model.load(device)
     packed = None if model.shape is None or model.shape.layers is None else cast("PackedEmbedder", embedder)
     sequences = workload.take(rough_rate(embedder, workload.take) * seconds)
-    letters = sum(map(len, sequences))
+    residues = sum(map(len, sequences))
     rounds = _measured(model, embedder, packed, sequences)
     model_s = statistics.median(each.model.steady_seconds for each in rounds)
     place = Place(processor(), "float32") if packed is None else place_of(packed)
-    keep_rate(model.recipe, place, letters / model_s)
+    keep_rate(model.recipe, place, residues / model_s)
     gflops = share = None
     if packed is not None:
         operations = packed.operations(sequences)
@@ -286,8 +284,8 @@ def bench(
         setting=Setting(None, embedder.workers, 1) if packed is None else packed.setting,
         workload=workload.name,
         sequences=len(sequences),
-        letters=letters,
-        letters_per_second=letters / model_s,
+        residues=residues,
+        residues_per_second=residues / model_s,
         matmul_gflops=gflops,
         share_of_matmul=share,
         fill_to_model=statistics.median(each.fill_s / each.model.steady_seconds for each in rounds),
@@ -336,7 +334,7 @@ class _Watched:
     """The embedder, with the canaries computed beforehand, and the times of its packs."""
 
     def __init__(self, embedder: Embedder) -> None:
-        self.recipe, self.pack_letters, self.workers = embedder.recipe, embedder.pack_letters, embedder.workers
+        self.recipe, self.pack_residues, self.workers = embedder.recipe, embedder.pack_residues, embedder.workers
         self._embedder = embedder
         kept = canaries.compute(embedder)
         self._canaries = [sequence.encode("ascii") for sequence in kept.sequences]
@@ -394,7 +392,7 @@ class Tuning:
                     "pack_tokens": measured.setting.pack_tokens,
                     "workers": measured.setting.workers,
                     "threads": measured.setting.threads,
-                    "letters_per_second": round(measured.letters_per_second, 1),
+                    "letters_per_second": round(measured.residues_per_second, 1),
                     "fits": measured.fits,
                     "default": measured.default,
                     "chosen": measured is self.chosen,
@@ -424,7 +422,7 @@ def tune(
     Raises
     ------
     InputError : the model is built in: it has no settings; or there is no such device, or no sequence.
-    ModelError : it cannot be had or loaded.
+    ModelError : it is not available or cannot be loaded.
     """
     shape = language_model_shape(model)
     workload: Workload = BuiltIn(model.recipe.molecule)

@@ -1,18 +1,17 @@
-"""Configuration of a fair-esm `.pt` file, read without torch and without executing any of its pickle.
-
-Such a file is a zip whose `data.pkl` describes {"cfg": {"model": argparse.Namespace(...)}, "model": {name: tensor}};
-older ones have "args" instead of "cfg". The sizes are taken from the *instructions* of that pickle, which are listed,
-never run: the value is what is pushed right after the entry's name. The tensors' shapes are checked against them when
-the weights are loaded.
-
-A checkpoint on disk in its original layout: which files, which architecture, which sizes. Nothing is loaded.
+"""A checkpoint on disk in its original layout: which files, which architecture, which sizes. Nothing is loaded.
 
 Two layouts are known. *Hugging Face*: a folder with `config.json` and `model.safetensors` or `pytorch_model.bin`, or
-either in shards with an index; what else lies there (TensorFlow, Flax, HDF5 twins, code) is never looked at.
+either in shards with an index; other files of the folder (TensorFlow, Flax, HDF5 twins, code) are never opened.
 *fair-esm*: one `.pt` file, alone or in a folder; the separate `-contact-regression.pt` is not needed.
 
-A checkpoint may come from a stranger: its documents are read up to a bound, and every size that they state must lie in
-a range before anything is made of that size.
+A fair-esm file is a zip whose `data.pkl` describes
+{"cfg": {"model": argparse.Namespace(...)}, "model": {name: tensor}}; older ones have "args" instead of "cfg". Its sizes
+are read without torch, from the *instructions* of that pickle, which are listed and never executed: the value is
+what is pushed right after the entry's name. When the weights are loaded, the shapes of
+the tensors are checked against these sizes.
+
+A checkpoint may come from a stranger: its documents are read up to a limit, and every size that they state must lie in
+a range before it is used.
 """
 
 from __future__ import annotations
@@ -46,10 +45,10 @@ def read_configuration(file: Path) -> dict[str, Any]:
     WeightsError : not a `.pt` file of that kind, or it does not describe an ESM-2.
     """
     entries = dict(_named_values(_pickle_bytes(file), file))
-    lacking = [name for name in _SIZES if name not in entries]
-    if lacking:
+    missing = [name for name in _SIZES if name not in entries]
+    if missing:
         raise WeightsError(
-            f"Cannot use {file}: expected a fair-esm checkpoint of ESM-2, its cfg lacks {', '.join(lacking)}."
+            f"Cannot use {file}: expected a fair-esm checkpoint of ESM-2, missing from its cfg: {', '.join(missing)}."
         )
     sizes = {ours: entries[theirs] for theirs, ours in _SIZES.items()}
     return {
@@ -109,7 +108,7 @@ _LARGEST_SIZES: Mapping[str, int] = {
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """Where a checkpoint lies and what its configuration says.
+    """Where a checkpoint is and what its configuration says.
 
     Attributes
     ----------
@@ -145,7 +144,7 @@ class Checkpoint:
 
     @property
     def shape(self) -> ModelShape:
-        """What decides how fast it is."""
+        """The sizes that decide its speed."""
         return ModelShape(self.architecture, self.layers, self.dim)
 
     def size(self, entry: str) -> int:
@@ -164,7 +163,7 @@ class Checkpoint:
         return value
 
     def weights_sha256(self) -> str:
-        """SHA-256 of the weights file; of shards, see `digests.files_sha256`."""
+        """SHA-256 of the weights file; of shards, see `files.files_sha256`."""
         return files_sha256(self.weights)
 
     def tokenizer_sha256(self) -> str | None:
@@ -173,11 +172,11 @@ class Checkpoint:
 
 
 def find_checkpoint(path: Path) -> Checkpoint:
-    """Look at a folder or a `.pt` file and tell what it is, by its configuration and kind of files.
+    """Find out what a folder or a `.pt` file is, by its configuration and kind of files.
 
     Raises
     ------
-    WeightsNotFoundError : nothing lies there, or no weights do.
+    WeightsNotFoundError : the path does not exist, or holds no weights.
     WeightsError : the configuration cannot be read, is of an unknown architecture, or several files could be meant.
     """
     if not path.exists():
@@ -239,9 +238,11 @@ def _shards(index: Path) -> tuple[Path, ...]:
     foreign = [name for name in names if Path(name).name != name]
     if foreign:
         raise WeightsError(f"Cannot use {index}: expected shards in the same folder, found {', '.join(foreign)}.")
-    lacking = [name for name in names if not (index.parent / name).is_file()]
-    if lacking:
-        raise WeightsNotFoundError(f"Cannot find weights in {index.parent}: {index.name} names {', '.join(lacking)}.")
+    missing = [name for name in names if not (index.parent / name).is_file()]
+    if missing:
+        raise WeightsNotFoundError(
+            f"Cannot find weights in {index.parent}: {index.name} names missing files: {', '.join(missing)}."
+        )
     return tuple(index.parent / name for name in names)
 
 

@@ -1,12 +1,8 @@
-"""Where a model runs, and in which arithmetic.
-
-Few torch threads in each of several Python threads.
+"""Where a model runs: the device, its arithmetic, the threads of torch, and how fast its matrix products can be.
 
 On a CPU, packs of a thousand tokens computed side by side, each on one core, are faster than one pack on all cores: no
-core waits for another inside a matrix product. How many threads torch uses is a setting of the whole process, which is
-put back when the last pack is done.
-
-What a device gives at most: the rate of large matrix products, in as many threads as a model has.
+core waits for another inside a matrix product. The number of threads that torch uses is a setting of the whole process;
+`_ThreadSetting` changes it while packs are computed, and puts it back when the last pack is done.
 """
 
 from __future__ import annotations

@@ -1,32 +1,24 @@
-"""DNA to tokens as DNABERT-2 and DNABERT-S do it: byte-pair encoding over A C G T.
+"""DNABERT-2 and DNABERT-S, from their published checkpoints: tokenizer, encoder without padding, loading.
 
-The merges come from the checkpoint's own `tokenizer.json`. Three things in that file would harm us and are switched off
-or kept out here: truncation to 2 000 tokens, padding *to* 2 000 tokens, and special tokens spelt out in the input
-("[SEP]" in a sequence would become the real separator).
+*Tokens.* Byte-pair encoding over A C G T, with the merges of the checkpoint's `tokenizer.json`. Three settings of that
+file are disabled here: truncation to 2 000 tokens, padding *to* 2 000 tokens, and special tokens spelt out in the input
+("[SEP]" in a sequence would become the real separator). Every character that is not A, C, G or T is one unknown token.
+Canonical sequences are upper-case, so only N and the other IUPAC codes are unknown; the original tokenizer, given
+lower-case DNA, makes each base unknown.
 
-Every letter that is not A, C, G or T is one unknown token of its own. Canonical sequences are upper-case, so that only
-N and the other IUPAC letters are unknown here; the original tokenizer given lower-case DNA makes each letter unknown.
-
-The encoder of DNABERT-2 and DNABERT-S, without padding.
-
-A pack is a list of sequences written one after another. Every projection is one matrix product over the whole pack, and
-attention runs over groups of equal lengths: nothing is padded, and no vector depends on its neighbours.
-
-Architecture: BERT (post-LN) as DNABERT-2 has it (Zhou et al. 2023, arXiv:2306.15006; DNABERT-S: Zhou et al. 2024,
-arXiv:2402.08777). Instead of position embeddings ALiBi (Press et al. 2021, arXiv:2108.12409), here symmetric: the score
-of tokens i and j is lowered by slope * |i - j|. A gated feed-forward block (Shazeer 2020, arXiv:2002.05202).
-
+*Encoder.* A pack is a list of sequences written one after another. Every projection is one matrix product over the
+whole pack, and attention runs over groups of equal lengths: nothing is padded, and no vector depends on its neighbours.
+The architecture is BERT (post-LN) as in DNABERT-2 (Zhou et al. 2023, arXiv:2306.15006; DNABERT-S: Zhou et al. 2024,
+arXiv:2402.08777). Instead of position embeddings it uses ALiBi (Press et al. 2021, arXiv:2108.12409), here symmetric:
+the score of tokens i and j is lowered by slope * |i - j|. A gated feed-forward block (Shazeer 2020, arXiv:2002.05202).
 Shapes in the comments: t tokens of the pack; n sequences of one length l; h heads of width e; d = h * e; f the width
 between the two feed-forward products.
 
-DNABERT-S and DNABERT-2, from their published checkpoints.
-
-Layout of a checkpoint: `config.json`, `pytorch_model.bin` or `model.safetensors`, `tokenizer.json`. Names may start
-with `bert.` (DNABERT-2-117M); the pooler and the language-model head are left out by name: no embedding needs them.
-
-The default `max_length_tokens` of 1 998 makes, with [CLS] and [SEP], the 2 000 tokens that both models were trained on
-at most. ALiBi extends beyond, and the authors evaluated on up to 5 000 tokens; but what a model saw in training is the
-safer default, and at 5 000 tokens attention costs nearly as much as all matrix products.
+*Checkpoint.* `config.json`, `pytorch_model.bin` or `model.safetensors`, `tokenizer.json`. Names may start with `bert.`
+(DNABERT-2-117M); the pooler and the language-model head are left out by name: embeddings do not need them. The default
+`max_length_tokens` of 1 998 makes, with [CLS] and [SEP], 2 000 tokens, the most that both models were trained on. ALiBi
+extends further, and the authors evaluated up to 5 000 tokens; but the training length is the safer default, and at
+5 000 tokens attention costs nearly as much as all matrix products.
 """
 
 from __future__ import annotations
@@ -111,11 +103,11 @@ class DnaTokenizer:
         tokenizer.no_padding()
         tokenizer.encode_special_tokens = True
         first, last = tokenizer.token_to_id(CLS), tokenizer.token_to_id(SEP)
-        lacking = [token for token in (CLS, SEP, UNK, *"ACGT") if _lacks(tokenizer, token)]
-        if lacking or first is None or last is None:
+        missing = [token for token in (CLS, SEP, UNK, *"ACGT") if _has_no(tokenizer, token)]
+        if missing or first is None or last is None:
             raise WeightsError(
                 f"Cannot use the tokenizer {path} for DNABERT: expected the tokens [CLS] [SEP] [UNK] A C G T in its "
-                f"vocabulary, found no {' '.join(lacking)}."
+                f"vocabulary, found no {' '.join(missing)}."
             )
         framed = tokenizer.encode("A").ids
         if framed != [first, tokenizer.token_to_id("A"), last]:
@@ -126,18 +118,18 @@ class DnaTokenizer:
         ids = tokenizer.get_vocab(with_added_tokens=True).values()
         return cls(first_id=first, last_id=last, vocabulary=max(ids) + 1, _tokenizer=tokenizer)
 
-    def content_ids(self, letters: bytes) -> NDArray[np.int64]:
+    def content_ids(self, sequence: bytes) -> NDArray[np.int64]:
         """Tokenise one canonical sequence of any length.
 
         Returns
         -------
         (t,) int64, without [CLS] and [SEP].
         """
-        encoding = self._tokenizer.encode(letters.decode("ascii"), add_special_tokens=False)
+        encoding = self._tokenizer.encode(sequence.decode("ascii"), add_special_tokens=False)
         return np.array(encoding.ids, dtype=np.int64)
 
 
-def _lacks(tokenizer: Tokenizer, token: str) -> bool:
+def _has_no(tokenizer: Tokenizer, token: str) -> bool:
     return tokenizer.token_to_id(token) is None
 
 
@@ -221,7 +213,7 @@ def _groups(lengths: Sequence[int]) -> Iterator[_Group]:
 
 
 class DnabertEncoder:
-    """Weights of one checkpoint on one device, and the way through them. Threads may share it: nothing in it changes.
+    """Weights of one checkpoint on one device, and the forward pass. Threads may share it: nothing in it changes.
 
     Parameters
     ----------
@@ -236,7 +228,7 @@ class DnabertEncoder:
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are, and the token ids must be."""
+        """Device of the weights, on which token ids must be."""
         return self._tensors["embeddings.word_embeddings.weight"].device
 
     @property
@@ -245,7 +237,7 @@ class DnabertEncoder:
         return self._tensors["embeddings.word_embeddings.weight"].dtype
 
     def to(self, device: torch.device, dtype: torch.dtype) -> DnabertEncoder:
-        """Return the encoder with its weights elsewhere, or of another precision."""
+        """Return the encoder on another device or in another precision."""
         return DnabertEncoder(self.shape, {name: t.to(device, dtype) for name, t in self._tensors.items()})
 
     def operations(self, lengths: Sequence[int]) -> int:
@@ -349,7 +341,7 @@ def _attention(qkv: Tensor, bias: Tensor, queries_at_once: int) -> Tensor:
 _PREFIX = "bert."
 _NOT_NEEDED = re.compile(r"pooler\.|cls\.|embeddings\.position_ids$")
 _STOCK_BERT = re.compile(r"\.attention\.self\.(query|key|value)\.")
-_LETTERS_PER_TOKEN = 4.8  # measured on real genomes
+_RESIDUES_PER_TOKEN = 4.8  # measured on real genomes
 
 
 def load(recipe: Recipe, checkpoint: Checkpoint, device: str | None) -> PackedEmbedder:
@@ -371,7 +363,7 @@ def load(recipe: Recipe, checkpoint: Checkpoint, device: str | None) -> PackedEm
         _read_tokenizer(checkpoint, encoder.shape),
         encoder,
         full_encoder=None if dtype == torch.float32 else in_full,
-        letters_per_token=_LETTERS_PER_TOKEN,
+        residues_per_token=_RESIDUES_PER_TOKEN,
         setting=kept_setting(checkpoint.shape, machine_place(place, dtype)),
     )
 
@@ -387,7 +379,7 @@ def read_shape(checkpoint: Checkpoint) -> DnabertShape:
 
     Raises
     ------
-    WeightsError : an entry lacks or does not fit this architecture.
+    WeightsError : an entry is missing or does not fit this architecture.
     """
     configuration = checkpoint.configuration
     epsilon = configuration.get("layer_norm_eps")

@@ -1,9 +1,8 @@
-"""What filling needs of a model: a recipe known beforehand, and vectors for a pack of sequences.
+"""What filling needs of a model: a recipe known in advance, and vectors for a pack of sequences.
 
-Which sequences are computed together: packs of similar lengths, bounded by their letters or tokens.
-
-A pack is a set of sequences that one call works on. Packs are made longest first: if memory does not suffice, the run
-finds out at its start. The last packs are smaller, so that no worker waits long for the one that has the last of all.
+A pack is a set of sequences that one call works on: of similar lengths, and bounded by their residues or tokens. Packs
+are made longest first: if memory is insufficient, the run finds out at its start. The last packs are smaller, so that
+no worker waits long for the one that has the last pack.
 """
 
 from __future__ import annotations
@@ -36,8 +35,8 @@ class Embedder(Protocol):
     """A loaded model. `embed` may be called from `workers` threads at once."""
 
     recipe: Recipe
-    pack_letters: int
-    """Letters that one pack should hold: what fits the machine best; a longer sequence is a pack of its own."""
+    pack_residues: int
+    """Residues or bases that one pack should hold; a longer sequence is a pack of its own."""
     workers: int
 
     def embed(self, sequences: Sequence[bytes]) -> Embedded:
@@ -86,11 +85,11 @@ SMALL_PACKS_PER_WORKER = 5  # at the end, about: what the two above make of it
 
 
 def packs(lengths: Sequence[int] | NDArray[np.int64], budget: int, workers: int = 1) -> list[NDArray[np.int64]]:
-    """Partition sequences into packs of at most `budget` letters, longest sequences first.
+    """Partition sequences into packs of at most `budget` residues, longest sequences first.
 
     Parameters
     ----------
-    lengths : (n,) letters or tokens of each sequence.
+    lengths : (n,) residues or tokens of each sequence.
     budget : what a pack may hold; a longer sequence is a pack of its own.
     workers : how many packs are computed at once.
 

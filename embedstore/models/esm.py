@@ -1,23 +1,20 @@
-"""Proteins to tokens as ESM-2 does it: one letter, one token.
+"""ESM-2 and FastESM2, from a checkpoint in any of its layouts: tokenizer, encoder without padding, loading.
 
-Hugging Face's EsmTokenizer turns a run of unknown letters into one `<unk>`, and fair-esm raises KeyError; here each
-letter that the vocabulary lacks (of the canonical ones that is J) is one `<unk>`: a token a residue.
+*Tokens.* One residue, one token. Hugging Face's EsmTokenizer turns a run of unknown residues into one `<unk>`, and
+fair-esm raises KeyError; here each residue that is missing from the vocabulary (of the canonical ones that is J) is one
+`<unk>`.
 
-The encoder of ESM-2 (Lin et al. 2023, doi:10.1126/science.ade2574) and FastESM2, without padding.
+*Encoder* (ESM-2: Lin et al. 2023, doi:10.1126/science.ade2574). A pack is a list of sequences written one after
+another. Every projection is one matrix product over the whole pack, and attention runs over groups of equal lengths:
+nothing is padded, and no vector depends on its neighbours. Positions are rotary (Su et al. 2021, arXiv:2104.09864),
+with the frequencies that the checkpoint holds: where they were stored rounded, recomputed ones give other numbers.
 
-A pack is a list of sequences written one after another. Every projection is one matrix product over the whole pack, and
-attention runs over groups of equal lengths: nothing is padded, and no vector depends on its neighbours. Positions are
-rotary (Su et al. 2021, arXiv:2104.09864), with the frequencies that the checkpoint holds: where they were stored
-rounded, recomputed ones give other numbers.
-
-Two liberties, neither of which changes what is computed. The values of each query and key head are put in another order
-when the weights are taken over, so that the two that are turned together lie side by side and make one complex number.
-And large intermediate results are changed in place: on a CPU, fresh memory costs more than the arithmetic.
+Two optimisations, neither of which changes what is computed. When the weights are read, the values of each query and
+key head are reordered so that the two that are rotated together are adjacent and make one complex number. And large
+intermediate results are changed in place: on a CPU, fresh memory costs more than the arithmetic.
 
 Shapes in the comments: t tokens of the pack; n sequences of one length l; h heads of width e; d = h * e; f the width
 between the two feed-forward products.
-
-ESM-2 and FastESM2: from a checkpoint in any of its layouts to an embedder.
 """
 
 from __future__ import annotations
@@ -65,9 +62,9 @@ class ProteinTokenizer:
             if len(token) == 1:
                 self._ids[ord(token)] = number
 
-    def content_ids(self, letters: bytes) -> NDArray[np.int64]:
-        """(len(letters),) int64, without `<cls>` and `<eos>`."""
-        return self._ids[np.frombuffer(letters, dtype=np.uint8)]
+    def content_ids(self, sequence: bytes) -> NDArray[np.int64]:
+        """(len(sequence),) int64, without `<cls>` and `<eos>`."""
+        return self._ids[np.frombuffer(sequence, dtype=np.uint8)]
 
 
 try:  # new in torch 2.10; needs a CUDA device
@@ -163,7 +160,7 @@ class _Layer:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Pack:
-    """What all layers need to know of a pack."""
+    """What all layers need of a pack."""
 
     groups: Sequence[tuple[int, int, int]]
     """(first token, count, length) of neighbours of one length."""
@@ -175,7 +172,7 @@ class _Pack:
 
 
 class EsmEncoder:
-    """Weights of one checkpoint on one device, and the way through them. Threads may share it."""
+    """Weights of one checkpoint on one device, and the forward pass. Threads may share it."""
 
     def __init__(
         self,
@@ -231,7 +228,7 @@ class EsmEncoder:
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are, and the token ids must be."""
+        """Device of the weights, on which token ids must be."""
         return self._embeddings.device
 
     @property
@@ -240,7 +237,7 @@ class EsmEncoder:
         return self._embeddings.dtype
 
     def to(self, device: torch.device, dtype: torch.dtype) -> EsmEncoder:
-        """Return the encoder with its weights elsewhere, or of another precision."""
+        """Return the encoder on another device or in another precision."""
         return EsmEncoder(
             self.shape,
             self._embeddings.to(device, dtype),
@@ -471,7 +468,7 @@ def _check_vocabulary(checkpoint: Checkpoint) -> None:
         with file.open("rb") as stream:
             found = tuple(stream.read(_LARGEST_VOCABULARY_BYTES).decode("utf-8", "replace").split())
         if found != VOCABULARY:
-            raise WeightsError(f"Cannot load {checkpoint.path} as ESM-2: {file.name} has another vocabulary.")
+            raise WeightsError(f"Cannot load {checkpoint.path} as ESM-2: {file.name} has a different vocabulary.")
 
 
 def _hugging_face_names(name: str, expected: Collection[str]) -> list[str]:

@@ -1,18 +1,16 @@
-"""Small JSON files that only ever save time, in `$XDG_CACHE_HOME/embedstore`.
+"""Files beside the models: caches that only save time, SHA-256 of weights, and a first look into `torch.save` files.
 
-Such a file is written whole under a temporary name and renamed; a damaged or unreadable one counts as empty. Two
-processes may write at once: one of them wins, and what the other one knew is found out again.
+*Caches* are small JSON files in `$XDG_CACHE_HOME/embedstore`. Each is written whole under a temporary name and renamed;
+a damaged or unreadable one counts as empty. Two processes may write at once: one of them wins, and what the other one
+knew is computed again.
 
-SHA-256 of files, remembered: hashing the weights of a large model takes seconds to a minute.
+*Digests.* Hashing the weights of a large model takes seconds to a minute, so a digest is remembered by path, size and
+modification time (nanoseconds) in `digests.json`. Without that cache, files are hashed again.
 
-A digest is remembered by path, size and modification time (nanoseconds) in `$XDG_CACHE_HOME/embedstore/digests.json`.
-The file is a cache and nothing more (`json_cache`): without it, hashing is done again.
-
-A file of `torch.save`, looked at without torch and without executing any of its pickle.
-
-It may come from a stranger, so nothing that it claims is believed before memory is asked for: the archive's members
-must be stored as they are (a deflated one could be a bomb) and fit into the file together; in the older layout, one
-pickle behind the other, no storage may claim more elements than the file has bytes.
+*Files of `torch.save`* are read without torch and without executing any of their pickle. They may come from a stranger,
+so no size that they state is believed before memory is reserved: the members of the archive must be stored uncompressed
+(a deflated one could be a bomb) and fit into the file together; in the older layout, one pickle behind the other, no
+storage may state more elements than the file has bytes.
 """
 
 from __future__ import annotations
@@ -54,7 +52,7 @@ def read_entries(file: Path) -> dict[str, Any]:
 
 
 def write_entries(file: Path, entries: Mapping[str, Any]) -> bool:
-    """Replace the file, and tell whether that was possible."""
+    """Replace the file; return whether that was possible."""
     try:
         _replace(file, entries)
     except OSError:
@@ -121,7 +119,7 @@ def combined_sha256(digests: Sequence[str]) -> str:
 
 
 def digests_file() -> Path:
-    """Where digests are remembered."""
+    """Where digests are kept."""
     return cache_file("digests.json")
 
 
@@ -155,7 +153,7 @@ _PICKLES_BEFORE_STORAGES = 5
 
 
 class TorchFileError(ValueError):
-    """It is no file of `torch.save`, or claims more than it holds; the message is a clause that says which."""
+    """It is no file of `torch.save`, or states larger sizes than it has; the message is a clause that says which."""
 
 
 def read_pickle(file: Path, largest_bytes: int = LARGEST_PICKLE_BYTES) -> bytes:
@@ -172,13 +170,13 @@ def read_pickle(file: Path, largest_bytes: int = LARGEST_PICKLE_BYTES) -> bytes:
         raise
     except (zipfile.BadZipFile, OSError, EOFError, ValueError, NotImplementedError, RuntimeError) as error:
         raise TorchFileError(
-            f"expected a .pt file as torch.save has written since 1.6 (a zip archive): {error}"
+            f"expected a .pt file as torch.save has written since release 1.6 (a zip archive): {error}"
         ) from error
 
 
 def _pickle_member(members: Sequence[zipfile.ZipInfo], held_bytes: int, largest_bytes: int) -> zipfile.ZipInfo:
     if any(member.compress_type != zipfile.ZIP_STORED for member in members):
-        raise TorchFileError("expected members that are stored, found compressed ones")
+        raise TorchFileError("expected uncompressed members, found compressed ones")
     claimed_bytes = sum(member.file_size for member in members)
     if claimed_bytes > held_bytes:
         raise TorchFileError(f"its members claim {claimed_bytes} bytes, the file has {held_bytes}")
@@ -195,7 +193,7 @@ def is_archive(file: Path) -> bool:
 
 
 def check_sizes(file: Path) -> None:
-    """See that a file of either layout does not claim more than it holds.
+    """Check that a file of either layout does not state larger sizes than it has.
 
     Raises
     ------

@@ -1,6 +1,6 @@
 """What is known of this machine: the setting that is fastest for a model, and how fast that is.
 
-`tune` and `bench` measure it, loading a model and dry runs use it. All lies in one file,
+`tune` and `bench` measure it, loading a model and dry runs use it. All is in one file,
 `$XDG_CACHE_HOME/embedstore/machine.json`, by model, device, arithmetic and release of torch: one home for many machines
 will do. Without the file, or with a damaged one, the defaults hold. None of it changes what is computed beyond the
 tolerance.
@@ -64,12 +64,12 @@ def kept_setting(shape: ModelShape, place: Place) -> Setting:
 
 
 def keep_setting(shape: ModelShape, place: Place, setting: Setting) -> bool:
-    """Keep a setting for this machine, and tell whether that was possible."""
+    """Keep a setting for this machine; return whether that was possible."""
     return _keep("settings", _setting_name(shape, place), asdict(setting))
 
 
 def kept_rate(recipe: Recipe, device: str | None = None) -> float | None:
-    """Return the letters a second that were measured here; of several devices, on the fastest.
+    """Return the residues a second that were measured here; of several devices, on the fastest.
 
     Parameters
     ----------
@@ -88,15 +88,15 @@ def kept_rate(recipe: Recipe, device: str | None = None) -> float | None:
     return max(rates, default=None)
 
 
-def keep_rate(recipe: Recipe, place: Place, letters_per_second: float) -> bool:
-    """Keep how fast a model is on this machine, and tell whether that was possible."""
+def keep_rate(recipe: Recipe, place: Place, residues_per_second: float) -> bool:
+    """Keep the speed of a model on this machine; return whether that was possible."""
     model = _model_name(recipe)
     about = {"model": model, **asdict(place), "processor": processor(), "torch": _torch_version()}
-    return _keep("rates", f"{model}, {_on_this_machine(place)}", {**about, "letters_per_second": letters_per_second})
+    return _keep("rates", f"{model}, {_on_this_machine(place)}", {**about, "letters_per_second": residues_per_second})
 
 
 def kept_file() -> Path:
-    """Where all this is kept."""
+    """The file that holds all of it."""
     return cache_file("machine.json")
 
 

@@ -1,20 +1,16 @@
-"""From the states of tokens to one vector a sequence.
-
-Sequences that are longer than a model sees at once: overlapping windows, each token counted equally.
-
-A sequence of l content tokens is cut into the fewest windows of `max_length` tokens that overlap by at least `overlap`,
-evenly placed from its start to its end. A token that lies in k windows counts 1/k in each of them, so that the pooled
-vector is the mean over all tokens of the mean of their states.
-
-Going on when memory does not suffice: a pack that does not fit is split, and later ones are made smaller.
-
-The embedder of all language models: tokens, windows, packs, states, vectors.
+"""The embedder of all language models: tokens, windows, packs, states, vectors.
 
 An architecture brings a tokenizer and an encoder that works on packs, that is on sequences written one after another
-without padding. Everything else is the same for all of them and lies here, in this order: a sequence becomes content
+without padding. Everything else is the same for all of them and is done here, in this order: a sequence becomes content
 tokens, is cut into windows, each window gets its special tokens, windows are packed by length and computed, the states
-of each are summed with weights that add up to one for each sequence, and what is not finite is computed once more in
-full precision.
+of each are summed with weights that add up to one for each sequence, and vectors that are not finite are computed once
+more in full precision.
+
+Windows: a sequence of l content tokens is cut into the fewest windows of `max_length` tokens that overlap by at least
+`overlap`, evenly placed from its start to its end. A token in k windows counts 1/k in each of them, so that the pooled
+vector is the mean over all tokens of the mean of their states.
+
+Memory: a pack that does not fit is split, and later packs are made smaller.
 """
 
 from __future__ import annotations
@@ -94,7 +90,7 @@ _OUT_OF_MEMORY = ("DefaultCPUAllocator", "out of memory", "CUBLAS_STATUS_ALLOC_F
 
 
 class MemoryBudget:
-    """Tokens that a pack may hold. Threads share it; it only ever goes down.
+    """Tokens that a pack may hold. Threads share it; it only decreases.
 
     Parameters
     ----------
@@ -105,7 +101,7 @@ class MemoryBudget:
         self.tokens = tokens
 
     def packs(self, lengths: NDArray[np.int64]) -> list[NDArray[np.int64]]:
-        """Partition sequences into packs of about equal size near the budget, see `batching.packs`."""
+        """Partition sequences into packs of about equal size near the budget, see `embedder.packs`."""
         total = int(lengths.sum())
         parts = max(1, round(total / self.tokens))
         return packs(lengths, -(-total // parts))
@@ -190,7 +186,7 @@ class Tokenizer(Protocol):
         """Put after each window."""
         ...
 
-    def content_ids(self, letters: bytes) -> NDArray[np.int64]:
+    def content_ids(self, sequence: bytes) -> NDArray[np.int64]:
         """(t,) int64, without special tokens."""
         ...
 
@@ -200,7 +196,7 @@ class Encoder(Protocol):
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are, and the token ids must be."""
+        """Device of the weights, on which token ids must be."""
         ...
 
     @property
@@ -235,7 +231,7 @@ class PackedEmbedder:
     recipe : says how long sequences, special tokens and precision are handled.
     full_encoder : gives the same weights in float32, for what overflows in float16; called when first needed. None if
         `encoder` computes in float32 already.
-    letters_per_token : about; by which `pack_letters` follows from the pack's tokens.
+    residues_per_token : about; by which `pack_residues` follows from the pack's tokens.
     setting : what is fastest on this machine, if known; it does not change results beyond the tolerance.
     """
 
@@ -246,20 +242,20 @@ class PackedEmbedder:
         encoder: Encoder,
         *,
         full_encoder: Callable[[], Encoder] | None = None,
-        letters_per_token: float = 1.0,
+        residues_per_token: float = 1.0,
         setting: Setting = _DEFAULTS,
     ) -> None:
         self._on_cpu = encoder.device.type == "cpu"
         tokens = setting.pack_tokens or (_CPU_PACK_TOKENS if self._on_cpu else _GPU_PACK_TOKENS)
         self.recipe = recipe
-        self.pack_letters = round(tokens * letters_per_token)
+        self.pack_residues = round(tokens * residues_per_token)
         self.workers = setting.workers or (cores() if self._on_cpu else _GPU_WORKERS)
         self.threads = setting.threads or 1
         self.budget = MemoryBudget(tokens)
         self.encoder = encoder
         self._tokenizer = tokenizer
         self._full_encoder = full_encoder
-        self._letters_per_token = letters_per_token
+        self._residues_per_token = residues_per_token
 
     @property
     def setting(self) -> Setting:
@@ -267,13 +263,13 @@ class PackedEmbedder:
         return Setting(self.budget.tokens, self.workers, self.threads)
 
     def with_setting(self, setting: Setting) -> PackedEmbedder:
-        """Return an embedder that shares the weights, and runs otherwise."""
+        """Return an embedder that shares the weights and has another setting."""
         return PackedEmbedder(
             self.recipe,
             self._tokenizer,
             self.encoder,
             full_encoder=self._full_encoder,
-            letters_per_token=self._letters_per_token,
+            residues_per_token=self._residues_per_token,
             setting=setting,
         )
 

@@ -1,11 +1,10 @@
-"""Weights of the named models: from the local Hugging Face cache, or downloaded at the pinned revision.
-
-Only the files that a model needs are fetched, none of the repository's code. What is in the local cache is used without
-asking the network; that digests are the published ones is checked by `resolution`, wherever the files came from.
-
-How a name or a directory becomes a model with a recipe.
+"""How a name or a directory becomes a model with a recipe, and where its weights are found.
 
 Resolving reads configurations and hashes files. Torch is imported, and weights are loaded, only by `Model.load`.
+
+Weights of named models come from the local Hugging Face cache, which is used without asking the network, or are
+downloaded at the pinned revision: only the files that a model needs, none of the repository's code. Wherever the files
+come from, their digests must be the published ones.
 """
 
 from __future__ import annotations
@@ -71,7 +70,7 @@ def find_weights(spec: ModelSpec, *, download: bool = True) -> Path:
 def _folder(fetch: Callable[..., str], spec: ModelSpec) -> Path:
     folders = {Path(fetch(filename=name)).parent for name in spec.files}
     if len(folders) != 1:  # the branch moved between two files
-        raise FileNotFoundError(f"the files of {spec.repository} are of several revisions")
+        raise FileNotFoundError(f"the files of {spec.repository} belong to several revisions")
     return folders.pop()
 
 
@@ -142,7 +141,7 @@ def resolve(model: str, options: ModelOptions = _DEFAULT_OPTIONS, *, download: b
     Raises
     ------
     UnknownModelError : neither a known name nor a directory.
-    WeightsNotFoundError : the weights of a named model are neither here nor to be had.
+    WeightsNotFoundError : the weights of a named model are neither here nor can be downloaded.
     WeightsError : they are of another size than that model, or not the published ones.
     InputError : an option does not suit the model.
     """
@@ -196,7 +195,9 @@ def _local(model: str, options: ModelOptions) -> Model:
     if not path.exists():
         raise UnknownModelError(_unknown(model))
     if options.weights is not None:
-        raise InputError(f"Cannot use {model} with other weights: a directory is the weights. Leave out --weights.")
+        raise InputError(
+            f"Cannot use {model} with other weights: the directory already holds its weights. Leave out --weights."
+        )
     checkpoint = find_checkpoint(path)
     architecture = ARCHITECTURES[checkpoint.architecture]
     recipe = _language_recipe(
@@ -226,9 +227,7 @@ def _built_in(spec: ModelSpec, options: ModelOptions) -> Model:
         if getattr(options, name) is not None
     ]
     if unsuitable:
-        raise InputError(
-            f"Cannot use {spec.name} with {', '.join(unsuitable)}: it is built in and has nothing of the kind."
-        )
+        raise InputError(f"Cannot use {spec.name} with {', '.join(unsuitable)}: it is built in and has no such option.")
     architecture = ARCHITECTURES[spec.architecture]
     precision = options.precision or architecture.precision
     recipe = Recipe(
@@ -296,7 +295,9 @@ def _length_policy(architecture: Architecture, options: ModelOptions) -> tuple[i
     long = options.long or "window"
     if long == "none":
         if options.max_length is not None:
-            raise InputError("Cannot have a maximal length with long sequences unlimited: leave out one of them.")
+            raise InputError(
+                "Cannot combine a maximal length with unlimited long sequences. Leave out one of the two options."
+            )
         return None, long, None
     max_length = architecture.max_length_tokens if options.max_length is None else options.max_length
     if max_length is None or max_length < 1:
@@ -338,7 +339,7 @@ def _load(architecture: Architecture, recipe: Recipe, checkpoint: Checkpoint | N
     if checkpoint is not None and checkpoint.weights_sha256() != recipe.weights_sha256:
         raise WeightsError(
             f"Cannot load {checkpoint.path}: expected weights with SHA-256 {recipe.weights_sha256}, "
-            f"found {checkpoint.weights_sha256()}. They changed in the meantime: start again."
+            f"found {checkpoint.weights_sha256()}. They changed since they were found: start again."
         )
     try:
         module = importlib.import_module(f"embedstore.models.{architecture.module}")

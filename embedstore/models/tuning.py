@@ -1,7 +1,7 @@
 """Which setting is fastest: packs of how many tokens, how many of them side by side.
 
 First token budgets with the default workers, then other workers with the best budget; all settings of a step take
-turns, so that what else the machine does hits them alike. Nothing here imports torch: who is measured brings it.
+turns, so that other load on the machine affects all of them alike. Nothing here imports torch: the measured model does.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ _PACKS_A_WORKER = 2
 _WORTH_WHILE = 1.02
 """The default stays unless another setting is faster by more than that: less is noise."""
 
-_FEW_LETTERS, _MANY_LETTERS = 300, 1 << 20
+_FEW_RESIDUES, _MANY_RESIDUES = 300, 1 << 20
 _LONG_ENOUGH_S = 0.1
 _MOST_TIMES_LONGER = 4
 """A setting is left out if two packs for each worker would take so many times longer than what was asked for."""
 
 Take = Callable[[float], Sequence[bytes]]
-"""Letters -> canonical sequences of about so many letters together."""
+"""Number of residues (or bases) -> canonical sequences of about that many together."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,13 +41,13 @@ class Measured:
 
     Attributes
     ----------
-    letters_per_second : median over the rounds.
+    residues_per_second : median over the rounds.
     fits : whether memory sufficed for its packs.
     default : whether it is what holds without tuning.
     """
 
     setting: Setting
-    letters_per_second: float
+    residues_per_second: float
     fits: bool = True
     default: bool = False
 
@@ -68,7 +68,7 @@ class Duration:
 
 def embed_timed(embedder: Embedder, sequences: Sequence[bytes]) -> Duration:
     """Embed canonical sequences as a fill does, in packs and threads, and tell how long it took."""
-    parts = packs([len(sequence) for sequence in sequences], embedder.pack_letters, embedder.workers)
+    parts = packs([len(sequence) for sequence in sequences], embedder.pack_residues, embedder.workers)
     chosen = [[sequences[row] for row in part] for part in parts]
 
     def embed(pack: Sequence[bytes]) -> float:
@@ -86,17 +86,17 @@ def embed_timed(embedder: Embedder, sequences: Sequence[bytes]) -> Duration:
 
 
 def rough_rate(embedder: Embedder, take: Take) -> float:
-    """Letters a second of a warm model with all its workers, on few sequences: how many it takes to measure it well."""
-    letters = _FEW_LETTERS
-    embed_timed(embedder, take(letters))
+    """Residues a second of a warm model with all its workers, on as few sequences as can be measured well."""
+    residues = _FEW_RESIDUES
+    embed_timed(embedder, take(residues))
     while True:
-        sequences = take(letters)
+        sequences = take(residues)
         seconds = embed_timed(embedder, sequences).steady_seconds
-        if seconds > _LONG_ENOUGH_S or letters >= _MANY_LETTERS:
+        if seconds > _LONG_ENOUGH_S or residues >= _MANY_RESIDUES:
             break
-        letters *= 8
+        residues *= 8
     found = sum(map(len, sequences))
-    busy = min(embedder.workers, -(-found // embedder.pack_letters), len(sequences))
+    busy = min(embedder.workers, -(-found // embedder.pack_residues), len(sequences))
     return found / seconds * embedder.workers / busy
 
 
@@ -122,8 +122,8 @@ def measure(
     """
     default = embedder.with_setting(Setting())
     rate = rough_rate(default, take)
-    letters_a_token = default.pack_letters / default.budget.tokens
-    enough = {budget: _PACKS_A_WORKER * default.workers * budget * letters_a_token for budget in _budgets(default)}
+    residues_a_token = default.pack_residues / default.budget.tokens
+    enough = {budget: _PACKS_A_WORKER * default.workers * budget * residues_a_token for budget in _budgets(default)}
     affordable = rate * seconds * _MOST_TIMES_LONGER
     budgets = [budget for budget in enough if enough[budget] <= affordable] or [min(enough)]
     work = take(max(rate * seconds, enough[max(budgets)]))
@@ -142,9 +142,9 @@ def measure(
 def choose(curve: Sequence[Measured]) -> Measured:
     """Return the fastest setting that fits; the default unless that is clearly faster."""
     fitting = [measured for measured in curve if measured.fits] or list(curve)
-    best = max(fitting, key=lambda measured: measured.letters_per_second)
+    best = max(fitting, key=lambda measured: measured.residues_per_second)
     default = next((measured for measured in fitting if measured.default), best)
-    return best if best.letters_per_second > default.letters_per_second * _WORTH_WHILE else default
+    return best if best.residues_per_second > default.residues_per_second * _WORTH_WHILE else default
 
 
 def _budgets(default: PackedEmbedder) -> tuple[int, ...]:
@@ -177,11 +177,11 @@ def _curve(
         for number, embedder in enumerate(embedders):
             on_setting(settings[number])
             seconds[number].append(embed_timed(embedder, work).steady_seconds)
-    letters = sum(map(len, work))
+    residues = sum(map(len, work))
     return [
         Measured(
             setting,
-            letters / statistics.median(seconds[number]),
+            residues / statistics.median(seconds[number]),
             fits=embedder.budget.tokens == setting.pack_tokens,
             default=setting == default.setting,
         )

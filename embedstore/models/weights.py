@@ -144,7 +144,7 @@ def _unpickled(file: Path) -> object:
             return torch.load(file, map_location="cpu", weights_only=True, mmap=is_archive(file))
     except pickle.UnpicklingError as error:
         raise WeightsError(
-            f"Refused to load {file}: it holds something else than tensors, or is damaged. "
+            f"Refused to load {file}: it holds something other than tensors, or is damaged. "
             "Nothing in it was executed. Get the weights from their original source, as safetensors if possible."
         ) from error
     except _UNREADABLE as error:

@@ -1,9 +1,10 @@
 """Samples: what is classified, cut from genomes and contigs.
 
-files ─ inputs ─▶ records ─ sources ─▶ canonical DNA, unique ids, groups
-      ─ windows ─▶ chunks, many at once
-      ─ cutting ─▶ stop-free frames with their keys; chunks dropped, by reason
-      ─ outputs ─▶ samples.tsv, dna.fna, protein.faa, prepare.json
+    files ─ sources ─▶ canonical DNA, unique ids, groups
+          ─ cutting ─▶ chunks, many at once; stop-free frames with their keys; chunks dropped, by reason
+          ─ outputs ─▶ samples.tsv (its columns: table), dna.fna, protein.faa, prepare.json
+
+`preparing` runs these steps and reports on them.
 """
 
 from embedstore.samples.cutting import CutSamples, PrepareOptions, SourceSummary, cut_samples

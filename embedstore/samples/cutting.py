@@ -1,20 +1,18 @@
-"""How samples are cut: what a user chooses, checked once.
+"""From sources to samples: which frames of which chunks, with their sequences and keys, and why others are dropped.
 
-The frames of a window's chunks that become samples, with their DNA and their protein.
+In this order: `PrepareOptions`, what a user chooses, checked once; `Frame`, the frames of a window's chunks that become
+samples; `Window`, chunks of one long source or of many short ones, translated at once; the rules of VirNucPro; and
+`cut_samples`, which brings them together.
 
-Windows: chunks of one long source, or of many short ones, that are translated at once.
+A frame becomes a sample if it has a codon, no stop, and a known residue. Its DNA is exactly the codons of its protein,
+on its own strand. A chunk without such a frame is dropped and counted with its reason.
 
-Samples as `prediction.py` of Li-Jing-1997/VirNucPro (at 0f93f27) makes them, for those who must match its runs.
-
-Where it differs from ours: chunks overlap more than they need to at the front and too little behind, so that the last
-one may be short; codons with another letter than A, C, G, T are left out of the protein, which then is shorter than
-its frame; the DNA of a frame has three bases for each residue that is left, and one more where the chunk has one; only
-A, C, G, T are complemented; U is no T. Case does not matter, except that chunks are written as they were read.
-
-From windows to samples: which frames of which chunks, with their sequences and keys; and why others are none.
-
-A frame becomes a sample if it has a codon, no stop, and a residue that is known. Its DNA is exactly the codons of its
-protein, on its own strand. A chunk without such a frame is dropped and counted with its reason.
+`compat="virnucpro"` makes samples as `prediction.py` of Li-Jing-1997/VirNucPro (at 0f93f27) does, for users who must
+reproduce its runs. It differs from the rules above: chunks overlap more than they need to at the front and too little
+at the end, so that the last one may be short; codons with a base other than A, C, G, T are left out of the protein,
+which is then shorter than its frame; the DNA of a frame has three bases for each residue that is left, and one more
+where the chunk has one; only A, C, G, T are complemented; U is not read as T. Case does not matter, except that chunks
+are written as they were read.
 """
 
 from __future__ import annotations
@@ -84,8 +82,8 @@ class PrepareOptions:
             )
         if self.compat is not None and (self.genetic_code != _STANDARD_CODE or self.min_length_bases is not None):
             raise InputError(
-                "Cannot be compatible with VirNucPro so: expected genetic code 1 and no minimal length, as it has no "
-                f"choice of them, found code {self.genetic_code} and a minimal length of {self.min_length_bases}. "
+                "Cannot cut samples: compat='virnucpro' requires genetic code 1 and no minimal length, found code "
+                f"{self.genetic_code} and a minimal length of {self.min_length_bases}. "
                 "Leave these options out, or prepare without compat."
             )
         if not 0 <= self.shortest_bases <= self.length_bases:
@@ -167,8 +165,8 @@ def stop_free_frames(window: Window, frames: SixFrames, spans: Spans, is_sample:
     for piece, (start, end), place in zip(pieces, spans[chunks, places].tolist(), places.tolist(), strict=True):
         strand, number = FRAMES[place]
         source, shift = window.pieces[piece].source, window.shifts[piece]
-        letters = window.letters[start:end]
-        dna = letters if strand == "+" else reverse_complement(letters)
+        forward = window.dna[start:end]
+        dna = forward if strand == "+" else reverse_complement(forward)
         id_ = f"{source.id}:{start + shift + 1}-{end + shift}:{strand}{number}"
         protein = frames.protein(start, end, strand)
         yield Frame(source, id_, id_, start + shift, end + shift, strand, number, dna, protein)
@@ -196,13 +194,13 @@ class Piece:
 
     @property
     def start(self) -> int:
-        """Where its letters begin in the source."""
+        """Where it begins in the source."""
         return int(self.bounds[0, 0])
 
     @property
-    def letters(self) -> bytes:
+    def dna(self) -> bytes:
         """What its chunks cover."""
-        return self.source.letters[self.start : int(self.bounds[-1, 1])]
+        return self.source.dna[self.start : int(self.bounds[-1, 1])]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -211,14 +209,14 @@ class Window:
 
     Attributes
     ----------
-    letters : of all pieces.
-    bounds : (n, 2) int64, of all chunks in `letters`.
+    dna : of all pieces.
+    bounds : (n, 2) int64, of all chunks in `dna`.
     pieces_of_chunks : (n,) int64, which piece each chunk is from.
-    shifts : place in the source less place in `letters`, one a piece.
+    shifts : place in the source less place in `dna`, one a piece.
     """
 
     pieces: tuple[Piece, ...]
-    letters: bytes
+    dna: bytes
     bounds: Bounds
     pieces_of_chunks: NDArray[np.int64]
     shifts: tuple[int, ...]
@@ -240,7 +238,7 @@ def windows(sources: Iterable[Source], options: PrepareOptions) -> Iterator[Wind
 
 
 def _pieces(source: Source, options: PrepareOptions) -> Iterator[Piece]:
-    bounds = options.cut(len(source.letters), options.length_bases)
+    bounds = options.cut(len(source.dna), options.length_bases)
     chunks_at_once = max(1, WINDOW_BASES // options.length_bases)
     for first in range(0, len(bounds), chunks_at_once):
         behind = first + chunks_at_once
@@ -248,25 +246,25 @@ def _pieces(source: Source, options: PrepareOptions) -> Iterator[Piece]:
 
 
 def _window(pieces: list[Piece]) -> Window:
-    letters = [piece.letters for piece in pieces]
-    ends = np.cumsum([len(part) for part in letters])
-    places = [int(end) - len(part) for end, part in zip(ends, letters, strict=True)]
+    parts = [piece.dna for piece in pieces]
+    ends = np.cumsum([len(part) for part in parts])
+    places = [int(end) - len(part) for end, part in zip(ends, parts, strict=True)]
     shifts = tuple(piece.start - place for piece, place in zip(pieces, places, strict=True))
     bounds = [piece.bounds - shift for piece, shift in zip(pieces, shifts, strict=True)]
     which = np.repeat(np.arange(len(pieces)), [len(piece.bounds) for piece in pieces])
-    return Window(tuple(pieces), b"".join(letters), np.concatenate(bounds), which, shifts)
+    return Window(tuple(pieces), b"".join(parts), np.concatenate(bounds), which, shifts)
 
 
 _WHITESPACE = b" \t\r\n\v\f"
 _COMPLEMENTS = bytes.maketrans(b"ACGT", b"TGCA")
-_STRAND_LETTERS = {"+": "F", "-": "R"}
-_LINE_LETTERS = 60
+_STRAND_SUFFIXES = {"+": "F", "-": "R"}
+_LINE_BASES = 60
 
 
 def as_read_by_virnucpro(source: Source) -> Source:
-    """Return the source with the letters that VirNucPro would translate, and `raw` without blanks."""
+    """Return the source with the bases that VirNucPro would translate, and `raw` without blanks."""
     bare = source.raw.translate(None, _WHITESPACE)
-    return replace(source, letters=bare.upper(), raw=bare)
+    return replace(source, dna=bare.upper(), raw=bare)
 
 
 def virnucpro_frames(window: Window, frames: SixFrames, spans: Spans, is_sample: NDArray[np.bool_]) -> Iterator[Frame]:
@@ -288,9 +286,9 @@ def virnucpro_frames(window: Window, frames: SixFrames, spans: Spans, is_sample:
         protein = frames.protein(span_start, span_end, strand).replace(UNKNOWN, b"")
         bases = min(len(protein) * CODON_BASES + 1, chunk_end - chunk_start - (number - 1))
         start = chunk_start + number - 1 if strand == "+" else chunk_end - (number - 1) - bases
-        letters = window.letters[start : start + bases]
-        dna = letters if strand == "+" else letters.translate(_COMPLEMENTS)[::-1]
-        suffix = f"_chunk_{piece.first_chunk + chunk + 1}{_STRAND_LETTERS[strand]}{number}"
+        forward = window.dna[start : start + bases]
+        dna = forward if strand == "+" else forward.translate(_COMPLEMENTS)[::-1]
+        suffix = f"_chunk_{piece.first_chunk + chunk + 1}{_STRAND_SUFFIXES[strand]}{number}"
         source = piece.source
         id_, name = source.id + suffix, source.record_id + suffix
         yield Frame(source, id_, name, start + shift, start + shift + bases, strand, number, dna, protein)
@@ -301,8 +299,8 @@ def chunk_records(piece: Piece) -> bytes:
     lines = []
     for number, (start, end) in enumerate(piece.bounds.tolist(), start=piece.first_chunk + 1):
         lines.append(f">{piece.source.record_id}_chunk_{number}".encode())
-        letters = piece.source.raw[start:end]
-        lines += [letters[place : place + _LINE_LETTERS] for place in range(0, len(letters), _LINE_LETTERS)]
+        chunk = piece.source.raw[start:end]
+        lines += [chunk[place : place + _LINE_BASES] for place in range(0, len(chunk), _LINE_BASES)]
     return b"\n".join([*lines, b""])
 
 
@@ -319,7 +317,7 @@ _KEPT = len(REASONS)
 
 @dataclass(frozen=True, slots=True)
 class SourceSummary:
-    """What became of one source.
+    """Outcome of one source.
 
     Attributes
     ----------
@@ -358,7 +356,7 @@ def cut_samples(sources: Iterable[Source], options: PrepareOptions) -> Iterator[
     if options.compat == "virnucpro":
         sources = map(as_read_by_virnucpro, sources)
     for window in windows(sources, options):
-        frames = SixFrames(window.letters, options.code)
+        frames = SixFrames(window.dna, options.code)
         spans = frame_spans(window.bounds)
         is_open = frames.open_frames(spans)
         is_sample = is_open & frames.known_frames(spans)
@@ -374,7 +372,7 @@ def _outcomes(
     window: Window, options: PrepareOptions, is_open: NDArray[np.bool_], is_sample: NDArray[np.bool_]
 ) -> NDArray[np.int64]:
     """(n,) place of each chunk's reason in `REASONS`, or `_KEPT`; the first that holds."""
-    places_of_n = np.flatnonzero(np.frombuffer(window.letters, dtype=np.uint8) == ord("N"))
+    places_of_n = np.flatnonzero(np.frombuffer(window.dna, dtype=np.uint8) == ord("N"))
     starts, ends = window.bounds[:, 0], window.bounds[:, 1]
     count_of_n = np.searchsorted(places_of_n, ends) - np.searchsorted(places_of_n, starts)
     conditions = [
@@ -408,7 +406,7 @@ class _Tally:
         self._reset()
 
     def add(self, window: Window, outcomes: NDArray[np.int64], samples: NDArray[np.int64]) -> tuple[SourceSummary, ...]:
-        """Take in one window's chunks; return the summaries of the sources that end in it."""
+        """Add one window's chunks; return the summaries of the sources that end in it."""
         count = len(window.pieces)
         places = window.pieces_of_chunks * (_KEPT + 1) + outcomes
         chunks = np.bincount(places, minlength=count * (_KEPT + 1)).reshape(count, _KEPT + 1)
@@ -425,9 +423,7 @@ class _Tally:
         *dropped, kept = self._chunks.tolist()
         reasons = {reason: number for reason, number in zip(REASONS, dropped, strict=True) if number}
         chunks = kept + sum(dropped)
-        summary = SourceSummary(
-            source.id, source.group, source.label, len(source.letters), chunks, self._samples, reasons
-        )
+        summary = SourceSummary(source.id, source.group, source.label, len(source.dna), chunks, self._samples, reasons)
         self._reset()
         return summary
 

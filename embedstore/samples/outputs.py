@@ -1,7 +1,4 @@
-"""Files that appear in a folder together when all of them are complete.
-
-The files that samples are written to.
-"""
+"""The files that samples are written to, which appear in their folder together once all of them are complete."""
 
 from __future__ import annotations
 
@@ -67,7 +64,7 @@ class OutputFolder:
         return self._open_files.enter_context((self.hidden / name).open("xb"))
 
     def publish(self, marker: str) -> None:
-        """Move all files to their names, `marker` last: where it lies, the others belong to it and are whole."""
+        """Move all files to their names, `marker` last: where it is, the others belong to it and are complete."""
         self._open_files.close()
         for name in self._names:
             _flush_to_disk(self.hidden / name)
@@ -100,7 +97,7 @@ class Output(Protocol):
 
 
 def open_outputs(folder: OutputFolder, files: Sequence[SourceFile], options: PrepareOptions) -> tuple[Output, ...]:
-    """Create what is to be written.
+    """Create the requested outputs.
 
     Raises
     ------
@@ -134,7 +131,7 @@ class VirnucproFiles:
     def __init__(self, folder: OutputFolder, files: Sequence[SourceFile], options: PrepareOptions) -> None:
         for stem, paths in repeated_stems(files).items():
             raise InputError(
-                f"Cannot name VirNucPro's files: expected input files of different names, found {' and '.join(paths)}, "
+                f"Cannot name VirNucPro's files: expected inputs with different names, found {' and '.join(paths)}, "
                 f"which would all give {stem}_chunked{options.length_bases}.fa. Prepare them one by one."
             )
         self._folder = folder

@@ -1,8 +1,6 @@
-"""What prepare did, as a value and as JSON.
+"""Genomes to samples: read, cut, translate, and write a folder that fill and merge take, with a report.
 
-Genomes to samples: read, cut, translate, and write a folder that fill and merge take.
-
-Nothing is kept in memory but the longest sequence, one window of chunks, and a few bytes a record.
+Memory holds only the longest sequence, one window of chunks, and a few bytes a record.
 """
 
 from __future__ import annotations
@@ -25,7 +23,7 @@ from embedstore.types import Rejection
 
 @dataclass(slots=True)
 class PrepareCounts:
-    """How much went in and came out; brought up to date as a run goes.
+    """Counts of input and output, updated during a run.
 
     Attributes
     ----------
@@ -45,7 +43,7 @@ class PrepareCounts:
     dropped: Counter[str] = field(default_factory=lambda: Counter(dict.fromkeys(REASONS, 0)))
 
     def add(self, cut: CutSamples, records: int) -> None:
-        """Take in the samples of one window, and how many records were read so far."""
+        """Add the samples of one window, and how many records were read so far."""
         self.records = records
         self.samples += len(cut.table)
         self.samples_by_label.update(cut.table.labels)
@@ -127,7 +125,7 @@ def prepare(
     Parameters
     ----------
     inputs : files and folders; a text may be `LABEL=PATH`. `-` is standard input.
-    output : folder, made if it lacks; files of these names in it are replaced once all new ones are complete.
+    output : folder, created if missing; files of these names in it are replaced once all new ones are complete.
     on_progress : called after every window of chunks.
 
     Raises
@@ -181,7 +179,7 @@ def _summary_line(summary: SourceSummary) -> bytes:
 
 
 def _write_settings(report: PrepareReport, summaries: IO[bytes], stream: BinaryIO) -> None:
-    """Write the report, and behind it one line a source, which need not fit in memory together."""
+    """Write the report, and after it one line a source; these lines need not fit in memory together."""
     head = json.dumps(report.to_json(), indent=1)
     stream.write(head.removesuffix("\n}").encode() + b',\n "sources": {\n')
     size_bytes = summaries.tell()

@@ -1,8 +1,7 @@
-"""Names that are unique in a table, made from names that need not be.
+"""From files to sources: canonical DNA with a unique id, a group and a label. Other records are kept aside.
 
-What was given to prepare: files and folders, each with a label or without.
-
-From records to sources: canonical DNA with a unique id, a group and a label. What is no DNA is kept aside.
+`find_files` turns the inputs of a user (files and folders, each with or without a label) into files, `SourceReader`
+turns their records into sources, and `UniqueNames` makes the names that a table needs of names that may repeat.
 """
 
 from __future__ import annotations
@@ -76,7 +75,7 @@ class LabelledInput:
     def __post_init__(self) -> None:
         if not self.label.isprintable():
             raise InputError(
-                f"Cannot label {self.path} {self.label!r}: expected letters that can be printed, no tabs or line ends."
+                f"Cannot label {self.path} {self.label!r}: expected printable characters, no tabs or line ends."
             )
 
     def __str__(self) -> str:
@@ -136,7 +135,7 @@ def find_files(inputs: Sequence[LabelledInput], group_by: GroupBy | None = None)
     InputError : there is no input, or a folder has no DNA file.
     """
     if not inputs:
-        raise InputError("Cannot prepare nothing: give at least one file or folder.")
+        raise InputError("Cannot prepare samples: found no input. Give at least one file or folder.")
     files: list[SourceFile] = []
     skipped: list[str] = []
     for one in inputs:
@@ -164,7 +163,7 @@ def stem_of(path: str) -> str:
         name = name.with_suffix("")
     if name.suffix.lower() in _NUCLEOTIDES:
         name = name.with_suffix("")
-    return "".join(letter if letter.isprintable() else "_" for letter in name.name)
+    return "".join(character if character.isprintable() else "_" for character in name.name)
 
 
 def _is_dna_file(path: Path) -> bool:
@@ -198,7 +197,7 @@ class Source:
     ----------
     id : unique in the table.
     record_id : as it was read.
-    letters : canonical DNA.
+    dna : canonical DNA.
     raw : as it was read: blanks and case are still there, and U.
     """
 
@@ -207,15 +206,15 @@ class Source:
     file: SourceFile
     group: str
     label: str
-    letters: bytes
+    dna: bytes
     raw: bytes
 
 
 @dataclass(slots=True)
 class SourceReader:
-    """Iterates over the sources of files, and keeps aside the records that are none.
+    """Iterates over the sources of files, and keeps other records aside.
 
-    Every file is opened before the first source is given out, so that a wrong name is told at once.
+    Every file is opened before the first source is given out, so that a wrong name is reported immediately.
 
     Raises
     ------
@@ -236,18 +235,18 @@ class SourceReader:
             file_group = groups.unique(file.stem)
             for record in read([file.path]):
                 self.read += 1
-                letters = self._letters(record)
+                dna = self._dna(record)
                 if self.read == _JUDGED_RECORDS:
                     self._judge_molecule()
-                if letters is None or isinstance(record, Rejection):
+                if dna is None or isinstance(record, Rejection):
                     continue
                 id_ = ids.unique(record.id)
                 group = file_group if file.group_by == "file" else id_
-                yield Source(id_, record.id, file, group, file.label, letters, record.sequence)
+                yield Source(id_, record.id, file, group, file.label, dna, record.sequence)
         if self.read < _JUDGED_RECORDS:
             self._judge_molecule()
 
-    def _letters(self, record: Record | Rejection) -> bytes | None:
+    def _dna(self, record: Record | Rejection) -> bytes | None:
         if isinstance(record, Rejection):
             self.rejected.append(record)
             return None
@@ -263,8 +262,8 @@ class SourceReader:
         if self._proteins * 2 > self.read:
             raise MoleculeError(
                 f"Cannot prepare samples from this input: expected DNA, found that {self._proteins} of the first "
-                f"{self.read} records are proteins. Give the genomes that they come from; proteins need no preparing, "
-                "and can be filled as they are."
+                f"{self.read} records are proteins. Give the genomes that they come from; proteins need no "
+                "preparation, and can be filled as they are."
             )
 
 

@@ -1,9 +1,9 @@
-"""The table of samples: one row for each thing that is classified, as `samples.tsv`.
+r"""The table of samples: one row for each thing that is classified, as `samples.tsv`.
 
-Tab-separated, UTF-8, one header line, `\\n` line ends, no quoting; control characters are escaped, see `output.cell`.
-The columns are found by name; others may stand
-among them. `start` and `end` are as in GFF: 1-based, both ends included, always on the forward strand of the source.
-`frame` is 1, 2 or 3, counted from the chunk's first base on `strand`. An empty label means unlabelled.
+Tab-separated, UTF-8, one header line, `\n` line ends, no quoting; control characters are escaped, see `output.cell`.
+Columns are found by name; other columns are allowed. `start` and `end` are as in GFF: 1-based, both ends included,
+always on the forward strand of the source. `frame` is 1, 2 or 3, counted from the chunk's first base on `strand`. An
+empty label means unlabelled.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from embedstore.types import KEY_BYTES, Keys
 COLUMNS = ("sample", "source", "group", "label", "start", "end", "strand", "frame", "dna_key", "protein_key")
 
 _KEY_PREFIX = "SQ."
-_KEY_LETTERS = 32
+_KEY_CHARACTERS = 32
 _STRANDS = ("+", "-")
 _BATCH_ROWS = 1 << 16
 _LARGEST_DIGITS = 18
@@ -149,8 +149,8 @@ def _column_places(header: str, path: str | Path) -> list[int]:
     missing = [name for name in COLUMNS if name not in names]
     if missing:
         raise InputError(
-            f"Cannot read the samples {path}: expected the columns {', '.join(COLUMNS)} separated by tabs, found that "
-            f"{', '.join(missing)} lack in its first line. `embedstore prepare` writes such a table."
+            f"Cannot read the samples {path}: expected the columns {', '.join(COLUMNS)} separated by tabs, found a "
+            f"first line without {', '.join(missing)}. `embedstore prepare` writes such a table."
         )
     return [names.index(name) for name in COLUMNS]
 
@@ -191,25 +191,27 @@ def _numbers(texts: tuple[str, ...], column: str, path: str | Path, first_line: 
 
 def _key_texts(keys: Keys) -> list[str]:
     """Write keys as text, all at once: see `_keys`."""
-    letters = base64.urlsafe_b64encode(keys.tobytes()).decode("ascii")
-    return [_KEY_PREFIX + letters[place : place + _KEY_LETTERS] for place in range(0, len(letters), _KEY_LETTERS)]
+    joined = base64.urlsafe_b64encode(keys.tobytes()).decode("ascii")
+    return [_KEY_PREFIX + joined[place : place + _KEY_CHARACTERS] for place in range(0, len(joined), _KEY_CHARACTERS)]
 
 
 def _keys(texts: tuple[str, ...], column: str, path: str | Path, first_line: int) -> Keys:
-    """Read keys as one text: each is whole groups of base64 letters, so they can be decoded end to end."""
+    """Read keys as one text: each is whole groups of base64 characters, so they can be decoded end to end."""
     for number, text in enumerate(texts, start=first_line):
-        if len(text) != len(_KEY_PREFIX) + _KEY_LETTERS or not text.startswith(_KEY_PREFIX):
+        if len(text) != len(_KEY_PREFIX) + _KEY_CHARACTERS or not text.startswith(_KEY_PREFIX):
             raise _malformed(
-                path, number, f"expected SQ. and {_KEY_LETTERS} base64url letters as {column}, found {_shown(text)}"
+                path,
+                number,
+                f"expected SQ. and {_KEY_CHARACTERS} base64url characters as {column}, found {_shown(text)}",
             )
-    letters = "".join([text[len(_KEY_PREFIX) :] for text in texts])
+    joined = "".join([text[len(_KEY_PREFIX) :] for text in texts])
     try:
-        keys = base64.b64decode(letters, altchars=b"-_", validate=True)
+        keys = base64.b64decode(joined, altchars=b"-_", validate=True)
     except (binascii.Error, ValueError):
         keys = b""
     if len(keys) != KEY_BYTES * len(texts):
         lines = f"{first_line} to {first_line + len(texts) - 1}"
-        raise InputError(f"Cannot read the samples {path}: expected base64url letters as {column} in lines {lines}.")
+        raise InputError(f"Cannot read the samples {path}: expected base64url characters as {column} in lines {lines}.")
     return np.frombuffer(keys, dtype=np.uint8).reshape(-1, KEY_BYTES)
 
 

@@ -1,9 +1,10 @@
-"""Lines in a stream of blocks: one kind of line end, whole lines where a format needs them, and how long one may be.
+"""Bytes of an input: decompressed, and divided into lines.
 
-Decompress a stream of bytes, told by its first bytes what it is, never by a file name.
+Compression is recognised by the first bytes, never by a file name: gzip (also of many members, as bgzip writes), bzip2,
+xz and zstd (also of many streams or frames). Data that ends early or is damaged raises `DamagedDataError` after
+everything that could still be decompressed.
 
-gzip (also of many members, as bgzip writes), bzip2, xz and zstd (also of many streams or frames). Data that ends early
-or is damaged raises `DamagedDataError` behind everything that could still be decompressed.
+Lines have one kind of line end, are whole where a format needs that, and have a maximal length.
 """
 
 from __future__ import annotations

@@ -87,7 +87,7 @@ class FastaParser:
         return id_text(_first_word(head[len(b"\n>") :].partition(b"\n")[0]))
 
     def _skip(self) -> None:
-        """Keep nothing of the record that is being read, and what follows of it, but that it is rejected."""
+        """Drop the record that is being read, and the rest of it, and note that it is rejected."""
         reason = f"expected a record of at most {self._longest_bytes} bytes, found more"
         lines = sum(part.count(b"\n") for part in self._parts)
         self._skipped = Rejection(self._file, self._line, self._unfinished_id(), reason)
@@ -114,7 +114,7 @@ class FastaParser:
 
 
 class _Places(NamedTuple):
-    """Where the r records of a text lie in it. All arrays are (r,) int64."""
+    """Where the r records of a text are in it. All arrays are (r,) int64."""
 
     id_starts: NDArray[np.int64]
     id_ends: NDArray[np.int64]
@@ -128,15 +128,15 @@ class _Places(NamedTuple):
 def _find_regular_records(text: bytes) -> _Places | None:
     """Find the records of a text that begins with the line end before its first header.
 
-    None if it is not plain that all are regular: no comment lines, an id directly behind the `>`, and letters in the
+    None if it is not plain that all are regular: no comment lines, an id directly behind the `>`, and residues in the
     sequence.
     """
     codes = np.frombuffer(text, dtype=np.uint8)
     blanks = np.flatnonzero(codes <= ord(" "))  # (b,) places of line ends, blanks, and control characters
     line_ends = np.flatnonzero(codes[blanks] == ord("\n"))  # (l,) in blanks
-    first_letters = codes.take(blanks[line_ends] + 1, mode="clip")  # (l,) of the line behind each line end
-    headers = np.flatnonzero(first_letters == ord(">"))  # (r,) in line_ends
-    if headers[-1] + 1 == len(line_ends) or _BEGINS_COMMENT[first_letters].any():
+    first_codes = codes.take(blanks[line_ends] + 1, mode="clip")  # (l,) of the line behind each line end
+    headers = np.flatnonzero(first_codes == ord(">"))  # (r,) in line_ends
+    if headers[-1] + 1 == len(line_ends) or _BEGINS_COMMENT[first_codes].any():
         return None  # the last header has no line end, or there are comments
 
     starts, header_ends = line_ends[headers], line_ends[headers + 1]  # (r,) in blanks: line end before and behind
@@ -149,10 +149,10 @@ def _find_regular_records(text: bytes) -> _Places | None:
         lines=headers,
         line_count=len(line_ends),
     )
-    has_letters = places.sequence_ends - places.sequence_starts > ends - header_ends - 1
+    has_residues = places.sequence_ends - places.sequence_starts > ends - header_ends - 1
     sizes = places.id_ends - places.id_starts
     has_id = (sizes > 0) & (sizes <= LONGEST_ID_BYTES) & _ENDS_WORD[codes[places.id_ends]]
-    return places if (has_letters & has_id).all() else None
+    return places if (has_residues & has_id).all() else None
 
 
 def _slices(text: _Text, starts: NDArray[np.int64], ends: NDArray[np.int64]) -> list[_Text]:

@@ -1,7 +1,7 @@
 """FASTQ of four lines a record: `@` and the id, the sequence, `+`, the quality.
 
-`@` and `+` may begin a quality line too, so a record is told by its place. Behind a malformed record, reading goes on
-at the next `@` line that has a `+` two lines below it.
+`@` and `+` may begin a quality line too, so a record is recognised by its place. After a malformed record, reading
+continues at the next `@` line that has a `+` two lines below it.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ class FastqParser:
         return records
 
     def _take_regular_records(self, place: int, records: list[Record | Rejection]) -> int:
-        """Take records as long as nothing about them is odd, which is nearly always; return where that ends."""
+        """Take records while they are regular, as nearly all are; return where that ends."""
         file, line = self._file, self._line
         columns = (self._lines[place + column :: _RECORD_LINES] for column in range(_RECORD_LINES))
         for header, sequence, plus, quality in zip(*columns, strict=False):
@@ -120,9 +120,9 @@ def _fault(header: bytes, sequence: bytes, plus: bytes, quality: bytes) -> str |
         return f"malformed FASTQ record: expected a header that begins with '@', found {_shown(header)}"
     if not plus.startswith(b"+"):
         return f"malformed FASTQ record: expected '+' two lines below its header, found {_shown(plus)}"
-    letters, scores = len(sequence.rstrip()), len(quality.rstrip())
-    if letters != scores:
-        return f"malformed FASTQ record: expected {letters} quality scores, one a letter, found {scores}"
+    residues, scores = len(sequence.rstrip()), len(quality.rstrip())
+    if residues != scores:
+        return f"malformed FASTQ record: expected {residues} quality scores, one a base, found {scores}"
     return None
 
 

@@ -24,7 +24,7 @@ from embedstore.types import Record, Rejection
 RELEASE_HEADER = re.compile(rb"GB[A-Z]+[0-9]*\.SEQ[ \t]+Genetic Sequence Data Bank")
 """First line of the files of a GenBank release (gbvrl1.seq), some lines before the first LOCUS."""
 
-_SHOWN_LETTERS = 100
+_SHOWN_CHARACTERS = 100
 _RECORD_START = re.compile(rb"^LOCUS[ \t]", re.MULTILINE)
 _RECORD_END = re.compile(rb"^//[ \t]*\n", re.MULTILINE)
 _ACCESSION = re.compile(rb"^(?:VERSION|ACCESSION|LOCUS)[ \t]+(\S+)", re.MULTILINE)
@@ -66,7 +66,7 @@ class GenbankParser:
         return records
 
     def finish(self) -> list[Record | Rejection]:
-        """Return the last record, where it lacks nothing but the final line end: the input ends here."""
+        """Return the last record, where nothing but the final line end is missing: the input ends here."""
         last_line = self._buffer.rest()
         self._parts.append(last_line)
         has_end = last_line.rstrip() == b"//"
@@ -123,7 +123,7 @@ def _parsed(text: bytes, file: str, line: int) -> Record | Rejection:
     except UndefinedSequenceError:
         sequence = b""
     except (ValueError, AssertionError, LookupError, TypeError, AttributeError) as error:
-        why = " ".join(str(error).split())[:_SHOWN_LETTERS]
+        why = " ".join(str(error).split())[:_SHOWN_CHARACTERS]
         return Rejection(file, line, _accession(text), f"GenBank record cannot be parsed (Biopython: {why})")
     if not sequence.strip():
         return Rejection(file, line, _accession(text), "GenBank record without a sequence (no ORIGIN)")

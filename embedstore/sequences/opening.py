@@ -1,6 +1,6 @@
-"""Tell by its first bytes which format a text is in, and say what it is instead when it is none of them.
+"""Open an input, see through its compression, and find its format and where its first record begins.
 
-Open an input, see through its compression, and find its format and where its first record begins.
+The format is recognised by the first bytes; a text in no known format is refused with a guess at what it is instead.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ def format_of(head: bytes) -> Format | None:
 
 
 def refusal(head: bytes, line: int) -> str:
-    """Say what a text is that is not sequences: what it begins with at `line`, and what was expected."""
+    """Describe a text that is not sequences: what it begins with at `line`, and what was expected."""
     first_line = head.partition(b"\n")[0]
     shown = first_line[:_SHOWN_BYTES].decode("utf-8", "backslashreplace")
     other = _other(head)
@@ -133,7 +133,7 @@ class SequenceText:
 
 
 def check(source: str) -> None:
-    """See that an input can be opened and holds sequences, as far as that can be told without taking from a stream.
+    """Check that an input can be opened and holds sequences, as far as possible without reading from a stream.
 
     Raises
     ------

@@ -34,9 +34,9 @@ _PARSERS: dict[Format, Callable[[str, int, int], _Parser]] = {
 def read(inputs: Sequence[str | Path]) -> Iterator[Record | Rejection]:
     """Read the records of several inputs, in order.
 
-    FASTA, FASTQ and GenBank, plain or compressed with gzip, bzip2, xz or zstd, told by content. Letters are not looked
-    at here: that is `identity.canonical`'s part. Memory is bounded by the longest record, not by the input, and
-    a record by `lines.LONGEST_RECORD_BYTES`.
+    FASTA, FASTQ and GenBank, plain or compressed with gzip, bzip2, xz or zstd, recognised by content. Residues are
+    checked later, by `identity.canonical`. Memory is bounded by the longest record, not by the input, and a
+    record by `compression.LONGEST_RECORD_BYTES`.
 
     Parameters
     ----------

@@ -1,15 +1,13 @@
-"""Translate the six frames of many chunks at once.
+"""Cut sequences into chunks, and translate the six frames of many chunks at once.
 
-Three letters at any place of a sequence are a codon of one of the frames. So every place is looked up once, in a table
+Three bases at any place of a sequence are a codon of one of the frames. So every place is looked up once, in a table
 of 125 codons (of A, C, G, T, and anything else), and once more in a table for the other strand. A frame of a chunk is
-then every third of these residues, and whether it holds a stop is a question of where the stops lie. Chunks that
+then every third of these residues, and whether it holds a stop depends on the positions of the stops. Chunks that
 overlap, and their frames, share all of that.
 
-Rules: a codon with any letter but A, C, G, T is X, even where all its readings would give one residue. Codons that a
+Rules: a codon with any base but A, C, G, T is X, even where all its readings would give one residue. Codons that a
 genetic code reads both as a stop and as a residue (codes 27, 28 and 31) are that residue, as in NCBI's and Biopython's
 translations. Start codons are translated like any other.
-
-Where a sequence is cut into chunks.
 
 Each way to cut is a function from (length of the sequence, length of a chunk) to an (n, 2) int64 array of half-open
 bounds, in the order of the sequence.
@@ -37,7 +35,7 @@ Spans = NDArray[np.int64]
 """(n, 6, 2) int64: where the whole codons of each frame of n chunks lie, 0-based, half-open, on the forward strand."""
 
 _BASES = "ACGT"
-_CODES = bytes(_BASES.find(chr(letter)) % 5 for letter in range(256))  # other letters: -1 % 5 = 4
+_CODES = bytes(_BASES.find(chr(code)) % 5 for code in range(256))  # all others: -1 % 5 = 4
 _COMPLEMENTS = bytes.maketrans(b"ACGTRYSWKMBDHVN", b"TGCAYRSWMKVHDBN")
 
 
@@ -81,9 +79,9 @@ def genetic_code(number: int) -> GeneticCode:
     return GeneticCode(number, str(table.names[0]), forward.encode() + padding, reverse.encode() + padding)
 
 
-def reverse_complement(letters: bytes) -> bytes:
-    """Return the other strand of canonical DNA; IUPAC letters are complemented too (R and Y, K and M, B and V, …)."""
-    return letters.translate(_COMPLEMENTS)[::-1]
+def reverse_complement(dna: bytes) -> bytes:
+    """Return the other strand of canonical DNA; IUPAC codes are complemented too (R and Y, K and M, B and V, …)."""
+    return dna.translate(_COMPLEMENTS)[::-1]
 
 
 def frame_spans(bounds: Bounds) -> Spans:
@@ -107,8 +105,8 @@ class SixFrames:
     The text may be several sequences end to end: residues across their borders are never part of a frame of a chunk.
     """
 
-    def __init__(self, letters: bytes, code: GeneticCode) -> None:
-        codes = np.frombuffer(letters.translate(_CODES), dtype=np.uint8)  # (l,)
+    def __init__(self, dna: bytes, code: GeneticCode) -> None:
+        codes = np.frombuffer(dna.translate(_CODES), dtype=np.uint8)  # (l,)
         codons = (25 * codes[:-2] + 5 * codes[1:-1] + codes[2:]).tobytes()  # (l - 2,), at most 124
         self._strands = (codons.translate(code.forward), codons.translate(code.reverse))
         self._stops = tuple(_Marks(strand, STOP) for strand in self._strands)

@@ -19,12 +19,12 @@ from embedstore.types import Canaries, EmbeddingBatch, Record
 from embedstore_cli.main import main
 
 MODEL = "aac_dpc"
-LETTERS = "ACDEFGHIKLMNPQRSTVWY"
+RESIDUES = "ACDEFGHIKLMNPQRSTVWY"
 
 
 def proteins(count: int, start: int = 0) -> list[str]:
     return [
-        LETTERS[number % 20] + LETTERS[number // 20 % 20] * 3 + "MKV" * (number + 1) for number in range(start, count)
+        RESIDUES[number % 20] + RESIDUES[number // 20 % 20] * 3 + "MKV" * (number + 1) for number in range(start, count)
     ]
 
 

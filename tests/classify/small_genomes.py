@@ -26,9 +26,9 @@ def write_genomes(folder: Path, label: str, genomes: int = GENOMES, bases: int =
     for number in range(genomes):
         shift = generator.normal(0, 0.03)
         rates = [(1 - gc - shift) / 2 + 0.1, (gc + shift) / 2, (gc + shift) / 2, (1 - gc - shift) / 2 - 0.1]
-        letters = "".join(generator.choice(list("ACGT"), bases, p=rates))
-        letters = letters.replace("TAA", "CAA").replace("TAG", "CAG").replace("TGA", "CGA")
-        (folder / f"{label}{number}.fna").write_text(f">{label}{number}_contig\n{letters}\n", encoding="ascii")
+        dna = "".join(generator.choice(list("ACGT"), bases, p=rates))
+        dna = dna.replace("TAA", "CAA").replace("TAG", "CAG").replace("TGA", "CGA")
+        (folder / f"{label}{number}.fna").write_text(f">{label}{number}_contig\n{dna}\n", encoding="ascii")
 
 
 def prepared(folder: Path, labels: tuple[str, ...] = ("host", "virus"), length_bases: int = 300) -> Path:

@@ -140,8 +140,8 @@ def test_soft_masked_genome_gives_the_same_predictions(
     tmp_path: Path, genomes: Path, predicted: Path, report: TrainReport
 ) -> None:
     store = open_store(predicted.parent / "store")
-    head, letters = (genomes / "virus1.fna").read_text(encoding="ascii").splitlines()
-    (tmp_path / "masked.fna").write_text(f"{head}\n{letters[:1000].lower()}{letters[1000:]}\n", encoding="ascii")
+    head, dna = (genomes / "virus1.fna").read_text(encoding="ascii").splitlines()
+    (tmp_path / "masked.fna").write_text(f"{head}\n{dna[:1000].lower()}{dna[1000:]}\n", encoding="ascii")
     predict([tmp_path / "masked.fna"], report.output, tmp_path / "out", store)
     masked = (tmp_path / "out" / "predictions.tsv").read_text(encoding="utf-8").splitlines()[1:]
     assert set(masked) <= set((predicted / "predictions.tsv").read_text(encoding="utf-8").splitlines())

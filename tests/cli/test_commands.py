@@ -61,7 +61,7 @@ def test_fill_lists_the_first_rejections_and_exits_3(capsys: pytest.CaptureFixtu
     assert main(["fill", str(path), "--model", "aac_dpc"]) == 3
     errors = capsys.readouterr().err.splitlines()
     assert errors[1] == (
-        "rejected input.faa:3 s2: '-' at position 2 is not a protein letter "
+        "rejected input.faa:3 s2: '-' at position 2 is not valid in a protein sequence "
         "(allowed: the 20 amino acids and B J O U X Z)"
     )
     assert sum(line.startswith("rejected") for line in errors) == 20
@@ -118,7 +118,7 @@ def test_get_names_what_lacks_unless_it_may_fill(capsys: pytest.CaptureFixture[s
     main(["fill", str(fasta("MKV")), "--model", "aac_dpc"])
     path = fasta("MKV", "MRT")
     assert main(["get", str(path), "--model", "aac_dpc", "-o", "x.npz"]) == 1
-    assert "lacks 1 of 2 requested sequences: s2" in capsys.readouterr().err
+    assert "does not have 1 of 2 requested sequences: s2" in capsys.readouterr().err
     assert not Path("x.npz").exists()
     code, written = run_json(capsys, "get", path, "--model", "aac_dpc", "-o", "x.npz", "--fill")
     assert (code, written["rows"]) == (0, 2)
@@ -269,7 +269,7 @@ _PROTEIN = {
     "titin_twice.fasta",
 }
 _EMPTY = {"zero_bytes.fasta"}
-_SHORT_RNA = {"rna_U.fasta"}  # of 60 letters and fewer, so it could be protein; one is too short for a 4-mer
+_SHORT_RNA = {"rna_U.fasta"}  # of 60 residues and fewer, so it could be protein; one is too short for a 4-mer
 
 
 def _expected_code(name: str, model: str) -> int:

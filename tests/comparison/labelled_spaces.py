@@ -87,7 +87,7 @@ def toy_recipe(model: str, dim: int) -> Recipe:
 
 
 def filled_store(place: Path) -> Reading:
-    """Spaces `good` and `same` (one's vectors under another name), `noise`, and `part`, which lacks two genomes."""
+    """Spaces `good` and `same` (one's vectors under another name), `noise`, and `part`, without two genomes."""
     store = SpaceStore.open(place, create=True)
     add_space(store, "good", vectors(3.0), seconds=2.0)
     add_space(store, "same", vectors(3.0))

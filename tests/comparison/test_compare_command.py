@@ -19,9 +19,9 @@ def samples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for label, rates in (("host", [0.1, 0.4, 0.4, 0.1]), ("virus", [0.3, 0.2, 0.2, 0.3])):
         (tmp_path / label).mkdir()
         for number in range(8):
-            letters = "".join(generator.choice(list("ACGT"), 1800, p=rates))
-            letters = letters.replace("TAA", "CAA").replace("TAG", "CAG").replace("TGA", "CGA")
-            (tmp_path / label / f"{label}{number}.fna").write_text(f">{label}{number}\n{letters}\n", encoding="ascii")
+            residues = "".join(generator.choice(list("ACGT"), 1800, p=rates))
+            residues = residues.replace("TAA", "CAA").replace("TAG", "CAG").replace("TGA", "CGA")
+            (tmp_path / label / f"{label}{number}.fna").write_text(f">{label}{number}\n{residues}\n", encoding="ascii")
     inputs = [f"{label}={tmp_path / label}" for label in ("host", "virus")]
     assert main(["prepare", *inputs, "-o", str(tmp_path / "samples"), "--length", "300", "--quiet"]) == 0
     return tmp_path / "samples" / "samples.tsv"
@@ -30,8 +30,8 @@ def samples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_two_models_alone_and_together(samples: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     sets = ["--models", "tnf", "--models", "aac_dpc", "--models", "tnf,aac_dpc"]
     arguments = ["compare", str(samples), *sets, "--kind", "linear", "--seeds", "1"]
-    assert main([*arguments, "-o", str(tmp_path / "lacking")]) == 1
-    assert not (tmp_path / "lacking").exists()
+    assert main([*arguments, "-o", str(tmp_path / "missing")]) == 1
+    assert not (tmp_path / "missing").exists()
     assert main([*arguments, "--fill", "-o", str(tmp_path / "report"), "--json", "--quiet"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found == json.loads((tmp_path / "report" / "comparison.json").read_text(encoding="utf-8"))

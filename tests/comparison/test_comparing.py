@@ -130,7 +130,7 @@ def test_what_one_space_lacks_is_left_out_of_all_and_said(reading: Reading, tmp_
     groups = [name for names in found["splits"][0]["groups"].values() for name in names]
     assert sorted(groups) == sorted(f"genome{number}" for number in range(2, GROUPS))
     page = (tmp_path / "report" / "comparison.html").read_text(encoding="utf-8")
-    assert "12 others were left out of all sets, as spaces lack them: part 12." in page
+    assert "12 others were left out of all sets, as they are missing from spaces: part 12." in page
 
 
 @pytest.mark.parametrize("sets", [[], ["good"], "good,noise"])
@@ -158,7 +158,7 @@ def test_samples_without_labels_are_refused_and_nothing_is_written(reading: Read
 
 def test_samples_of_which_no_space_has_any_are_refused(reading: Reading, tmp_path: Path) -> None:
     store = SpaceStore.open(tmp_path / "store", create=True)
-    with pytest.raises(InputError, match=f"found none: aac_dpc lacks {COUNT} of {COUNT}.*--fill"):
+    with pytest.raises(InputError, match=f"found none: aac_dpc does not have {COUNT} of {COUNT}.*--fill"):
         compare(labelled_samples(), ["aac_dpc", "aac_dpc"], Reading(store))
 
 

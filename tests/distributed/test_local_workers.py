@@ -45,7 +45,7 @@ def store(tmp_path: Path) -> Store:
 
 @pytest.fixture
 def small_tasks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Tasks of some hundred letters, several pools."""
+    """Tasks of some hundred residues, several pools."""
     monkeypatch.setattr(coordination, "TASK_SECONDS", 0.1)
     monkeypatch.setattr(pool, "POOL_RECORDS", 50)
     monkeypatch.setattr("embedstore.filling.intake.FIRST_WINDOW_RECORDS", 30)
@@ -168,14 +168,14 @@ def test_what_lies_in_no_sequence_ends_the_fill(
 
 def test_a_model_of_other_numbers_is_refused(store: Store) -> None:
     fill(records(SEQUENCES[:3]), toy_target(store, Toy()))
-    with pytest.raises(CanaryError, match="does not give the numbers"):
+    with pytest.raises(CanaryError, match="does not reproduce the vectors"):
         fill_with_workers(records(SEQUENCES), toy_target(store, Toy(scale=1.1)), LocalProcesses(1))
 
 
 def test_a_model_that_no_other_process_knows_is_refused(store: Store) -> None:
     toy = Toy()
     target = SpaceTarget(store, toy.recipe, "toy", None, toy)
-    with pytest.raises(InputError, match="known to this one only"):
+    with pytest.raises(InputError, match="exists in this process only"):
         fill_with_workers(records(SEQUENCES), target, LocalProcesses(1))
 
 
@@ -293,7 +293,7 @@ def test_what_an_upstream_store_has_is_not_computed(tmp_path: Path) -> None:
     upstream = Store.open(tmp_path / "upstream", create=True)
     fill(records(SEQUENCES[:50]), toy_target(upstream, Toy()))
     store = Store.open(tmp_path / "store", create=True, upstream=[tmp_path / "upstream"])
-    with pytest.raises(CanaryError, match="does not give the numbers"):
+    with pytest.raises(CanaryError, match="does not reproduce the vectors"):
         fill_with_workers(records(SEQUENCES), toy_target(store, Toy(scale=1.1)), LocalProcesses(1))
     report = fill_with_workers(records(SEQUENCES), toy_target(store, Toy()), LocalProcesses(1))
     assert counts(report) == (120, 120, 50, 70)

@@ -29,7 +29,7 @@ def test_every_sequence_is_in_one_task(lengths: list[int], rate: float | None, w
     tasks = tasks_of(plan)
     assert sorted(key for task in tasks for key in task.pack.keys) == keys
     assert all(len(task.pack) for task in tasks)
-    assert plan.letters == 0
+    assert plan.residues == 0
     assert not plan
     longest = [max(map(len, task.pack.sequences)) for task in tasks]
     assert longest == sorted(longest, reverse=True)
@@ -39,21 +39,21 @@ def test_tasks_are_of_some_seconds_and_get_smaller() -> None:
     plan = TaskPlan(10.0, 2)
     plan.add([bytes([n // 256, n % 256]) for n in range(5000)], [b"A"] * 5000)
     assert not plan.scarce
-    letters = [task.pack.letters for task in tasks_of(plan)]
-    assert letters[0] == 10 * TASK_SECONDS
-    assert letters[:15] == letters[:1] * 15
-    assert letters == sorted(letters, reverse=True)
-    assert letters[-2] <= letters[0] / 10
+    residues = [task.pack.residues for task in tasks_of(plan)]
+    assert residues[0] == 10 * TASK_SECONDS
+    assert residues[:15] == residues[:1] * 15
+    assert residues == sorted(residues, reverse=True)
+    assert residues[-2] <= residues[0] / 10
     assert plan.scarce
 
 
 def test_the_size_follows_what_workers_reach() -> None:
     plan = TaskPlan(1000.0, 1)
-    plan.learn(letters=20, seconds=10.0)
+    plan.learn(residues=20, seconds=10.0)
     plan.add([bytes([n]) for n in range(200)], [b"A"] * 200)
     first = plan.next()
     assert first is not None
-    assert first.pack.letters == 2 * TASK_SECONDS
+    assert first.pack.residues == 2 * TASK_SECONDS
 
 
 def test_a_task_that_was_put_back_comes_first() -> None:

@@ -45,8 +45,8 @@ def test_shards_part_the_distinct_sequences_whatever_their_order_and_look(
     union = set().union(*parts)
     assert sum(map(len, parts)) == len(union) == len(set(sequences))
     assert union == {key.tobytes() for key in keys_of(sequences)}
-    letters = {key.tobytes(): len(sequence) for key, sequence in zip(keys_of(sequences), sequences, strict=True)}
-    sums = [sum(letters[key] for key in part) for part in parts]
+    residues = {key.tobytes(): len(sequence) for key, sequence in zip(keys_of(sequences), sequences, strict=True)}
+    sums = [sum(residues[key] for key in part) for part in parts]
     assert max(sums) - min(sums) <= max(map(len, sequences))
     choose = random.Random(seed)
     changed = [f"{sequence[:3]}\n {sequence[3:].lower()}*" for sequence in sequences] + choose.choices(sequences, k=5)
@@ -74,16 +74,16 @@ def test_repeated_records_are_merged_on_the_way(monkeypatch: pytest.MonkeyPatch)
 def test_real_proteins_are_balanced_by_residues(shared: Path) -> None:
     files = sorted((shared / "data" / "real" / "proteins").glob("*.faa.gz"))
     found = [record for record in read(files) if isinstance(record, Record)][:20_000]
-    letters = {
+    residues = {
         key: len(sequence)
         for window in open_intake(found, TARGET, any_molecule=False)
         for key, sequence in zip(window.keys, window.sequences, strict=True)
     }
-    keys, lengths = key_array(letters), np.fromiter(letters.values(), np.uint32)
+    keys, lengths = key_array(residues), np.fromiter(residues.values(), np.uint32)
     for count in (2, 3, 5, 8, 16):
         parts = [Shard(number, count).deal(keys, lengths) for number in range(1, count + 1)]
-        sums = [sum(letters[key.tobytes()] for key in part) for part in parts]
-        assert sum(sums) == sum(letters.values())
+        sums = [sum(residues[key.tobytes()] for key in part) for part in parts]
+        assert sum(sums) == sum(residues.values())
         assert max(sums) < 1.001 * min(sums), count
 
 

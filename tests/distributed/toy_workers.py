@@ -73,9 +73,9 @@ class Toy:
 
 
 class ToyEmbedder:
-    """Vectors that can be told by looking: length, number of A, number of C, first letter."""
+    """Vectors that can be told by looking: length, number of A, number of C, first residue."""
 
-    pack_letters = 200
+    pack_residues = 200
     workers = 1
 
     def __init__(self, toy: Toy) -> None:
@@ -106,10 +106,10 @@ def toy_target(store: Store, toy: Toy) -> SpaceTarget:
 def proteins(count: int, seed: int = 0) -> list[str]:
     """Distinct sequences of 5 to 30 residues."""
     random = np.random.default_rng(seed)
-    letters = np.array(list("ACDEFGHIKLMNPQRSTVWY"))
+    residues = np.array(list("ACDEFGHIKLMNPQRSTVWY"))
     found: dict[str, None] = {}
     while len(found) < count:
-        found["".join(random.choice(letters, random.integers(5, 31)))] = None
+        found["".join(random.choice(residues, random.integers(5, 31)))] = None
     return list(found)
 
 

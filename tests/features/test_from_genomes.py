@@ -21,7 +21,7 @@ from embedstore.features import (
     with_clusters,
     with_labels,
 )
-from embedstore.features.merging import lacking
+from embedstore.features.merging import is_missing
 from embedstore.filling import FillOptions, FillReport, find_target
 from embedstore.models.resolution import ModelOptions
 from embedstore.samples import PrepareOptions, prepare
@@ -95,22 +95,22 @@ def test_missing_vectors_are_named_by_sample_unless_filled(folder: Path, tmp_pat
     assert len(features.rows()) == len(samples)
     assert [report.space.name for report in reports] == list(MODELS)
     assert all(report.computed == report.unique for report in reports)
-    with pytest.raises(InputError, match="where its sequences are"):
+    with pytest.raises(InputError, match="expected the folder of its sequences"):
         merge(samples, store, MODELS, fill=True)
 
 
 def test_what_a_model_has_no_vector_for_is_named_with_the_reason(tmp_path: Path) -> None:
-    # Every other codon is known, but no four adjacent letters are.
+    # Every other codon is known, but no four adjacent bases are.
     genome = write(tmp_path / "genome.fna", ">odd", "GCANNN" * 20, ">even", random_genome(8, 120))
     prepare([genome], tmp_path / "prepared", PrepareOptions(length_bases=120))
     store = embedstore.open(tmp_path / "store", create=True)
     table = tmp_path / "prepared" / "samples.tsv"
     with pytest.raises(MissingEmbeddingError) as caught:
         merge(table, store, ("tnf",), fill=True)
-    assert all(label.startswith("odd:") and "no four adjacent letters" in label for label in caught.value.missing)
+    assert all(label.startswith("odd:") and "no four adjacent bases" in label for label in caught.value.missing)
     samples = load_samples(table)
     target = find_target(store, "tnf", ModelOptions(), None)
-    absent = lacking(samples, target)
+    absent = is_missing(samples, target)
     assert absent.tolist() == [text == "odd" for text in samples.sources.texts().tolist()]
     assert len(view(samples.take(np.flatnonzero(~absent)), [target]).rows()) == (~absent).sum()
 
@@ -175,7 +175,7 @@ def test_label_table_that_does_not_fit_is_refused(
 def test_empty_or_missing_label_table_is_refused(folder: Path, tmp_path: Path) -> None:
     samples = load_samples(folder / "samples.tsv")
     (tmp_path / "empty.tsv").touch()
-    for name in ("empty.tsv", "lacks.tsv"):
+    for name in ("empty.tsv", "missing.tsv"):
         with pytest.raises(InputError, match=name):
             with_labels(samples, tmp_path / name)
 

@@ -177,7 +177,7 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
     for path in sorted(tmp_path.iterdir()):
         with pytest.raises(InputError, match=path.name):
             open_features(path)
-    for name in ("lacks.h5", "lacks.zarr", "lacks.npz", "samples.tsv"):
+    for name in ("missing.h5", "missing.zarr", "missing.npz", "samples.tsv"):
         with pytest.raises(InputError, match=name):
             open_features(tmp_path / name)
 

@@ -152,7 +152,7 @@ def test_missing_vectors_are_counted_and_named_and_nothing_is_written(
     with pytest.raises(MissingEmbeddingError) as caught:
         merge(samples, store, ("toy_dna", "partial"), tmp_path / f"features.{suffix}")
     assert caught.value.missing == samples.ids[:20].tolist()
-    assert "partial lacks 20 of 100" in str(caught.value)
+    assert "partial does not have 20 of 100" in str(caught.value)
     assert [path.name for path in tmp_path.iterdir()] == ["store"]
 
 
@@ -210,7 +210,7 @@ def test_existing_output_is_replaced_whole_and_other_folders_are_not(
     with pytest.raises(InputError, match="ends in"):
         merge(samples, store, MODELS, tmp_path / "features.csv")
     with pytest.raises(InputError, match="no folder"):
-        merge(samples, store, MODELS, tmp_path / "lacks" / "features.h5")
+        merge(samples, store, MODELS, tmp_path / "missing" / "features.h5")
 
 
 def test_description_is_json(features: Features) -> None:

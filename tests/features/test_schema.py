@@ -1,4 +1,4 @@
-"""A schema refuses features that are laid out or prepared otherwise, and names both sides."""
+"""A schema refuses features that are arranged or prepared differently, and names both sides."""
 
 from __future__ import annotations
 

@@ -108,7 +108,7 @@ def test_segments_are_committed_at_their_limit_of_rows(store: Store) -> None:
 
 def test_a_pack_larger_than_a_segment_is_committed_whole(store: Store) -> None:
     options = FillOptions(limits=SegmentLimits(rows=3))
-    fill(records(SEQUENCES), toy_target(store, ToyEmbedder(pack_letters=10_000)), options)
+    fill(records(SEQUENCES), toy_target(store, ToyEmbedder(pack_residues=10_000)), options)
     np.testing.assert_array_equal(stored(store), expected(SEQUENCES))
 
 
@@ -269,7 +269,7 @@ def test_a_space_can_be_used_without_the_weights_until_something_lacks(store: St
     fill(records(SEQUENCES[:50]), toy_target(store, ToyEmbedder()))
     target = find_target(store, "toy", ModelOptions())
     assert fill(records(SEQUENCES[:50]), target).hits == 50
-    with pytest.raises(ModelError, match="Cannot compute 10 sequences that space toy lacks"):
+    with pytest.raises(ModelError, match="Cannot compute 10 sequences that are missing from space toy"):
         fill(records(SEQUENCES), target)
 
 
@@ -301,7 +301,7 @@ def test_missing_weights_are_told_with_how_many_sequences_they_are_needed_for(st
         raise WeightsNotFoundError("No weights.")
 
     target = replace(toy_target(store), obtain=nowhere)
-    with pytest.raises(WeightsNotFoundError, match=f"Cannot compute 55 sequences that space {space.name} lacks"):
+    with pytest.raises(WeightsNotFoundError, match=f"55 sequences that are missing from space {space.name}"):
         fill(records(SEQUENCES), target)
 
 

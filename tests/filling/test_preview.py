@@ -41,8 +41,8 @@ def test_the_estimate_follows_from_what_the_commits_cost(tmp_path: Path) -> None
     info = store.space("toy").info()
     report = preview(records(SEQUENCES), toy_target(store))
     assert report.dry_run is not None
-    letters = sum(map(len, SEQUENCES[20:]))
-    assert report.dry_run.estimated_seconds == pytest.approx(letters * info.compute_seconds / info.letters)
+    residues = sum(map(len, SEQUENCES[20:]))
+    assert report.dry_run.estimated_seconds == pytest.approx(residues * info.compute_seconds / info.letters)
 
 
 def test_the_estimate_of_a_new_space_is_the_rough_one_of_its_model() -> None:

@@ -37,7 +37,7 @@ RECIPE = Recipe(
 
 
 def toy_vector(sequence: bytes) -> list[float]:
-    """Length, number of A, number of C, first letter: exact in float16 up to 2 048."""
+    """Length, number of A, number of C, first residue: exact in float16 up to 2 048."""
     return [len(sequence), sequence.count(b"A"), sequence.count(b"C"), sequence[0]]
 
 
@@ -49,7 +49,7 @@ class ToyEmbedder:
     """
 
     recipe: Recipe = RECIPE
-    pack_letters: int = 40
+    pack_residues: int = 40
     workers: int = 1
     failing: frozenset[bytes] = frozenset()
     scale: float = 1.0
@@ -99,10 +99,10 @@ def records(sequences: Iterable[str], prefix: str = "r") -> list[Record]:
 def proteins(count: int, seed: int = 0) -> list[str]:
     """Distinct sequences of 5 to 30 residues."""
     random = np.random.default_rng(seed)
-    letters = np.array(list("ACDEFGHIKLMNPQRSTVWY"))
+    residues = np.array(list("ACDEFGHIKLMNPQRSTVWY"))
     found: dict[str, None] = {}
     while len(found) < count:
-        found["".join(random.choice(letters, random.integers(5, 31)))] = None
+        found["".join(random.choice(residues, random.integers(5, 31)))] = None
     return list(found)
 
 

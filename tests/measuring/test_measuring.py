@@ -40,7 +40,7 @@ def test_tune_prints_the_curve_and_keeps_the_choice(capsys: pytest.CaptureFixtur
     (chosen,) = [entry for entry in found["curve"] if entry["chosen"]]
     embedder = resolve(str(ESM)).load("cpu")
     assert embedder.workers == chosen["workers"]
-    assert embedder.pack_letters == chosen["pack_tokens"]
+    assert embedder.pack_residues == chosen["pack_tokens"]
     assert found["kept_in"] == str(kept_file())
     assert (found["dtype"], found["workload"]) == ("float32", "the input")
     assert {"pack_tokens", "workers", "threads", "letters_per_second", "fits", "default"} < set(chosen)
@@ -65,12 +65,12 @@ def test_bench_compares_with_matrix_products_and_with_a_fill(capsys: pytest.Capt
     assert found["matmul_gflops"] > 0
     assert 0 < found["share_of_matmul"] < 2
     assert found["fill_to_model"] > 0.2
-    letters = sum(len(record.sequence.split()) and len(b"".join(record.sequence.split())) for record in records())
-    expected = letters / found["letters_per_second"] * found["fill_to_model"]
+    residues = sum(len(record.sequence.split()) and len(b"".join(record.sequence.split())) for record in records())
+    expected = residues / found["letters_per_second"] * found["fill_to_model"]
     assert found["input"] == {
         "records": 14,
         "unique": 14,
-        "letters": letters,
+        "letters": residues,
         "projected_seconds": pytest.approx(expected, rel=1e-2),
     }
     assert main(["bench", "--model", str(ESM), str(PROTEINS), "--seconds", "0.01"]) == 0
@@ -84,7 +84,7 @@ def records() -> list[Record]:
 def test_bench_measures_built_in_models_too() -> None:
     found = bench(resolve("tnf"), seconds=0.01)
     assert (found.share_of_matmul, found.projected_seconds) == (None, None)
-    assert kept_rate(resolve("tnf").recipe) == found.letters_per_second
+    assert kept_rate(resolve("tnf").recipe) == found.residues_per_second
 
 
 def test_a_dry_run_without_history_estimates_by_what_bench_measured() -> None:
@@ -95,8 +95,8 @@ def test_a_dry_run_without_history_estimates_by_what_bench_measured() -> None:
     measured = bench(resolve(str(ESM)), seconds=0.01)
     known = preview(read([str(PROTEINS)]), target).dry_run
     assert known is not None
-    letters = sum(len(b"".join(record.sequence.split())) for record in records())
-    assert known.estimated_seconds == pytest.approx(letters / measured.letters_per_second)
+    residues = sum(len(b"".join(record.sequence.split())) for record in records())
+    assert known.estimated_seconds == pytest.approx(residues / measured.residues_per_second)
 
 
 def test_built_in_lengths_are_those_of_proteins() -> None:
@@ -117,7 +117,7 @@ def sample(*sequences: str) -> Sample:
 def test_a_sample_counts_what_a_fill_would_compute() -> None:
     found = sample("MKV", "mkv", "MKVL", "M-V")
     assert (found.records, found.unique, sorted(found.sequences)) == (3, 2, [b"MKV", b"MKVL"])
-    assert found.letters == round(10 * 2 / 3)
+    assert found.residues == round(10 * 2 / 3)
 
 
 def test_a_small_sample_goes_on_with_the_same_lengths() -> None:
@@ -129,15 +129,15 @@ def test_a_small_sample_goes_on_with_the_same_lengths() -> None:
 
 def test_very_long_sequences_are_cut_but_counted_whole() -> None:
     found = sample("MKVL" * 10_000)
-    assert found.letters == 40_000
+    assert found.residues == 40_000
     assert [len(sequence) for sequence in found.sequences] == [20_000]
 
 
 def test_a_sample_fits_into_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("embedstore.measuring.speed._SAMPLE_LETTERS", 1000)
+    monkeypatch.setattr("embedstore.measuring.speed._SAMPLE_RESIDUES", 1000)
     draw = np.random.default_rng(0)
     found = sample(*("".join(draw.choice(list("ACDEFGHIKL"), 50)) for _ in range(400)))
-    assert found.letters == 20_000
+    assert found.residues == 20_000
     assert 500 <= sum(map(len, found.sequences)) <= 1000
 
 

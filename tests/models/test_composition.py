@@ -37,9 +37,9 @@ def naive_tnf(sequence: str) -> list[float] | None:
 def naive_aac_dpc(sequence: str) -> list[float] | None:
     residues = dict.fromkeys(AMINO_ACIDS, 0)
     pairs = dict.fromkeys(map("".join, itertools.product(AMINO_ACIDS, repeat=2)), 0)
-    for letter in sequence:
-        if letter in residues:
-            residues[letter] += 1
+    for symbol in sequence:
+        if symbol in residues:
+            residues[symbol] += 1
     for pair in map("".join, itertools.pairwise(sequence)):
         if pair in pairs:
             pairs[pair] += 1
@@ -60,8 +60,8 @@ def embedder(model: str) -> Embedder:
 @settings(max_examples=40, deadline=None)
 @given(data=st.data())
 def test_composition_equals_plain_loops(model: str, data: st.DataObject) -> None:
-    letters, naive = MODELS[model]
-    sequences = data.draw(st.lists(st.text(letters, min_size=1, max_size=40), max_size=8))
+    alphabet, naive = MODELS[model]
+    sequences = data.draw(st.lists(st.text(alphabet, min_size=1, max_size=40), max_size=8))
     embedded = embedder(model).embed([sequence.encode() for sequence in sequences])
     assert embedded.vectors.shape == (len(sequences), embedder(model).recipe.dim)
     assert embedded.vectors.dtype == np.float32
@@ -75,8 +75,8 @@ def test_composition_equals_plain_loops(model: str, data: st.DataObject) -> None
 @pytest.mark.parametrize("model", MODELS)
 def test_many_sequences_beyond_one_chunk_equal_each_alone(model: str) -> None:
     rng = np.random.default_rng(1)
-    letters = np.frombuffer(MODELS[model][0].encode(), dtype=np.uint8)
-    sequences = [rng.choice(letters, size).tobytes() for size in rng.integers(4, 3000, 600)]
+    alphabet = np.frombuffer(MODELS[model][0].encode(), dtype=np.uint8)
+    sequences = [rng.choice(alphabet, size).tobytes() for size in rng.integers(4, 3000, 600)]
     together = embedder(model).embed(sequences)
     for row in range(0, len(sequences), 37):
         alone = embedder(model).embed([sequences[row]])
@@ -90,7 +90,7 @@ def test_tetranucleotides_of_both_strands_are_equal() -> None:
     assert embedded.vectors[0].sum() == pytest.approx(1)
 
 
-def test_last_letters_ambiguous_are_no_tttt() -> None:
+def test_last_bases_ambiguous_are_no_tttt() -> None:
     embedded = embedder("tnf").embed([b"AAANAAAA", b"AAAN"])
     assert embedded.vectors[0, 0] == 1
     assert list(embedded.failures) == [1]
@@ -98,9 +98,9 @@ def test_last_letters_ambiguous_are_no_tttt() -> None:
 
 def test_nothing_to_count_is_a_failure_with_its_reason() -> None:
     dna = embedder("tnf").embed([b"ACGT", b"ACG", b"ACGNACGNA"])
-    assert dna.failures == dict.fromkeys((1, 2), "no four adjacent letters are all A, C, G or T")
+    assert dna.failures == dict.fromkeys((1, 2), "no four adjacent bases are all A, C, G or T")
     proteins = embedder("aac_dpc").embed([b"XXB", b"M"])
-    assert proteins.failures == {0: "no letter is one of the 20 amino acids"}
+    assert proteins.failures == {0: "no residue is one of the 20 amino acids"}
     assert proteins.vectors[1, 20:].sum() == 0
 
 

@@ -128,10 +128,10 @@ def test_another_pooling_is_another_space(checkpoint: Path) -> None:
     assert set(by_default.differences(content_only)) == {"pooling", "pooled_special_tokens"}
 
 
-def mean_over_windows(checkpoint: Path, letters: bytes, max_length: int, overlap: int) -> NDArray[np.float64]:
+def mean_over_windows(checkpoint: Path, sequence: bytes, max_length: int, overlap: int) -> NDArray[np.float64]:
     """What the guide says, spelt out: average each token over the windows that see it, then average the tokens."""
     encoder = read_encoder(find_checkpoint(checkpoint))
-    content = DnaTokenizer.from_file(checkpoint / "tokenizer.json").content_ids(letters)
+    content = DnaTokenizer.from_file(checkpoint / "tokenizer.json").content_ids(sequence)
     parts = windows(len(content), max_length, overlap)
     sums, times = np.zeros((len(content), 48)), np.zeros(len(content))
     specials = np.zeros((2, 48))
@@ -173,7 +173,7 @@ def test_truncation_takes_the_first_tokens(checkpoint: Path) -> None:
 
 
 def test_lower_case_differs_from_upper_case_below_canonicalisation(checkpoint: Path) -> None:
-    """Why input has to be canonical: the tokenizer itself makes each lower-case letter unknown."""
+    """Why input has to be canonical: the tokenizer itself makes each lower-case base unknown."""
     vectors = load(checkpoint).embed([b"acgtacgt", b"NNNNNNNN"]).vectors
     np.testing.assert_allclose(vectors[0], vectors[1], rtol=0, atol=MEAN_TOLERANCE)
 

@@ -50,12 +50,12 @@ def test_long_sequence_is_not_truncated_and_short_one_not_padded(tokenizer: DnaT
     assert len(tokenizer.content_ids(b"A")) == 1
 
 
-@pytest.mark.parametrize("letters", [b"N", b"NNNN", b"RYSWKMBDHV"])
-def test_every_ambiguous_letter_is_one_unknown_token(tokenizer: DnaTokenizer, letters: bytes) -> None:
-    assert tokenizer.content_ids(letters).tolist() == [UNKNOWN] * len(letters)
+@pytest.mark.parametrize("sequence", [b"N", b"NNNN", b"RYSWKMBDHV"])
+def test_every_ambiguous_base_is_one_unknown_token(tokenizer: DnaTokenizer, sequence: bytes) -> None:
+    assert tokenizer.content_ids(sequence).tolist() == [UNKNOWN] * len(sequence)
 
 
-def test_unknown_letters_part_the_sequence(tokenizer: DnaTokenizer) -> None:
+def test_unknown_bases_part_the_sequence(tokenizer: DnaTokenizer) -> None:
     left, right = tokenizer.content_ids(b"ACGTTGCA"), tokenizer.content_ids(b"GGATCC")
     parted = tokenizer.content_ids(b"ACGTTGCANNGGATCC")
     assert parted.tolist() == [*left, UNKNOWN, UNKNOWN, *right]
@@ -91,7 +91,7 @@ def test_tokenizer_of_another_alphabet_is_refused(tmp_path: Path) -> None:
     document = json.loads((DATA / "tokenizer.json").read_text())
     vocabulary = document["model"]["vocab"]
     document["model"]["merges"] = []
-    document["model"]["vocab"] = {letters: place for letters, place in vocabulary.items() if letters != "T"}
+    document["model"]["vocab"] = {text: place for text, place in vocabulary.items() if text != "T"}
     (tmp_path / "tokenizer.json").write_text(json.dumps(document))
     with pytest.raises(WeightsError, match="found no T"):
         DnaTokenizer.from_file(tmp_path / "tokenizer.json")

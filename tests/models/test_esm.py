@@ -72,11 +72,11 @@ def hidden_states(encoder: EsmEncoder, expected: dict[str, NDArray[Any]]) -> NDA
 
 def test_tokens_are_those_of_the_reference(expected: dict[str, NDArray[Any]]) -> None:
     tokenizer = ProteinTokenizer()
-    ids = [[tokenizer.first_id, *tokenizer.content_ids(letters), tokenizer.last_id] for letters in sequences()]
+    ids = [[tokenizer.first_id, *tokenizer.content_ids(sequence), tokenizer.last_id] for sequence in sequences()]
     np.testing.assert_array_equal(np.concatenate(ids), expected["ids_concat"])
 
 
-def test_each_unknown_letter_is_one_token() -> None:
+def test_each_unknown_residue_is_one_token() -> None:
     assert ProteinTokenizer().content_ids(b"JJL").tolist() == [3, 3, 4]
 
 
@@ -90,7 +90,7 @@ def test_hidden_states_equal_the_reference(layout: str, expected: dict[str, NDAr
 def test_means_equal_the_reference_packed_and_alone(layout: str, expected: dict[str, NDArray[Any]]) -> None:
     embedder = load(DATA / layout)
     packed = embedder.embed(sequences())
-    alone = [embedder.embed([letters]).vectors[0] for letters in sequences()]
+    alone = [embedder.embed([sequence]).vectors[0] for sequence in sequences()]
     assert not packed.failures
     np.testing.assert_allclose(packed.vectors, expected["pooled_mean"], rtol=0, atol=MEAN_TOLERANCE)
     np.testing.assert_allclose(alone, expected["pooled_mean"], rtol=0, atol=MEAN_TOLERANCE)
@@ -137,8 +137,8 @@ def test_a_vector_does_not_depend_on_pack_order_or_budget(
     small = PackedEmbedder(embedder.recipe, ProteinTokenizer(), encoder, setting=Setting(pack_tokens=budget))
     order = list(range(len(proteins)))
     random.shuffle(order)
-    letters = [proteins[place].encode() for place in order]
-    packed = small.embed(letters).vectors
+    reordered = [proteins[place].encode() for place in order]
+    packed = small.embed(reordered).vectors
     for row, place in enumerate(order):
         alone = embedder.embed([proteins[place].encode()]).vectors[0]
         np.testing.assert_allclose(packed[row], alone, rtol=0, atol=MEAN_TOLERANCE)
@@ -179,7 +179,7 @@ def test_means_equal_transformers(sizes: dict[str, int], tmp_path: Path) -> None
     proteins = ["".join(rng.choice(list("ACDEFGHIKLMNPQRSTVWYXBZ"), size)) for size in (1, 7, 90, 90, 211)]
     ours = load(tmp_path).embed([protein.encode() for protein in proteins]).vectors
     for row, protein in enumerate(proteins):
-        ids = torch.tensor([[0, *(VOCABULARY.index(letter) for letter in protein), 2]])
+        ids = torch.tensor([[0, *(VOCABULARY.index(residue) for residue in protein), 2]])
         with torch.inference_mode():
             theirs = model(input_ids=ids, attention_mask=torch.ones_like(ids)).last_hidden_state[0, 1:-1].mean(0)
         np.testing.assert_allclose(ours[row], theirs, rtol=0, atol=MEAN_TOLERANCE)

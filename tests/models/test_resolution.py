@@ -135,7 +135,7 @@ def test_weights_that_change_before_loading_are_refused(tmp_path: Path) -> None:
     folder = copy(tmp_path)
     model = resolve(str(folder))
     shutil.copy(DATA / "esm2_hf_tiny" / "model.safetensors", folder / "model.safetensors")
-    with pytest.raises(WeightsError, match="changed in the meantime"):
+    with pytest.raises(WeightsError, match="changed since they were found"):
         model.load("cpu")
 
 

@@ -64,25 +64,25 @@ def test_loading_takes_the_kept_setting(checkpoint: Path) -> None:
 )
 def test_no_setting_changes_a_vector(checkpoint: tuple[Path, bytes], setting: Setting, seed: int) -> None:
     embedder = embedder_of(checkpoint[0])
-    letters = sequences(checkpoint[1], 6, seed)
-    alone = [embedder.embed([sequence]).vectors[0] for sequence in letters]
+    work = sequences(checkpoint[1], 6, seed)
+    alone = [embedder.embed([sequence]).vectors[0] for sequence in work]
     tuned = embedder.with_setting(setting)
     before = torch.get_num_threads()
     with ThreadPoolExecutor(tuned.workers) as executor:
-        packs = executor.map(lambda start: tuned.embed(letters[start : start + 2]).vectors, range(0, 6, 2))
+        packs = executor.map(lambda start: tuned.embed(work[start : start + 2]).vectors, range(0, 6, 2))
         found = np.concatenate(list(packs))
     np.testing.assert_allclose(found, alone, rtol=0, atol=1e-5)
     assert torch.get_num_threads() == before
 
 
 def test_the_curve_holds_budgets_first_and_then_ways_to_divide_the_cores() -> None:
-    letters = sequences(b"ACDEFGHIKLMNPQRSTVWY", 10)
+    work = sequences(b"ACDEFGHIKLMNPQRSTVWY", 10)
     told: list[Setting] = []
-    curve = measure(embedder_of(CHECKPOINTS[0]), lambda _: letters, seconds=10, rounds=1, on_setting=told.append)
+    curve = measure(embedder_of(CHECKPOINTS[0]), lambda _: work, seconds=10, rounds=1, on_setting=told.append)
     budgets = [measured.setting.pack_tokens for measured in curve[: len(CPU_PACK_TOKENS)]]
     assert budgets == list(CPU_PACK_TOKENS)
     assert [measured.default for measured in curve].count(True) == 1
-    assert all(measured.letters_per_second > 0 and measured.fits for measured in curve)
+    assert all(measured.residues_per_second > 0 and measured.fits for measured in curve)
     divided = {(measured.setting.workers, measured.setting.threads) for measured in curve}
     assert {(cores(), 1), (1, cores())} <= divided
     assert len({measured.setting for measured in curve}) == len(curve)
@@ -90,8 +90,8 @@ def test_the_curve_holds_budgets_first_and_then_ways_to_divide_the_cores() -> No
 
 
 def test_what_would_take_too_long_is_not_measured() -> None:
-    letters = sequences(b"ACDEFGHIKLMNPQRSTVWY", 4)
-    curve = measure(embedder_of(CHECKPOINTS[0]), lambda _: letters, seconds=1e-9, rounds=1)
+    work = sequences(b"ACDEFGHIKLMNPQRSTVWY", 4)
+    curve = measure(embedder_of(CHECKPOINTS[0]), lambda _: work, seconds=1e-9, rounds=1)
     assert {measured.setting.pack_tokens for measured in curve} == {min(CPU_PACK_TOKENS)}
 
 

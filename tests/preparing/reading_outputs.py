@@ -18,7 +18,7 @@ FILES = ["dna.fna", "prepare.json", "protein.faa", "samples.tsv"]
 def fasta(path: Path) -> list[tuple[str, str]]:
     """Ids and sequences of a file with one line a sequence."""
     lines = path.read_text(encoding="utf-8").splitlines()
-    return [(header.removeprefix(">"), letters) for header, letters in zip(lines[::2], lines[1::2], strict=True)]
+    return [(header.removeprefix(">"), sequence) for header, sequence in zip(lines[::2], lines[1::2], strict=True)]
 
 
 def rows(folder: Path) -> list[dict[str, str]]:

@@ -49,7 +49,7 @@ def test_a_rejected_record_is_told_and_exits_3(
 
     assert main(["prepare", str(genome), "-o", str(tmp_path / "out")]) == 3
     told = capsys.readouterr()
-    assert "c: '-' at position 4 is not a dna letter" in told.err
+    assert "c: '-' at position 4 is not valid in a dna sequence" in told.err
     assert "1 records" in told.out
 
 

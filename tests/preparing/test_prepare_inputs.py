@@ -25,7 +25,7 @@ OPTIONS = PrepareOptions(length_bases=12, min_length_bases=0)
 
 def write(path: Path, **records: str) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(f">{name}\n{letters}\n" for name, letters in records.items()))
+    path.write_text("".join(f">{name}\n{bases}\n" for name, bases in records.items()))
     return path
 
 
@@ -150,7 +150,7 @@ def test_proteins_are_refused_with_a_hint(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("make", "error", "message"),
     [
-        (lambda folder: [], InputError, "give at least one file or folder"),
+        (lambda folder: [], InputError, "Give at least one file or folder"),
         (lambda folder: [folder / "absent.fna"], SequenceFileError, "absent.fna"),
         (lambda folder: [write(folder / "empty" / "a.faa", x="MK").parent], InputError, "found no file in it"),
         (lambda folder: ["-", "virus=-"], SequenceFileError, "more than once"),
@@ -216,17 +216,17 @@ def test_a_killed_run_leaves_no_file_under_its_name(tmp_path: Path) -> None:
 
 
 def test_chunks_of_one_long_sequence_do_not_depend_on_where_windows_end(tmp_path: Path) -> None:
-    letters = "".join(random.Random(5).choices("ACG", k=WINDOW_BASES * 2 + 12_345))  # without T no frame has a stop
-    write(tmp_path / "long.fna", long=letters)
+    bases = "".join(random.Random(5).choices("ACG", k=WINDOW_BASES * 2 + 12_345))  # without T no frame has a stop
+    write(tmp_path / "long.fna", long=bases)
 
     report = prepare([tmp_path / "long.fna"], tmp_path / "out")
 
-    bounds = even_chunks(len(letters), 500).tolist()
+    bounds = even_chunks(len(bases), 500).tolist()
     assert report.counts.samples == 6 * report.counts.chunks == 6 * len(bounds)
     first_frames = [row for row in rows(tmp_path / "out") if (row["strand"], row["frame"]) == ("+", "1")]
     assert [int(row["start"]) - 1 for row in first_frames] == [start for start, _ in bounds]
     dna = dict(fasta(tmp_path / "out" / "dna.fna"))
-    assert all(dna[row["sample"]] == letters[int(row["start"]) - 1 : int(row["end"])] for row in first_frames)
+    assert all(dna[row["sample"]] == bases[int(row["start"]) - 1 : int(row["end"])] for row in first_frames)
 
 
 def test_a_folder_for_temporary_files_is_not_needed(

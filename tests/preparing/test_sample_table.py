@@ -64,13 +64,13 @@ def test_a_table_without_rows_has_no_batch(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("protein_key\n", "protein\n", "protein_key lack in its first line"),
+        ("protein_key\n", "protein\n", "found a first line without protein_key"),
         ("\t4\t9\t", "\tfour\t9\t", "line 3: expected a whole number as start, found 'four'"),
         ("\t4\t9\t-", "\t4\t9\tminus", r"line 3: expected \+ or - as the strand, found 'minus'"),
         ("\t4\t9\t-\t3", "\t4\t9", "line 3: expected at least 10 fields, found 8"),
         ("\t4\t9\t", "\t" + "9" * 5000 + "\t9\t", "line 3: expected a whole number as start, found '99"),
         ("\t4\t9\t", "\t4\t" + "9" * 20 + "\t", "line 3: expected a whole number as end, found '99"),
-        ("\tSQ.", "\tSX.", "line 2: expected SQ. and 32 base64url letters as dna_key"),
+        ("\tSQ.", "\tSX.", "line 2: expected SQ. and 32 base64url characters as dna_key"),
     ],
 )
 def test_a_malformed_table_is_refused_with_its_line(table: Path, old: str, new: str, message: str) -> None:
@@ -79,11 +79,11 @@ def test_a_malformed_table_is_refused_with_its_line(table: Path, old: str, new: 
         list(read_samples(table))
 
 
-def test_a_key_with_letters_that_are_none_is_refused(table: Path) -> None:
+def test_a_key_with_invalid_characters_is_refused(table: Path) -> None:
     text = table.read_text(encoding="utf-8")
     key = text.index("SQ.") + 5
     table.write_text(text[:key] + "=" + text[key + 1 :], encoding="utf-8")
-    with pytest.raises(InputError, match="expected base64url letters as dna_key in lines 2 to 4"):
+    with pytest.raises(InputError, match="expected base64url characters as dna_key in lines 2 to 4"):
         list(read_samples(table))
 
 

@@ -21,14 +21,14 @@ from embedstore.sequences.translation import even_chunks, genetic_code, reverse_
 LETTERS = "ACGT" * 12 + "NRYSWKMBDHV"
 
 
-def check_samples(folder: Path, source_letters: dict[str, bytes], code: int = 1, every: int = 1) -> None:
+def check_samples(folder: Path, sources: dict[str, bytes], code: int = 1, every: int = 1) -> None:
     """Cut samples out of their source again, and translate them with Biopython."""
     table = rows(folder)
     dna, proteins = fasta(folder / "dna.fna"), fasta(folder / "protein.faa")
     assert [row["sample"] for row in table] == [name for name, _ in dna] == [name for name, _ in proteins]
     assert len({row["sample"] for row in table}) == len(table)
     for row, (_, nucleotides), (_, residues) in list(zip(table, dna, proteins, strict=True))[::every]:
-        part = source_letters[row["source"]][int(row["start"]) - 1 : int(row["end"])]
+        part = sources[row["source"]][int(row["start"]) - 1 : int(row["end"])]
         assert nucleotides.encode() == (part if row["strand"] == "+" else reverse_complement(part))
         codons = [nucleotides[place : place + 3] for place in range(0, len(nucleotides), 3)]
         expected = ["X" if set(codon) - set("ACGT") else str(Seq(codon).translate(table=code)) for codon in codons]
@@ -72,8 +72,8 @@ def test_a_sample_is_the_slice_that_it_states(
 
     prepare([genome], folder / "out", PrepareOptions(length_bases=length, genetic_code=code, min_length_bases=0))
 
-    letters = {f"contig{number}": text.encode() for number, text in enumerate(texts)}
-    check_samples(folder / "out", letters, code)
+    bases = {f"contig{number}": text.encode() for number, text in enumerate(texts)}
+    check_samples(folder / "out", bases, code)
     check_counts(folder / "out")
     chunks = [len(even_chunks(len(text), length)) for text in texts]
     assert [source["chunks"] for source in prepare_settings(folder / "out")["sources"].values()] == chunks
@@ -146,7 +146,7 @@ def test_each_reason_to_drop_a_chunk_is_counted_by_source(tmp_path: Path) -> Non
     assert {row["source"] for row in rows(tmp_path / "out")} == {"open"}
 
 
-def test_iupac_letters_are_complemented_in_samples_of_the_other_strand(tmp_path: Path) -> None:
+def test_iupac_codes_are_complemented_in_samples_of_the_other_strand(tmp_path: Path) -> None:
     genome = tmp_path / "contig.fna"
     genome.write_text(">a\nACRYKMBVDHSWACGACG\n")
 

@@ -33,7 +33,7 @@ IUPAC = st.text("ACGTRYSWKMBDHVN", max_size=60).map(str.encode)
 
 
 def by_biopython(chunk: bytes, code: int) -> list[str]:
-    """Translate the six frames; a codon with any letter but A, C, G, T is X, where Biopython may know better."""
+    """Translate the six frames; a codon with any base but A, C, G, T is X, where Biopython may know better."""
     forward = Seq(chunk)
     proteins = []
     for strand in (forward, forward.reverse_complement()):
@@ -49,9 +49,9 @@ def by_biopython(chunk: bytes, code: int) -> list[str]:
     return proteins
 
 
-def by_table(letters: bytes, chunk_bases: int, code: int) -> tuple[list[list[str]], list[list[bool]]]:
-    bounds = even_chunks(len(letters), chunk_bases)
-    frames = SixFrames(letters, genetic_code(code))
+def by_table(dna: bytes, chunk_bases: int, code: int) -> tuple[list[list[str]], list[list[bool]]]:
+    bounds = even_chunks(len(dna), chunk_bases)
+    frames = SixFrames(dna, genetic_code(code))
     spans = frame_spans(bounds)
     proteins = [
         [frames.protein(int(a), int(b), strand).decode() for (a, b), (strand, _) in zip(row, FRAMES, strict=True)]
@@ -60,16 +60,16 @@ def by_table(letters: bytes, chunk_bases: int, code: int) -> tuple[list[list[str
     return proteins, frames.open_frames(spans).tolist()
 
 
-def check_against_biopython(letters: bytes, chunk_bases: int, code: int) -> None:
-    proteins, is_open = by_table(letters, chunk_bases, code)
-    expected = [by_biopython(letters[a:b], code) for a, b in even_chunks(len(letters), chunk_bases).tolist()]
+def check_against_biopython(dna: bytes, chunk_bases: int, code: int) -> None:
+    proteins, is_open = by_table(dna, chunk_bases, code)
+    expected = [by_biopython(dna[a:b], code) for a, b in even_chunks(len(dna), chunk_bases).tolist()]
     assert proteins == expected
     assert is_open == [[bool(protein) and "*" not in protein for protein in row] for row in expected]
 
 
 @given(DNA, st.integers(1, 40), st.sampled_from(ALL_CODES))
-def test_frames_of_any_chunks_are_biopythons(letters: bytes, chunk_bases: int, code: int) -> None:
-    check_against_biopython(letters, chunk_bases, code)
+def test_frames_of_any_chunks_are_biopythons(dna: bytes, chunk_bases: int, code: int) -> None:
+    check_against_biopython(dna, chunk_bases, code)
 
 
 @pytest.mark.parametrize("code", ALL_CODES)
@@ -84,25 +84,25 @@ def test_real_genomes_in_every_genetic_code(shared: Path, code: int) -> None:
     chosen = files[code % 16 :: 16]  # each code meets some of them, and each of them some codes
     for record in read(chosen):
         assert isinstance(record, Record)
-        letters = canonical(record.sequence, "dna")
-        for start in range(0, min(len(letters), 60_000), 20_000):
-            check_against_biopython(letters[start : start + 700], 500, code)
+        dna = canonical(record.sequence, "dna")
+        for start in range(0, min(len(dna), 60_000), 20_000):
+            check_against_biopython(dna[start : start + 700], 500, code)
 
 
 @given(IUPAC)
-def test_reverse_complement_knows_all_letters(letters: bytes) -> None:
-    assert reverse_complement(letters) == bytes(Seq(letters).reverse_complement())
-    assert reverse_complement(reverse_complement(letters)) == letters
+def test_reverse_complement_knows_all_bases(dna: bytes) -> None:
+    assert reverse_complement(dna) == bytes(Seq(dna).reverse_complement())
+    assert reverse_complement(reverse_complement(dna)) == dna
 
 
 @given(IUPAC)
-def test_a_codon_is_x_on_both_strands_exactly_where_a_letter_is_ambiguous(letters: bytes) -> None:
-    letters = letters[: len(letters) // 3 * 3]
-    frames = SixFrames(letters, genetic_code(1))
-    is_ambiguous = [bool(letters[place : place + 3].strip(b"ACGT")) for place in range(0, len(letters), 3)]
+def test_a_codon_is_x_on_both_strands_exactly_where_a_base_is_ambiguous(dna: bytes) -> None:
+    dna = dna[: len(dna) // 3 * 3]
+    frames = SixFrames(dna, genetic_code(1))
+    is_ambiguous = [bool(dna[place : place + 3].strip(b"ACGT")) for place in range(0, len(dna), 3)]
 
-    assert [residue == ord("X") for residue in frames.protein(0, len(letters), "+")] == is_ambiguous
-    assert [residue == ord("X") for residue in frames.protein(0, len(letters), "-")] == is_ambiguous[::-1]
+    assert [residue == ord("X") for residue in frames.protein(0, len(dna), "+")] == is_ambiguous
+    assert [residue == ord("X") for residue in frames.protein(0, len(dna), "-")] == is_ambiguous[::-1]
 
 
 def test_codons_that_are_both_stop_and_residue_do_not_close_a_frame() -> None:
@@ -112,8 +112,8 @@ def test_codons_that_are_both_stop_and_residue_do_not_close_a_frame() -> None:
 
 
 def test_known_frames_have_a_residue_that_is_not_x() -> None:
-    letters = b"NNNNNNNNN" + b"NNNACGNNN"
-    frames = SixFrames(letters, genetic_code(1))
+    dna = b"NNNNNNNNN" + b"NNNACGNNN"
+    frames = SixFrames(dna, genetic_code(1))
     spans = frame_spans(np.array([[0, 9], [9, 18]]))
 
     assert frames.known_frames(spans).tolist() == [[False] * 6, [True, False, False, True, False, False]]
@@ -125,7 +125,7 @@ def test_an_unknown_genetic_code_is_refused_with_those_that_are_known() -> None:
 
 
 def test_a_long_text_is_translated_as_its_parts_are() -> None:
-    letters = bytes(random.Random(4).choices(b"ACGTN", weights=[5, 5, 5, 5, 1], k=5000))
-    proteins, is_open = by_table(letters, 90, 4)
+    dna = bytes(random.Random(4).choices(b"ACGTN", weights=[5, 5, 5, 5, 1], k=5000))
+    proteins, is_open = by_table(dna, 90, 4)
     for (start, end), row, open_row in zip(even_chunks(5000, 90).tolist(), proteins, is_open, strict=True):
-        assert by_table(letters[start:end], 90, 4) == ([row], [open_row])
+        assert by_table(dna[start:end], 90, 4) == ([row], [open_row])

@@ -52,16 +52,16 @@ def test_the_dna_of_a_frame_is_one_base_too_long_where_the_chunk_has_one(tmp_pat
     assert dict(fasta(folder / "protein.faa"))["a_chunk_1R1"] == "ARV"
 
 
-def test_codons_with_other_letters_are_left_out_and_shorten_the_dna(tmp_path: Path) -> None:
+def test_codons_with_other_bases_are_left_out_and_shorten_the_dna(tmp_path: Path) -> None:
     folder = prepared(tmp_path, ">a\nAAANNNGGGCCCTGGRGG\n", 18)
 
     assert dict(fasta(folder / "protein.faa"))["a_chunk_1F1"] == "KGPW"
     assert dict(fasta(folder / "dna.fna"))["a_chunk_1F1"] == "AAANNNGGGCCCT"
     assert dict(fasta(folder / "dna.fna"))["a_chunk_1R1"].startswith("CCRCCAGGG")  # R is not complemented
     for row in rows(folder):
-        letters = dict(fasta(folder / "dna.fna"))[row["sample"]]
-        assert int(row["end"]) - int(row["start"]) + 1 == len(letters)
-        assert row["dna_key"] == key_text(sequence_key(canonical(letters, "dna")))
+        bases = dict(fasta(folder / "dna.fna"))[row["sample"]]
+        assert int(row["end"]) - int(row["start"]) + 1 == len(bases)
+        assert row["dna_key"] == key_text(sequence_key(canonical(bases, "dna")))
 
 
 def test_chunks_are_numbered_and_samples_lie_where_they_say(tmp_path: Path) -> None:
@@ -72,9 +72,9 @@ def test_chunks_are_numbered_and_samples_lie_where_they_say(tmp_path: Path) -> N
     assert len(table) == len(dna) > 10
     assert len({row["sample"] for row in table}) == len(table)
     half = len(table) // 2
-    for row, (name, letters) in zip(table, dna, strict=True):
+    for row, (name, bases) in zip(table, dna, strict=True):
         part = genome[int(row["start"]) - 1 : int(row["end"])]
-        assert letters == (part if row["strand"] == "+" else part.translate(str.maketrans("ACGT", "TGCA"))[::-1])
+        assert bases == (part if row["strand"] == "+" else part.translate(str.maketrans("ACGT", "TGCA"))[::-1])
         assert name.startswith("a_chunk_")
     assert [name for name, _ in dna[:half]] == [name for name, _ in dna[half:]]  # repeated ids stay as they are …
     assert (
@@ -108,5 +108,5 @@ def test_files_of_one_name_are_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("wrong", [{"genetic_code": 11}, {"min_length_bases": 60}])
 def test_options_that_virnucpro_does_not_have_are_refused(wrong: dict[str, int]) -> None:
-    with pytest.raises(InputError, match="Cannot be compatible with VirNucPro"):
+    with pytest.raises(InputError, match="compat='virnucpro' requires genetic code 1"):
         PrepareOptions(compat="virnucpro", **wrong)  # type: ignore[arg-type]

@@ -47,9 +47,9 @@ COMPRESSIONS: dict[str, Callable[[bytes], bytes]] = {
 
 
 def _fasta(records: int) -> bytes:
-    letters = random.Random(7)
+    draw = random.Random(7)
     return b"".join(
-        b">p%d\n%s\n" % (number, bytes(letters.choices(b"ACDEFGHIKLMNPQRSTVWY", k=50))) for number in range(records)
+        b">p%d\n%s\n" % (number, bytes(draw.choices(b"ACDEFGHIKLMNPQRSTVWY", k=50))) for number in range(records)
     )
 
 

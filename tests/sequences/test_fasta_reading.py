@@ -86,7 +86,7 @@ def test_duplicate_ids_are_all_read(tmp_path: Path) -> None:
     assert [record.id for record in _read(tmp_path, b">a\nMK\n>a\nMK\n>a\nV\n")] == ["a", "a", "a"]
 
 
-def test_letters_are_not_judged(tmp_path: Path) -> None:
+def test_residues_are_not_judged(tmp_path: Path) -> None:
     assert _read(tmp_path, b">a\nmk-1*\xff\n") == [Record("a", b"mk-1*\xff", "f", 1)]
 
 

@@ -53,9 +53,9 @@ def test_read_of_length_zero_is_rejected_as_empty(tmp_path: Path, ending: bytes)
     [
         (b"@bad\nACGT\nIIII\n", "expected '+' two lines below its header, found 'IIII'"),
         (b"@bad\nACGT\n@III\n", "expected '+' two lines below its header, found '@III'"),
-        (b"@bad\nACGT\n+\nIII\n", "expected 4 quality scores, one a letter, found 3"),
-        (b"@bad\nACGT\n+\n@III@\n", "expected 4 quality scores, one a letter, found 5"),
-        (b"@bad\nACGTACGT\n+\n", "expected 8 quality scores, one a letter, found 9"),
+        (b"@bad\nACGT\n+\nIII\n", "expected 4 quality scores, one a base, found 3"),
+        (b"@bad\nACGT\n+\n@III@\n", "expected 4 quality scores, one a base, found 5"),
+        (b"@bad\nACGTACGT\n+\n", "expected 8 quality scores, one a base, found 9"),
         (b"@bad\n+\nIIII\n", "expected '+' two lines below its header, found 'IIII'"),
         (b"@bad\nACGT\nACGT\n+\nIIII\nIIII\n", "expected '+' two lines below its header, found 'ACGT'"),
     ],

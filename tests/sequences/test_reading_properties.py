@@ -21,14 +21,14 @@ from embedstore.types import Record
 _ID = st.text(
     st.characters(codec="utf-8", exclude_characters=" \t\n\r\v\f\0") | st.sampled_from("ab>;#|"), min_size=1, max_size=8
 )
-_LETTERS = st.text(st.sampled_from("ACDXYacdxy*-5@+"), min_size=1, max_size=30)
+_RESIDUES = st.text(st.sampled_from("ACDXYacdxy*-5@+"), min_size=1, max_size=30)
 _FILLER = st.sampled_from([[], [], [], [""], ["# a > b"], [";"], [" ", "\t"]])
 _COMPRESS = {"plain": bytes, "gzip": gzip.compress, "bzip2": bz2.compress, "xz": lzma.compress, "zstd": zstd.compress}
 
 
 class _Written(NamedTuple):
     id: str
-    letters: str
+    residues: str
     line: int
 
 
@@ -67,10 +67,10 @@ def _fasta(draw: st.DrawFn) -> tuple[list[str], list[_Written]]:
         header = id_ and id_ + draw(st.sampled_from(["", " ", " word > more", "\tx", "  # y"]))
         start = len(lines) + 1
         lines.append(">" + draw(st.sampled_from(["", "", "", " "])) + header)
-        sequence = draw(st.lists(_LETTERS, max_size=4))
-        for letters in sequence:
+        sequence = draw(st.lists(_RESIDUES, max_size=4))
+        for residues in sequence:
             blank = draw(st.sampled_from(["", "", " ", "\t"]))
-            lines += [letters[:3] + blank + letters[3:], *draw(_FILLER)]
+            lines += [residues[:3] + blank + residues[3:], *draw(_FILLER)]
         written.append(_Written(id_, "".join(sequence), start))
     return lines, written
 
@@ -81,18 +81,18 @@ def _fastq(draw: st.DrawFn) -> tuple[list[str], list[_Written]]:
     written = []
     for _ in range(draw(st.integers(0, 6))):
         lines += draw(st.sampled_from([[], [], [""]]))
-        id_, letters = draw(_ID | st.just("")), draw(_LETTERS)
-        written.append(_Written(id_, letters, len(lines) + 1))
-        quality = draw(st.text(st.sampled_from("@+>I!~"), min_size=len(letters), max_size=len(letters)))
-        lines += ["@" + id_, letters, "+" + draw(st.sampled_from(["", id_])), quality]
+        id_, residues = draw(_ID | st.just("")), draw(_RESIDUES)
+        written.append(_Written(id_, residues, len(lines) + 1))
+        quality = draw(st.text(st.sampled_from("@+>I!~"), min_size=len(residues), max_size=len(residues)))
+        lines += ["@" + id_, residues, "+" + draw(st.sampled_from(["", id_])), quality]
     return lines, written
 
 
 def _read_back(path: Path, content: bytes, block_bytes: int) -> Iterator[_Written]:
     path.write_bytes(content)
     for item in chain.from_iterable(read_batches(str(path), block_bytes)):
-        letters = b"".join(item.sequence.split()).decode() if isinstance(item, Record) else ""
-        yield _Written(item.id, letters, item.line)
+        residues = b"".join(item.sequence.split()).decode() if isinstance(item, Record) else ""
+        yield _Written(item.id, residues, item.line)
 
 
 @pytest.fixture(scope="module")

@@ -244,12 +244,12 @@ def test_a_segment_that_vanishes_with_its_commit_is_missing_not_garbage(place: P
     arrays = json.loads(newest.read_bytes())["arrays"]
     with removed(newest), removed(newest.parent.parent / arrays["vectors"][0]["file"]):
         for wanted in (KEYS, KEYS[4:]):
-            with pytest.raises(MissingEmbeddingError, match="lacks 3 of"):
+            with pytest.raises(MissingEmbeddingError, match="does not have 3 of"):
                 open_space(place).read(wanted)
             if arrays["vectors"][0]["file"].endswith(".h5"):  # one file, and it is open: still readable
                 assert space.read(wanted).tobytes() == right_vectors(wanted, space.recipe).tobytes()
             else:
-                with pytest.raises(MissingEmbeddingError, match="lacks 3 of"):
+                with pytest.raises(MissingEmbeddingError, match="does not have 3 of"):
                     space.read(wanted)
 
 
