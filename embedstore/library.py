@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -19,6 +19,7 @@ from embedstore.maintenance import RepairReport, repair
 from embedstore.models.embedder import Embedder, Model
 from embedstore.models.resolution import ModelOptions
 from embedstore.retrieval import Retrieved, fill_and_retrieve, retrieve
+from embedstore.sequences.intake import records_of
 from embedstore.sharing.tiers import TieredStore, upstream_places
 from embedstore.store.documents import SegmentFormat
 from embedstore.store.locations import Location, is_url, open_storage
@@ -32,8 +33,8 @@ from embedstore.store.verification import VerifyReport, verify
 from embedstore.store.web_index import PublishedIndex, publish_web_index
 from embedstore.types import Record, Rejection, Vectors
 
-Sequences = Iterable[Record | Rejection | str | bytes]
-"""Records as they were read, or bare sequences."""
+Sequences = Any
+"""A path, or what holds sequences: a list of records, texts, Biopython objects or pairs; a dict; a pandas object."""
 
 
 def default_place() -> Location:
@@ -197,7 +198,7 @@ class Store(TieredStore):
 
         Parameters
         ----------
-        records : records or bare sequences.
+        records : a path, or what holds sequences; see `sequences.intake.records_of`.
         model : name or directory of a model.
         name : of the space, if it is not to be called like the model.
         options : weights, precision, what happens to long sequences.
@@ -220,7 +221,7 @@ class Store(TieredStore):
 
         Parameters
         ----------
-        sequences : records or bare sequences, in any order, repeated or not.
+        sequences : a path, or what holds sequences, in any order, repeated or not.
         model : name or directory of a model, or name of a space.
 
         Returns
@@ -292,27 +293,13 @@ class Store(TieredStore):
 
 
 def as_records(sequences: Sequences) -> Iterator[Record | Rejection]:
-    """Make records of bare sequences, without an id; `line` is then the position, from 1.
+    """Make records of whatever holds sequences; see `sequences.intake.records_of`.
 
     Raises
     ------
-    InputError : one string in place of many, or something that is neither a record nor a sequence.
+    InputError : one sequence in place of many, or something that is no sequence, or could be meant in two ways.
     """
-    if isinstance(sequences, (str, bytes)):
-        raise InputError(
-            f"Cannot take {type(sequences).__name__} as sequences: expected a list of them. "
-            "Give [sequence] for one; to read a file, use embedstore.read."
-        )
-    for position, item in enumerate(sequences, start=1):
-        if isinstance(item, (Record, Rejection)):
-            yield item
-        elif isinstance(item, (str, bytes)):
-            yield Record("", item if isinstance(item, bytes) else item.encode("utf-8", "replace"), "", position)
-        else:
-            raise InputError(
-                f"Cannot take item {position} as a sequence: expected a Record, str or bytes, "
-                f"found {type(item).__name__}."
-            )
+    return records_of(sequences)
 
 
 def overview(space: Space) -> dict[str, Any]:

@@ -11,6 +11,8 @@ import h5py
 import numpy as np
 import pytest
 import zarr
+from Bio.Seq import Seq
+from Bio.SeqRecord import SeqRecord
 
 import embedstore
 from embedstore.errors import InputError, MissingEmbeddingError, StorageError, StoreError, StoreNotFoundError
@@ -76,10 +78,48 @@ def test_embed_refuses_what_has_no_vector(store: Store, sequences: list[str], re
         store.embed(sequences, model="aac_dpc")
 
 
-@pytest.mark.parametrize("given", ["MKV", b"MKV", [1, 2], [("id", "MKV")]])
+@pytest.mark.parametrize(
+    "given",
+    ["MKV", b"MKV", [1, 2], 5, [("id", "MKV", "x")], [("id", 3)], {"id": 3}, Seq("MKV"), Record("a", b"MKV", "", 1)],
+)
 def test_what_is_no_list_of_sequences_is_refused(given: object) -> None:
     with pytest.raises(InputError, match="expected"):
-        list(as_records(given))  # type: ignore[arg-type]
+        list(as_records(given))
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        [("a", "MKV"), ("b", b"WW")],
+        {"a": "MKV", "b": Seq("WW")},
+        [SeqRecord(Seq("MKV"), id="a"), SeqRecord(Seq("WW"), id="b")],
+        {"a": SeqRecord(Seq("MKV"), id="other"), "b": "WW"},
+    ],
+)
+def test_ids_come_from_whatever_holds_the_sequences(given: object) -> None:
+    assert list(as_records(given)) == [Record("a", b"MKV", "", 1), Record("b", b"WW", "", 2)]
+
+
+def test_pandas_objects_give_their_sequences_and_ids() -> None:
+    pandas = pytest.importorskip("pandas")
+    expected = [Record("a", b"MKV", "", 1), Record("b", b"WW", "", 2)]
+    assert list(as_records(pandas.Series(["MKV", "WW"], index=["a", "b"]))) == expected
+    assert list(as_records(pandas.DataFrame({"seq": ["MKV", "WW"]}, index=["a", "b"]))) == expected
+    assert list(as_records(pandas.DataFrame({"id": ["a", "b"], "sequence": ["MKV", "WW"]}))) == expected
+    for columns in ({"MKV": ["a"]}, {"seq": ["MKV"], "sequence": ["WW"]}, {"seq": [None]}):
+        with pytest.raises(InputError, match="expected"):
+            list(as_records(pandas.DataFrame(columns)))
+
+
+def test_a_path_is_taken_as_text_or_path_and_read_alike(store: Store, tmp_path: Path) -> None:
+    file = tmp_path / "a.faa"
+    file.write_text(">a\nMKV\n>b\nWW\n")
+    expected = list(embedstore.read([file]))
+    assert list(embedstore.read(file)) == list(embedstore.read(str(file))) == expected
+    assert list(as_records(file)) == list(as_records(str(file))) == expected
+    np.testing.assert_array_equal(store.embed(file, model="aac_dpc"), composition(["MKV", "WW"]))
+    with file.open() as opened, pytest.raises(InputError, match="Give its path"):
+        list(as_records(opened))
 
 
 def test_the_loaded_model_is_kept(store: Store) -> None:

@@ -31,8 +31,8 @@ _PARSERS: dict[Format, Callable[[str, int, int], _Parser]] = {
 }
 
 
-def read(inputs: Sequence[str | Path]) -> Iterator[Record | Rejection]:
-    """Read the records of several inputs, in order.
+def read(inputs: str | Path | Sequence[str | Path]) -> Iterator[Record | Rejection]:
+    """Read the records of one input, or of several in order.
 
     FASTA, FASTQ and GenBank, plain or compressed with gzip, bzip2, xz or zstd, recognised by content. Residues are
     checked later, by `identity.canonical`. Memory is bounded by the longest record, not by the input, and a
@@ -40,7 +40,7 @@ def read(inputs: Sequence[str | Path]) -> Iterator[Record | Rejection]:
 
     Parameters
     ----------
-    inputs : paths; `-` is standard input, named `<stdin>` in records.
+    inputs : a path, or paths; `-` is standard input, named `<stdin>` in records.
 
     Returns
     -------
@@ -52,7 +52,7 @@ def read(inputs: Sequence[str | Path]) -> Iterator[Record | Rejection]:
     SequenceFileError : at once, before any record, when an input cannot be opened or is not a file of sequences; while
         iterating, when that can only be told later (a stream), or reading fails.
     """
-    sources = [str(source) for source in inputs]
+    sources = [str(source) for source in ([inputs] if isinstance(inputs, (str, Path)) else inputs)]
     if sources.count(STANDARD_INPUT) > 1:
         raise SequenceFileError(STANDARD_INPUT_NAME, "it is named more than once, and can be read only once.")
     for source in sources:
