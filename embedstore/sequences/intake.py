@@ -7,7 +7,6 @@ What could be meant in two ways is refused.
 from __future__ import annotations
 
 import io
-import os
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -26,7 +25,7 @@ def records_of(given: Any) -> Iterator[Record | Rejection]:
     ------
     InputError : one sequence in place of many, or something that is no sequence, or could be meant in two ways.
     """
-    if isinstance(given, Path) or (isinstance(given, str) and os.path.isfile(given)):
+    if isinstance(given, Path) or (isinstance(given, str) and _is_file(given)):
         yield from read([given])
     elif isinstance(given, (str, bytes, Record, Rejection)) or _is_from(given, "Bio", "Seq", "MutableSeq", "SeqRecord"):
         raise InputError(
@@ -44,6 +43,13 @@ def records_of(given: Any) -> Iterator[Record | Rejection]:
             yield from _of_item(item, position)
     else:
         raise InputError(f"Cannot take {type(given).__name__} as sequences: {_EXPECTED}.")
+
+
+def _is_file(text: str) -> bool:
+    try:
+        return Path(text).is_file()
+    except (OSError, ValueError):  # a sequence is too long for a name
+        return False
 
 
 def _of_item(item: Any, position: int) -> Iterator[Record | Rejection]:

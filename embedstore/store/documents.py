@@ -34,12 +34,12 @@ from embedstore.store.strict_json import (
     unsealed,
     well_formed,
 )
+from embedstore.store.web_listing import ROOT_NAME
 from embedstore.types import Canaries
 
 SegmentFormat = Literal["zarr", "hdf5"]
 
 FORMAT_VERSION = 1
-ROOT_NAME = "embedstore.json"
 SPACE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,99}")
 MAX_SEGMENT_ROWS = 1 << 32  # the index counts rows in four bytes
 MAX_CREATED_NS = (1 << 62) - 1  # in the year 2116; what is newer than the newest still fits 64 bits

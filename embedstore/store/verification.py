@@ -44,7 +44,7 @@ from embedstore.store.signatures import NO_TRUST, CommitSignatures, Trust, signa
 from embedstore.store.signing_keys import Members
 from embedstore.store.storage import Storage, sha256_of, side_by_side
 from embedstore.store.strict_json import canonical, parsed, well_formed
-from embedstore.store.web_index import INDEX_NAME, WebIndex
+from embedstore.store.web_listing import INDEX_NAME, WebIndex
 
 NOT_CANONICAL = "it is not in canonical form (its rows can be read, and it stays)"
 _PIECE_BYTES = 16 << 20

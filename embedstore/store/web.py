@@ -17,7 +17,6 @@ from datetime import UTC, datetime
 from typing import TypeVar
 
 from embedstore.errors import CorruptStoreError, StorageError, StoreNotFoundError
-from embedstore.store.documents import ROOT_NAME
 from embedstore.store.ranges import (
     KEPT_FILE_BYTES,
     REQUESTS_AT_ONCE,
@@ -29,7 +28,7 @@ from embedstore.store.ranges import (
 from embedstore.store.retrying import Patience
 from embedstore.store.storage import DOCUMENT_BYTES, Blob, Buffer, Entry
 from embedstore.store.web_client import WebClient
-from embedstore.store.web_index import INDEX_NAME, WebIndex
+from embedstore.store.web_listing import INDEX_NAME, ROOT_NAME, WebIndex
 
 T = TypeVar("T")
 
