@@ -29,6 +29,7 @@ from embedstore_cli.evaluate import evaluate
 from embedstore_cli.fill import fill
 from embedstore_cli.gc import gc
 from embedstore_cli.get import get
+from embedstore_cli.help_pages import Command, Group
 from embedstore_cli.import_classifier import import_classifier
 from embedstore_cli.info import info
 from embedstore_cli.init import init
@@ -53,10 +54,11 @@ _SET_BY_OPTIONS = ("EMBEDSTORE_SIGNING_KEY", "EMBEDSTORE_MEMBERS", "EMBEDSTORE_U
 
 app = typer.Typer(
     name="embedstore",
+    cls=Group,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-    rich_markup_mode=None,  # importing rich to draw frames around the help takes longer than all the rest
+    rich_markup_mode=None,  # see help_pages
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 for command in (
@@ -87,7 +89,7 @@ for command in (
     pin,
     rm,
 ):
-    app.command()(command)
+    app.command(cls=Command)(command)
 
 
 def _version(asked: bool) -> None:
