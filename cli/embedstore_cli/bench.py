@@ -30,7 +30,7 @@ def bench(
     from embedstore.sequences import read
     from embedstore_cli.output import write_facts, write_json
 
-    choices = options.model_options(weights, precision, None, None, None)
+    choices = options.model_options(model, weights, precision, None, None, None)
     records = read(inputs) if inputs else None
     benchmark = measure(resolve(model, choices), records, device=device, seconds=seconds)
     if json:

@@ -49,7 +49,7 @@ def fill(
     from embedstore_cli.progress import shown
 
     read(inputs)  # what cannot be opened is told before anything is made
-    choices = options.model_options(weights, precision, long, max_length, pooling)
+    choices = options.model_options(model, weights, precision, long, max_length, pooling)
     compute, part = workers.chosen_fill(count, scheduler, cluster), workers.chosen_shard(shard, inputs)
     how = options.fill_options(device, any_molecule)
     if dry_run:

@@ -60,7 +60,7 @@ def get(
 
     check_path(output)
     records = read(inputs)
-    choices = options.model_options(weights, precision, long, max_length, pooling)
+    choices = options.model_options(model, weights, precision, long, max_length, pooling)
     if fill and pin is not None:
         raise InputError("Cannot fill what is read as it was pinned: leave out --fill or --pin.")
     if fill:

@@ -22,6 +22,7 @@ from embedstore.errors import EmbedStoreError, UpstreamWarning, plain
 from embedstore.interruption import Interrupted, exit_code, heeded, signal_of
 from embedstore_cli.audit import audit
 from embedstore_cli.bench import bench
+from embedstore_cli.command import Command, Group
 from embedstore_cli.compact import compact
 from embedstore_cli.compare import compare
 from embedstore_cli.doctor import doctor
@@ -29,7 +30,6 @@ from embedstore_cli.evaluate import evaluate
 from embedstore_cli.fill import fill
 from embedstore_cli.gc import gc
 from embedstore_cli.get import get
-from embedstore_cli.help_pages import Command, Group
 from embedstore_cli.import_classifier import import_classifier
 from embedstore_cli.info import info
 from embedstore_cli.init import init
@@ -58,7 +58,7 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-    rich_markup_mode=None,  # see help_pages
+    rich_markup_mode=None,  # see command
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 for command in (

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from embedstore_cli import options
-from embedstore_cli.classifying import Fill, Groups, Labels, Models, metric_facts, reading, report_warning
+from embedstore_cli.classifying import Fill, Groups, Labels, metric_facts, reading, report_warning
 from embedstore_cli.output import duration, notice, write_facts, write_json
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ IgnoreUnlabelled = Annotated[
 def train(
     given: Given,
     output: Output,
-    models: Models = None,
+    models: options.Models = None,
     labels: Labels = None,
     groups: Groups = None,
     split: SplitTable = None,
@@ -87,6 +87,8 @@ def train(
     store: options.StorePlace = None,
     upstream: options.Upstream = None,
     pull_through: options.PullThrough = False,
+    weights: options.Weights = None,
+    precision: options.PrecisionChoice = None,
     device: options.Device = None,
     sign_with: options.SignWith = None,
     require_signed: options.RequireSigned = None,
@@ -116,7 +118,9 @@ def train(
         ignore_unlabelled=ignore_unlabelled,
         device=device,
     )
-    with reading(given, store, models, labels, groups, fill=fill, device=device, quiet=quiet) as how:
+    named = options.names(models)
+    how_made = options.options_of_models(named, weights, precision)
+    with reading(given, store, named, labels, groups, how_made, fill=fill, device=device, quiet=quiet) as how:
         report = _trained(given, output, choices, how, split, quiet=quiet)
     report_warning(report.report_failed, f"The classifier is in {report.output}")
     if json:

@@ -37,7 +37,7 @@ def tune(
         if not quiet:
             notice(f"measuring {setting.pack_tokens} tokens, {setting.workers} × {setting.threads} threads")
 
-    choices = options.model_options(weights, precision, None, None, None)
+    choices = options.model_options(model, weights, precision, None, None, None)
     records = read(inputs) if inputs else None
     tuning = find_setting(resolve(model, choices), records, device=device, seconds=seconds, on_setting=show)
     if json:

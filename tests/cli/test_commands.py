@@ -183,7 +183,7 @@ def test_init_chooses_the_format_once(capsys: pytest.CaptureFixture[str], store:
     ("arguments", "message"),
     [
         (["fill", "no.faa", "--model", "aac_dpc"], "no such file"),
-        (["fill", ".", "--model", "aac_dpc"], "directory"),
+        (["fill", ".", "--model", "aac_dpc"], "Cannot read the folder .: expected files of sequences"),
         (["fill", str(PROTEINS), "--model", "aac_dp"], "Did you mean aac_dpc"),
         (["fill", str(PROTEINS), "--model", "aac_dpc", "--store", str(PROTEINS)], "proteins.faa"),
         (

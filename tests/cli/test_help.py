@@ -9,7 +9,7 @@ import sys
 import pytest
 import typer
 
-from embedstore_cli.help_pages import EXAMPLES, TASKS
+from embedstore_cli.command import EXAMPLES, TASKS
 from embedstore_cli.main import app, main
 
 GROUP = typer.main.get_group(app)

@@ -1,14 +1,17 @@
-"""What `--help` shows beside the options: commands by task, examples and exit codes.
+"""What all commands have in common: help by task with examples and exit codes, and how their arguments are read.
 
-Plain text, not rich's panels: importing rich takes longer than all the rest of `embedstore --help`.
+The help is plain text, not rich's panels: importing rich takes longer than all the rest of `embedstore --help`. An
+option that takes one value is refused when it is given twice: the second never replaces the first. `~` stands for the
+home directory in every path.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
-from typer.core import TyperCommand, TyperGroup
+from typer.core import TyperCommand, TyperGroup, TyperOption
 
 TASKS: Mapping[str, tuple[str, ...]] = {
     "Embed and read": ("fill", "get", "models"),
@@ -76,7 +79,7 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
     "rm": ("embedstore rm aac_dpc", "embedstore rm aac_dpc tnf --yes"),
 }
 
-_PARTLY_DONE = frozenset({"fill", "get", "prepare", "predict", "audit"})
+_PARTLY_DONE = frozenset({"fill", "get", "prepare", "predict"})
 _CODES = (
     ("0", "all well"),
     ("1", "error, or something found wrong"),
@@ -86,8 +89,29 @@ _CODES = (
 )
 
 
+_PLACES = ("PATH|URL", "INPUT...", "INPUT", "[INPUT...]")
+"""How arguments are called that are text and may be paths."""
+
+
 class Command(TyperCommand):
-    """A command whose help ends with examples and exit codes."""
+    """A command whose help ends with examples and exit codes, and that reads its arguments as said above."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Read the arguments; what takes one value is refused if it has two."""
+        given = self.make_parser(ctx).parse_args(list(args))[2]
+        for param in self.get_params(ctx):
+            times = given.count(param)
+            once = isinstance(param, TyperOption) and not (param.multiple or param.is_flag)
+            if once and times > 1:
+                ctx.fail(f"{'/'.join(reversed(param.opts))}: expected once, found {times} times.")
+        return super().parse_args(ctx, args)
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command with the paths that are meant."""
+        for param in self.get_params(ctx):
+            if param.name in ctx.params:
+                ctx.params[param.name] = _meant(ctx.params[param.name], param.metavar in _PLACES)
+        return super().invoke(ctx)
 
     def format_epilog(self, ctx: Any, formatter: Any) -> None:
         """Write examples, unwrapped to be copied, and exit codes."""
@@ -122,3 +146,14 @@ class Group(TyperGroup):
         with formatter.section("Exit codes"):
             formatter.write_dl(_CODES)
         formatter.write("\n`embedstore COMMAND --help` shows options and examples.\n")
+
+
+def _meant(value: Any, is_place: bool) -> Any:
+    """Expand a leading `~` of paths, and of text that may be one."""
+    if isinstance(value, list):
+        return [_meant(one, is_place) for one in value]
+    if (isinstance(value, Path) or (is_place and isinstance(value, str))) and str(value).startswith("~"):
+        from embedstore.home import expanded
+
+        return type(value)(expanded(value))
+    return value
