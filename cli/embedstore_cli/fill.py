@@ -58,7 +58,7 @@ def fill(
         report = workers.fill_input(preview, inputs, target, part, any_molecule)
     else:
         target = places.target_to_fill(store, model, choices, name, quiet=quiet)
-        with shown(quiet=quiet) as on_progress:
+        with shown(quiet=quiet, molecule=target.recipe.molecule) as on_progress:
             compute = partial(compute, options=how, on_progress=on_progress)
             report = workers.fill_input(compute, inputs, target, part, any_molecule)
     with uninterrupted():  # who is told to stop now gets the whole report

@@ -65,7 +65,7 @@ def get(
         raise InputError("Cannot fill what is read as it was pinned: leave out --fill or --pin.")
     if fill:
         target = places.target_to_fill(store, model, choices, name, quiet=quiet)
-        with shown(quiet=quiet) as on_progress:
+        with shown(quiet=quiet, molecule=target.recipe.molecule) as on_progress:
             how = options.fill_options(device, any_molecule)
             found = fill_and_retrieve(records, target, how, on_progress=on_progress)
     else:

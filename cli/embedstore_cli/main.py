@@ -25,6 +25,7 @@ from embedstore_cli.bench import bench
 from embedstore_cli.command import Command, Group
 from embedstore_cli.compact import compact
 from embedstore_cli.compare import compare
+from embedstore_cli.completion import completion
 from embedstore_cli.doctor import doctor
 from embedstore_cli.evaluate import evaluate
 from embedstore_cli.fill import fill
@@ -56,7 +57,7 @@ app = typer.Typer(
     name="embedstore",
     cls=Group,
     no_args_is_help=True,
-    add_completion=False,
+    add_completion=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,  # see command
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -88,6 +89,7 @@ for command in (
     gc,
     pin,
     rm,
+    completion,
 ):
     app.command(cls=Command)(command)
 

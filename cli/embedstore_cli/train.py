@@ -10,7 +10,7 @@ import typer
 
 from embedstore_cli import options
 from embedstore_cli.classifying import Fill, Groups, Labels, metric_facts, reading, report_warning
-from embedstore_cli.output import duration, notice, write_facts, write_json
+from embedstore_cli.output import confirm, duration, notice, write_facts, write_json
 
 if TYPE_CHECKING:
     from embedstore.classify.blocks import Reading
@@ -83,6 +83,7 @@ def train(
     learning_rate: LearningRate = 1e-3,
     input_dropout: InputDropout = 0.0,
     ignore_unlabelled: IgnoreUnlabelled = False,
+    force: Annotated[bool, typer.Option("--force", "-f", help="Replace the classifier that is there.")] = False,
     fill: Fill = False,
     store: options.StorePlace = None,
     upstream: options.Upstream = None,
@@ -100,8 +101,11 @@ def train(
     Train, validation, calibration and test share no group (genome) and no sequence. Writes a folder with
     classifier.safetensors, classifier.json, report.html and scores.tsv.
     """
+    from embedstore.classify.classifier import DOCUMENT_NAME
     from embedstore.classify.heads import TrainOptions
 
+    if not force and (output / DOCUMENT_NAME).exists():
+        confirm(f"Replace the classifier {output}", "--force")
     choices = TrainOptions(
         network=network.value,
         seed=seed,

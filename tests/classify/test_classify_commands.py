@@ -46,6 +46,19 @@ def test_train_evaluate_predict(
     assert sum(predicted["sequences_called"].values()) == 10
 
 
+def test_a_classifier_is_replaced_only_by_force(
+    tmp_path: Path, table: Path, arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = ["train", str(table), "-m", "tnf", "-m", "aac_dpc", "-o", str(tmp_path / "c"), "--epochs", "1", *arguments]
+    assert main(given) == 0
+    before = (tmp_path / "c" / "classifier.json").read_bytes()
+    assert main([*given, "--seed", "5"]) == 1
+    assert "give --force if you are sure" in capsys.readouterr().err
+    assert (tmp_path / "c" / "classifier.json").read_bytes() == before
+    assert main([*given, "--seed", "5", "--force"]) == 0
+    assert (tmp_path / "c" / "classifier.json").read_bytes() != before
+
+
 def test_progress_goes_to_standard_error(
     tmp_path: Path, table: Path, arguments: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shlex
+import shutil
 import subprocess
 import sys
 
@@ -42,7 +44,7 @@ def test_help_of_a_command_ends_with_examples_and_exit_codes(name: str, capsys: 
 
 @pytest.mark.parametrize("example", [example for examples in EXAMPLES.values() for example in examples])
 def test_examples_are_command_lines_that_are_understood(example: str) -> None:
-    program, name, *arguments = shlex.split(example)
+    program, name, *arguments = shlex.split(example.partition(" >")[0])
     assert program == "embedstore"
     GROUP.commands[name].make_context(name, arguments)
 
@@ -54,3 +56,32 @@ def test_help_imports_neither_rich_nor_numpy() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stderr.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    ("shell", "asked"),
+    [
+        ("bash", {"COMP_WORDS": "embedstore pre", "COMP_CWORD": "1"}),
+        ("zsh", {"_TYPER_COMPLETE_ARGS": "embedstore pre"}),
+        ("fish", {"_TYPER_COMPLETE_ARGS": "embedstore pre", "_TYPER_COMPLETE_FISH_ACTION": "get-args"}),
+    ],
+)
+def test_shells_complete_commands(shell: str, asked: dict[str, str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["completion", shell]) == 0
+    assert f"_EMBEDSTORE_COMPLETE=complete_{shell}" in capsys.readouterr().out
+    environment = {**os.environ, **asked, "_EMBEDSTORE_COMPLETE": f"complete_{shell}"}
+    command = [sys.executable, "-m", "embedstore"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert "prepare" in done.stdout
+    assert "predict" in done.stdout
+    assert "fill" not in done.stdout.split()
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="there is no bash")
+def test_bash_takes_its_completion() -> None:
+    script = subprocess.run(
+        [sys.executable, "-m", "embedstore", "completion", "bash"], capture_output=True, text=True, check=True
+    ).stdout
+    command = ["bash", "-c", f"{script}\ncomplete -p embedstore"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "_embedstore_completion" in done.stdout
