@@ -45,14 +45,17 @@ def _facts(found: Benchmark) -> list[tuple[str, str]]:
 
     facts = [
         ("model", f"{found.model}, {found.place.dtype} on {found.place.device}"),
-        ("measured with", f"{count(found.sequences)} sequences, {count(found.letters)} letters: {found.workload}"),
-        ("speed", f"{count(round(found.letters_per_second))} letters/s"),
+        (
+            "measured with",
+            f"{count(found.sequences)} sequences, {count(found.letters)} residues or bases: {found.workload}",
+        ),
+        ("speed", f"{count(round(found.letters_per_second))} residues or bases/s"),
     ]
     if found.share_of_matmul is not None and found.matmul_gflops is not None:
         share = f"{found.share_of_matmul:.2f} of {count(round(found.matmul_gflops))} Gflop/s"
         facts.append(("matrix products", f"{share} that large ones reach in the same threads"))
     facts.append(("a fill takes", f"{100 * (found.fill_to_model - 1):+.1f} % of the model alone: reading and storing"))
     if found.input is not None and found.projected_seconds is not None:
-        about = f"{count(found.input.unique)} distinct sequences, {count(found.input.letters)} letters"
+        about = f"{count(found.input.unique)} distinct sequences, {count(found.input.letters)} residues or bases"
         facts.append(("the input", f"{about}: about {duration(found.projected_seconds)}, if none is stored yet"))
     return facts

@@ -25,7 +25,7 @@ Groups = Annotated[
     ),
 ]
 Fill = Annotated[
-    bool, typer.Option("--fill", help="First compute what lacks, from dna.fna and protein.faa beside the table.")
+    bool, typer.Option("--fill", help="First compute what is missing, from dna.fna and protein.faa beside the table.")
 ]
 ClassifierPlace = Annotated[
     Path, typer.Option("--classifier", "-c", metavar="DIR", help="What `train` wrote.", show_default=False)

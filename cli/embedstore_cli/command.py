@@ -19,7 +19,7 @@ TASKS: Mapping[str, tuple[str, ...]] = {
     "Look at a store": ("init", "ls", "info", "pin", "rm"),
     "Share a store": ("push", "pull", "sync", "publish-index"),
     "Check and clean up": ("verify", "audit", "doctor", "compact", "gc"),
-    "This machine": ("tune", "bench", "completion"),
+    "This machine": ("tune", "bench", "cache", "completion"),
 }
 """Every command, once."""
 
@@ -76,6 +76,7 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
     "compact": ("embedstore compact", "embedstore compact aac_dpc"),
     "gc": ("embedstore gc --dry-run", "embedstore gc --max-size 500GB --yes"),
     "pin": ("embedstore pin paper-2025", "embedstore pin paper-2025 --remove"),
+    "cache": ("embedstore cache", "embedstore cache clear --yes"),
     "completion": (
         "embedstore completion bash >> ~/.bashrc",
         "embedstore completion zsh >> ~/.zshrc",

@@ -1,4 +1,4 @@
-"""embedstore fill: compute and store what a space lacks."""
+"""embedstore fill: compute and store what is missing from a space."""
 
 from __future__ import annotations
 
@@ -32,13 +32,15 @@ def fill(
     scheduler: workers.Scheduler = None,
     cluster: workers.Cluster = None,
     shard: workers.ShardText = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only count what lacks, and estimate the time.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only count what is missing, and estimate the time.")
+    ] = False,
     sign_with: options.SignWith = None,
     require_signed: options.RequireSigned = None,
     json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
-    """Embed the sequences that the store lacks.
+    """Embed the sequences that are missing from the store.
 
     What is stored already is not computed again: to go on after a stop, start the same command again.
     """

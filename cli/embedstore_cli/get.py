@@ -28,7 +28,7 @@ def get(
             "--output", "-o", metavar="X.npz|.h5|.zarr", help="What to write: ids, keys, X.", callback=_exportable
         ),
     ],
-    fill: Annotated[bool, typer.Option("--fill", help="First compute and store what lacks.")] = False,
+    fill: Annotated[bool, typer.Option("--fill", help="First compute and store what is missing.")] = False,
     store: options.StorePlace = None,
     upstream: options.Upstream = None,
     pull_through: options.PullThrough = False,

@@ -22,6 +22,7 @@ from embedstore.errors import EmbedStoreError, UpstreamWarning, plain
 from embedstore.interruption import Interrupted, exit_code, heeded, signal_of
 from embedstore_cli.audit import audit
 from embedstore_cli.bench import bench
+from embedstore_cli.cache import cache
 from embedstore_cli.command import Command, Group
 from embedstore_cli.compact import compact
 from embedstore_cli.compare import compare
@@ -89,6 +90,7 @@ for command in (
     gc,
     pin,
     rm,
+    cache,
     completion,
 ):
     app.command(cls=Command)(command)

@@ -34,7 +34,8 @@ def merge(
         typer.Option("--labels", metavar="FILE", help="Table of sample, source or group, and label, with a header."),
     ] = None,
     fill: Annotated[
-        bool, typer.Option("--fill", help="First compute what lacks, from dna.fna and protein.faa beside the table.")
+        bool,
+        typer.Option("--fill", help="First compute what is missing, from dna.fna and protein.faa beside the table."),
     ] = False,
     store: options.StorePlace = None,
     upstream: options.Upstream = None,

@@ -210,14 +210,14 @@ Upstream = Annotated[
     typer.Option(
         "--upstream",
         metavar="PATH|URL",
-        help="A store to look up after the own one; may be given several times. Default: $EMBEDSTORE_UPSTREAM.",
+        help="A store to look up after yours; may be given several times. Default: $EMBEDSTORE_UPSTREAM.",
         callback=_upstream_variable,
         show_default=False,
     ),
 ]
 PullThrough = Annotated[
     bool,
-    typer.Option("--pull-through", help="Keep in the own store what others have.", callback=_pull_through_variable),
+    typer.Option("--pull-through", help="Keep in your store what others have.", callback=_pull_through_variable),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Write JSON on standard output.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no summary.")]

@@ -53,7 +53,7 @@ def predict(
     json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
-    """Classify sequences: cut, embed what the store lacks, score.
+    """Classify sequences: cut, embed what is missing, score.
 
     Writes predictions.tsv, contigs.tsv and predict.json into DIR. To go on after a stop, start the same command again.
     """
@@ -91,14 +91,14 @@ def _write_text(report: PredictReport, *, quiet: bool) -> None:
         return
     counts, tally = report.counts, report.tally
     computed = ", ".join(f"{count(filled.computed)} by {filled.space.name}" for filled in report.filled)
-    lacking = tally.samples_without_vector
+    missing = tally.samples_without_vector
     write_facts(
         [
             ("read", f"{count(counts.sequences)} sequences, {count(counts.bases)} bases"),
             ("samples", f"{count(counts.samples)} of {count(counts.chunks)} chunks"),
             ("computed", computed),
             *[(f"sequences {call}", count(number)) for call, number in sorted(tally.contigs.items())],
-            *([("samples without a vector", count(lacking))] if lacking else []),
+            *([("samples without a vector", count(missing))] if missing else []),
             ("took", duration(report.seconds)),
             ("written to", str(report.output)),
         ]

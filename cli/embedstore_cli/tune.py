@@ -51,7 +51,7 @@ def _write_text(tuning: Tuning) -> None:
     from embedstore_cli.output import count, notice, write_table
 
     write_table(
-        (">tokens a pack", ">side by side", ">threads each", ">letters/s", ""),
+        (">tokens a pack", ">side by side", ">threads each", ">residues or bases/s", ""),
         (
             [
                 count(measured.setting.pack_tokens or 0),
