@@ -33,19 +33,21 @@ def shown(*, quiet: bool, molecule: str | None = None) -> Iterator[OnProgress | 
 
 
 class _Words:
-    """Puts a progress into words; knows when the computing began."""
+    """Puts a progress into words.
+
+    The speed is measured from the first results on: loading the model is no part of it.
+    """
 
     def __init__(self, unit: str) -> None:
         self._unit = unit
         self._of: FillProgress | None = None
-        self._began = 0.0
+        self._began: tuple[float, int] | None = None
 
     def text(self, progress: FillProgress) -> str:
-        now = time.monotonic()
-        if progress is not self._of or not (progress.computed or progress.waiting):  # one object a fill
-            self._of, self._began = progress, now
+        if progress is not self._of:  # one object a fill
+            self._of, self._began = progress, None
         if progress.computed:
-            parts = self._computing(progress, now - self._began)
+            parts = self._computing(progress)
         else:
             parts = [f"reading: {progress.read:,} records"]
             if progress.waiting:
@@ -54,14 +56,18 @@ class _Words:
             parts.append(f"{progress.rejected + progress.failed:,} rejected or failed")
         return ", ".join(parts)
 
-    def _computing(self, progress: FillProgress, seconds: float) -> list[str]:
+    def _computing(self, progress: FillProgress) -> list[str]:
         from embedstore_cli.output import duration
 
+        now = time.monotonic()
+        self._began = self._began or (now, progress.letters_computed)
+        seconds, done = now - self._began[0], progress.letters_computed - self._began[1]
         known = progress.letters_computed + progress.letters_waiting
         parts = [f"computing: {progress.computed:,} of {progress.computed + progress.waiting:,} sequences"]
-        if seconds > 0 and progress.letters_computed:
-            rate = progress.letters_computed / seconds
+        if known:
             parts.append(f"{100 * progress.letters_computed // known} %")
+        if seconds > 0 and done > 0:
+            rate = done / seconds
             parts += [f"{rate:,.0f} {self._unit}/s", f"{duration(progress.letters_waiting / rate)} left"]
         return parts
 

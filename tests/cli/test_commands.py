@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from pathlib import Path
 from typing import Any
 
@@ -257,7 +256,7 @@ def test_progress_off_the_terminal_is_a_line_now_and_then(
     captured = capsys.readouterr()
     first, last = captured.err.splitlines()[-2:]
     assert first == "reading: 14 records, 14 sequences to compute"
-    assert re.fullmatch(r"computing: 14 of 14 sequences, 100 %, [\d,]+ residues/s, 0.0 s left", last)
+    assert last == "computing: 14 of 14 sequences, 100 %"
     assert json.loads(captured.out)["computed"] == 14
     main(["fill", str(PROTEINS), "--model", "aac_dpc", "--quiet"])
     assert capsys.readouterr().err == ""

@@ -9,9 +9,11 @@ from pathlib import Path
 import pytest
 import typer
 
+from embedstore.filling import FillProgress
 from embedstore.library import Store
 from embedstore_cli.main import main
 from embedstore_cli.options import Precision, names, options_of_models, weights_of
+from embedstore_cli.progress import _Words
 
 PROTEINS = Path(__file__).resolve().parents[2] / "examples" / "proteins.faa"
 ESM, BERT = "esm2_t33_650m", "dnabert_s"
@@ -111,3 +113,14 @@ def test_rm_removes_several_spaces_or_none(home: Path) -> None:
     assert len(Store.open(store).spaces()) == 2
     assert main(["rm", "one", "two", "one", "--yes"]) == 0
     assert Store.open(store).spaces() == []
+
+
+def test_progress_tells_speed_and_time_left_without_the_loading_of_the_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter((100.0, 102.0))
+    monkeypatch.setattr("embedstore_cli.progress.time.monotonic", lambda: next(clock))
+    words, progress = _Words("residues"), FillProgress(read=40, waiting=40, letters_waiting=4000)
+    assert words.text(progress) == "reading: 40 records, 40 sequences to compute"
+    progress.computed, progress.waiting, progress.letters_computed, progress.letters_waiting = 10, 30, 1000, 3000
+    assert words.text(progress) == "computing: 10 of 40 sequences, 25 %"
+    progress.computed, progress.waiting, progress.letters_computed, progress.letters_waiting = 20, 20, 2000, 2000
+    assert words.text(progress) == "computing: 20 of 40 sequences, 50 %, 500 residues/s, 4.0 s left"
