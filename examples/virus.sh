@@ -51,7 +51,7 @@ for NETWORK in linear mlp; do
         DROPOUT=$INPUT_DROPOUT
         [ $NETWORK = mlp ] || DROPOUT=0
         echo "# train and test: $NETWORK, seed $SEED"
-        embedstore train "$OUT/features.zarr" --groups "$OUT/groups.tsv" --network $NETWORK --seed "$SEED" \
+        embedstore train "$OUT/features.zarr" --force --groups "$OUT/groups.tsv" --network $NETWORK --seed "$SEED" \
             --input-dropout "$DROPOUT" --quiet -o "$OUT/$NETWORK-$SEED"
         if [ -n "$TEST_VIRUS" ]; then
             echo "# evaluate: on the other folders"

@@ -47,7 +47,7 @@ def audit(
     from embedstore_cli.output import list_rejections, write_json
 
     records = read(inputs)
-    choices = options.model_options(weights, precision, long, max_length, pooling)
+    choices = options.model_options(model, weights, precision, long, max_length, pooling)
     target = open_store(store).target(model, name=name, options=choices)
     report = audit_space(records, target, AuditOptions(sample, seed, device, any_molecule))
     if json:

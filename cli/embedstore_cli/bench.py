@@ -30,7 +30,7 @@ def bench(
     from embedstore.sequences import read
     from embedstore_cli.output import write_facts, write_json
 
-    choices = options.model_options(weights, precision, None, None, None)
+    choices = options.model_options(model, weights, precision, None, None, None)
     records = read(inputs) if inputs else None
     benchmark = measure(resolve(model, choices), records, device=device, seconds=seconds)
     if json:
@@ -45,14 +45,17 @@ def _facts(found: Benchmark) -> list[tuple[str, str]]:
 
     facts = [
         ("model", f"{found.model}, {found.place.dtype} on {found.place.device}"),
-        ("measured with", f"{count(found.sequences)} sequences, {count(found.residues)} residues: {found.workload}"),
-        ("speed", f"{count(round(found.residues_per_second))} residues/s"),
+        (
+            "measured with",
+            f"{count(found.sequences)} sequences, {count(found.residues)} residues or bases: {found.workload}",
+        ),
+        ("speed", f"{count(round(found.residues_per_second))} residues or bases/s"),
     ]
     if found.share_of_matmul is not None and found.matmul_gflops is not None:
         share = f"{found.share_of_matmul:.2f} of {count(round(found.matmul_gflops))} Gflop/s"
         facts.append(("matrix products", f"{share} that large ones reach in the same threads"))
     facts.append(("a fill takes", f"{100 * (found.fill_to_model - 1):+.1f} % of the model alone: reading and storing"))
     if found.input is not None and found.projected_seconds is not None:
-        about = f"{count(found.input.unique)} distinct sequences, {count(found.input.residues)} residues"
+        about = f"{count(found.input.unique)} distinct sequences, {count(found.input.residues)} residues or bases"
         facts.append(("the input", f"{about}: about {duration(found.projected_seconds)}, if none is stored yet"))
     return facts

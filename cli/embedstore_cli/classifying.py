@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,10 +11,9 @@ import typer
 
 if TYPE_CHECKING:
     from embedstore.classify.blocks import Reading
+    from embedstore.classify.classifier import Classifier
+    from embedstore.models.resolution import ModelOptions
 
-Models = Annotated[
-    str | None, typer.Option("--models", "-m", metavar="A,B", help="Models or spaces, in the order of their columns.")
-]
 Labels = Annotated[
     Path | None,
     typer.Option("--labels", metavar="FILE", help="Table of sample, source or group, and label, with a header."),
@@ -26,7 +25,7 @@ Groups = Annotated[
     ),
 ]
 Fill = Annotated[
-    bool, typer.Option("--fill", help="First compute what lacks, from dna.fna and protein.faa beside the table.")
+    bool, typer.Option("--fill", help="First compute what is missing, from dna.fna and protein.faa beside the table.")
 ]
 ClassifierPlace = Annotated[
     Path, typer.Option("--classifier", "-c", metavar="DIR", help="What `train` wrote.", show_default=False)
@@ -46,9 +45,10 @@ _SHOWN = (
 def reading(
     given: Path,
     store: str | None,
-    models: str | None,
+    models: Sequence[str],
     labels: Path | None,
     groups: Path | None,
+    choices: Mapping[str, ModelOptions],
     *,
     fill: bool,
     device: str | None,
@@ -61,13 +61,17 @@ def reading(
     from embedstore_cli.options import fill_options
     from embedstore_cli.progress import shown
 
-    named = () if models is None else tuple(models.split(","))
     if is_merged_file(given):
-        yield Reading(models=named, labels=labels, groups=groups)
+        yield Reading(models=models, labels=labels, groups=groups)
         return
     with shown(quiet=quiet) as on_progress:
         source = FillFrom(given.parent, fill_options(device, True), on_progress) if fill else False
-        yield Reading(places.opened(store, create=fill), named, labels, groups, source)
+        yield Reading(places.opened(store, create=fill), models, labels, groups, source, choices)
+
+
+def models_of(classifier: Classifier, models: Sequence[str]) -> Sequence[str]:
+    """Return the names that a classifier's models go by: those that were given, or else its own."""
+    return models or [block.space for block in classifier.schema.blocks]
 
 
 def metric_facts(evaluation: Mapping[str, Any], on: str) -> list[tuple[str, str]]:

@@ -26,7 +26,12 @@ def compare(
     models: Annotated[
         list[str],
         typer.Option(
-            "--models", "-m", metavar="A,B", help="A set of models or spaces; give it for each set.", callback=_several
+            "--model",
+            "--models",
+            "-m",
+            metavar="A,B",
+            help="A set of models or spaces; give it for each set.",
+            callback=_several,
         ),
     ],
     output: Annotated[Path, typer.Option("--output", "-o", metavar="REPORT", help="Folder to write.")],
@@ -47,7 +52,11 @@ def compare(
     store: options.StorePlace = None,
     upstream: options.Upstream = None,
     pull_through: options.PullThrough = False,
+    weights: options.Weights = None,
+    precision: options.PrecisionChoice = None,
     device: options.Device = None,
+    sign_with: options.SignWith = None,
+    require_signed: options.RequireSigned = None,
     json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
@@ -68,7 +77,8 @@ def compare(
         ignore_unlabelled=ignore_unlabelled,
         device=device,
     )
-    with reading(samples, store, None, labels, groups, fill=fill, device=device, quiet=quiet) as how:
+    choices = options.options_of_models(options.names(models), weights, precision)
+    with reading(samples, store, (), labels, groups, choices, fill=fill, device=device, quiet=quiet) as how:
         comparison = compare_sets(
             samples,
             models,

@@ -21,7 +21,7 @@ Spaces = Annotated[
         "--space", metavar="NAME", help="Only this space; may be given several times. Default: all.", show_default=False
     ),
 ]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Only count what lacks.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Only count what is missing.")]
 
 
 class Lines:

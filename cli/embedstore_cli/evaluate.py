@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from embedstore_cli import options
-from embedstore_cli.classifying import ClassifierPlace, Fill, Groups, Labels, Models
+from embedstore_cli.classifying import ClassifierPlace, Fill, Groups, Labels
 
 
 def evaluate(
@@ -23,7 +23,7 @@ def evaluate(
         Path | None,
         typer.Option("--output", "-o", metavar="DIR", help="Write evaluation.json, report.html and scores.tsv there."),
     ] = None,
-    models: Models = None,
+    models: options.Models = None,
     labels: Labels = None,
     groups: Groups = None,
     seed: Annotated[int, typer.Option("--seed", metavar="N", min=0, help="Of the bootstrap.")] = 1,
@@ -31,6 +31,8 @@ def evaluate(
     store: options.StorePlace = None,
     upstream: options.Upstream = None,
     pull_through: options.PullThrough = False,
+    weights: options.Weights = None,
+    precision: options.PrecisionChoice = None,
     device: options.Device = None,
     sign_with: options.SignWith = None,
     require_signed: options.RequireSigned = None,
@@ -41,12 +43,15 @@ def evaluate(
 
     Whether the features are those that the classifier was trained on is looked at first.
     """
+    from embedstore.classify.classifier import load_classifier
     from embedstore.classify.evaluation import evaluate as evaluate_classifier
-    from embedstore_cli.classifying import metric_facts, reading, report_warning
+    from embedstore_cli.classifying import metric_facts, models_of, reading, report_warning
     from embedstore_cli.output import notice, write_facts, write_json
 
-    with reading(given, store, models, labels, groups, fill=fill, device=device, quiet=quiet) as how:
-        evaluation = evaluate_classifier(given, classifier, how, output, seed=seed)
+    loaded, named = load_classifier(classifier), options.names(models)
+    choices = options.options_of_models(models_of(loaded, named), weights, precision)
+    with reading(given, store, named, labels, groups, choices, fill=fill, device=device, quiet=quiet) as how:
+        evaluation = evaluate_classifier(given, loaded, how, output, seed=seed)
     report_warning(evaluation.report_failed, f"The numbers are in {output}")
     seen = evaluation.metrics["groups_seen_in_training"]
     if seen and not quiet:

@@ -1,4 +1,4 @@
-"""embedstore fill: compute and store what a space lacks."""
+"""embedstore fill: compute and store what is missing from a space."""
 
 from __future__ import annotations
 
@@ -32,13 +32,15 @@ def fill(
     scheduler: workers.Scheduler = None,
     cluster: workers.Cluster = None,
     shard: workers.ShardText = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only count what lacks, and estimate the time.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only count what is missing, and estimate the time.")
+    ] = False,
     sign_with: options.SignWith = None,
     require_signed: options.RequireSigned = None,
     json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
-    """Embed the sequences that the store lacks.
+    """Embed the sequences that are missing from the store.
 
     What is stored already is not computed again: to go on after a stop, start the same command again.
     """
@@ -49,7 +51,7 @@ def fill(
     from embedstore_cli.progress import shown
 
     read(inputs)  # what cannot be opened is told before anything is made
-    choices = options.model_options(weights, precision, long, max_length, pooling)
+    choices = options.model_options(model, weights, precision, long, max_length, pooling)
     compute, part = workers.chosen_fill(count, scheduler, cluster), workers.chosen_shard(shard, inputs)
     how = options.fill_options(device, any_molecule)
     if dry_run:
@@ -58,7 +60,7 @@ def fill(
         report = workers.fill_input(preview, inputs, target, part, any_molecule)
     else:
         target = places.target_to_fill(store, model, choices, name, quiet=quiet)
-        with shown(quiet=quiet) as on_progress:
+        with shown(quiet=quiet, molecule=target.recipe.molecule) as on_progress:
             compute = partial(compute, options=how, on_progress=on_progress)
             report = workers.fill_input(compute, inputs, target, part, any_molecule)
     with uninterrupted():  # who is told to stop now gets the whole report

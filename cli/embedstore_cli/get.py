@@ -28,7 +28,7 @@ def get(
             "--output", "-o", metavar="X.npz|.h5|.zarr", help="What to write: ids, keys, X.", callback=_exportable
         ),
     ],
-    fill: Annotated[bool, typer.Option("--fill", help="First compute and store what lacks.")] = False,
+    fill: Annotated[bool, typer.Option("--fill", help="First compute and store what is missing.")] = False,
     store: options.StorePlace = None,
     upstream: options.Upstream = None,
     pull_through: options.PullThrough = False,
@@ -60,12 +60,12 @@ def get(
 
     check_path(output)
     records = read(inputs)
-    choices = options.model_options(weights, precision, long, max_length, pooling)
+    choices = options.model_options(model, weights, precision, long, max_length, pooling)
     if fill and pin is not None:
         raise InputError("Cannot fill what is read as it was pinned: leave out --fill or --pin.")
     if fill:
         target = places.target_to_fill(store, model, choices, name, quiet=quiet)
-        with shown(quiet=quiet) as on_progress:
+        with shown(quiet=quiet, molecule=target.recipe.molecule) as on_progress:
             how = options.fill_options(device, any_molecule)
             found = fill_and_retrieve(records, target, how, on_progress=on_progress)
     else:

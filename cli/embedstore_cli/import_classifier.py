@@ -17,6 +17,8 @@ def import_classifier(
     length: Annotated[int, typer.Option("--length", metavar="N", min=3, help="Bases of the chunks it was trained on.")],
     output: Annotated[Path, typer.Option("--output", "-o", metavar="CLASSIFIER", help="Folder to write.")],
     store: options.StorePlace = None,
+    weights: options.Weights = None,
+    precision: options.PrecisionChoice = None,
     quiet: options.Quiet = False,
 ) -> None:
     """Make a classifier of a head that VirNucPro trained.
@@ -28,6 +30,8 @@ def import_classifier(
     from embedstore.library import open_store
     from embedstore_cli.output import notice
 
-    classifier = import_head(file, HeadSource(dna, protein, length), output, open_store(store, create=True))
+    choices = options.options_of_models((dna, protein), weights, precision)
+    head = HeadSource(dna, protein, length)
+    classifier = import_head(file, head, output, open_store(store, create=True), choices)
     if not quiet:
         notice(f"Wrote a classifier of {classifier.schema.dim} columns to {output}.")

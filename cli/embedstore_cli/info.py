@@ -46,7 +46,7 @@ def info(
 def _facts(found: dict[str, Any]) -> list[tuple[str, str]]:
     from embedstore_cli.output import count, duration, size
 
-    cost = f"{duration(found['compute_seconds'])} for {count(found['letters'])} letters"
+    cost = f"{duration(found['compute_seconds'])} for {count(found['letters'])} residues or bases"
     ignored = found["ignored_commits"]
     recipe = [(f"  {field.replace('_', ' ')}", _plain(value)) for field, value in found["recipe"].items()]
     return [

@@ -33,6 +33,9 @@ def ls(
     if not spaces:
         notice(f"No spaces yet in {opened.location}; `embedstore fill` makes them.")
         return
+    spaces_text = "1 space" if len(spaces) == 1 else f"{count(len(spaces))} spaces"
+    total = f"{spaces_text}, {count(sum(space['rows'] for space in spaces))} vectors"
+    notice(f"{opened.location}: {total}, {size(sum(space['bytes'] for space in spaces))}")
     stores = ["store"] if opened.tiers.upstream else []
     write_table(
         ("name", "id", "molecule", ">dim", "dtype", ">rows", ">size", ">segments", *stores),

@@ -22,8 +22,11 @@ from embedstore.errors import EmbedStoreError, UpstreamWarning, plain
 from embedstore.interruption import Interrupted, exit_code, heeded, signal_of
 from embedstore_cli.audit import audit
 from embedstore_cli.bench import bench
+from embedstore_cli.cache import cache
+from embedstore_cli.command import Command, Group
 from embedstore_cli.compact import compact
 from embedstore_cli.compare import compare
+from embedstore_cli.completion import completion
 from embedstore_cli.doctor import doctor
 from embedstore_cli.evaluate import evaluate
 from embedstore_cli.fill import fill
@@ -53,10 +56,11 @@ _SET_BY_OPTIONS = ("EMBEDSTORE_SIGNING_KEY", "EMBEDSTORE_MEMBERS", "EMBEDSTORE_U
 
 app = typer.Typer(
     name="embedstore",
+    cls=Group,
     no_args_is_help=True,
-    add_completion=False,
+    add_completion=True,
     pretty_exceptions_enable=False,
-    rich_markup_mode=None,  # importing rich to draw frames around the help takes longer than all the rest
+    rich_markup_mode=None,  # see command
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 for command in (
@@ -86,8 +90,10 @@ for command in (
     gc,
     pin,
     rm,
+    cache,
+    completion,
 ):
-    app.command()(command)
+    app.command(cls=Command)(command)
 
 
 def _version(asked: bool) -> None:

@@ -24,9 +24,7 @@ def _writable(path: Path) -> Path:
 
 def merge(
     samples: Annotated[Path, typer.Argument(metavar="SAMPLES.tsv", help="What `prepare` wrote.", show_default=False)],
-    models: Annotated[
-        str, typer.Option("--models", "-m", metavar="A,B", help="Models or spaces, in the order of their columns.")
-    ],
+    models: options.SomeModels,
     output: Annotated[
         Path,
         typer.Option("--output", "-o", metavar="FEATURES.zarr|.h5|.npz", help="What to write.", callback=_writable),
@@ -36,12 +34,15 @@ def merge(
         typer.Option("--labels", metavar="FILE", help="Table of sample, source or group, and label, with a header."),
     ] = None,
     fill: Annotated[
-        bool, typer.Option("--fill", help="First compute what lacks, from dna.fna and protein.faa beside the table.")
+        bool,
+        typer.Option("--fill", help="First compute what is missing, from dna.fna and protein.faa beside the table."),
     ] = False,
     store: options.StorePlace = None,
     upstream: options.Upstream = None,
     pull_through: options.PullThrough = False,
     pin: options.Pin = None,
+    weights: options.Weights = None,
+    precision: options.PrecisionChoice = None,
     device: options.Device = None,
     sign_with: options.SignWith = None,
     require_signed: options.RequireSigned = None,
@@ -58,16 +59,19 @@ def merge(
     from embedstore_cli.output import count, notice, write_json
     from embedstore_cli.progress import shown
 
+    named = options.names(models)
+    choices = options.options_of_models(named, weights, precision)
     reports: list[FillReport] = []
     with shown(quiet=quiet) as on_progress:
         source = FillFrom(samples.parent, options.fill_options(device, True), on_progress, reports.append)
         features = merge_features(
             samples,
             places.opened(store, create=fill, pin=pin),
-            models.split(","),
+            named,
             output,
             source if fill else False,
             labels=labels,
+            options=choices,
         )
     if json:
         write_json(_document(features, output, reports))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -59,22 +59,56 @@ class Long(StrEnum):
     none = "none"
 
 
+_INPUT_HELP = "FASTA, FASTQ or GenBank, plain or compressed; a folder of them; - is standard input."
+_SUFFIXES = frozenset(
+    (
+        *(".fa", ".faa", ".fna", ".ffn", ".fas", ".fsa", ".fasta", ".aa", ".pep"),
+        *(".fq", ".fastq", ".gb", ".gbk", ".gbff", ".gp", ".genbank"),
+    )
+)
+_COMPRESSED = frozenset((".gz", ".bgz", ".bz2", ".xz", ".zst"))
+
+
+def _files(inputs: list[str] | None) -> list[str] | None:
+    """Put the sequence files of a folder in its place, sorted; hidden ones are left out."""
+    return None if inputs is None else [file for one in inputs for file in _files_of(one)]
+
+
+def _files_of(one: str) -> list[str]:
+    from embedstore.errors import InputError
+    from embedstore.home import expanded
+
+    place = expanded(one)
+    if one in ("", "-") or not place.is_dir():
+        return [str(place) if one.startswith("~") else one]
+    found = sorted(str(path) for path in place.rglob("*") if _is_sequence_file(path, place))
+    if not found:
+        raise InputError(
+            f"Cannot read the folder {one}: expected files of sequences, found none whose name ends with one of "
+            f"{' '.join(sorted(_SUFFIXES))}, compressed or not."
+        )
+    return found
+
+
+def _is_sequence_file(path: Path, folder: Path) -> bool:
+    suffixes = [suffix.lower() for suffix in path.suffixes]
+    if suffixes and suffixes[-1] in _COMPRESSED:
+        suffixes.pop()
+    hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
+    return bool(suffixes) and suffixes[-1] in _SUFFIXES and not hidden and path.is_file()
+
+
 Inputs = Annotated[
     list[str],
-    typer.Argument(
-        metavar="INPUT",
-        help="FASTA, FASTQ or GenBank, plain or compressed; - is standard input.",
-        show_default=False,
-    ),
+    typer.Argument(metavar="INPUT", help=_INPUT_HELP, show_default=False, callback=_files),
 ]
 OptionalInputs = Annotated[
     list[str] | None,
     typer.Argument(
-        metavar="[INPUT...]",
-        help="FASTA, FASTQ or GenBank, plain or compressed; - is standard input. Default: realistic lengths.",
-        show_default=False,
+        metavar="[INPUT...]", help=f"{_INPUT_HELP} Default: realistic lengths.", show_default=False, callback=_files
     ),
 ]
+DnaInputs = Annotated[list[str], typer.Argument(metavar="INPUT", help=_INPUT_HELP, show_default=False)]
 Model = Annotated[
     str, typer.Option("--model", "-m", metavar="NAME|DIR", help="A model (see `embedstore models`), or a checkpoint.")
 ]
@@ -93,8 +127,25 @@ Pin = Annotated[
     typer.Option("--pin", metavar="NAME", help="Read exactly what `embedstore pin NAME` kept.", show_default=False),
 ]
 Name = Annotated[str | None, typer.Option("--name", help="Name of the space, if not that of the model.")]
+_SOME_MODELS = typer.Option(
+    "--model",
+    "--models",
+    "-m",
+    metavar="NAME|DIR",
+    help="Models or spaces, in the order of their columns: given several times, or as A,B.",
+    show_default=False,
+)
+SomeModels = Annotated[list[str], _SOME_MODELS]
+Models = Annotated[list[str] | None, _SOME_MODELS]
 Weights = Annotated[
-    Path | None, typer.Option("--weights", metavar="DIR", help="Weights of a named model, if not in the usual cache.")
+    list[str] | None,
+    typer.Option(
+        "--weights",
+        metavar="[MODEL=]DIR",
+        help="Weights of a named model, if not in the usual cache; may be given several times. Without MODEL=: of the "
+        "only model that has weights.",
+        show_default=False,
+    ),
 ]
 PrecisionChoice = Annotated[
     Precision | None, typer.Option("--precision", help="half: stored as float16; full: float32. Part of the space.")
@@ -159,21 +210,78 @@ Upstream = Annotated[
     typer.Option(
         "--upstream",
         metavar="PATH|URL",
-        help="A store to look up after the own one; may be given several times. Default: $EMBEDSTORE_UPSTREAM.",
+        help="A store to look up after yours; may be given several times. Default: $EMBEDSTORE_UPSTREAM.",
         callback=_upstream_variable,
         show_default=False,
     ),
 ]
 PullThrough = Annotated[
     bool,
-    typer.Option("--pull-through", help="Keep in the own store what others have.", callback=_pull_through_variable),
+    typer.Option("--pull-through", help="Keep in your store what others have.", callback=_pull_through_variable),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Write JSON on standard output.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no summary.")]
 
 
+def names(models: Sequence[str] | None) -> tuple[str, ...]:
+    """-m a,b -m c -> ("a", "b", "c")"""
+    return tuple(name for one in models or () for name in one.split(","))
+
+
+def weights_of(models: Sequence[str], given: Sequence[str] | None) -> dict[str, Path]:
+    """Return the weights of each model that some are given for.
+
+    Raises
+    ------
+    typer.BadParameter : it is not clear which model is meant, or the model has none.
+    """
+    from embedstore.errors import plain
+    from embedstore.home import expanded
+    from embedstore.models.registry import MODELS
+
+    with_weights = [name for name in dict.fromkeys(models) if not (name in MODELS and MODELS[name].built_in)]
+    if given and not with_weights:
+        raise typer.BadParameter(f"--weights: {', '.join(map(plain, models))} needs none")
+    found: dict[str, Path] = {}
+    bare: list[str] = []
+    for text in given or ():
+        name, separator, place = text.partition("=")
+        if separator and name in with_weights:
+            if name in found:
+                raise typer.BadParameter(f"--weights: {plain(name)} has weights twice")
+            found[name] = expanded(place)
+        elif separator and name in MODELS:
+            raise typer.BadParameter(f"--weights: expected one of {', '.join(map(plain, with_weights))}, found {name}")
+        else:
+            bare.append(text)
+    without = [name for name in with_weights if name not in found]
+    if bare and (len(bare) > 1 or len(without) != 1):
+        raise typer.BadParameter(
+            f"--weights: expected MODEL=DIR, of {', '.join(map(plain, with_weights))}; found {plain(bare[0])}, "
+            "which may be of several or of none"
+        )
+    if bare:
+        found[without[0]] = expanded(bare[0])
+    return found
+
+
+def options_of_models(
+    models: Sequence[str], weights: Sequence[str] | None, precision: Precision | None
+) -> dict[str, ModelOptions]:
+    """Gather what was said about each of several models."""
+    from embedstore.models.resolution import ModelOptions
+
+    found = weights_of(models, weights)
+    given = {
+        name: ModelOptions(weights=found.get(name), precision=None if precision is None else precision.value)
+        for name in models
+    }
+    return {name: options for name, options in given.items() if options != ModelOptions()}
+
+
 def model_options(
-    weights: Path | None,
+    model: str,
+    weights: Sequence[str] | None,
     precision: Precision | None,
     long: Long | None,
     max_length: int | None,
@@ -183,7 +291,7 @@ def model_options(
     from embedstore.models.resolution import ModelOptions
 
     return ModelOptions(
-        weights=weights,
+        weights=weights_of([model], weights).get(model),
         precision=None if precision is None else precision.value,
         long=None if long is None else long.value,
         max_length=max_length,

@@ -32,8 +32,8 @@ def write_line(text: str) -> None:
     print(plain(text))
 
 
-def confirm(what: str) -> None:
-    """Ask before something is removed for good; without a terminal nobody can answer.
+def confirm(what: str, otherwise: str = "--yes") -> None:
+    """Ask before something is removed for good; without a terminal nobody can answer, and an option must say it.
 
     Raises
     ------
@@ -44,7 +44,7 @@ def confirm(what: str) -> None:
     from embedstore.errors import InputError
 
     if not sys.stdin.isatty():
-        raise InputError(f"{what}? There is nobody to ask: give --yes if you are sure.")
+        raise InputError(f"{what}? There is nobody to ask: give {otherwise} if you are sure.")
     typer.confirm(f"{what}?", abort=True)
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from embedstore_cli import options
-from embedstore_cli.classifying import ClassifierPlace, Models
+from embedstore_cli.classifying import ClassifierPlace
 
 if TYPE_CHECKING:
     from embedstore.classify.prediction import PredictProgress, PredictReport
@@ -28,10 +28,10 @@ class Compat(StrEnum):
 
 
 def predict(
-    inputs: options.Inputs,
+    inputs: options.DnaInputs,
     classifier: ClassifierPlace,
     output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Folder for the tables.")],
-    models: Models = None,
+    models: options.Models = None,
     length: Annotated[
         int | None, typer.Option("--length", metavar="N", min=3, help="Bases of a chunk: refused if not as trained.")
     ] = None,
@@ -45,13 +45,15 @@ def predict(
     store: options.StorePlace = None,
     upstream: options.Upstream = None,
     pull_through: options.PullThrough = False,
+    weights: options.Weights = None,
+    precision: options.PrecisionChoice = None,
     device: options.Device = None,
     sign_with: options.SignWith = None,
     require_signed: options.RequireSigned = None,
     json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
-    """Classify sequences: cut, embed what the store lacks, score.
+    """Classify sequences: cut, embed what is missing, score.
 
     Writes predictions.tsv, contigs.tsv and predict.json into DIR. To go on after a stop, start the same command again.
     """
@@ -59,17 +61,19 @@ def predict(
     from embedstore.classify.prediction import PredictOptions
     from embedstore.classify.prediction import predict as predict_sequences
     from embedstore_cli import places
+    from embedstore_cli.classifying import models_of
     from embedstore_cli.output import write_json
 
+    loaded, named = load_classifier(classifier), options.names(models)
     choices = PredictOptions(
-        models=() if models is None else tuple(models.split(",")),
+        models=named,
         length_bases=length,
         genetic_code=genetic_code,
         min_length_bases=min_length,
         compat=None if compat is None else "virnucpro",
         fill=options.fill_options(device, True),
+        model_options=options.options_of_models(models_of(loaded, named), weights, precision),
     )
-    loaded = load_classifier(classifier)
     with _shown(quiet=quiet) as progress:
         report = predict_sequences(inputs, loaded, output, places.opened(store, create=True), choices, progress)
     if json:
@@ -87,14 +91,14 @@ def _write_text(report: PredictReport, *, quiet: bool) -> None:
         return
     counts, tally = report.counts, report.tally
     computed = ", ".join(f"{count(filled.computed)} by {filled.space.name}" for filled in report.filled)
-    lacking = tally.samples_without_vector
+    missing = tally.samples_without_vector
     write_facts(
         [
             ("read", f"{count(counts.sequences)} sequences, {count(counts.bases)} bases"),
             ("samples", f"{count(counts.samples)} of {count(counts.chunks)} chunks"),
             ("computed", computed),
             *[(f"sequences {call}", count(number)) for call, number in sorted(tally.contigs.items())],
-            *([("samples without a vector", count(lacking))] if lacking else []),
+            *([("samples without a vector", count(missing))] if missing else []),
             ("took", duration(report.seconds)),
             ("written to", str(report.output)),
         ]

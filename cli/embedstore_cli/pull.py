@@ -1,4 +1,4 @@
-"""embedstore pull: copy from another store what the own one lacks."""
+"""embedstore pull: copy from another store what is missing from yours."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def pull(
     json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
-    """Copy from another store what the own one lacks.
+    """Copy from another store what is missing from yours.
 
     Everything is checked on the way. To go on after a stop, start the same command again.
     """

@@ -1,4 +1,4 @@
-"""embedstore push: copy to another store what it lacks."""
+"""embedstore push: copy to another store what is missing from it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def push(
     json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
-    """Copy to another store what it lacks.
+    """Copy to another store what is missing from it.
 
     Everything is checked on the way. To go on after a stop, start the same command again.
     """

@@ -1,4 +1,4 @@
-"""embedstore sync: copy in both directions what either store lacks."""
+"""embedstore sync: copy in both directions what is missing from either store."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def sync(
     json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
-    """Copy in both directions what either store lacks.
+    """Copy in both directions what is missing from either store.
 
     Everything is checked on the way. To go on after a stop, start the same command again.
     """

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from embedstore_cli import options
-from embedstore_cli.classifying import Fill, Groups, Labels, Models, metric_facts, reading, report_warning
-from embedstore_cli.output import duration, notice, write_facts, write_json
+from embedstore_cli.classifying import Fill, Groups, Labels, metric_facts, reading, report_warning
+from embedstore_cli.output import confirm, duration, notice, write_facts, write_json
 
 if TYPE_CHECKING:
     from embedstore.classify.blocks import Reading
@@ -66,7 +66,7 @@ IgnoreUnlabelled = Annotated[
 def train(
     given: Given,
     output: Output,
-    models: Models = None,
+    models: options.Models = None,
     labels: Labels = None,
     groups: Groups = None,
     split: SplitTable = None,
@@ -83,10 +83,13 @@ def train(
     learning_rate: LearningRate = 1e-3,
     input_dropout: InputDropout = 0.0,
     ignore_unlabelled: IgnoreUnlabelled = False,
+    force: Annotated[bool, typer.Option("--force", "-f", help="Replace the classifier that is there.")] = False,
     fill: Fill = False,
     store: options.StorePlace = None,
     upstream: options.Upstream = None,
     pull_through: options.PullThrough = False,
+    weights: options.Weights = None,
+    precision: options.PrecisionChoice = None,
     device: options.Device = None,
     sign_with: options.SignWith = None,
     require_signed: options.RequireSigned = None,
@@ -98,8 +101,11 @@ def train(
     Train, validation, calibration and test share no group (genome) and no sequence. Writes a folder with
     classifier.safetensors, classifier.json, report.html and scores.tsv.
     """
+    from embedstore.classify.classifier import DOCUMENT_NAME
     from embedstore.classify.heads import TrainOptions
 
+    if not force and (output / DOCUMENT_NAME).exists():
+        confirm(f"Replace the classifier {output}", "--force")
     choices = TrainOptions(
         network=network.value,
         seed=seed,
@@ -116,7 +122,9 @@ def train(
         ignore_unlabelled=ignore_unlabelled,
         device=device,
     )
-    with reading(given, store, models, labels, groups, fill=fill, device=device, quiet=quiet) as how:
+    named = options.names(models)
+    how_made = options.options_of_models(named, weights, precision)
+    with reading(given, store, named, labels, groups, how_made, fill=fill, device=device, quiet=quiet) as how:
         report = _trained(given, output, choices, how, split, quiet=quiet)
     report_warning(report.report_failed, f"The classifier is in {report.output}")
     if json:

@@ -37,7 +37,7 @@ def tune(
         if not quiet:
             notice(f"measuring {setting.pack_tokens} tokens, {setting.workers} × {setting.threads} threads")
 
-    choices = options.model_options(weights, precision, None, None, None)
+    choices = options.model_options(model, weights, precision, None, None, None)
     records = read(inputs) if inputs else None
     tuning = find_setting(resolve(model, choices), records, device=device, seconds=seconds, on_setting=show)
     if json:
@@ -51,7 +51,7 @@ def _write_text(tuning: Tuning) -> None:
     from embedstore_cli.output import count, notice, write_table
 
     write_table(
-        (">tokens a pack", ">side by side", ">threads each", ">residues/s", ""),
+        (">tokens a pack", ">side by side", ">threads each", ">residues or bases/s", ""),
         (
             [
                 count(measured.setting.pack_tokens or 0),

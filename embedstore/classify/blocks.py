@@ -197,7 +197,7 @@ def _space_of(
     if space is None and block.space not in MODELS:
         space = _space(store, block.space)
     if space is not None:
-        chosen = options.get(block.space) or _options_of(space.recipe)
+        chosen = _options_of(space.recipe, options.get(block.space, ModelOptions()))
         return SpaceTarget(store, space.recipe, space.name, space, partial(_obtain, space, chosen))
     if block.space not in MODELS:
         raise UnknownModelError(
@@ -237,11 +237,15 @@ def _space(store: SpaceStore, name_or_id: str) -> Space | None:
         return None
 
 
-def _options_of(recipe: Recipe) -> ModelOptions:
-    """Return the options that lead to a recipe; the built-in models have none."""
+def _options_of(recipe: Recipe, chosen: ModelOptions) -> ModelOptions:
+    """Return the options that lead to a recipe, with what was chosen; the built-in models have none."""
     if recipe.weights_sha256 is None:
-        return ModelOptions()
+        return chosen
     pooling: Literal["mean", "mean_all"] = "mean_all" if recipe.pooling == "mean_all" else "mean"
     return ModelOptions(
-        precision=recipe.precision, long=recipe.long, max_length=recipe.max_length_tokens, pooling=pooling
+        weights=chosen.weights,
+        precision=chosen.precision or recipe.precision,
+        long=chosen.long or recipe.long,
+        max_length=recipe.max_length_tokens if chosen.max_length is None else chosen.max_length,
+        pooling=chosen.pooling or pooling,
     )

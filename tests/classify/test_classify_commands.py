@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,10 @@ import pytest
 from small_genomes import write_genomes
 
 from embedstore.classify.training import TrainReport
+from embedstore.models.registry import MODELS
 from embedstore_cli.main import main
 
+ESM = Path(__file__).resolve().parents[1] / "data" / "esm" / "fastesm2_tiny"
 EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "virus.sh"
 
 
@@ -44,6 +47,56 @@ def test_train_evaluate_predict(
     code, predicted = run_json(capsys, "predict", place / "virus", "-c", classifier, "-o", tmp_path / "p", *arguments)
     assert code == 0
     assert sum(predicted["sequences_called"].values()) == 10
+
+
+def test_an_offline_machine_predicts_with_weights_of_a_folder(
+    tmp_path: Path,
+    place: Path,
+    table: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(MODELS, "fastesm2_650", replace(MODELS["fastesm2_650"], dim=64, layers=3))
+    store = tmp_path / "store"
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    models = ["-m", "tnf", "-m", "fastesm2_650", "--weights", ESM, "--fill"]
+    trained = [
+        "train",
+        table,
+        *models,
+        "-o",
+        tmp_path / "c",
+        "--network",
+        "linear",
+        "--epochs",
+        "1",
+        "-q",
+        "--store",
+        store,
+    ]
+    assert main([*map(str, trained)]) == 0
+    given = ["predict", place / "virus", "-c", tmp_path / "c", "-q"]
+    fresh = [*given, "-o", tmp_path / "fresh", "--store", tmp_path / "fresh-store", "--weights", f"fastesm2_650={ESM}"]
+    code, predicted = run_json(capsys, *fresh)
+    assert code == 0
+    assert [filled["space"]["name"] for filled in predicted["filled"]] == ["tnf", "fastesm2_650"]
+    code, again = run_json(capsys, *given, "-o", tmp_path / "again", "--weights", ESM, "--store", store)
+    assert (code, again["sequences_called"]) == (0, predicted["sequences_called"])
+    missing = [*given, "-o", tmp_path / "no", "--store", tmp_path / "no", "--weights", "tnf=x"]
+    assert main([*map(str, missing)]) == 2
+
+
+def test_a_classifier_is_replaced_only_by_force(
+    tmp_path: Path, table: Path, arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = ["train", str(table), "-m", "tnf", "-m", "aac_dpc", "-o", str(tmp_path / "c"), "--epochs", "1", *arguments]
+    assert main(given) == 0
+    before = (tmp_path / "c" / "classifier.json").read_bytes()
+    assert main([*given, "--seed", "5"]) == 1
+    assert "give --force if you are sure" in capsys.readouterr().err
+    assert (tmp_path / "c" / "classifier.json").read_bytes() == before
+    assert main([*given, "--seed", "5", "--force"]) == 0
+    assert (tmp_path / "c" / "classifier.json").read_bytes() != before
 
 
 def test_progress_goes_to_standard_error(

@@ -144,7 +144,9 @@ def test_ls_and_info_list_spaces(capsys: pytest.CaptureFixture[str], store: Path
     assert whole["spaces"] == [details]
     assert whole["segment_format"] == "zarr"
     assert main(["ls"]) == main(["info"]) == main(["info", "aac_dpc"]) == 0
-    assert "14 of 420 float32" in capsys.readouterr().out
+    shown = capsys.readouterr()
+    assert "14 of 420 float32" in shown.out
+    assert f"{store}: 1 space, 14 vectors, " in shown.err
 
 
 def test_models_lists_all(capsys: pytest.CaptureFixture[str]) -> None:
@@ -183,7 +185,7 @@ def test_init_chooses_the_format_once(capsys: pytest.CaptureFixture[str], store:
     ("arguments", "message"),
     [
         (["fill", "no.faa", "--model", "aac_dpc"], "no such file"),
-        (["fill", ".", "--model", "aac_dpc"], "directory"),
+        (["fill", ".", "--model", "aac_dpc"], "Cannot read the folder .: expected files of sequences"),
         (["fill", str(PROTEINS), "--model", "aac_dp"], "Did you mean aac_dpc"),
         (["fill", str(PROTEINS), "--model", "aac_dpc", "--store", str(PROTEINS)], "proteins.faa"),
         (
@@ -252,7 +254,9 @@ def test_progress_off_the_terminal_is_a_line_now_and_then(
     monkeypatch.setattr("embedstore_cli.progress._LINE_EVERY_S", 0.0)
     main(["fill", str(PROTEINS), "--model", "aac_dpc", "--json"])
     captured = capsys.readouterr()
-    assert "read 14, computed 0, waiting 14\nread 14, computed 14\n" in captured.err
+    first, last = captured.err.splitlines()[-2:]
+    assert first == "reading: 14 records, 14 sequences to compute"
+    assert last == "computing: 14 of 14 sequences, 100 %"
     assert json.loads(captured.out)["computed"] == 14
     main(["fill", str(PROTEINS), "--model", "aac_dpc", "--quiet"])
     assert capsys.readouterr().err == ""

@@ -135,3 +135,21 @@ def test_fills_that_leave_many_small_segments_merge_them(store: Path) -> None:
     assert len(opened.space("aac_dpc")) == 44
     assert max(segments) == MANY_SMALL_SEGMENTS
     assert segments[-1] < 12
+
+
+def test_cache_shows_what_is_kept_and_clears_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    kept, other = tmp_path / "embedstore" / "digests.json", tmp_path / "embedstore" / "of_others"
+    kept.parent.mkdir()
+    for file in (kept, other):
+        file.write_text("{}")
+    capsys.readouterr()
+    assert main(["cache", "--json"]) == 0
+    assert {"path": str(kept), "bytes": 2, "what": "digests of weights files"} in json.loads(capsys.readouterr().out)
+    assert main(["cache", "clear"]) == 1
+    assert kept.exists()
+    assert main(["cache", "clear", "--yes"]) == 0
+    assert (kept.exists(), other.exists()) == (False, True)
+    assert main(["cache"]) == 0
