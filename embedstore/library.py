@@ -15,10 +15,11 @@ from embedstore.filling.filler import FillOptions, OnProgress, fill
 from embedstore.filling.summary import FillReport
 from embedstore.filling.target import SpaceTarget, find_target
 from embedstore.home import expanded
-from embedstore.maintenance import RepairReport, repair
+from embedstore.maintenance import CollectReport, CompactReport, RepairReport, collect, compact, repair
+from embedstore.maintenance.collection import DEFAULT_GRACE_S
 from embedstore.models.embedder import Embedder, Model
 from embedstore.models.resolution import ModelOptions
-from embedstore.retrieval import Retrieved, fill_and_retrieve, retrieve
+from embedstore.retrieval import Embeddings, Retrieved, fill_and_retrieve, retrieve
 from embedstore.sequences.intake import records_of
 from embedstore.sharing.tiers import TieredStore, upstream_places
 from embedstore.store.documents import SegmentFormat
@@ -31,7 +32,7 @@ from embedstore.store.storage import is_stray
 from embedstore.store.store import SpaceStore
 from embedstore.store.verification import VerifyReport, verify
 from embedstore.store.web_index import PublishedIndex, publish_web_index
-from embedstore.types import Record, Rejection, Vectors
+from embedstore.types import Record, Rejection
 
 Sequences = Any
 """A path, or what holds sequences: a list of records, texts, Biopython objects or pairs; a dict; a pandas object."""
@@ -216,7 +217,7 @@ class Store(TieredStore):
 
     def get(
         self, sequences: Sequences, model: str, *, name: str | None = None, options: ModelOptions | None = None
-    ) -> Vectors:
+    ) -> Embeddings:
         """Read the vectors of sequences.
 
         Parameters
@@ -226,7 +227,7 @@ class Store(TieredStore):
 
         Returns
         -------
-        (n, dim) in the space's dtype, a row a sequence, in their order.
+        Ids, keys and vectors, a row a sequence, in their order; NumPy takes it for the (n, dim) array of vectors.
 
         Raises
         ------
@@ -244,12 +245,12 @@ class Store(TieredStore):
         options: ModelOptions | None = None,
         how: FillOptions | None = None,
         on_progress: OnProgress | None = None,
-    ) -> Vectors:
+    ) -> Embeddings:
         """Read the vectors of sequences, computing and storing what lacks: `fill` and `get` in one pass.
 
         Returns
         -------
-        (n, dim) in the space's dtype, a row a sequence, in their order.
+        Ids, keys and vectors, a row a sequence, in their order; NumPy takes it for the (n, dim) array of vectors.
 
         Raises
         ------
@@ -257,6 +258,18 @@ class Store(TieredStore):
         """
         target = self.target(model, name=name, options=options)
         return _all_of(fill_and_retrieve(as_records(sequences), target, how, on_progress=on_progress))
+
+    def compact(self, space: str, *, only_small: bool = False) -> CompactReport:
+        """Merge the segments of a space into few; see `maintenance.compact`."""
+        return compact(self.space(space), only_small=only_small)
+
+    def gc(self, *, grace_s: float = DEFAULT_GRACE_S, dry_run: bool = False) -> CollectReport:
+        """Remove what nothing needs; see `maintenance.collect`."""
+        return collect(self.storage, grace_s=grace_s, dry_run=dry_run, members=self.trust.members)
+
+    def repair(self) -> RepairReport:
+        """Remove what is damaged, keep what is whole; see `maintenance.repair`."""
+        return repair(self.storage, self.trust)
 
     def target(self, model: str, *, name: str | None = None, options: ModelOptions | None = None) -> SpaceTarget:
         """Find the space that a model fills, or will fill; see `embedstore.filling.find_target`."""
@@ -325,7 +338,7 @@ def details(space: Space) -> dict[str, Any]:
     return {**overview(space), **cost, **ignored, "recipe": space.recipe.to_json()}
 
 
-def _all_of(retrieved: Retrieved) -> Vectors:
+def _all_of(retrieved: Retrieved) -> Embeddings:
     """Return all vectors, unless some were asked for that there are none of."""
     for refused, what in ((retrieved.rejected, "cannot be taken"), (retrieved.failed, "have no vector")):
         if refused:
@@ -335,4 +348,4 @@ def _all_of(retrieved: Retrieved) -> Vectors:
                 f"{first.id or 'without an id'} ({first.file + ', line' if first.file else 'position'} {first.line}): "
                 f"{first.reason}. Leave them out."
             )
-    return retrieved.read()
+    return Embeddings(retrieved.ids, retrieved.keys, retrieved.read())

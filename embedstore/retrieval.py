@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.lib.mixins import NDArrayOperatorsMixin
 
-from embedstore.errors import MissingEmbeddingError
+from embedstore.errors import MissingDependencyError, MissingEmbeddingError
 from embedstore.filling.filler import FillOptions, OnProgress, fill, open_intake
 from embedstore.filling.intake import Selection
 from embedstore.filling.summary import SpaceSummary
@@ -16,6 +17,57 @@ from embedstore.filling.target import SpaceTarget
 from embedstore.identity import Recipe, key_text
 from embedstore.store.space import Space
 from embedstore.types import Keys, Record, Rejection, Vectors
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Embeddings(NDArrayOperatorsMixin):
+    """Vectors with what they are of; NumPy takes it for the array `X`.
+
+    Attributes
+    ----------
+    ids : n ids; "" where a sequence came without one.
+    keys : (n, 24) uint8; zeros where there is no vector.
+    X : (n, dim) in the space's dtype.
+    """
+
+    ids: list[str]
+    keys: Keys
+    X: Vectors
+
+    def __len__(self) -> int:
+        return len(self.X)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self.X[index]
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self.X)
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Vectors:
+        if copy is False and dtype is not None and dtype != self.X.dtype:
+            raise ValueError(f"Cannot view {self.X.dtype} as {dtype} without a copy.")
+        return np.array(self.X, dtype, copy=True) if copy else np.asarray(self.X, dtype)
+
+    def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, **options: Any) -> Any:
+        arrays = [each.X if isinstance(each, Embeddings) else each for each in inputs]
+        return getattr(ufunc, method)(*arrays, **options)
+
+    def __getattr__(self, name: str) -> Any:
+        """What an array has, this has: shape, dtype, mean."""
+        if name.startswith("_") or name in ("ids", "keys", "X"):
+            raise AttributeError(name)
+        return getattr(self.X, name)
+
+    def __repr__(self) -> str:
+        return f"<Embeddings {len(self):,} x {self.X.shape[1]} {self.X.dtype}>"
+
+    def to_frame(self) -> Any:
+        """Return a pandas DataFrame: a row a sequence, the ids as its index."""
+        try:
+            import pandas
+        except ImportError as error:
+            raise MissingDependencyError("Cannot make a DataFrame: expected pandas. pip install pandas.") from error
+        return pandas.DataFrame(self.X, index=pandas.Index(self.ids, name="id", dtype=object))
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -26,7 +26,7 @@ def records_of(given: Any) -> Iterator[Record | Rejection]:
     ------
     InputError : one sequence in place of many, or something that is no sequence, or could be meant in two ways.
     """
-    if isinstance(given, Path) or (isinstance(given, str) and os.path.isfile(given)):
+    if isinstance(given, Path) or (isinstance(given, str) and os.path.isfile(given)):  # noqa: PTH113 - Path.is_file raises for a long sequence
         yield from read([given])
     elif isinstance(given, (str, bytes, Record, Rejection)) or _is_from(given, "Bio", "Seq", "MutableSeq", "SeqRecord"):
         raise InputError(
