@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 from embedstore.errors import InputError, StoreError, plain
 from embedstore.filling.filler import FillOptions, OnProgress, fill
@@ -19,7 +19,7 @@ from embedstore.maintenance import CollectReport, CompactReport, RepairReport, c
 from embedstore.maintenance.collection import DEFAULT_GRACE_S
 from embedstore.models.embedder import Embedder, Model
 from embedstore.models.resolution import ModelOptions
-from embedstore.retrieval import Embeddings, Retrieved, fill_and_retrieve, retrieve
+from embedstore.retrieval import Embeddings, Retrieved, fill_and_retrieve, present_of, retrieve
 from embedstore.sequences.intake import records_of
 from embedstore.sharing.tiers import TieredStore, upstream_places
 from embedstore.store.documents import SegmentFormat
@@ -33,6 +33,8 @@ from embedstore.store.store import SpaceStore
 from embedstore.store.verification import VerifyReport, verify
 from embedstore.store.web_index import PublishedIndex, publish_web_index
 from embedstore.types import Record, Rejection
+
+OnError = Literal["raise", "skip", "nan"]
 
 Sequences = Any
 """A path, or what holds sequences: a list of records, texts, Biopython objects or pairs; a dict; a pandas object."""
@@ -216,7 +218,13 @@ class Store(TieredStore):
         return report
 
     def get(
-        self, sequences: Sequences, model: str, *, name: str | None = None, options: ModelOptions | None = None
+        self,
+        sequences: Sequences,
+        model: str,
+        *,
+        name: str | None = None,
+        options: ModelOptions | None = None,
+        on_error: OnError = "raise",
     ) -> Embeddings:
         """Read the vectors of sequences.
 
@@ -224,6 +232,7 @@ class Store(TieredStore):
         ----------
         sequences : a path, or what holds sequences, in any order, repeated or not.
         model : name or directory of a model, or name of a space.
+        on_error : what happens to sequences without a vector: "raise", "skip" leaves them out, "nan" gives rows of NaN.
 
         Returns
         -------
@@ -234,7 +243,9 @@ class Store(TieredStore):
         MissingEmbeddingError : some have no vector yet. InputError : some are not sequences of the model's molecule.
         """
         target = self.target(model, name=name, options=options)
-        return _all_of(retrieve(as_records(sequences), target))
+        if _is_strict(on_error):
+            return _all_of(retrieve(as_records(sequences), target))
+        return present_of(list(as_records(sequences)), target.recipe, target.space, skip=on_error == "skip")
 
     def embed(
         self,
@@ -245,8 +256,13 @@ class Store(TieredStore):
         options: ModelOptions | None = None,
         how: FillOptions | None = None,
         on_progress: OnProgress | None = None,
+        on_error: OnError = "raise",
     ) -> Embeddings:
         """Read the vectors of sequences, computing and storing what lacks: `fill` and `get` in one pass.
+
+        Parameters
+        ----------
+        on_error : as for `get`.
 
         Returns
         -------
@@ -257,7 +273,11 @@ class Store(TieredStore):
         InputError : some are not sequences of the model's molecule, or the model has no vector for them.
         """
         target = self.target(model, name=name, options=options)
-        return _all_of(fill_and_retrieve(as_records(sequences), target, how, on_progress=on_progress))
+        if _is_strict(on_error):
+            return _all_of(fill_and_retrieve(as_records(sequences), target, how, on_progress=on_progress))
+        records = list(as_records(sequences))
+        space = fill_and_retrieve(records, target, how, on_progress=on_progress).space
+        return present_of(records, target.recipe, space, skip=on_error == "skip")
 
     def compact(self, space: str, *, only_small: bool = False) -> CompactReport:
         """Merge the segments of a space into few; see `maintenance.compact`."""
@@ -336,6 +356,12 @@ def details(space: Space) -> dict[str, Any]:
     cost = {"compute_seconds": round(info.compute_seconds, 3), "letters": info.letters}
     ignored = {"ignored_commits": space.ignored_commits}
     return {**overview(space), **cost, **ignored, "recipe": space.recipe.to_json()}
+
+
+def _is_strict(on_error: str) -> bool:
+    if on_error not in get_args(OnError):
+        raise InputError(f"Cannot take on_error: expected raise, skip or nan, found {on_error!r}.")
+    return on_error == "raise"
 
 
 def _all_of(retrieved: Retrieved) -> Embeddings:

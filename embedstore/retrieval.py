@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.lib.mixins import NDArrayOperatorsMixin
 
-from embedstore.errors import MissingDependencyError, MissingEmbeddingError
+from embedstore.errors import MissingDependencyError, MissingEmbeddingError, SequenceError
 from embedstore.filling.filler import FillOptions, OnProgress, fill, open_intake
 from embedstore.filling.intake import Selection
 from embedstore.filling.summary import SpaceSummary
 from embedstore.filling.target import SpaceTarget
-from embedstore.identity import Recipe, key_text
+from embedstore.identity import Recipe, key_text, sequence_key
 from embedstore.store.space import Space
-from embedstore.types import Keys, Record, Rejection, Vectors
+from embedstore.types import KEY_BYTES, Keys, Record, Rejection, Vectors
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -160,3 +160,25 @@ def fill_and_retrieve(
         present = space.contains(keys) if space is not None else np.zeros(len(keys), np.bool_)
         ids, keys = [ids[row] for row in np.flatnonzero(present).tolist()], keys[present]
     return Retrieved(ids, keys, report.space.name, target.recipe, space, report.rejected, report.failed)
+
+
+def present_of(records: Sequence[Record | Rejection], recipe: Recipe, space: Space | None, *, skip: bool) -> Embeddings:
+    """Read the vectors that there are; a record without one is skipped, or has a row of NaN and a key of zeros."""
+    keys = np.zeros((len(records), KEY_BYTES), np.uint8)
+    usable = np.zeros(len(records), np.bool_)
+    for row, record in enumerate(records):
+        if isinstance(record, Record):
+            try:
+                key = sequence_key(record.sequence, recipe.molecule)
+            except SequenceError:
+                continue
+            keys[row], usable[row] = np.frombuffer(key, np.uint8), True
+    present = np.zeros(len(records), np.bool_)
+    if space is not None:
+        present[usable] = space.contains(keys[usable])
+    vectors = np.full((len(records), recipe.dim), np.nan, recipe.dtype)
+    if space is not None and present.any():
+        vectors[present] = space.read(keys[present])
+    keys[~present] = 0
+    rows = np.flatnonzero(present) if skip else np.arange(len(records))
+    return Embeddings([records[row].id for row in rows.tolist()], keys[rows], vectors[rows])

@@ -158,6 +158,21 @@ def test_a_store_maintains_itself(store: Store) -> None:
     np.testing.assert_array_equal(store.get(SEQUENCES, model="aac_dpc"), composition(SEQUENCES))
 
 
+@pytest.mark.parametrize("way", ["embed", "get"])
+def test_what_has_no_vector_is_skipped_or_nan_where_asked(store: Store, way: str) -> None:
+    given = {"a": "MKV", "bad": "M-V", "none": "XXX", "b": "WW"}
+    store.fill(["MKV", "WW"], model="aac_dpc")
+    skipped = getattr(store, way)(given, model="aac_dpc", on_error="skip")
+    assert skipped.ids == ["a", "b"]
+    np.testing.assert_array_equal(skipped, composition(["MKV", "WW"]))
+    filled = getattr(store, way)(given, model="aac_dpc", on_error="nan")
+    assert filled.ids == list(given)
+    assert np.isnan(filled).all(axis=1).tolist() == [False, True, True, False]
+    np.testing.assert_array_equal(filled[[0, 3]], composition(["MKV", "WW"]))
+    with pytest.raises(InputError, match="expected raise, skip or nan"):
+        getattr(store, way)(given, model="aac_dpc", on_error="ignore")
+
+
 def test_the_loaded_model_is_kept(store: Store) -> None:
     first, second = store.target("aac_dpc"), store.target("aac_dpc")
     assert first.load_model(None, "all") is second.load_model(None, "all")
