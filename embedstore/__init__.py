@@ -22,7 +22,30 @@ if TYPE_CHECKING:
     from embedstore.classify.prediction import PredictOptions, predict
     from embedstore.classify.training import train
     from embedstore.comparison.comparing import compare
-    from embedstore.errors import EmbedStoreError, MissingEmbeddingError, SchemaError, UpstreamWarning
+    from embedstore.errors import (
+        CanaryError,
+        CorruptStoreError,
+        EmbedStoreError,
+        FormatVersionError,
+        InputError,
+        MissingDependencyError,
+        MissingEmbeddingError,
+        ModelError,
+        MoleculeError,
+        SchemaError,
+        SequenceError,
+        SequenceFileError,
+        SpaceConflictError,
+        SpaceNotFoundError,
+        StorageError,
+        StoreError,
+        StoreNotFoundError,
+        UnknownModelError,
+        UpstreamWarning,
+        WeightsError,
+        WeightsNotFoundError,
+        WorkerError,
+    )
     from embedstore.features import Features, Schema, merge, open_features
     from embedstore.filling import FillOptions, FillReport
     from embedstore.identity import Recipe, canonical, key_array, key_from_text, key_text, sequence_key
@@ -30,6 +53,7 @@ if TYPE_CHECKING:
     from embedstore.library import open_store as open
     from embedstore.models.registry import MODELS
     from embedstore.models.resolution import ModelOptions
+    from embedstore.retrieval import Embeddings
     from embedstore.samples import PrepareOptions, PrepareReport, prepare, read_samples
     from embedstore.sequences import read
     from embedstore.sharing import CopyReport, pull, push, sync
@@ -39,6 +63,25 @@ if TYPE_CHECKING:
     __version__: str
 
 _HOME = {
+    "Embeddings": "retrieval",
+    "CanaryError": "errors",
+    "CorruptStoreError": "errors",
+    "FormatVersionError": "errors",
+    "InputError": "errors",
+    "MissingDependencyError": "errors",
+    "ModelError": "errors",
+    "MoleculeError": "errors",
+    "SequenceError": "errors",
+    "SequenceFileError": "errors",
+    "SpaceConflictError": "errors",
+    "SpaceNotFoundError": "errors",
+    "StorageError": "errors",
+    "StoreError": "errors",
+    "StoreNotFoundError": "errors",
+    "UnknownModelError": "errors",
+    "WeightsError": "errors",
+    "WeightsNotFoundError": "errors",
+    "WorkerError": "errors",
     "Classifier": "classify.classifier",
     "CopyReport": "sharing",
     "EmbedStoreError": "errors",
@@ -89,15 +132,23 @@ _OTHER_NAME = {"open": "open_store"}
 
 __all__ = [
     "MODELS",
+    "CanaryError",
     "Classifier",
     "CopyReport",
+    "CorruptStoreError",
     "EmbedStoreError",
     "EmbeddingBatch",
+    "Embeddings",
     "Features",
     "FillOptions",
     "FillReport",
+    "FormatVersionError",
+    "InputError",
+    "MissingDependencyError",
     "MissingEmbeddingError",
+    "ModelError",
     "ModelOptions",
+    "MoleculeError",
     "PredictOptions",
     "PrepareOptions",
     "PrepareReport",
@@ -107,10 +158,21 @@ __all__ = [
     "Rejection",
     "Schema",
     "SchemaError",
+    "SequenceError",
+    "SequenceFileError",
     "Space",
+    "SpaceConflictError",
+    "SpaceNotFoundError",
+    "StorageError",
     "Store",
+    "StoreError",
+    "StoreNotFoundError",
     "TrainOptions",
+    "UnknownModelError",
     "UpstreamWarning",
+    "WeightsError",
+    "WeightsNotFoundError",
+    "WorkerError",
     "__version__",
     "canonical",
     "compare",

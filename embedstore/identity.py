@@ -106,8 +106,22 @@ def looks_like_dna(residues: bytes) -> bool:
     return len(residues.translate(None, _PLAIN_NUCLEOTIDES)) * 20 <= len(residues)
 
 
-def sequence_key(sequence: bytes) -> bytes:
-    """Return the 24-byte refget digest of a canonical sequence: the first 24 bytes of its SHA-512."""
+def sequence_key(sequence: bytes | str, molecule: Molecule | None = None) -> bytes:
+    """Return the 24-byte refget digest of a sequence: the first 24 bytes of the SHA-512 of its canonical form.
+
+    Parameters
+    ----------
+    sequence : in its canonical form, as bytes, where no molecule is given.
+    molecule : "dna" or "protein": bring the sequence into its canonical form first.
+
+    Raises
+    ------
+    InputError : a text without a molecule. SequenceError : not a sequence of the molecule.
+    """
+    if molecule is not None:
+        sequence = canonical(sequence, molecule)
+    elif isinstance(sequence, str):
+        raise InputError("Cannot make a key of a text: expected its molecule too. Use sequence_key(text, 'protein').")
     return hashlib.sha512(sequence).digest()[:KEY_BYTES]
 
 

@@ -8,17 +8,18 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 from embedstore.errors import InputError, StoreError, plain
 from embedstore.filling.filler import FillOptions, OnProgress, fill
 from embedstore.filling.summary import FillReport
 from embedstore.filling.target import SpaceTarget, find_target
 from embedstore.home import expanded
-from embedstore.maintenance import RepairReport, repair
+from embedstore.maintenance import CollectReport, CompactReport, RepairReport, collect, compact, repair
+from embedstore.maintenance.collection import DEFAULT_GRACE_S
 from embedstore.models.embedder import Embedder, Model
 from embedstore.models.resolution import ModelOptions
-from embedstore.retrieval import Retrieved, fill_and_retrieve, retrieve
+from embedstore.retrieval import Embeddings, Retrieved, fill_and_retrieve, present_of, retrieve
 from embedstore.sequences.intake import records_of
 from embedstore.sharing.tiers import TieredStore, upstream_places
 from embedstore.store.documents import SegmentFormat
@@ -31,7 +32,9 @@ from embedstore.store.storage import is_stray
 from embedstore.store.store import SpaceStore
 from embedstore.store.verification import VerifyReport, verify
 from embedstore.store.web_index import PublishedIndex, publish_web_index
-from embedstore.types import Record, Rejection, Vectors
+from embedstore.types import Record, Rejection
+
+OnError = Literal["raise", "skip", "nan"]
 
 Sequences = Any
 """A path, or what holds sequences: a list of records, texts, Biopython objects or pairs; a dict; a pandas object."""
@@ -215,25 +218,34 @@ class Store(TieredStore):
         return report
 
     def get(
-        self, sequences: Sequences, model: str, *, name: str | None = None, options: ModelOptions | None = None
-    ) -> Vectors:
+        self,
+        sequences: Sequences,
+        model: str,
+        *,
+        name: str | None = None,
+        options: ModelOptions | None = None,
+        on_error: OnError = "raise",
+    ) -> Embeddings:
         """Read the vectors of sequences.
 
         Parameters
         ----------
         sequences : a path, or what holds sequences, in any order, repeated or not.
         model : name or directory of a model, or name of a space.
+        on_error : what happens to sequences without a vector: "raise", "skip" leaves them out, "nan" gives rows of NaN.
 
         Returns
         -------
-        (n, dim) in the space's dtype, a row a sequence, in their order.
+        Ids, keys and vectors, a row a sequence, in their order; NumPy takes it for the (n, dim) array of vectors.
 
         Raises
         ------
         MissingEmbeddingError : some have no vector yet. InputError : some are not sequences of the model's molecule.
         """
         target = self.target(model, name=name, options=options)
-        return _all_of(retrieve(as_records(sequences), target))
+        if _is_strict(on_error):
+            return _all_of(retrieve(as_records(sequences), target))
+        return present_of(list(as_records(sequences)), target.recipe, target.space, skip=on_error == "skip")
 
     def embed(
         self,
@@ -244,19 +256,40 @@ class Store(TieredStore):
         options: ModelOptions | None = None,
         how: FillOptions | None = None,
         on_progress: OnProgress | None = None,
-    ) -> Vectors:
+        on_error: OnError = "raise",
+    ) -> Embeddings:
         """Read the vectors of sequences, computing and storing what lacks: `fill` and `get` in one pass.
+
+        Parameters
+        ----------
+        on_error : as for `get`.
 
         Returns
         -------
-        (n, dim) in the space's dtype, a row a sequence, in their order.
+        Ids, keys and vectors, a row a sequence, in their order; NumPy takes it for the (n, dim) array of vectors.
 
         Raises
         ------
         InputError : some are not sequences of the model's molecule, or the model has no vector for them.
         """
         target = self.target(model, name=name, options=options)
-        return _all_of(fill_and_retrieve(as_records(sequences), target, how, on_progress=on_progress))
+        if _is_strict(on_error):
+            return _all_of(fill_and_retrieve(as_records(sequences), target, how, on_progress=on_progress))
+        records = list(as_records(sequences))
+        space = fill_and_retrieve(records, target, how, on_progress=on_progress).space
+        return present_of(records, target.recipe, space, skip=on_error == "skip")
+
+    def compact(self, space: str, *, only_small: bool = False) -> CompactReport:
+        """Merge the segments of a space into few; see `maintenance.compact`."""
+        return compact(self.space(space), only_small=only_small)
+
+    def gc(self, *, grace_s: float = DEFAULT_GRACE_S, dry_run: bool = False) -> CollectReport:
+        """Remove what nothing needs; see `maintenance.collect`."""
+        return collect(self.storage, grace_s=grace_s, dry_run=dry_run, members=self.trust.members)
+
+    def repair(self) -> RepairReport:
+        """Remove what is damaged, keep what is whole; see `maintenance.repair`."""
+        return repair(self.storage, self.trust)
 
     def target(self, model: str, *, name: str | None = None, options: ModelOptions | None = None) -> SpaceTarget:
         """Find the space that a model fills, or will fill; see `embedstore.filling.find_target`."""
@@ -325,7 +358,13 @@ def details(space: Space) -> dict[str, Any]:
     return {**overview(space), **cost, **ignored, "recipe": space.recipe.to_json()}
 
 
-def _all_of(retrieved: Retrieved) -> Vectors:
+def _is_strict(on_error: str) -> bool:
+    if on_error not in get_args(OnError):
+        raise InputError(f"Cannot take on_error: expected raise, skip or nan, found {on_error!r}.")
+    return on_error == "raise"
+
+
+def _all_of(retrieved: Retrieved) -> Embeddings:
     """Return all vectors, unless some were asked for that there are none of."""
     for refused, what in ((retrieved.rejected, "cannot be taken"), (retrieved.failed, "have no vector")):
         if refused:
@@ -335,4 +374,4 @@ def _all_of(retrieved: Retrieved) -> Vectors:
                 f"{first.id or 'without an id'} ({first.file + ', line' if first.file else 'position'} {first.line}): "
                 f"{first.reason}. Leave them out."
             )
-    return retrieved.read()
+    return Embeddings(retrieved.ids, retrieved.keys, retrieved.read())

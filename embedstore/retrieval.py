@@ -2,20 +2,72 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.lib.mixins import NDArrayOperatorsMixin
 
-from embedstore.errors import MissingEmbeddingError
+from embedstore.errors import MissingDependencyError, MissingEmbeddingError, SequenceError
 from embedstore.filling.filler import FillOptions, OnProgress, fill, open_intake
 from embedstore.filling.intake import Selection
 from embedstore.filling.summary import SpaceSummary
 from embedstore.filling.target import SpaceTarget
-from embedstore.identity import Recipe, key_text
+from embedstore.identity import Recipe, key_text, sequence_key
 from embedstore.store.space import Space
-from embedstore.types import Keys, Record, Rejection, Vectors
+from embedstore.types import KEY_BYTES, Keys, Record, Rejection, Vectors
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Embeddings(NDArrayOperatorsMixin):
+    """Vectors with what they are of; NumPy takes it for the array `X`.
+
+    Attributes
+    ----------
+    ids : n ids; "" where a sequence came without one.
+    keys : (n, 24) uint8; zeros where there is no vector.
+    X : (n, dim) in the space's dtype.
+    """
+
+    ids: list[str]
+    keys: Keys
+    X: Vectors
+
+    def __len__(self) -> int:
+        return len(self.X)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self.X[index]
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self.X)
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Vectors:
+        if copy is False and dtype is not None and dtype != self.X.dtype:
+            raise ValueError(f"Cannot view {self.X.dtype} as {dtype} without a copy.")
+        return np.array(self.X, dtype, copy=True) if copy else np.asarray(self.X, dtype)
+
+    def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, **options: Any) -> Any:
+        arrays = [each.X if isinstance(each, Embeddings) else each for each in inputs]
+        return getattr(ufunc, method)(*arrays, **options)
+
+    def __getattr__(self, name: str) -> Any:
+        """What an array has, this has: shape, dtype, mean."""
+        if name.startswith("_") or name in ("ids", "keys", "X"):
+            raise AttributeError(name)
+        return getattr(self.X, name)
+
+    def __repr__(self) -> str:
+        return f"<Embeddings {len(self):,} x {self.X.shape[1]} {self.X.dtype}>"
+
+    def to_frame(self) -> Any:
+        """Return a pandas DataFrame: a row a sequence, the ids as its index."""
+        try:
+            import pandas
+        except ImportError as error:
+            raise MissingDependencyError("Cannot make a DataFrame: expected pandas. pip install pandas.") from error
+        return pandas.DataFrame(self.X, index=pandas.Index(self.ids, name="id", dtype=object))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -108,3 +160,25 @@ def fill_and_retrieve(
         present = space.contains(keys) if space is not None else np.zeros(len(keys), np.bool_)
         ids, keys = [ids[row] for row in np.flatnonzero(present).tolist()], keys[present]
     return Retrieved(ids, keys, report.space.name, target.recipe, space, report.rejected, report.failed)
+
+
+def present_of(records: Sequence[Record | Rejection], recipe: Recipe, space: Space | None, *, skip: bool) -> Embeddings:
+    """Read the vectors that there are; a record without one is skipped, or has a row of NaN and a key of zeros."""
+    keys = np.zeros((len(records), KEY_BYTES), np.uint8)
+    usable = np.zeros(len(records), np.bool_)
+    for row, record in enumerate(records):
+        if isinstance(record, Record):
+            try:
+                key = sequence_key(record.sequence, recipe.molecule)
+            except SequenceError:
+                continue
+            keys[row], usable[row] = np.frombuffer(key, np.uint8), True
+    present = np.zeros(len(records), np.bool_)
+    if space is not None:
+        present[usable] = space.contains(keys[usable])
+    vectors = np.full((len(records), recipe.dim), np.nan, recipe.dtype)
+    if space is not None and present.any():
+        vectors[present] = space.read(keys[present])
+    keys[~present] = 0
+    rows = np.flatnonzero(present) if skip else np.arange(len(records))
+    return Embeddings([records[row].id for row in rows.tolist()], keys[rows], vectors[rows])

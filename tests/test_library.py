@@ -122,6 +122,57 @@ def test_a_path_is_taken_as_text_or_path_and_read_alike(store: Store, tmp_path: 
         list(as_records(opened))
 
 
+def test_ids_and_keys_come_out_with_the_vectors(store: Store) -> None:
+    found = store.embed({"a": "MKV", "b": "WW"}, model="aac_dpc")
+    expected = composition(["MKV", "WW"])
+    assert found.ids == ["a", "b"]
+    assert found.keys.tobytes() == b"".join(embedstore.sequence_key(text, "protein") for text in ("mkv*", "WW"))
+    assert (found.shape, found.dtype, len(found)) == (expected.shape, expected.dtype, 2)
+    np.testing.assert_array_equal(found[1], expected[1])
+    np.testing.assert_array_equal(found * 2 + np.log1p(found), expected * 2 + np.log1p(expected))
+    assert found.mean() == expected.mean()
+    assert "2 x 420" in repr(found)
+
+
+def test_embeddings_become_a_frame_with_the_ids_as_index(store: Store) -> None:
+    pytest.importorskip("pandas")
+    frame = store.embed({"a": "MKV", "b": "WW"}, model="aac_dpc").to_frame()
+    assert frame.index.tolist() == ["a", "b"]
+    np.testing.assert_array_equal(frame.to_numpy(), composition(["MKV", "WW"]))
+
+
+def test_a_key_of_a_text_asks_for_its_molecule() -> None:
+    assert embedstore.sequence_key("acgu", "dna") == embedstore.sequence_key(b"ACGT")
+    with pytest.raises(InputError, match="molecule"):
+        embedstore.sequence_key("ACGT")
+
+
+def test_a_store_maintains_itself(store: Store) -> None:
+    for sequence in SEQUENCES:
+        store.fill([sequence], model="aac_dpc")
+    store.compact("aac_dpc")
+    assert len(store.space("aac_dpc").segments()) == 1
+    store.gc(grace_s=0)
+    store.repair()
+    assert store.verify(deep=True).clean
+    np.testing.assert_array_equal(store.get(SEQUENCES, model="aac_dpc"), composition(SEQUENCES))
+
+
+@pytest.mark.parametrize("way", ["embed", "get"])
+def test_what_has_no_vector_is_skipped_or_nan_where_asked(store: Store, way: str) -> None:
+    given = {"a": "MKV", "bad": "M-V", "none": "XXX", "b": "WW"}
+    store.fill(["MKV", "WW"], model="aac_dpc")
+    skipped = getattr(store, way)(given, model="aac_dpc", on_error="skip")
+    assert skipped.ids == ["a", "b"]
+    np.testing.assert_array_equal(skipped, composition(["MKV", "WW"]))
+    filled = getattr(store, way)(given, model="aac_dpc", on_error="nan")
+    assert filled.ids == list(given)
+    assert np.isnan(filled).all(axis=1).tolist() == [False, True, True, False]
+    np.testing.assert_array_equal(filled[[0, 3]], composition(["MKV", "WW"]))
+    with pytest.raises(InputError, match="expected raise, skip or nan"):
+        getattr(store, way)(given, model="aac_dpc", on_error="ignore")
+
+
 def test_the_loaded_model_is_kept(store: Store) -> None:
     first, second = store.target("aac_dpc"), store.target("aac_dpc")
     assert first.load_model(None, "all") is second.load_model(None, "all")

@@ -95,6 +95,8 @@ def _bar(words: _Words) -> Iterator[OnProgress]:
 
         def show(progress: FillProgress) -> None:
             known = progress.residues_computed + progress.residues_waiting
-            bar.update(task, description=words.text(progress), total=known or None, completed=progress.residues_computed)
+            bar.update(
+                task, description=words.text(progress), total=known or None, completed=progress.residues_computed
+            )
 
         yield show
