@@ -22,8 +22,8 @@ from numpy.typing import NDArray
 
 from benchmarks.timing import installed_version
 from embedstore.identity import CANONICALISATION, Recipe
+from embedstore.records import Canaries, EmbeddingBatch, Keys
 from embedstore.store import SegmentFormat, SpaceStore
-from embedstore.types import Canaries, EmbeddingBatch, Keys
 
 _BLOCK_ROWS = 8192
 _WRITE_BYTES = 1 << 20  # more at once was slower

@@ -18,8 +18,8 @@ from embedstore.errors import SequenceError
 from embedstore.identity import Molecule, canonical
 from embedstore.models.dnabert import DnabertShape
 from embedstore.models.esm import EsmShape
+from embedstore.records import Record
 from embedstore.sequences import read
-from embedstore.types import Record
 
 ROOT = Path(__file__).resolve().parents[1]
 REAL = ROOT.parent / "shared" / "data" / "real"

@@ -25,9 +25,9 @@ from benchmarks.timing import Task, environment, interleaved, parser, print_repo
 from embedstore.filling import FillReport, fill, find_target
 from embedstore.identity import canonical, sequence_key
 from embedstore.models.resolution import ModelOptions
+from embedstore.records import Record
 from embedstore.sequences.reading import read
 from embedstore.store import SpaceStore
-from embedstore.types import Record
 
 _MODEL = "aac_dpc"
 _PROTEIN_RESIDUES = b"ACDEFGHIKLMNPQRSTVWYBJOUXZ"

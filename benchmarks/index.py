@@ -21,12 +21,12 @@ import numpy as np
 from benchmarks.contenders import random_keys, toy_recipe
 from benchmarks.memory import resident_bytes, with_peak_own
 from benchmarks.timing import environment, parser, print_report, rounded, scratch_folder
-from embedstore.maintenance import compact
+from embedstore.records import Canaries, EmbeddingBatch
+from embedstore.storage.local import LocalStorage
 from embedstore.store import SpaceStore
-from embedstore.store.local import LocalStorage
-from embedstore.store.rows import SortedRows
+from embedstore.store.segment_files import SortedRows
 from embedstore.store.segments import write_segment
-from embedstore.types import Canaries, EmbeddingBatch
+from embedstore.upkeep import compact
 
 _DIM = 2
 _SPACE = "benchmark"

@@ -33,14 +33,14 @@ from benchmarks.timing import (
     print_report,
     scratch_folder,
 )
+from embedstore.records import Canaries, EmbeddingBatch, Keys
+from embedstore.storage.local import LocalStorage
+from embedstore.storage.objects import ObjectStorage
+from embedstore.storage.ranges import GAP_BYTES, REQUEST_BYTES, REQUESTS_AT_ONCE
 from embedstore.store import Space, SpaceStore
-from embedstore.store.local import LocalStorage
-from embedstore.store.objects import ObjectStorage
-from embedstore.store.ranges import GAP_BYTES, REQUEST_BYTES, REQUESTS_AT_ONCE
-from embedstore.store.rows import SortedRows
+from embedstore.store.segment_files import SortedRows
 from embedstore.store.segments import write_segment
-from embedstore.store.web_index import publish_web_index
-from embedstore.types import Canaries, EmbeddingBatch, Keys
+from embedstore.upkeep.web_index import publish_web_index
 
 _SPACE = "benchmark"
 _BUCKET = "benchmark"

@@ -23,9 +23,9 @@ import urllib3
 from benchmarks.contenders import random_keys, toy_recipe
 from benchmarks.timing import Task, environment, interleaved, parser, print_report, scratch_folder
 from embedstore.library import Store, open_store, publish_index
+from embedstore.records import Canaries, EmbeddingBatch, Keys
 from embedstore.sharing import push
 from embedstore.store import SpaceStore
-from embedstore.types import Canaries, EmbeddingBatch, Keys
 
 _SPACE = "benchmark"
 _SEGMENT_ROWS = 10_000

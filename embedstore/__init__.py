@@ -53,12 +53,12 @@ if TYPE_CHECKING:
     from embedstore.library import open_store as open
     from embedstore.models.registry import MODELS
     from embedstore.models.resolution import ModelOptions
+    from embedstore.records import EmbeddingBatch, Record, Rejection
     from embedstore.retrieval import Embeddings
     from embedstore.samples import PrepareOptions, PrepareReport, prepare, read_samples
     from embedstore.sequences import read
     from embedstore.sharing import CopyReport, pull, push, sync
     from embedstore.store.space import Space
-    from embedstore.types import EmbeddingBatch, Record, Rejection
 
     __version__: str
 
@@ -85,7 +85,7 @@ _HOME = {
     "Classifier": "classify.classifier",
     "CopyReport": "sharing",
     "EmbedStoreError": "errors",
-    "EmbeddingBatch": "types",
+    "EmbeddingBatch": "records",
     "Features": "features",
     "FillOptions": "filling",
     "FillReport": "filling",
@@ -97,8 +97,8 @@ _HOME = {
     "PrepareReport": "samples",
     "Reading": "classify.blocks",
     "Recipe": "identity",
-    "Record": "types",
-    "Rejection": "types",
+    "Record": "records",
+    "Rejection": "records",
     "Schema": "features",
     "SchemaError": "errors",
     "Space": "store.space",

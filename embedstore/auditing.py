@@ -29,9 +29,9 @@ from embedstore.filling.summary import SpaceSummary
 from embedstore.filling.target import SpaceTarget
 from embedstore.identity import key_array, key_text
 from embedstore.models.embedder import Embedder
+from embedstore.records import Record, Rejection
 from embedstore.store.space import Space
 from embedstore.store.store import recipe_conflict
-from embedstore.types import Record, Rejection
 
 _SEED_BITS = 32
 

@@ -17,10 +17,10 @@ from typing import IO, Any
 
 import numpy as np
 
+from embedstore.atomic import replacing
 from embedstore.errors import InputError
-from embedstore.output import replacing
+from embedstore.records import KEY_BYTES, Vectors
 from embedstore.retrieval import Retrieved
-from embedstore.types import KEY_BYTES, Vectors
 
 _BLOCK_BYTES = 16 << 20
 _IDS_A_BLOCK = 1 << 16

@@ -18,7 +18,7 @@ from typing import Any, Literal, Self, get_args
 import numpy as np
 
 from embedstore.errors import FormatVersionError, InputError, SequenceError
-from embedstore.types import KEY_BYTES, Keys
+from embedstore.records import KEY_BYTES, Keys
 
 Molecule = Literal["dna", "protein"]
 Precision = Literal["half", "full"]

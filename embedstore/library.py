@@ -15,24 +15,24 @@ from embedstore.filling.filler import FillOptions, OnProgress, fill
 from embedstore.filling.summary import FillReport
 from embedstore.filling.target import SpaceTarget, find_target
 from embedstore.home import expanded
-from embedstore.maintenance import CollectReport, CompactReport, RepairReport, collect, compact, repair
-from embedstore.maintenance.collection import DEFAULT_GRACE_S
 from embedstore.models.embedder import Embedder, Model
 from embedstore.models.resolution import ModelOptions
+from embedstore.records import Record, Rejection
 from embedstore.retrieval import Embeddings, Retrieved, fill_and_retrieve, present_of, retrieve
 from embedstore.sequences.intake import records_of
 from embedstore.sharing.tiers import TieredStore, upstream_places
+from embedstore.storage.file_systems import share
+from embedstore.storage.locations import Location, is_url, open_storage
+from embedstore.storage.protocol import is_stray
+from embedstore.storage.retrying import redacted_url
 from embedstore.store.documents import SegmentFormat
-from embedstore.store.locations import Location, is_url, open_storage
-from embedstore.store.permissions import share
-from embedstore.store.redaction import redacted_url
-from embedstore.store.signatures import trust_of
+from embedstore.store.signing import trust_of
 from embedstore.store.space import Space
-from embedstore.store.storage import is_stray
 from embedstore.store.store import SpaceStore
 from embedstore.store.verification import VerifyReport, verify
-from embedstore.store.web_index import PublishedIndex, publish_web_index
-from embedstore.types import Record, Rejection
+from embedstore.upkeep import CollectReport, CompactReport, RepairReport, collect, compact, repair
+from embedstore.upkeep.collection import DEFAULT_GRACE_S
+from embedstore.upkeep.web_index import PublishedIndex, publish_web_index
 
 OnError = Literal["raise", "skip", "nan"]
 

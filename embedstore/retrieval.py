@@ -15,8 +15,8 @@ from embedstore.filling.intake import Selection
 from embedstore.filling.summary import SpaceSummary
 from embedstore.filling.target import SpaceTarget
 from embedstore.identity import Recipe, key_text, sequence_key
+from embedstore.records import KEY_BYTES, Keys, Record, Rejection, Vectors
 from embedstore.store.space import Space
-from embedstore.types import KEY_BYTES, Keys, Record, Rejection, Vectors
 
 
 @dataclass(frozen=True, slots=True, eq=False)

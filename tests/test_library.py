@@ -19,8 +19,8 @@ from embedstore.errors import InputError, MissingEmbeddingError, StorageError, S
 from embedstore.export import export
 from embedstore.library import Store, as_records, default_place, details, make_store, overview, verify_store
 from embedstore.models.composition import residues_and_pairs
+from embedstore.records import Record, Rejection
 from embedstore.retrieval import Retrieved, fill_and_retrieve, retrieve
-from embedstore.types import Record, Rejection
 
 SEQUENCES = ["MKTAYIAKQR", "GSHMASMTGG", "WWWWW"]
 

@@ -23,7 +23,7 @@ def compact(
     Exit code 1 if a segment or a space cannot be read and was left as it is.
     """
     from embedstore.library import open_store
-    from embedstore.maintenance import compact
+    from embedstore.upkeep import compact
     from embedstore_cli import places
     from embedstore_cli.output import count, notice, size, write_json, write_line
 

@@ -37,7 +37,7 @@ def gc(
     The first run after something became unneeded notes it, a run after the grace period removes it.
     """
     from embedstore.library import open_store
-    from embedstore.maintenance import collect
+    from embedstore.upkeep import collect
     from embedstore_cli.output import confirm, count, size, write_json, write_line
 
     opened = open_store(store)

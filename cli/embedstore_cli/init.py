@@ -26,7 +26,7 @@ def init(
     """
     from embedstore.doctor.storage import ranges_findings
     from embedstore.library import make_store
-    from embedstore.store.documents import ROOT_NAME
+    from embedstore.storage.listing import ROOT_NAME
     from embedstore_cli.output import notice
 
     store = make_store(path, segment_format=segment_format.value, shared=shared)

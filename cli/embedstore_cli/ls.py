@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from embedstore_cli import options
 
 if TYPE_CHECKING:
-    from embedstore.sharing.upstream import Upstream
+    from embedstore.sharing.tiers import Upstream
 
 
 def ls(

@@ -15,7 +15,7 @@ from embedstore.errors import plain
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from embedstore.types import Rejection
+    from embedstore.records import Rejection
 
 _REJECTIONS_SHOWN = 20
 _ID_SHOWN = 80

@@ -19,8 +19,8 @@ def pin(
 ) -> None:
     """Keep what the store holds now under a name, bit for bit, for a paper: read it with `--pin NAME`."""
     from embedstore.library import open_store
-    from embedstore.maintenance import pin, unpin
     from embedstore.store.pins import read_pins
+    from embedstore.upkeep import pin, unpin
     from embedstore_cli.output import notice, write_json, write_line
 
     opened = open_store(store)

@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from embedstore.filling import SpaceTarget
     from embedstore.library import Store
     from embedstore.models.resolution import ModelOptions
+    from embedstore.storage.locations import Location
     from embedstore.store import Space
-    from embedstore.store.locations import Location
 
 T = TypeVar("T")
 
@@ -78,7 +78,7 @@ def _upstream_alone() -> Store | None:
     """Open the first upstream store that can be had, only to be read."""
     from embedstore.library import open_store
     from embedstore.sharing import upstream_places
-    from embedstore.sharing.upstream import Upstream
+    from embedstore.sharing.tiers import Upstream
 
     upstream = upstream_places()
     for number, each in enumerate(upstream):

@@ -19,7 +19,7 @@ def rm(
     All of them are found before the first is removed.
     """
     from embedstore.library import open_store
-    from embedstore.maintenance import remove_space
+    from embedstore.upkeep import remove_space
     from embedstore_cli.output import confirm, count, notice, short
 
     opened = open_store(store)

@@ -17,11 +17,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from embedstore.atomic import check_folder, complete
 from embedstore.classify.heads import Network, NetworkKind, Tensors, tensor_problems, tensor_shapes
 from embedstore.classify.metrics import Calibration
 from embedstore.errors import FormatVersionError, InputError, MissingDependencyError, WeightsError, plain
 from embedstore.features import Schema
-from embedstore.output import check_folder, complete
 
 TENSORS_NAME = "classifier.safetensors"
 DOCUMENT_NAME = "classifier.json"

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from embedstore.atomic import check_folder, complete
 from embedstore.classify.blocks import (
     FeatureInput,
     Reading,
@@ -23,7 +24,6 @@ from embedstore.classify.tables import Scores, score, write_scores
 from embedstore.classify.training import assess
 from embedstore.errors import InputError
 from embedstore.features import Features, Samples, Schema, is_merged_file, load_samples, open_features, view
-from embedstore.output import check_folder, complete
 
 EVALUATION_NAME = "evaluation.json"
 

@@ -32,11 +32,11 @@ from embedstore.features import FillFrom, Preparation, Samples, collect, is_miss
 from embedstore.filling import FillOptions, FillReport, SpaceTarget
 from embedstore.filling.filler import OnProgress
 from embedstore.models.resolution import ModelOptions
+from embedstore.records import Rejection
 from embedstore.samples import LabelledInput, PrepareCounts, PrepareOptions, cut_samples, read_samples
 from embedstore.samples.outputs import SAMPLES_NAME, OutputFolder, SampleFiles
 from embedstore.samples.sources import SourceReader, find_files, parse_input
 from embedstore.store.store import SpaceStore
-from embedstore.types import Rejection
 
 REPORT_NAME = "predict.json"
 _SOURCES_NAME = "sources.jsonl"

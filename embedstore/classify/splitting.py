@@ -22,8 +22,8 @@ from embedstore.features import Samples
 from embedstore.features.features import Indices
 from embedstore.features.merging import Assignments
 from embedstore.identity import key_text
-from embedstore.store.rows import as_strings
-from embedstore.types import Keys
+from embedstore.records import Keys
+from embedstore.store.segment_files import as_strings
 
 Part = Literal["train", "validation", "calibration", "test"]
 PARTS: tuple[Part, ...] = ("train", "validation", "calibration", "test")

@@ -19,13 +19,13 @@ from typing import IO, Any, BinaryIO, Literal, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from embedstore.atomic import cell
 from embedstore.classify.classifier import Classifier
 from embedstore.classify.heads import Network
 from embedstore.classify.metrics import Calibration, Classes, Probabilities, called
 from embedstore.errors import InputError
 from embedstore.features import Features, Samples
 from embedstore.features.features import Indices
-from embedstore.output import cell
 from embedstore.samples import PrepareOptions
 from embedstore.samples.outputs import OutputFolder
 from embedstore.sequences.translation import Bounds

@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from embedstore.atomic import replacing
 from embedstore.classify.blocks import FeatureInput, Reading, open_input
 from embedstore.classify.classifier import REPORT_NAME, SCORES_NAME, Classifier, check_output, save_classifier
 from embedstore.classify.heads import Fitted, OnEpoch, PartRows, TrainOptions, fit
@@ -41,7 +42,6 @@ from embedstore.errors import InputError, StorageError, plain
 from embedstore.features import Features, Samples
 from embedstore.features.features import Indices
 from embedstore.features.merging import read_assignments
-from embedstore.output import replacing
 
 _LENGTH_PARTS = 5
 """Samples are told apart by length in fifths of the chunk length."""

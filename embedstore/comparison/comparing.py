@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from embedstore.atomic import check_folder, complete
 from embedstore.classify.blocks import Reading, fill_source, fill_spaces, relabelled
 from embedstore.classify.heads import TrainOptions
 from embedstore.classify.metrics import LEVEL, REPLICATES, Floats, Measures, draws, interval, numbers
@@ -34,9 +35,8 @@ from embedstore.errors import InputError
 from embedstore.features import FillFrom, Samples, is_merged_file, is_missing, load_samples, schema_of, view
 from embedstore.filling import SpaceTarget, find_target
 from embedstore.models.resolution import ModelOptions
-from embedstore.output import check_folder, complete
+from embedstore.records import Canaries
 from embedstore.store.store import SpaceStore
-from embedstore.types import Canaries
 
 _BASES_OF_A_RESIDUE = 3
 

@@ -28,9 +28,9 @@ from embedstore.filling.summary import FillReport
 from embedstore.filling.target import SpaceTarget
 from embedstore.identity import key_array
 from embedstore.interruption import uninterrupted
-from embedstore.store.locations import is_url
+from embedstore.records import Keys, Record, Rejection
+from embedstore.storage.locations import is_url
 from embedstore.store.store import SpaceStore
-from embedstore.types import Keys, Record, Rejection
 
 TASK_SECONDS = 20.0
 """Long against what a task costs beside the model (a commit), short against what a lost one costs."""

@@ -20,7 +20,7 @@ from embedstore.errors import InputError
 from embedstore.filling.filler import KeyFilter, open_intake
 from embedstore.filling.summary import FillReport
 from embedstore.filling.target import SpaceTarget
-from embedstore.types import KEY_BYTES, Keys, Record, Rejection
+from embedstore.records import KEY_BYTES, Keys, Record, Rejection
 
 _WORDS = KEY_BYTES // 8
 _WEIGHED_PER_SHARD = 1000

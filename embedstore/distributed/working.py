@@ -25,8 +25,8 @@ from embedstore.filling.summary import FillProgress
 from embedstore.filling.target import SpaceTarget
 from embedstore.identity import Recipe
 from embedstore.models.embedder import Embedder, Model
+from embedstore.records import Record
 from embedstore.store.store import SpaceStore
-from embedstore.types import Record
 
 _SIBLINGS = "/sys/devices/system/cpu/cpu{}/topology/thread_siblings_list"
 

@@ -8,13 +8,14 @@ from dataclasses import dataclass
 
 from embedstore.doctor.findings import Finding
 from embedstore.errors import FormatVersionError, StoreError
-from embedstore.maintenance.compaction import MANY_SMALL_SEGMENTS, SMALL_BYTES
+from embedstore.storage.listing import ROOT_NAME
+from embedstore.storage.local import TEMPORARY_PREFIX
+from embedstore.storage.protocol import Storage
 from embedstore.store.commits import CommitLog
-from embedstore.store.documents import ROOT_NAME, Root
-from embedstore.store.local import TEMPORARY_PREFIX
+from embedstore.store.documents import Root
 from embedstore.store.space import Space
-from embedstore.store.storage import Storage
 from embedstore.store.store import SpaceStore
+from embedstore.upkeep.compaction import MANY_SMALL_SEGMENTS, SMALL_BYTES
 
 _GROUP = "store"
 _LISTED = ("commits/", "data/", "index/", "gc/", "signatures/")

@@ -21,11 +21,11 @@ from embedstore.doctor.storage import (
 )
 from embedstore.errors import EmbedStoreError, StoreError
 from embedstore.home import expanded
-from embedstore.store.documents import ROOT_NAME
-from embedstore.store.file_systems import advice_for
-from embedstore.store.local import TEMPORARY_PREFIX
-from embedstore.store.locations import Location, is_url, open_storage
-from embedstore.store.storage import Storage
+from embedstore.storage.file_systems import advice_for
+from embedstore.storage.listing import ROOT_NAME
+from embedstore.storage.local import TEMPORARY_PREFIX
+from embedstore.storage.locations import Location, is_url, open_storage
+from embedstore.storage.protocol import Storage
 
 
 def diagnose(location: Location) -> Diagnosis:

@@ -27,8 +27,7 @@ import numpy as np
 
 from embedstore.doctor.findings import Finding
 from embedstore.errors import EmbedStoreError, StoreError
-from embedstore.store.documents import ROOT_NAME
-from embedstore.store.file_systems import (
+from embedstore.storage.file_systems import (
     FUSE_PREFIX,
     LOCAL_FILE_SYSTEMS,
     NETWORK_FILE_SYSTEMS,
@@ -36,9 +35,10 @@ from embedstore.store.file_systems import (
     mount_table,
     mounts_above,
 )
-from embedstore.store.local import TEMPORARY_PREFIX, LocalStorage
-from embedstore.store.ranges import Ranged
-from embedstore.store.storage import Storage, is_stray
+from embedstore.storage.listing import ROOT_NAME
+from embedstore.storage.local import TEMPORARY_PREFIX, LocalStorage
+from embedstore.storage.protocol import Storage, is_stray
+from embedstore.storage.ranges import Ranged
 
 _GROUP = "access"
 _FEW_BYTES = 10 << 30

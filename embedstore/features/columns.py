@@ -31,8 +31,8 @@ from embedstore.errors import FormatVersionError, InputError, plain
 from embedstore.features.features import TEXT, Categories, Features, Samples
 from embedstore.features.schema import LARGEST_DIM, Schema
 from embedstore.identity import Molecule
+from embedstore.records import KEY_BYTES, Keys
 from embedstore.store.documents import Part
-from embedstore.types import KEY_BYTES, Keys
 
 HEADER = "embedstore_features"
 FORMAT = "embedstore-features"

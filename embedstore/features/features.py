@@ -17,9 +17,9 @@ from numpy.typing import ArrayLike, NDArray
 from embedstore.errors import InputError, MissingDependencyError
 from embedstore.features.schema import Preparation, Schema
 from embedstore.identity import Molecule
-from embedstore.store.rows import as_strings
+from embedstore.records import KEY_BYTES, Keys
+from embedstore.store.segment_files import as_strings
 from embedstore.store.space import Space
-from embedstore.types import KEY_BYTES, Keys
 
 TEXT = np.dtypes.StringDType()
 """Variable-width text: its items are `str`, and it takes a quarter of what fixed-width text takes."""

@@ -19,6 +19,7 @@ import numpy as np
 import zarr.errors
 from numpy.typing import NDArray
 
+from embedstore.atomic import complete
 from embedstore.errors import CorruptStoreError, FormatVersionError, InputError, plain
 from embedstore.features.columns import (
     ROW_DTYPE,
@@ -34,11 +35,10 @@ from embedstore.features.features import ARRAYS, CATEGORIES, TEXT, Categories, F
 from embedstore.features.layouts import read_hdf5, read_npz, read_zarr, write_hdf5, write_npz, write_zarr
 from embedstore.features.schema import Preparation
 from embedstore.identity import Molecule
-from embedstore.output import complete
+from embedstore.records import KEY_BYTES, Keys
 from embedstore.samples.outputs import SETTINGS_NAME
 from embedstore.samples.table import SampleBatch, read_samples
-from embedstore.store.local import LocalStorage
-from embedstore.types import KEY_BYTES, Keys
+from embedstore.storage.local import LocalStorage
 
 
 class _Format(NamedTuple):

@@ -19,6 +19,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from embedstore.atomic import from_cell
 from embedstore.errors import InputError, MissingEmbeddingError, plain
 from embedstore.features.features import Categories, Features, Samples, StoreRows
 from embedstore.features.files import check_output, load_samples, open_features, write_features
@@ -27,7 +28,6 @@ from embedstore.filling import FillOptions, FillReport, SpaceTarget, fill, find_
 from embedstore.filling.filler import OnProgress
 from embedstore.identity import Molecule
 from embedstore.models.resolution import ModelOptions
-from embedstore.output import from_cell
 from embedstore.samples.outputs import DNA_NAME, PROTEIN_NAME
 from embedstore.sequences import read
 from embedstore.store.store import SpaceStore

@@ -15,9 +15,9 @@ from embedstore.errors import CanaryError, CorruptStoreError, ModelError, Sequen
 from embedstore.identity import Molecule, Recipe, canonical
 from embedstore.models.embedder import Embedder
 from embedstore.models.resolution import ModelOptions, is_built_in, is_recipe_of, resolve
+from embedstore.records import Canaries
 from embedstore.store.documents import SpaceDocument, space_file
 from embedstore.store.space import Space
-from embedstore.types import Canaries
 
 SEQUENCES: dict[Molecule, tuple[str, ...]] = {
     "protein": (

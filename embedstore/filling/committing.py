@@ -12,8 +12,8 @@ import numpy as np
 
 from embedstore.identity import key_array
 from embedstore.interruption import uninterrupted
+from embedstore.records import EmbeddingBatch, Vectors
 from embedstore.store.space import Space
-from embedstore.types import EmbeddingBatch, Vectors
 
 
 @dataclass(frozen=True, slots=True)

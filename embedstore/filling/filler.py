@@ -26,12 +26,12 @@ from embedstore.filling.summary import DryRun, FillProgress, FillReport, SpaceSu
 from embedstore.filling.target import SpaceTarget
 from embedstore.identity import key_array
 from embedstore.interruption import signal_of
-from embedstore.maintenance import tend
 from embedstore.models.embedder import Embedded, Embedder
 from embedstore.models.machine import kept_rate
 from embedstore.models.registry import MODELS
+from embedstore.records import Keys, Record, Rejection, Vectors
 from embedstore.store.space import Space
-from embedstore.types import Keys, Record, Rejection, Vectors
+from embedstore.upkeep import tend
 
 _REFRESH_S = 20.0
 """How often a fill looks what other processes have committed, not to compute it again."""

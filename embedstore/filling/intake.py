@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from embedstore.errors import MoleculeError, SequenceError
 from embedstore.identity import Molecule, canonical, key_array, looks_like_dna, sequence_key
-from embedstore.types import KEY_BYTES, Keys, Record, Rejection
+from embedstore.records import KEY_BYTES, Keys, Record, Rejection
 
 _PARTITIONS = 256
 

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from embedstore.filling.intake import Window
 from embedstore.identity import key_array
 from embedstore.models.embedder import SMALL_PACKS_PER_WORKER, Embedded, Embedder, packs
-from embedstore.types import Keys, Rejection
+from embedstore.records import Keys, Rejection
 
 POOL_RECORDS = 100_000
 POOL_RESIDUES = 64 << 20

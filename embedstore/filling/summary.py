@@ -7,7 +7,7 @@ from typing import Any
 
 from embedstore.identity import Recipe
 from embedstore.interruption import Interrupted
-from embedstore.types import Rejection
+from embedstore.records import Rejection
 
 
 @dataclass(slots=True)

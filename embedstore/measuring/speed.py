@@ -29,9 +29,9 @@ from embedstore.identity import Molecule
 from embedstore.models.embedder import Embedded, Embedder, Model, ModelShape
 from embedstore.models.machine import Place, Setting, keep_rate, keep_setting, kept_file, processor
 from embedstore.models.tuning import Duration, Measured, choose, embed_timed, measure, rough_rate
+from embedstore.records import Record, Rejection
 from embedstore.sequences import read
 from embedstore.store.store import SpaceStore
-from embedstore.types import Record, Rejection
 
 if TYPE_CHECKING:
     from embedstore.models.packed import PackedEmbedder

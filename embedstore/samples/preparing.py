@@ -15,10 +15,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO, Any, BinaryIO
 
+from embedstore.records import Rejection
 from embedstore.samples.cutting import REASONS, CutSamples, PrepareOptions, SourceSummary, cut_samples
 from embedstore.samples.outputs import SETTINGS_NAME, OutputFolder, open_outputs
 from embedstore.samples.sources import LabelledInput, SourceReader, find_files, parse_input
-from embedstore.types import Rejection
 
 
 @dataclass(slots=True)

@@ -15,8 +15,8 @@ from typing import Literal
 
 from embedstore.errors import InputError, MoleculeError, SequenceError
 from embedstore.identity import canonical, looks_like_dna
+from embedstore.records import Record, Rejection
 from embedstore.sequences import read
-from embedstore.types import Record, Rejection
 
 UNNAMED = "unnamed"
 """Stands for a record that has no id."""

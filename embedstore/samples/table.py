@@ -19,9 +19,9 @@ from typing import BinaryIO, NamedTuple, TextIO
 import numpy as np
 from numpy.typing import NDArray
 
+from embedstore.atomic import cell, from_cell
 from embedstore.errors import InputError, plain
-from embedstore.output import cell, from_cell
-from embedstore.types import KEY_BYTES, Keys
+from embedstore.records import KEY_BYTES, Keys
 
 COLUMNS = ("sample", "source", "group", "label", "start", "end", "strand", "frame", "dna_key", "protein_key")
 

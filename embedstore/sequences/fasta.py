@@ -12,8 +12,8 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from embedstore.records import Record, Rejection
 from embedstore.sequences.compression import LONGEST_ID_BYTES, LONGEST_RECORD_BYTES, id_fault, id_text
-from embedstore.types import Record, Rejection
 
 _Text = TypeVar("_Text", bytes, str)
 

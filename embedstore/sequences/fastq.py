@@ -6,8 +6,8 @@ continues at the next `@` line that has a `+` two lines below it.
 
 from __future__ import annotations
 
+from embedstore.records import Record, Rejection
 from embedstore.sequences.compression import LONGEST_ID_BYTES, LONGEST_RECORD_BYTES, LineBuffer, id_fault, id_text
-from embedstore.types import Record, Rejection
 
 _RECORD_LINES = 4
 _SHOWN_BYTES = 20

@@ -11,6 +11,7 @@ import warnings
 from io import StringIO
 from itertools import pairwise
 
+from embedstore.records import Record, Rejection
 from embedstore.sequences.compression import (
     LONGEST_ID_BYTES,
     LONGEST_RECORD_BYTES,
@@ -19,7 +20,6 @@ from embedstore.sequences.compression import (
     id_fault,
     id_text,
 )
-from embedstore.types import Record, Rejection
 
 RELEASE_HEADER = re.compile(rb"GB[A-Z]+[0-9]*\.SEQ[ \t]+Genetic Sequence Data Bank")
 """First line of the files of a GenBank release (gbvrl1.seq), some lines before the first LOCUS."""

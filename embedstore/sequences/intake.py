@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from embedstore.errors import InputError
+from embedstore.records import Record, Rejection
 from embedstore.sequences.reading import read
-from embedstore.types import Record, Rejection
 
 _EXPECTED = "expected a path, or a list of sequences, Records, Biopython records or (id, sequence) pairs"
 

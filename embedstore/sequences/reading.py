@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Protocol
 
 from embedstore.errors import SequenceFileError
+from embedstore.records import Record, Rejection
 from embedstore.sequences.compression import LONGEST_RECORD_BYTES, DamagedDataError
 from embedstore.sequences.fasta import FastaParser
 from embedstore.sequences.fastq import FastqParser
 from embedstore.sequences.genbank import GenbankParser
 from embedstore.sequences.opening import BLOCK_BYTES, STANDARD_INPUT, STANDARD_INPUT_NAME, Format, check, open_text
-from embedstore.types import Record, Rejection
 
 
 class _Parser(Protocol):

@@ -5,8 +5,7 @@ one. Both go by space ids, which stand for recipes, and check every row or file 
 """
 
 from embedstore.sharing.copying import pull, push, sync
-from embedstore.sharing.report import CopyReport, SpaceCopy
-from embedstore.sharing.tiered_space import TieredSpace
-from embedstore.sharing.tiers import TieredStore, upstream_places
+from embedstore.sharing.space_copier import CopyReport, SpaceCopy
+from embedstore.sharing.tiers import TieredSpace, TieredStore, upstream_places
 
 __all__ = ["CopyReport", "SpaceCopy", "TieredSpace", "TieredStore", "pull", "push", "sync", "upstream_places"]

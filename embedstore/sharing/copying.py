@@ -18,9 +18,16 @@ from embedstore.errors import (
     SpaceNotFoundError,
 )
 from embedstore.filling import canaries
-from embedstore.sharing.report import CopyReport, Direction, OnCopied, SpaceCopy
-from embedstore.sharing.source import SourceSpace, read_documents
-from embedstore.sharing.space_copier import SpaceCopier, count_missing
+from embedstore.sharing.space_copier import (
+    CopyReport,
+    Direction,
+    OnCopied,
+    SourceSpace,
+    SpaceCopier,
+    SpaceCopy,
+    count_missing,
+    read_documents,
+)
 from embedstore.store.documents import SpaceDocument
 from embedstore.store.store import SpaceStore
 from embedstore.store.verification import Problem, reason

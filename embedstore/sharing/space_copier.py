@@ -1,4 +1,10 @@
-"""Copying one space from a store to another.
+"""What copying between stores did, as a value and as JSON.
+
+Files on their way from one storage to another: digested as they pass by, refused if not what they must be.
+
+The space that is copied from, read commit by commit, so that one damaged segment does not hide the others.
+
+Copying one space from a store to another.
 
     segment by segment, older first ─▶ which of its rows are missing at the destination?
         all, and nothing speaks against it ─▶ its files as they are, each against its SHA-256, then its commit
@@ -15,28 +21,264 @@ Vectors that are not finite, and keys that are not in order, do not go over.
 
 from __future__ import annotations
 
+import hashlib
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from embedstore.errors import CorruptStoreError, InputError, StorageError
+from embedstore.errors import CorruptStoreError, FormatVersionError, InputError, MissingDependencyError, StorageError
 from embedstore.filling.intake import DistinctKeys
-from embedstore.sharing.files import PassingFile
-from embedstore.sharing.report import OnCopied, SpaceCopy
-from embedstore.sharing.source import SourceSpace
+from embedstore.records import KEY_BYTES, EmbeddingBatch
+from embedstore.storage.open_files import OpenFiles
+from embedstore.storage.protocol import Buffer, Storage, memory, side_by_side
+from embedstore.store import SpaceStore
 from embedstore.store.commits import CommitLog
-from embedstore.store.documents import COSTS, Commit
-from embedstore.store.rows import as_strings
+from embedstore.store.documents import COSTS, Commit, FileFact, SpaceDocument, space_folders
+from embedstore.store.segment_files import as_strings
 from embedstore.store.segments import CRC_BYTES, Segment
-from embedstore.store.signatures import CommitSignatures, Trust
+from embedstore.store.signing import CommitSignatures, Signature, Trust, signature_files
 from embedstore.store.space import Space
-from embedstore.store.storage import side_by_side
-from embedstore.store.verification import Problem
-from embedstore.types import KEY_BYTES, EmbeddingBatch
+from embedstore.store.verification import Problem, reason
+
+Direction = Literal["push", "pull"]
+
+
+@dataclass(slots=True)
+class SpaceCopy:
+    """One space copied from one store to another; brought up to date as it goes.
+
+    Attributes
+    ----------
+    direction : "push" to the far store, "pull" from it.
+    copied : rows that the destination lacked and has now, or would get.
+    skipped : rows of the source that the destination had.
+    size_bytes : of what was copied.
+    problems : what could not be copied, and why; all else was.
+    """
+
+    name: str
+    id: str
+    direction: Direction
+    copied: int = 0
+    skipped: int = 0
+    size_bytes: int = 0
+    problems: list[Problem] = field(default_factory=list)
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "name": self.name,
+            "id": self.id,
+            "direction": self.direction,
+            "copied": self.copied,
+            "skipped": self.skipped,
+            "bytes": self.size_bytes,
+            "problems": [problem._asdict() for problem in self.problems],
+        }
+
+
+OnCopied = Callable[[SpaceCopy], object]
+"""Called after each segment with how far its space is."""
+
+
+@dataclass(frozen=True, slots=True)
+class CopyReport:
+    """What was copied between two stores.
+
+    Attributes
+    ----------
+    near, far : where they lie.
+    spaces : one for each space and direction.
+    dry_run : nothing was copied; the numbers say what would be.
+    """
+
+    near: str
+    far: str
+    spaces: tuple[SpaceCopy, ...]
+    seconds: float
+    dry_run: bool = False
+
+    @property
+    def copied(self) -> int:
+        """Rows copied, in all spaces."""
+        return sum(space.copied for space in self.spaces)
+
+    @property
+    def skipped(self) -> int:
+        """Rows that were there already, in all spaces."""
+        return sum(space.skipped for space in self.spaces)
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes copied, in all spaces."""
+        return sum(space.size_bytes for space in self.spaces)
+
+    @property
+    def complete(self) -> bool:
+        """Whether all that was to be copied could be."""
+        return not any(space.problems for space in self.spaces)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the report as JSON values; the keys are a contract."""
+        return {
+            "near": self.near,
+            "far": self.far,
+            "copied": self.copied,
+            "skipped": self.skipped,
+            "bytes": self.size_bytes,
+            "complete": self.complete,
+            "dry_run": self.dry_run,
+            "seconds": round(self.seconds, 3),
+            "spaces": [space.to_json() for space in self.spaces],
+        }
+
+
+_PIECE_BYTES = 8 << 20  # in memory at once, a few times over
+
+
+class PassingFile:
+    """One file of a segment, read piece by piece; the last piece is given only if the whole is what it must be.
+
+    Parameters
+    ----------
+    name : in the source.
+    fact : its size and digest.
+    vectors : (start, stop) of the bytes that are vectors.
+    """
+
+    def __init__(
+        self, source: Storage, name: str, fact: FileFact, vectors: Sequence[tuple[int, int]], dtype: np.dtype[Any]
+    ) -> None:
+        self._source = source
+        self._name = name
+        self._fact = fact
+        self._vectors = vectors
+        self._dtype = dtype.newbyteorder("<")
+        self._damage: CorruptStoreError | None = None
+
+    def copy_to(self, destination: Storage, name: str) -> None:
+        """Write it under a name that was never used.
+
+        Raises
+        ------
+        CorruptStoreError : it is not what its commit says, or has vectors that are not finite.
+        FileNotFoundError : it is gone. StorageError : something else has the new name.
+        """
+        try:
+            written = destination.write(name, self._pieces())
+        except StorageError as error:
+            if self._damage is not None:  # the storage's own words for being given nothing more
+                raise self._damage from error
+            raise
+        if self._damage is not None:
+            raise self._damage
+        if written.size_bytes != self._fact.size_bytes:
+            raise StorageError(
+                f"Cannot copy {self._name} to {destination.location}: something else is there as {name}."
+            )
+
+    def _pieces(self) -> Iterator[Buffer]:
+        blob = self._source.open(self._name, self._fact.size_bytes)
+        digest = hashlib.sha256()
+        held: Buffer = b""
+        before = np.empty(0, np.uint8)
+        for start in range(0, self._fact.size_bytes, _PIECE_BYTES):
+            yield held
+            piece = blob.bytes(start, min(_PIECE_BYTES, self._fact.size_bytes - start))
+            if self._vectors and not self._are_finite(start - len(before), np.concatenate([before, piece])):
+                raise self._damaged("it has vectors that are not finite")
+            digest.update(memory(piece))
+            before = piece[1 - self._dtype.itemsize :]  # where a value is cut in two
+            held = piece
+        if digest.hexdigest() != self._fact.sha256:
+            raise self._damaged(f"expected SHA-256 {self._fact.sha256}, found {digest.hexdigest()}")
+        yield held
+
+    def _are_finite(self, start: int, piece: NDArray[np.uint8]) -> bool:
+        """Look at the values of vectors that a piece, which begins at some byte of the file, has whole."""
+        size_bytes = self._dtype.itemsize
+        for first, last in self._vectors:
+            begin = max(first, start + (first - start) % size_bytes)
+            count = (min(last, start + len(piece)) - begin) // size_bytes
+            if count > 0:
+                values = piece[begin - start : begin - start + count * size_bytes].view(self._dtype)
+                if not np.isfinite(values).all():
+                    return False
+        return True
+
+    def _damaged(self, reason: str) -> CorruptStoreError:
+        self._damage = CorruptStoreError(self._name, reason)
+        return self._damage
+
+
+class SourceSpace:
+    """A space that is copied from."""
+
+    def __init__(self, store: SpaceStore, document: SpaceDocument) -> None:
+        self.store_id = store.id
+        self.storage = store.storage
+        self.document = document
+        self.recipe = document.recipe
+        self.folder = f"spaces/{document.recipe.id}/"
+        self.dtype = np.dtype(document.recipe.dtype)
+        self.row_bytes = document.recipe.dim * self.dtype.itemsize
+        self._files = OpenFiles(store.storage, check_digests=store.trust.members is not None)
+        self._log = CommitLog(store.storage, self.folder)
+        self._signatures = CommitSignatures(store.storage, self.folder, store.trust)
+
+    def segments(self) -> tuple[list[Segment], list[Problem]]:
+        """Return what is live now, older first, and which commits are damaged."""
+        commits = self._log.read(self._signatures.trusted(self._log.ids()))
+        problems = [Problem(self._log.file(commit), reason(error)) for commit, error in commits.unreadable.items()]
+        segments = []
+        for name in commits.live:
+            try:
+                segments.append(Segment(self._files, self.folder, name, commits.readable[name], self.row_bytes))
+            except CorruptStoreError as error:
+                problems.append(Problem(error.file, error.reason))
+        return segments, problems
+
+    def is_live(self, commit: str) -> bool:
+        """Tell whether a commit is still there, and nothing replaces it."""
+        return commit in self._log.read().live
+
+    def vouching(self, segment: Segment) -> list[Signature]:
+        """Return the signatures of a segment that vouch for it; those that are damaged, or false, are left out.
+
+        Where cryptography is not installed nobody can tell, and all go along: whoever reads them checks them.
+        """
+        found = []
+        for file in signature_files(self.storage, self.folder).get(segment.commit_id, []):
+            with suppress(CorruptStoreError, FormatVersionError, FileNotFoundError):
+                signature = self._signatures.read(file)
+                if _may_be_valid(signature):
+                    found.append(signature)
+        return found
+
+
+def _may_be_valid(signature: Signature) -> bool:
+    try:
+        return signature.valid
+    except MissingDependencyError:
+        return True
+
+
+def read_documents(store: SpaceStore) -> Iterator[tuple[str, SpaceDocument | Problem]]:
+    """Yield the id and the document of every space of a store, or what is wrong with it."""
+    for folder in space_folders(store.storage):
+        file, space_id = f"{folder}space.json", folder.split("/")[1]
+        try:
+            yield space_id, SpaceDocument.from_bytes(file, store.storage.read(file))
+        except FileNotFoundError:  # being made just now, or removed
+            continue
+        except (CorruptStoreError, FormatVersionError, StorageError) as error:
+            yield space_id, Problem(file, reason(error))
+
 
 _WINDOW_ROWS = 1 << 18
 _APPENDED_BYTES = 128 << 20

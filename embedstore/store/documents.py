@@ -18,8 +18,10 @@ import numpy as np
 
 from embedstore.errors import CorruptStoreError, FormatVersionError, InputError
 from embedstore.identity import Recipe, recipe_id
-from embedstore.store.storage import Storage
-from embedstore.store.strict_json import (
+from embedstore.records import Canaries
+from embedstore.storage.listing import ROOT_NAME
+from embedstore.storage.protocol import Storage
+from embedstore.strict_json import (
     amount,
     canonical,
     field,
@@ -34,8 +36,6 @@ from embedstore.store.strict_json import (
     unsealed,
     well_formed,
 )
-from embedstore.store.web_listing import ROOT_NAME
-from embedstore.types import Canaries
 
 SegmentFormat = Literal["zarr", "hdf5"]
 

@@ -23,10 +23,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embedstore.errors import CorruptStoreError, StoreError
-from embedstore.store.rows import as_strings
-from embedstore.store.storage import Blob, Buffer, Storage, side_by_side
-from embedstore.store.strict_json import field, integer, matching, parsed, well_formed
-from embedstore.types import KEY_BYTES, Keys
+from embedstore.records import KEY_BYTES, Keys
+from embedstore.storage.protocol import Blob, Buffer, Storage, side_by_side
+from embedstore.store.segment_files import as_strings
+from embedstore.strict_json import field, integer, matching, parsed, well_formed
 
 MAGIC = b"EMBIDX01"
 MAX_SEGMENTS = 1 << 16

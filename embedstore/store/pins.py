@@ -7,17 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from embedstore.errors import CorruptStoreError, InputError, SpaceNotFoundError
+from embedstore.storage.protocol import Storage
 from embedstore.store.documents import SPACE_NAME
-from embedstore.store.storage import Storage
-from embedstore.store.strict_json import (
-    field,
-    matching,
-    one_of,
-    refuse_requirements,
-    sealed,
-    unsealed,
-    well_formed,
-)
+from embedstore.strict_json import field, matching, one_of, refuse_requirements, sealed, unsealed, well_formed
 
 _FOLDER = "pins/"
 _FILE = re.compile(rf"pins/{SPACE_NAME.pattern}\.json")

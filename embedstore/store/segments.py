@@ -18,13 +18,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embedstore.errors import CorruptStoreError
-from embedstore.store import hdf5_layout, zarr_layout
+from embedstore.records import KEY_BYTES, Keys
+from embedstore.storage.open_files import OpenFiles
+from embedstore.storage.protocol import Blob, Storage, empty_rows, one_ahead, side_by_side
 from embedstore.store.documents import Commit, Part, SegmentFormat, commit_file
 from embedstore.store.index import same_keys
-from embedstore.store.open_files import OpenFiles
-from embedstore.store.rows import SegmentFiles, SortedRows, row_checksums
-from embedstore.store.storage import Blob, Storage, empty_rows, one_ahead, side_by_side
-from embedstore.types import KEY_BYTES, Keys
+from embedstore.store.segment_files import SegmentFiles, SortedRows, row_checksums, write_hdf5, write_zarr
 
 CRC_BYTES = 4
 _SPARE_BLOCKS = 3  # one is checked, one is gathered, one was just handed back
@@ -70,7 +69,7 @@ def write_segment(
     The files as written.
     """
     files = SegmentFiles(storage, folder, layout, len(rows))
-    write = zarr_layout.write if layout == "zarr" else hdf5_layout.write
+    write = write_zarr if layout == "zarr" else write_hdf5
     files.arrays = write(files, rows, attributes)
     return files
 

@@ -18,17 +18,16 @@ from numpy.typing import NDArray
 
 from embedstore.errors import CorruptStoreError, InputError, MissingEmbeddingError, StorageError, plain
 from embedstore.identity import Molecule, Recipe, key_from_text, key_text
+from embedstore.records import KEY_BYTES, Canaries, EmbeddingBatch, Keys, Vectors
+from embedstore.storage.open_files import OpenFiles
+from embedstore.storage.protocol import Storage
 from embedstore.store.commits import CommitLog
 from embedstore.store.documents import Commit, SegmentFormat, SpaceDocument, checked_provenance
 from embedstore.store.index import KeyIndex, Places, is_index
-from embedstore.store.live import LiveView
-from embedstore.store.open_files import OpenFiles
-from embedstore.store.rows import SegmentFiles, SortedRows, as_strings
+from embedstore.store.live import LiveView, SpaceView
+from embedstore.store.segment_files import SegmentFiles, SortedRows, as_strings
 from embedstore.store.segments import Segment, write_segment
-from embedstore.store.signatures import NO_TRUST, CommitSignatures, Trust
-from embedstore.store.storage import Storage
-from embedstore.store.view import SpaceView
-from embedstore.types import KEY_BYTES, Canaries, EmbeddingBatch, Keys, Vectors
+from embedstore.store.signing import NO_TRUST, CommitSignatures, Trust
 
 T = TypeVar("T")
 

@@ -20,25 +20,18 @@ from embedstore.errors import (
     StoreNotFoundError,
 )
 from embedstore.identity import Recipe
+from embedstore.records import Canaries
+from embedstore.storage.listing import ROOT_NAME
+from embedstore.storage.local import TEMPORARY_PREFIX
+from embedstore.storage.locations import Location, open_storage
+from embedstore.storage.open_files import OpenFiles
+from embedstore.storage.protocol import Storage, is_stray
 from embedstore.store.commits import Unreadable
-from embedstore.store.documents import (
-    ROOT_NAME,
-    SPACE_NAME,
-    Root,
-    SegmentFormat,
-    SpaceDocument,
-    space_file,
-    space_folders,
-)
-from embedstore.store.local import TEMPORARY_PREFIX
-from embedstore.store.locations import Location, open_storage
-from embedstore.store.open_files import OpenFiles
+from embedstore.store.documents import SPACE_NAME, Root, SegmentFormat, SpaceDocument, space_file, space_folders
 from embedstore.store.pins import read_pin
-from embedstore.store.signatures import NO_TRUST, Trust, trust_of
+from embedstore.store.signing import NO_TRUST, Trust, trust_of
 from embedstore.store.space import Space
-from embedstore.store.storage import Storage, is_stray
 from embedstore.store.verification import VerifyReport, verify
-from embedstore.types import Canaries
 
 _MIN_ID_PREFIX = 8
 

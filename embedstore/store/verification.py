@@ -22,29 +22,18 @@ from embedstore.errors import (
     StorageError,
     StoreError,
 )
-from embedstore.store.commits import CommitLog, Commits
-from embedstore.store.condemned import is_document, read_condemned
-from embedstore.store.documents import (
-    ROOT_NAME,
-    Commit,
-    FileFact,
-    Root,
-    SpaceDocument,
-    commit_file,
-    commit_in,
-    space_folders,
-)
+from embedstore.storage.listing import INDEX_NAME, ROOT_NAME, WebIndex
+from embedstore.storage.local import TEMPORARY_PREFIX
+from embedstore.storage.open_files import OpenFiles
+from embedstore.storage.protocol import Storage, sha256_of, side_by_side
+from embedstore.store.commits import CommitLog, Commits, is_document, read_condemned
+from embedstore.store.documents import Commit, FileFact, Root, SpaceDocument, commit_file, commit_in, space_folders
 from embedstore.store.index import KeyIndex, is_index, open_index
-from embedstore.store.local import TEMPORARY_PREFIX
-from embedstore.store.open_files import OpenFiles
 from embedstore.store.pins import Pin, is_pin
-from embedstore.store.rows import as_strings
+from embedstore.store.segment_files import as_strings
 from embedstore.store.segments import Segment
-from embedstore.store.signatures import NO_TRUST, CommitSignatures, Trust, signature_files
-from embedstore.store.signing_keys import Members
-from embedstore.store.storage import Storage, sha256_of, side_by_side
-from embedstore.store.strict_json import canonical, parsed, well_formed
-from embedstore.store.web_listing import INDEX_NAME, WebIndex
+from embedstore.store.signing import NO_TRUST, CommitSignatures, Members, Trust, signature_files
+from embedstore.strict_json import canonical, parsed, well_formed
 
 NOT_CANONICAL = "it is not in canonical form (its rows can be read, and it stays)"
 _PIECE_BYTES = 16 << 20

@@ -15,7 +15,7 @@ from embedstore.errors import CanaryError, InputError
 from embedstore.identity import canonical, key_array, key_text, sequence_key
 from embedstore.library import Store, open_store
 from embedstore.models.resolution import resolve
-from embedstore.types import Canaries, EmbeddingBatch, Record
+from embedstore.records import Canaries, EmbeddingBatch, Record
 from embedstore_cli.main import main
 
 MODEL = "aac_dpc"

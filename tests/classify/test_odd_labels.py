@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from small_genomes import MODELS, QUICK
 
+from embedstore.atomic import cell, from_cell
 from embedstore.classify import report
 from embedstore.classify.blocks import Reading
 from embedstore.classify.classifier import load_classifier
@@ -19,7 +20,6 @@ from embedstore.classify.training import train
 from embedstore.comparison.comparing import compare
 from embedstore.features import Features
 from embedstore.library import Store
-from embedstore.output import cell, from_cell
 from embedstore_cli.main import main
 
 PAIRS = [

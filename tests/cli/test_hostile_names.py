@@ -10,10 +10,10 @@ import typer
 from hypothesis import given
 from hypothesis import strategies as st
 
+from embedstore.atomic import cell, from_cell
 from embedstore.errors import InputError, MissingEmbeddingError, plain
 from embedstore.library import open_store
-from embedstore.output import cell, from_cell
-from embedstore.types import Rejection
+from embedstore.records import Rejection
 from embedstore_cli import quantities
 from embedstore_cli.main import main
 from embedstore_cli.output import list_rejections, notice, write_facts, write_table

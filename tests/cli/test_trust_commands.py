@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 
 import embedstore
 from embedstore.errors import MissingEmbeddingError
-from embedstore.store.signing_keys import PublicKey
+from embedstore.store.signing import PublicKey
 from embedstore_cli.main import main
 
 PROTEINS = Path(__file__).resolve().parents[2] / "examples" / "proteins.faa"

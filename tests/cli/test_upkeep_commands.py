@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from embedstore.library import Store
-from embedstore.maintenance.compaction import MANY_SMALL_SEGMENTS
+from embedstore.upkeep.compaction import MANY_SMALL_SEGMENTS
 from embedstore_cli.main import main
 
 

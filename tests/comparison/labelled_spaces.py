@@ -13,8 +13,8 @@ from embedstore.classify.heads import TrainOptions
 from embedstore.features import Categories, Samples
 from embedstore.features.features import TEXT
 from embedstore.identity import CANONICALISATION, Recipe, key_array
+from embedstore.records import Canaries, EmbeddingBatch, Keys
 from embedstore.store import SpaceStore
-from embedstore.types import Canaries, EmbeddingBatch, Keys
 
 GROUPS = 48
 OF_EACH = 6

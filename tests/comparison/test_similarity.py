@@ -7,7 +7,7 @@ import pytest
 from labelled_spaces import Rows
 
 from embedstore.comparison.comparing import canary_cosines, linear_cka, neighbour_overlap
-from embedstore.types import Canaries
+from embedstore.records import Canaries
 
 
 def rows(count: int, dim: int, seed: int = 1) -> Rows:

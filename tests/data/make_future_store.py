@@ -13,8 +13,8 @@ from typing import Any
 
 from make_golden_stores import batch, golden_recipe
 
+from embedstore.records import Canaries
 from embedstore.store import SpaceStore
-from embedstore.types import Canaries
 
 PLACE = Path(__file__).parent / "store_from_the_future"
 

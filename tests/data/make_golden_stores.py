@@ -14,13 +14,13 @@ from typing import Literal
 import numpy as np
 
 from embedstore.identity import CANONICALISATION, Recipe, key_array, key_text, sequence_key
+from embedstore.records import Canaries, EmbeddingBatch
+from embedstore.storage.local import LocalStorage
+from embedstore.storage.protocol import Buffer, Entry
 from embedstore.store import Space, SpaceStore
 from embedstore.store.documents import Commit, SegmentFormat
-from embedstore.store.local import LocalStorage
-from embedstore.store.rows import SortedRows
+from embedstore.store.segment_files import SortedRows
 from embedstore.store.segments import write_segment
-from embedstore.store.storage import Buffer, Entry
-from embedstore.types import Canaries, EmbeddingBatch
 
 SEQUENCES = (b"MKV", b"ACDEFGHIKLMNPQRSTVWY", b"MGLSDGEWQLVLNVWGKVEA", b"W", b"GGGGGGGG", b"MX")
 DIM = 4

@@ -20,8 +20,8 @@ from embedstore.filling import SpaceTarget
 from embedstore.filling.filler import open_intake
 from embedstore.identity import key_array
 from embedstore.library import Store
+from embedstore.records import Record
 from embedstore.sequences import read
-from embedstore.types import Record
 from embedstore_cli.main import main
 
 TARGET = SpaceTarget(None, Toy().recipe, "toy", None, Toy())

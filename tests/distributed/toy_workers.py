@@ -16,7 +16,7 @@ from embedstore.filling import FillReport, SpaceTarget
 from embedstore.identity import Recipe, canonical, key_array, sequence_key
 from embedstore.library import Store
 from embedstore.models.embedder import Embedded, Model
-from embedstore.types import Keys, Record, Vectors
+from embedstore.records import Keys, Record, Vectors
 
 RECIPE = Recipe(
     model="toy",

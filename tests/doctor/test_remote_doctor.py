@@ -10,9 +10,9 @@ from store.object_servers import running_web_server
 
 from embedstore.doctor import diagnose
 from embedstore.library import open_store
-from embedstore.store.local import LocalStorage
-from embedstore.store.locations import open_storage
-from embedstore.store.web_index import publish_web_index
+from embedstore.storage.local import LocalStorage
+from embedstore.storage.locations import open_storage
+from embedstore.upkeep.web_index import publish_web_index
 
 
 def found(place: str) -> dict[tuple[str, str], Any]:
@@ -36,7 +36,7 @@ def test_a_bucket_is_tried_and_left_as_it_was(bucket: str) -> None:
 
 def test_an_unreachable_endpoint_fails_and_shows_no_credentials(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://user:hidden-secret@127.0.0.1:9")
-    monkeypatch.setattr("embedstore.store.retrying.time.sleep", lambda seconds: None)
+    monkeypatch.setattr("embedstore.storage.retrying.time.sleep", lambda seconds: None)
     diagnosis = diagnose(f"{bucket}/lab")
     assert not diagnosis.healthy
     assert "secret" not in str(diagnosis.to_json())

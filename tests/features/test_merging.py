@@ -22,8 +22,8 @@ from toy_features import (
 
 from embedstore.errors import InputError, MissingEmbeddingError, SpaceNotFoundError, UnknownModelError
 from embedstore.features import Categories, Features, Samples, merge, open_features
+from embedstore.records import EmbeddingBatch
 from embedstore.store import SpaceStore
-from embedstore.types import EmbeddingBatch
 
 MODELS = ("toy_dna", "toy_protein")
 BACKINGS = (None, "features.zarr", "features.h5", "features.npz")

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from embedstore.features import Categories, Preparation, Samples
 from embedstore.features.features import TEXT
 from embedstore.identity import CANONICALISATION, Molecule, Recipe, key_array
+from embedstore.records import Canaries, EmbeddingBatch, Keys
 from embedstore.store import Space, SpaceStore
-from embedstore.types import Canaries, EmbeddingBatch, Keys
 
 PREPARATION = Preparation(500, 1, "stop-free", None)
 

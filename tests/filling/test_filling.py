@@ -39,7 +39,7 @@ from embedstore.filling import (
 from embedstore.library import Store
 from embedstore.models.embedder import Model
 from embedstore.models.resolution import ModelOptions
-from embedstore.types import Record, Rejection
+from embedstore.records import Record, Rejection
 
 SEQUENCES = proteins(60)
 

@@ -26,7 +26,7 @@ from embedstore.models.esm import EsmEncoder, ProteinTokenizer, read_encoder
 from embedstore.models.files import file_sha256
 from embedstore.models.machine import Setting
 from embedstore.models.packed import PackedEmbedder
-from embedstore.types import Record
+from embedstore.records import Record
 from embedstore_cli.main import main
 
 DATA = Path(__file__).resolve().parents[1] / "data"

@@ -16,7 +16,7 @@ from toy_model import expected, keys_of, proteins
 
 from embedstore.errors import StoreNotFoundError
 from embedstore.library import Store
-from embedstore.maintenance import collect
+from embedstore.upkeep import collect
 
 SEQUENCES = proteins(120)
 

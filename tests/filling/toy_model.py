@@ -13,7 +13,7 @@ from embedstore.filling import SpaceTarget
 from embedstore.identity import Recipe, canonical, sequence_key
 from embedstore.library import Store
 from embedstore.models.embedder import Embedded, Model
-from embedstore.types import Record
+from embedstore.records import Record
 
 RECIPE = Recipe(
     model="toy",

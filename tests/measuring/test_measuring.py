@@ -14,8 +14,8 @@ from embedstore.filling import find_target, preview
 from embedstore.measuring import BuiltIn, Sample, bench, sample_records
 from embedstore.models import ModelOptions, resolve
 from embedstore.models.machine import kept_file, kept_rate
+from embedstore.records import Record
 from embedstore.sequences import read
-from embedstore.types import Record
 from embedstore_cli.main import main
 
 DATA = Path(__file__).resolve().parents[1] / "data"

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from embedstore.identity import canonical
+from embedstore.records import Record
 from embedstore.sequences import read
-from embedstore.types import Record
 
 FILES = ["dna.fna", "prepare.json", "protein.faa", "samples.tsv"]
 

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from embedstore.errors import InputError
 from embedstore.identity import canonical
+from embedstore.records import Record
 from embedstore.sequences import read
 from embedstore.sequences.translation import (
     FRAMES,
@@ -25,7 +26,6 @@ from embedstore.sequences.translation import (
     genetic_code,
     reverse_complement,
 )
-from embedstore.types import Record
 
 ALL_CODES = sorted(CodonTable.unambiguous_dna_by_id)
 DNA = st.text("ACGTN", max_size=90).map(str.encode)

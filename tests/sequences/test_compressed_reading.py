@@ -15,9 +15,9 @@ import pytest
 from Bio import bgzf
 
 from embedstore.errors import SequenceFileError
+from embedstore.records import Record, Rejection
 from embedstore.sequences import read
 from embedstore.sequences.compression import decompressed, zstd
-from embedstore.types import Record, Rejection
 
 
 def _bgzip(data: bytes) -> bytes:

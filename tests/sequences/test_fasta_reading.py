@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from embedstore.records import Record, Rejection
 from embedstore.sequences import read
-from embedstore.types import Record, Rejection
 
 
 def _read(tmp_path: Path, text: bytes) -> list[Record | Rejection]:

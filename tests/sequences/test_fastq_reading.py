@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from embedstore.records import Record, Rejection
 from embedstore.sequences import read
-from embedstore.types import Record, Rejection
 
 GOOD = b"@good one\nACGT\n+\nIIII\n"
 

@@ -13,8 +13,8 @@ from Bio.Seq import Seq
 from Bio.SeqFeature import SeqFeature, SimpleLocation
 from Bio.SeqRecord import SeqRecord
 
+from embedstore.records import Record, Rejection
 from embedstore.sequences import read
-from embedstore.types import Record, Rejection
 
 
 def _genbank(accession: str, sequence: str, molecule_type: str = "DNA") -> bytes:

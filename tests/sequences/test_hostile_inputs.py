@@ -14,10 +14,10 @@ from pathlib import Path
 import pytest
 
 from embedstore.errors import SequenceFileError
+from embedstore.records import Record, Rejection
 from embedstore.sequences import read
 from embedstore.sequences.compression import LONGEST_ID_BYTES, zstd
 from embedstore.sequences.reading import read_batches
-from embedstore.types import Record, Rejection
 
 MEGABYTE = 1 << 20
 LONG_ID = "i" * MEGABYTE

@@ -14,9 +14,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from embedstore.records import Record
 from embedstore.sequences.compression import zstd
 from embedstore.sequences.reading import read_batches
-from embedstore.types import Record
 
 _ID = st.text(
     st.characters(codec="utf-8", exclude_characters=" \t\n\r\v\f\0") | st.sampled_from("ab>;#|"), min_size=1, max_size=8

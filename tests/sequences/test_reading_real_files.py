@@ -12,8 +12,8 @@ from Bio import SeqIO
 from Bio.SeqIO.FastaIO import SimpleFastaParser
 
 from embedstore.errors import SequenceFileError
+from embedstore.records import Record, Rejection
 from embedstore.sequences import read
-from embedstore.types import Record, Rejection
 
 EDGE_RECORDS = {
     "comment_lines.fasta": 2,

@@ -8,9 +8,9 @@ from pathlib import Path
 from store.sample_rows import sample_batch, sample_canaries, sample_keys, sample_recipe
 
 from embedstore.identity import Recipe
+from embedstore.storage.local import LocalStorage
 from embedstore.store import SpaceStore, Storage
 from embedstore.store.documents import SegmentFormat
-from embedstore.store.local import LocalStorage
 
 OTHER = sample_recipe(model="other", dim=6)
 RECIPE = sample_recipe()

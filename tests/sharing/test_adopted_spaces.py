@@ -13,14 +13,14 @@ from store.sample_rows import LAYOUTS, assert_right, right_vectors, sample_batch
 from embedstore.errors import InputError
 from embedstore.filling import canaries
 from embedstore.identity import Recipe
-from embedstore.maintenance import pin
 from embedstore.models.resolution import ModelOptions, resolve
+from embedstore.records import Canaries
 from embedstore.sharing import pull
 from embedstore.sharing.tiers import TieredStore
 from embedstore.store import SpaceStore
 from embedstore.store.documents import SegmentFormat
-from embedstore.store.rows import SortedRows
-from embedstore.types import Canaries
+from embedstore.store.segment_files import SortedRows
+from embedstore.upkeep import pin
 from embedstore_cli.main import main
 
 PROTEINS = str(Path(__file__).resolve().parents[2] / "examples" / "proteins.faa")

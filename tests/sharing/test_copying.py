@@ -14,15 +14,13 @@ from store.faulty_storage import Death, FaultyStorage, SimulatedCrash
 from store.sample_rows import LAYOUTS, assert_right, files_of, sample_batch, sample_canaries, sample_keys, sample_recipe
 
 from embedstore.errors import InputError, SpaceNotFoundError
-from embedstore.maintenance import collect, compact
 from embedstore.sharing import SpaceCopy, pull, push, sync
 from embedstore.store import SpaceStore
-from embedstore.store.commits import CommitLog
-from embedstore.store.condemned import condemn
+from embedstore.store.commits import CommitLog, condemn
 from embedstore.store.documents import Commit, SegmentFormat
-from embedstore.store.rows import SortedRows
-from embedstore.store.signatures import trust_of
-from embedstore.store.signing_keys import PublicKey
+from embedstore.store.segment_files import SortedRows
+from embedstore.store.signing import PublicKey, trust_of
+from embedstore.upkeep import collect, compact
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)

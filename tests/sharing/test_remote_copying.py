@@ -15,10 +15,10 @@ from store.sample_rows import assert_right, sample_keys, sample_recipe
 from embedstore.errors import CorruptStoreError, StorageError
 from embedstore.library import open_store, publish_index
 from embedstore.sharing import CopyReport, pull, push, sync
-from embedstore.sharing.files import PassingFile
+from embedstore.sharing.space_copier import PassingFile
+from embedstore.storage.local import LocalStorage
+from embedstore.storage.objects import ObjectStorage
 from embedstore.store import SpaceStore
-from embedstore.store.local import LocalStorage
-from embedstore.store.objects import ObjectStorage
 from embedstore_cli.main import main
 
 WIDE = sample_recipe(model="wide", dim=4096)

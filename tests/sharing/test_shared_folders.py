@@ -22,10 +22,10 @@ from store.sample_rows import assert_right, sample_batch, sample_canaries, sampl
 
 from embedstore.errors import StorageError
 from embedstore.library import make_store
-from embedstore.maintenance import collect, compact
+from embedstore.storage.file_systems import share
+from embedstore.storage.local import LocalStorage
 from embedstore.store import SpaceStore
-from embedstore.store.local import LocalStorage
-from embedstore.store.permissions import share
+from embedstore.upkeep import collect, compact
 from embedstore_cli.main import main
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to act as several users")

@@ -20,11 +20,10 @@ from embedstore.filling import fill, preview
 from embedstore.library import Store, open_store, publish_index
 from embedstore.retrieval import fill_and_retrieve, retrieve
 from embedstore.sharing import TieredSpace, upstream_places
-from embedstore.sharing.tiers import Tiers
-from embedstore.sharing.upstream import Upstream
+from embedstore.sharing.tiers import Tiers, Upstream
+from embedstore.storage.local import LocalStorage
+from embedstore.storage.protocol import Blob, Buffer, Entry
 from embedstore.store import SpaceStore
-from embedstore.store.local import LocalStorage
-from embedstore.store.storage import Blob, Buffer, Entry
 from embedstore_cli.main import main
 
 SEQUENCES = proteins(60)

@@ -10,9 +10,9 @@ import numpy as np
 from sample_rows import open_space, right_vectors, sample_batch, sample_keys
 
 from embedstore.errors import CorruptStoreError
-from embedstore.maintenance import collect, compact
-from embedstore.store.local import LocalStorage
-from embedstore.types import Keys
+from embedstore.records import Keys
+from embedstore.storage.local import LocalStorage
+from embedstore.upkeep import collect, compact
 
 NUMBERS = 1_500
 GRACE_S = 10.0

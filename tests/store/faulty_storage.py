@@ -7,8 +7,8 @@ from contextlib import contextmanager
 from enum import Enum
 from pathlib import Path
 
-from embedstore.store.local import TEMPORARY_PREFIX, LocalStorage
-from embedstore.store.storage import DOCUMENT_BYTES, Blob, Buffer, Entry, memory
+from embedstore.storage.local import TEMPORARY_PREFIX, LocalStorage
+from embedstore.storage.protocol import DOCUMENT_BYTES, Blob, Buffer, Entry, memory
 
 
 class SimulatedCrash(BaseException):

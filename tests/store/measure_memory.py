@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from sample_rows import new_space, open_space, sample_recipe
 
-from embedstore.types import EmbeddingBatch, Keys
+from embedstore.records import EmbeddingBatch, Keys
 
 
 def main(operation: str, layout: Any, place: Path, rows: int, dim: int) -> None:

@@ -32,17 +32,16 @@ from sample_rows import new_space, right_vectors, sample_batch, sample_keys, sam
 
 from embedstore.errors import EmbedStoreError, FormatVersionError
 from embedstore.identity import Recipe
-from embedstore.maintenance import collect, compact, pin, remove_space, repair, unpin
 from embedstore.sharing import pull, push, sync
+from embedstore.storage.local import LocalStorage
+from embedstore.storage.retrying import Patience
+from embedstore.storage.web import WebStorage
 from embedstore.store import Space, SpaceStore
 from embedstore.store.documents import SegmentFormat
-from embedstore.store.local import LocalStorage
-from embedstore.store.retrying import Patience
-from embedstore.store.signatures import Trust
-from embedstore.store.signing_keys import PublicKey, Signer
+from embedstore.store.signing import PublicKey, Signer, Trust
 from embedstore.store.verification import verify
-from embedstore.store.web import WebStorage
-from embedstore.store.web_index import publish_web_index
+from embedstore.upkeep import collect, compact, pin, remove_space, repair, unpin
+from embedstore.upkeep.web_index import publish_web_index
 
 VICTIM = sample_recipe()
 OTHER = sample_recipe(model="other", dim=6, dtype="float16", precision="half")

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 
 from embedstore.identity import CANONICALISATION, Recipe, key_array
+from embedstore.records import Canaries, EmbeddingBatch, Keys, Vectors
+from embedstore.storage.local import LocalStorage
 from embedstore.store import Space, SpaceStore, Storage
 from embedstore.store.documents import SegmentFormat
-from embedstore.store.local import LocalStorage
-from embedstore.types import Canaries, EmbeddingBatch, Keys, Vectors
 
 LAYOUTS: tuple[SegmentFormat, ...] = ("zarr", "hdf5")
 

@@ -13,7 +13,7 @@ from faulty_storage import SimulatedCrash
 from numpy.typing import NDArray
 
 from embedstore.errors import CorruptStoreError, StorageError
-from embedstore.store.storage import DOCUMENT_BYTES, Blob, Buffer, Entry, memory
+from embedstore.storage.protocol import DOCUMENT_BYTES, Blob, Buffer, Entry, memory
 
 LAG_NS = 5 * 10**9
 """How old a listing may be."""

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from embedstore.errors import CorruptStoreError
-from embedstore.store.storage import Buffer, Storage
+from embedstore.storage.protocol import Buffer, Storage
 
 
 class StorageContract:

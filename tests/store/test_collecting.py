@@ -17,12 +17,12 @@ from sample_rows import assert_right, new_space, open_space, sample_batch, sampl
 from test_maintenance import DAY_S, KEYS, assert_clean, data_files, filled, grow_older
 
 from embedstore.errors import StorageError
-from embedstore.maintenance import collect, compact, remove_space
+from embedstore.storage.local import LocalStorage
+from embedstore.storage.protocol import Buffer, Entry, memory
 from embedstore.store import SpaceStore
 from embedstore.store.documents import Commit
-from embedstore.store.local import LocalStorage
-from embedstore.store.storage import Buffer, Entry, memory
-from embedstore.store.strict_json import canonical
+from embedstore.strict_json import canonical
+from embedstore.upkeep import collect, compact, remove_space
 
 
 def condemned_and_due(place: Path) -> int:

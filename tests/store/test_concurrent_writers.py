@@ -22,11 +22,11 @@ from sample_rows import (
 from writers import append_own_variant, processes, variant_vectors
 
 from embedstore.errors import InputError
+from embedstore.records import EmbeddingBatch, Keys
+from embedstore.storage.local import LocalStorage
+from embedstore.storage.protocol import Buffer, Entry
 from embedstore.store import SpaceStore
 from embedstore.store.documents import SegmentFormat
-from embedstore.store.local import LocalStorage
-from embedstore.store.storage import Buffer, Entry
-from embedstore.types import EmbeddingBatch, Keys
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)

@@ -15,10 +15,10 @@ from crowd import DOINGS
 from sample_rows import LAYOUTS, assert_right, new_space, open_space, sample_keys
 from writers import processes
 
-from embedstore.maintenance import collect, compact
+from embedstore.storage.local import LocalStorage
 from embedstore.store import SpaceStore
 from embedstore.store.documents import SegmentFormat
-from embedstore.store.local import LocalStorage
+from embedstore.upkeep import collect, compact
 
 _PATIENCE_S = 60.0
 

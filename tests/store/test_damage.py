@@ -23,9 +23,9 @@ from sample_rows import (
 )
 
 from embedstore.errors import EmbedStoreError, MissingEmbeddingError
+from embedstore.storage.local import LocalStorage
 from embedstore.store import Space, SpaceStore
-from embedstore.store.local import LocalStorage
-from embedstore.store.rows import as_strings
+from embedstore.store.segment_files import as_strings
 from embedstore.store.verification import verify
 
 KEYS = sample_keys(range(7))

@@ -21,8 +21,9 @@ from embedstore.errors import (
     SpaceNotFoundError,
     StoreNotFoundError,
 )
+from embedstore.storage.listing import ROOT_NAME
 from embedstore.store import SpaceStore
-from embedstore.store.documents import FORMAT_VERSION, ROOT_NAME, Commit, Root, SpaceDocument
+from embedstore.store.documents import FORMAT_VERSION, Commit, Root, SpaceDocument
 
 KEYS = sample_keys(range(4))
 NONCE = "0123456789abcdef" * 2

@@ -24,8 +24,8 @@ from sample_rows import (
 )
 
 from embedstore.errors import CorruptStoreError, StorageError
-from embedstore.store import SpaceStore, zarr_layout
-from embedstore.types import EmbeddingBatch
+from embedstore.records import EmbeddingBatch
+from embedstore.store import SpaceStore
 
 KEYS = sample_keys(range(23))
 SORTED_KEYS = KEYS[np.lexsort(KEYS.T[::-1])]
@@ -47,7 +47,7 @@ def segment_folder(place: Path) -> Path:
 @pytest.mark.parametrize("chunk_bytes", [1 << 28, 100, 1], ids=["one chunk", "some chunks", "a chunk a row"])
 @pytest.mark.parametrize("recipe", RECIPES, ids=["float32", "float16"])
 def test_zarr_reads_a_segment(tmp_path: Path, recipe: Any, chunk_bytes: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(zarr_layout, "CHUNK_BYTES", chunk_bytes)
+    monkeypatch.setattr("embedstore.store.segment_files.CHUNK_BYTES", chunk_bytes)
     space = new_space(tmp_path, "zarr", recipe)
     space.append(sample_batch(KEYS, recipe))
     group = zarr.open_group(segment_folder(tmp_path), mode="r")
@@ -67,7 +67,7 @@ def test_zarr_reads_a_segment(tmp_path: Path, recipe: Any, chunk_bytes: int, mon
 
 
 def test_the_last_chunk_is_padded_as_zarr_wants(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(zarr_layout, "CHUNK_BYTES", 100)
+    monkeypatch.setattr("embedstore.store.segment_files.CHUNK_BYTES", 100)
     recipe = sample_recipe()
     new_space(tmp_path, "zarr", recipe).append(sample_batch(KEYS, recipe))
     folder = segment_folder(tmp_path) / "vectors"
@@ -93,7 +93,7 @@ def test_zarr_notices_a_flipped_byte(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["key", "vectors", "row_crc"])
 def test_a_missing_chunk_is_damage_and_not_nothing(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """zarr-python gives the fill value for it."""
-    monkeypatch.setattr(zarr_layout, "CHUNK_BYTES", 50)
+    monkeypatch.setattr("embedstore.store.segment_files.CHUNK_BYTES", 50)
     recipe = sample_recipe()
     new_space(tmp_path, "zarr", recipe).append(sample_batch(KEYS, recipe))
     folder = segment_folder(tmp_path) / name / "c"

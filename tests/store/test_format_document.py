@@ -18,8 +18,8 @@ from independent_reader import Reader, Unreadable, crc32c, read_index
 from sample_rows import LAYOUTS, files_of, new_space, open_space, sample_batch, sample_keys, sample_recipe
 
 from embedstore.identity import canonical, key_array, key_from_text, sequence_key
+from embedstore.records import EmbeddingBatch
 from embedstore.store import SpaceStore
-from embedstore.types import EmbeddingBatch
 
 DATA = Path(__file__).parents[1] / "data"
 DOCUMENT = Path(__file__).parents[2] / "docs" / "format.md"

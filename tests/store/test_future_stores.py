@@ -14,11 +14,11 @@ from sample_rows import files_of, sample_batch, sample_keys, sample_recipe
 
 from embedstore.errors import FormatVersionError, InputError, SpaceConflictError, SpaceNotFoundError
 from embedstore.identity import Recipe, key_array, sequence_key
-from embedstore.maintenance import collect, compact, pin, remove_space, repair
 from embedstore.sharing import pull
+from embedstore.storage.local import LocalStorage
 from embedstore.store import SpaceStore
-from embedstore.store.local import LocalStorage
-from embedstore.store.web_index import publish_web_index
+from embedstore.upkeep import collect, compact, pin, remove_space, repair
+from embedstore.upkeep.web_index import publish_web_index
 from embedstore_cli.main import main
 
 GOLDEN = Path(__file__).resolve().parents[1] / "data" / "store_from_the_future"
@@ -116,7 +116,7 @@ def test_unknown_facts_travel_with_a_copy(place: Path, tmp_path: Path) -> None:
 
 
 def test_a_newer_pin_and_a_newer_signature_are_named_and_left_alone(place: Path) -> None:
-    from embedstore.store.strict_json import sealed
+    from embedstore.strict_json import sealed
 
     (place / "pins").mkdir()
     document = {"format": "embedstore-pin", "name": "paper", "spaces": {}, "requires": ["tags"]}

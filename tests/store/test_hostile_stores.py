@@ -28,17 +28,17 @@ from sample_rows import (
 )
 
 from embedstore.errors import CorruptStoreError, EmbedStoreError, InputError, StorageError
-from embedstore.maintenance import collect, compact, pin, remove_space, repair
 from embedstore.sharing import pull, push
+from embedstore.storage.listing import INDEX_NAME, WebIndex
+from embedstore.storage.local import LocalStorage
 from embedstore.store import SpaceStore
 from embedstore.store.documents import MAX_CREATED_NS, SegmentFormat
-from embedstore.store.local import LocalStorage
-from embedstore.store.rows import as_strings
-from embedstore.store.signatures import Trust
-from embedstore.store.signing_keys import PublicKey, Signer
-from embedstore.store.strict_json import MAX_DEPTH, sealed
+from embedstore.store.segment_files import as_strings
+from embedstore.store.signing import PublicKey, Signer, Trust
 from embedstore.store.verification import verify
-from embedstore.store.web_index import INDEX_NAME, WebIndex, publish_web_index
+from embedstore.strict_json import MAX_DEPTH, sealed
+from embedstore.upkeep import collect, compact, pin, remove_space, repair
+from embedstore.upkeep.web_index import publish_web_index
 from embedstore_cli.main import main
 
 KEYS = sample_keys(range(12))

@@ -11,14 +11,14 @@ import pytest
 from sample_rows import LAYOUTS, assert_right, new_space, open_space, sample_batch, sample_keys
 
 from embedstore.errors import CorruptStoreError, StorageError, StoreError
-from embedstore.maintenance import collect
-from embedstore.maintenance.removal import remove_space
+from embedstore.storage.file_systems import share
+from embedstore.storage.local import LocalStorage
 from embedstore.store import SpaceStore
 from embedstore.store.documents import SegmentFormat
-from embedstore.store.local import LocalStorage
-from embedstore.store.permissions import share
 from embedstore.store.verification import verify
-from embedstore.store.web_index import publish_web_index
+from embedstore.upkeep import collect
+from embedstore.upkeep.collection import remove_space
+from embedstore.upkeep.web_index import publish_web_index
 
 KEYS = sample_keys(range(8))
 

@@ -16,10 +16,10 @@ import pytest
 from sample_rows import LAYOUTS, assert_right, new_space, open_space, sample_batch, sample_keys
 
 from embedstore.errors import CorruptStoreError, StorageError
-from embedstore.maintenance import collect
-from embedstore.store import file_systems, local
+from embedstore.storage import file_systems, local
+from embedstore.storage.local import LocalStorage
 from embedstore.store.documents import SegmentFormat
-from embedstore.store.local import LocalStorage
+from embedstore.upkeep import collect
 
 
 def _can_mount() -> bool:

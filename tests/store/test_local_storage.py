@@ -9,9 +9,9 @@ import pytest
 from storage_contract import StorageContract
 
 from embedstore.errors import CorruptStoreError, StorageError
-from embedstore.store.file_systems import file_system_kind
-from embedstore.store.local import TEMPORARY_PREFIX, LocalStorage
-from embedstore.store.storage import is_stray
+from embedstore.storage.file_systems import file_system_kind
+from embedstore.storage.local import TEMPORARY_PREFIX, LocalStorage
+from embedstore.storage.protocol import is_stray
 
 
 class TestMappedStorage(StorageContract):

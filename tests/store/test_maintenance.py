@@ -11,12 +11,12 @@ import pytest
 from sample_rows import LAYOUTS, assert_right, new_space, open_space, right_vectors, sample_batch, sample_keys
 
 from embedstore.errors import InputError, SpaceNotFoundError, StorageError, StoreError
-from embedstore.maintenance import collect, compact, pin, remove_space, repair, tend, unpin
-from embedstore.maintenance.compaction import MANY_SMALL_SEGMENTS
+from embedstore.records import EmbeddingBatch
+from embedstore.storage.local import LocalStorage
 from embedstore.store import Space, SpaceStore
 from embedstore.store.documents import SegmentFormat
-from embedstore.store.local import LocalStorage
-from embedstore.types import EmbeddingBatch
+from embedstore.upkeep import collect, compact, pin, remove_space, repair, tend, unpin
+from embedstore.upkeep.compaction import MANY_SMALL_SEGMENTS
 
 KEYS = sample_keys(range(60))
 DAY_S = 86_400.0
@@ -87,7 +87,7 @@ def test_of_two_vectors_the_older_stays_after_merging(tmp_path: Path) -> None:
 
 
 def test_only_neighbours_in_age_and_no_giants_are_merged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("embedstore.maintenance.compaction.MAX_MERGED_ROWS", 25)
+    monkeypatch.setattr("embedstore.upkeep.compaction.MAX_MERGED_ROWS", 25)
     filled(tmp_path, segments=6)
     assert compact(open_space(tmp_path)).segments_after == 3
     assert compact(open_space(tmp_path)).merged == 0

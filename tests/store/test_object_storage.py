@@ -12,11 +12,10 @@ from storage_contract import StorageContract
 from store.object_servers import AnsweringServer, S3Server
 
 from embedstore.errors import StorageError
-from embedstore.maintenance import collect
-from embedstore.store.objects import ObjectStorage
-from embedstore.store.s3_listing import is_path, s3_entries
+from embedstore.storage.objects import ObjectStorage, is_path, s3_entries
 from embedstore.store.verification import verify
-from embedstore.store.web_index import publish_web_index
+from embedstore.upkeep import collect
+from embedstore.upkeep.web_index import publish_web_index
 
 
 class TestObjectStorage(StorageContract):
@@ -80,7 +79,7 @@ def test_keys_that_are_no_paths_stop_nothing(bucket: str, s3_server: S3Server, a
 
 
 def test_a_listing_around_odd_keys_goes_on_for_pages(bucket: str, s3_server: S3Server, monkeypatch: Any) -> None:
-    monkeypatch.setattr("embedstore.store.objects.PAGE_BYTES", 1 << 20)
+    monkeypatch.setattr("embedstore.storage.objects.PAGE_BYTES", 1 << 20)
     storage = ObjectStorage(f"{bucket}/many")
     names = [f"{number:04}" for number in range(1005)]
     address = urlsplit(s3_server.url)
@@ -103,7 +102,7 @@ def test_a_listing_around_odd_keys_goes_on_for_pages(bucket: str, s3_server: S3S
     ],
 )
 def test_a_listing_that_makes_no_sense_is_an_error(content: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("embedstore.store.s3_listing.MOST_PAGES", 3)
+    monkeypatch.setattr("embedstore.storage.objects.MOST_PAGES", 3)
     with pytest.raises(StorageError, match="Cannot list"):
         list(s3_entries(lambda query: content, "s3://bucket", "", deep=True))
 

@@ -13,8 +13,8 @@ from store.object_servers import Fault, FaultProxy, S3Server
 from embedstore.errors import StorageError
 from embedstore.library import Store
 from embedstore.sequences import read
-from embedstore.store.objects import ObjectStorage
-from embedstore.store.retrying import Patience
+from embedstore.storage.objects import ObjectStorage
+from embedstore.storage.retrying import Patience
 from embedstore.store.verification import verify
 
 PROTEINS = Path(__file__).resolve().parents[2] / "examples" / "proteins.faa"

@@ -12,9 +12,9 @@ import pytest
 from sample_rows import new_space, sample_batch, sample_keys
 
 from embedstore.errors import CorruptStoreError
-from embedstore.store import open_files
-from embedstore.store.local import LocalStorage
-from embedstore.store.open_files import OpenFiles, most_open_files
+from embedstore.storage import open_files
+from embedstore.storage.local import LocalStorage
+from embedstore.storage.open_files import OpenFiles, most_open_files
 
 
 @pytest.mark.parametrize(("limit", "most"), [(64, 16), (256, 64), (1024, 256), (1 << 20, 256), (16, 8), (-1, 256)])

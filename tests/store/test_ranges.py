@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from embedstore.errors import CorruptStoreError
-from embedstore.store.ranges import KEPT_FILE_BYTES, KeptFiles, RangedBlob, RangeReader, coalesced
-from embedstore.store.storage import Blob
+from embedstore.storage.protocol import Blob
+from embedstore.storage.ranges import KEPT_FILE_BYTES, KeptFiles, RangedBlob, RangeReader, coalesced
 
 
 def never(name: str, size_bytes: int) -> Blob:

@@ -10,10 +10,10 @@ import pytest
 from store.object_servers import FaultProxy, S3Server, running_web_server, s3_variables
 
 from embedstore.errors import InputError, MissingDependencyError, StorageError
-from embedstore.store.aws_files import settings_of_files
-from embedstore.store.locations import open_storage
-from embedstore.store.objects import ObjectStorage
-from embedstore.store.redaction import redacted, redacted_url
+from embedstore.storage.clouds import settings_of_files
+from embedstore.storage.locations import open_storage
+from embedstore.storage.objects import ObjectStorage
+from embedstore.storage.retrying import redacted, redacted_url
 from embedstore_cli.main import main
 
 PROTEINS = Path(__file__).resolve().parents[2] / "examples" / "proteins.faa"
@@ -34,8 +34,8 @@ def test_an_unknown_scheme_lists_the_known_ones() -> None:
 @pytest.mark.parametrize(("url", "library"), [("s3://bucket/x", "obstore"), ("https://host/x", "urllib3")])
 def test_a_missing_extra_is_named(url: str, library: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, library, None)
-    for module in ("objects", "web", "web_client"):
-        monkeypatch.delitem(sys.modules, f"embedstore.store.{module}", raising=False)
+    for module in ("objects", "web"):
+        monkeypatch.delitem(sys.modules, f"embedstore.storage.{module}", raising=False)
     with pytest.raises(MissingDependencyError, match=r"pip install 'embedstore\[remote\]'"):
         open_storage(url)
 

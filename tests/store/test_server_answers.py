@@ -15,14 +15,13 @@ from store.object_servers import AnsweringServer, FaultProxy, Request, S3Server,
 
 from embedstore.doctor import diagnose
 from embedstore.errors import CorruptStoreError, EmbedStoreError, StorageError
-from embedstore.store.local import LocalStorage
-from embedstore.store.objects import ObjectStorage
-from embedstore.store.ranges import KEPT_FILE_BYTES
-from embedstore.store.retrying import Patience
-from embedstore.store.storage import Entry
-from embedstore.store.web import WebStorage
-from embedstore.store.web_client import WebClient
-from embedstore.store.web_index import INDEX_NAME, WebIndex
+from embedstore.storage.listing import INDEX_NAME, WebIndex
+from embedstore.storage.local import LocalStorage
+from embedstore.storage.objects import ObjectStorage
+from embedstore.storage.protocol import Entry
+from embedstore.storage.ranges import KEPT_FILE_BYTES
+from embedstore.storage.retrying import Patience
+from embedstore.storage.web import WebClient, WebStorage
 from embedstore_cli.main import main
 
 QUICK = Patience(attempts=2, first_pause_s=0.01, longest_pause_s=0.02, timeout_s=0.5)
@@ -121,7 +120,7 @@ def test_a_document_that_the_index_says_is_too_long_is_not_asked_for() -> None:
 
 
 def test_an_index_that_does_not_end_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("embedstore.store.web_client.INDEX_BYTES", 1000)
+    monkeypatch.setattr("embedstore.storage.web.INDEX_BYTES", 1000)
     with AnsweringServer(lambda request: request.flood(200, HUGE)) as server:
         with pytest.raises(CorruptStoreError, match="expected at most 1000 bytes"):
             WebStorage(server.url, patience=QUICK).list("")

@@ -23,15 +23,15 @@ from simulated_storage import LAG_NS, Fault, Server, SimulatedStorage, Turns, Wo
 
 from embedstore.errors import CorruptStoreError, InputError, MissingEmbeddingError, StorageError
 from embedstore.identity import key_array
-from embedstore.maintenance import collect, compact, pin, unpin
-from embedstore.maintenance.collection import CollectReport
-from embedstore.maintenance.inventory import take_inventory
+from embedstore.records import EmbeddingBatch, Vectors
 from embedstore.sharing import push
+from embedstore.storage.protocol import Buffer, Entry, Storage, memory
 from embedstore.store import Space, SpaceStore
 from embedstore.store.documents import Commit
 from embedstore.store.pins import pinned_commits
-from embedstore.store.storage import Buffer, Entry, Storage, memory
-from embedstore.types import EmbeddingBatch, Vectors
+from embedstore.upkeep import collect, compact, pin, unpin
+from embedstore.upkeep.collection import CollectReport
+from embedstore.upkeep.inventory import take_inventory
 
 GRACE_S = 100.0
 HOUR_NS = 3600 * 10**9

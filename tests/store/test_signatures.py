@@ -29,16 +29,15 @@ from sample_rows import (
 )
 
 from embedstore.errors import CorruptStoreError, InputError
-from embedstore.maintenance import collect, compact
+from embedstore.records import EmbeddingBatch
+from embedstore.storage.local import LocalStorage
 from embedstore.store import Space, SpaceStore
 from embedstore.store.documents import Commit
-from embedstore.store.local import LocalStorage
-from embedstore.store.rows import SortedRows
-from embedstore.store.signatures import Signature, Trust, trust_of
-from embedstore.store.signing_keys import PublicKey, parse_public_key, read_members, read_signer
-from embedstore.store.strict_json import sealed
+from embedstore.store.segment_files import SortedRows
+from embedstore.store.signing import PublicKey, Signature, Trust, parse_public_key, read_members, read_signer, trust_of
 from embedstore.store.verification import verify
-from embedstore.types import EmbeddingBatch
+from embedstore.strict_json import sealed
+from embedstore.upkeep import collect, compact
 
 ALICE, BOB, MALLORY = "alice", "bob", "mallory"
 
@@ -299,7 +298,7 @@ def test_a_commit_that_is_signed_later_is_read_from_then_on(place: Path, keys: P
     assert (len(reader), reader.ignored_commits) == (0, 1)
     storage, folder = LocalStorage(place), f"spaces/{reader.id}/"
     file = f"{folder}commits/{commit}.json"
-    from embedstore.store.signatures import CommitSignatures
+    from embedstore.store.signing import CommitSignatures
 
     CommitSignatures(storage, folder, trusted(keys, BOB)).sign(Commit.from_bytes(file, storage.read(file)))
     reader.refresh()

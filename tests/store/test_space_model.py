@@ -16,8 +16,8 @@ from sample_rows import LAYOUTS, new_space, open_space, right_vectors, sample_ke
 
 from embedstore.errors import MissingEmbeddingError
 from embedstore.identity import key_array, key_text
+from embedstore.records import EmbeddingBatch, Keys, Vectors
 from embedstore.store import Space
-from embedstore.types import EmbeddingBatch, Keys, Vectors
 
 _BEGINNINGS = (bytes(8), b"\0" * 7 + b"\1", b"ACGTACGT", b"\xff" * 8)
 _ENDS = (bytes(16), b"\1" + bytes(15), bytes(15) + b"\1", b"\0\1" * 8, b"\xff" * 16)

@@ -6,10 +6,10 @@ import pytest
 from sample_rows import assert_right, new_space, open_space, sample_batch, sample_keys
 from store.object_servers import Fault, FaultProxy
 
-from embedstore.maintenance import collect, compact, pin, repair
+from embedstore.storage.objects import ObjectStorage
+from embedstore.storage.retrying import Patience
 from embedstore.store import SpaceStore
-from embedstore.store.objects import ObjectStorage
-from embedstore.store.retrying import Patience
+from embedstore.upkeep import collect, compact, pin, repair
 
 KEYS = sample_keys(range(40))
 QUICK = Patience(attempts=6, first_pause_s=0.02, longest_pause_s=0.2, timeout_s=1.0)

@@ -22,13 +22,14 @@ from embedstore.errors import (
     StorageError,
     StoreNotFoundError,
 )
-from embedstore.maintenance import collect, compact
-from embedstore.store.local import LocalStorage
-from embedstore.store.objects import ObjectStorage
-from embedstore.store.retrying import Patience
+from embedstore.storage.listing import INDEX_NAME, WebIndex
+from embedstore.storage.local import LocalStorage
+from embedstore.storage.objects import ObjectStorage
+from embedstore.storage.retrying import Patience
+from embedstore.storage.web import WebStorage
 from embedstore.store.verification import verify
-from embedstore.store.web import WebStorage
-from embedstore.store.web_index import INDEX_NAME, WebIndex, publish_web_index
+from embedstore.upkeep import collect, compact
+from embedstore.upkeep.web_index import publish_web_index
 
 QUICK = Patience(attempts=5, first_pause_s=0.02, longest_pause_s=0.2, timeout_s=2.0)
 KEYS = sample_keys(range(50))
@@ -196,7 +197,7 @@ def test_an_index_leaves_out_what_nothing_refers_to(store: tuple[Path, str]) -> 
     ],
 )
 def test_an_index_of_another_form_is_refused(change: dict[str, Any]) -> None:
-    from embedstore.store.strict_json import sealed
+    from embedstore.strict_json import sealed
 
     index = {"format": "embedstore-index", "files": {"a": [3, 1]}, "documents": {"a": "abc"}, "created_ns": 1}
     assert WebIndex.from_bytes(sealed(index)).documents == {"a": b"abc"}

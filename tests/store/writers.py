@@ -10,7 +10,7 @@ import numpy as np
 from sample_rows import open_space, right_vectors, sample_batch, sample_keys
 
 from embedstore.identity import Recipe
-from embedstore.types import EmbeddingBatch, Keys, Vectors
+from embedstore.records import EmbeddingBatch, Keys, Vectors
 
 processes = multiprocessing.get_context("forkserver")
 processes.set_forkserver_preload(["embedstore.store", "sample_rows"])

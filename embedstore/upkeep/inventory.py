@@ -8,14 +8,12 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from embedstore.errors import CorruptStoreError, FormatVersionError, MissingDependencyError, StorageError
-from embedstore.store.commits import CommitLog, Commits, Unreadable
-from embedstore.store.condemned import Condemned, is_document, read_condemned
+from embedstore.storage.local import TEMPORARY_PREFIX
+from embedstore.storage.protocol import Entry, Storage
+from embedstore.store.commits import CommitLog, Commits, Condemned, Unreadable, is_document, read_condemned
 from embedstore.store.documents import Commit, SpaceDocument, commit_file, commit_in, is_data_file
 from embedstore.store.index import is_index, open_index
-from embedstore.store.local import TEMPORARY_PREFIX
-from embedstore.store.signatures import CommitSignatures, Trust
-from embedstore.store.signing_keys import Members
-from embedstore.store.storage import Entry, Storage
+from embedstore.store.signing import CommitSignatures, Members, Trust
 
 _SIGNATURE = re.compile(r"signatures/([0-9a-f]{64})\.[0-9a-f]{16}\.json")
 

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from embedstore.errors import CorruptStoreError
-from embedstore.store.storage import Entry
-from embedstore.store.strict_json import (
+from embedstore.storage.protocol import Entry
+from embedstore.strict_json import (
     MAX_INTEGER,
     field,
     integer,

@@ -11,7 +11,7 @@ import resource
 import threading
 
 from embedstore.errors import CorruptStoreError, StorageError
-from embedstore.store.storage import Blob, Storage, sha256_of
+from embedstore.storage.protocol import Blob, Storage, sha256_of
 
 _MOST = 256
 _FEWEST = 8

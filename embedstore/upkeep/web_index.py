@@ -13,13 +13,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from embedstore.errors import CorruptStoreError, FormatVersionError, StorageError
+from embedstore.storage.listing import INDEX_NAME, ROOT_NAME, WebIndex
+from embedstore.storage.protocol import Entry, Storage, side_by_side
 from embedstore.store.commits import CommitLog, Commits
 from embedstore.store.documents import commit_in, is_data_file, space_folders
 from embedstore.store.index import is_index
 from embedstore.store.pins import is_pin
-from embedstore.store.signatures import is_signature
-from embedstore.store.storage import Entry, Storage, side_by_side
-from embedstore.store.web_listing import INDEX_NAME, ROOT_NAME, WebIndex
+from embedstore.store.signing import is_signature
 
 _MAX_CARRIED_BYTES = 64 << 10  # a space's document with its canaries, a commit of some hundred files
 _MAX_CARRIED_TOTAL_BYTES = 32 << 20

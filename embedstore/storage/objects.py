@@ -1,4 +1,15 @@
-"""A store below a prefix of an object store: `s3://bucket/prefix`, `gs://bucket/prefix`, `az://container/prefix`.
+"""What a failure of an object store means, said plainly: the library below names it in a text, with all that was sent.
+
+Only what is found here by a pattern is passed on, or the first line, without credentials.
+
+Listing an S3 bucket that holds keys which are no paths: `a//b`, `../c`, control characters.
+
+Other programs write such keys. The library below cannot: one of them ends its listing of all the others. So the pages
+are asked for here, and such keys are skipped. What signs them is the library nevertheless, since it knows all sources
+of credentials: it signs an address and puts a name behind it, so the address is the listing's, and the name the value
+of a parameter without a meaning (`x-id`, as Amazon's own clients send it).
+
+A store below a prefix of an object store: `s3://bucket/prefix`, `gs://bucket/prefix`, `az://container/prefix`.
 
 The layout is that of a folder. Nothing depends on conditional writes, which not every server has: names are random or
 digests, so two writers of one name write the same bytes, and to look first is enough.
@@ -16,12 +27,14 @@ all of which is harmless: reading changes nothing, writing a name again writes t
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator
+import re
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Callable, Collection, Iterable, Iterator
 from datetime import datetime, timedelta
 from functools import cached_property
 from itertools import chain
 from typing import Any, TypeVar
-from urllib.parse import unquote, urlsplit
+from urllib.parse import quote, unquote, unquote_plus, urlsplit
 
 import numpy as np
 import obstore
@@ -29,10 +42,10 @@ from obstore import exceptions
 from obstore.store import AzureStore, GCSStore, S3Store
 
 from embedstore.errors import CorruptStoreError, InputError, StorageError
-from embedstore.store.certificates import added_authorities
-from embedstore.store.clouds import cloud_settings
-from embedstore.store.object_errors import explained, of_container, of_ranges, passes
-from embedstore.store.ranges import (
+from embedstore.storage.clouds import ADDRESSES, CONTAINERS, SOURCES, added_authorities, cloud_settings
+from embedstore.storage.clouds import ADVICE as CERTIFICATE_ADVICE
+from embedstore.storage.protocol import DOCUMENT_BYTES, Blob, Buffer, Entry, memory
+from embedstore.storage.ranges import (
     KEPT_FILE_BYTES,
     REQUESTS_AT_ONCE,
     Content,
@@ -41,10 +54,172 @@ from embedstore.store.ranges import (
     RangeReader,
     mapped,
 )
-from embedstore.store.retrying import IncompleteError, Patience, Retrying
-from embedstore.store.s3_listing import PAGE_BYTES, s3_entries
-from embedstore.store.storage import DOCUMENT_BYTES, Blob, Buffer, Entry, memory
-from embedstore.store.web_client import WebClient
+from embedstore.storage.retrying import IncompleteError, Patience, Retrying, redacted
+from embedstore.storage.web import WebClient
+
+_LASTING = (
+    exceptions.PermissionDeniedError,
+    exceptions.UnauthenticatedError,
+    exceptions.InvalidPathError,
+    exceptions.NotSupportedError,
+    exceptions.UnknownConfigurationKeyError,
+)
+_STATUS = re.compile(r"status code: (\d+ [A-Za-z ]+)")
+_BUSY = ("408", "409", "429")
+_CODE = re.compile(r"<Code>(\w+)</Code>")
+_CERTIFICATE = re.compile(r"InvalidCertificate\(\s*(\w+)")
+_HOST = re.compile(r"Error performing \w+ https?://([^/\s?]+)")
+_NO_CONTAINER = ("<Code>NoSuchBucket</Code>", "<Code>ContainerNotFound</Code>", "The specified bucket does not exist")
+_NO_RANGES = "Received non-partial response"
+# Where libraries look for credentials when nothing names any.
+_METADATA_SERVICES = ("169.254.169.254", "169.254.170.2", "/latest/api/token", "metadata.google.internal")
+
+
+def explained(scheme: str, action: str, error: Exception, secrets: Collection[str]) -> tuple[str, str]:
+    """Return what went wrong and what to do.
+
+    Parameters
+    ----------
+    action : what was tried: read, write, list …, or `use` for the settings.
+    secrets : credentials that are not in the environment.
+    """
+    text = str(error)
+    if of_container(error, action):
+        return f"there is no such {CONTAINERS[scheme]}", f"Make it, or check the address ({ADDRESSES[scheme]})."
+    if isinstance(error, exceptions.InvalidPathError):
+        said = ascii(text.partition("\n\nDebug source")[0].rpartition("path: ")[2][:200])
+        return f"a key that is no path lies there ({said})", (
+            f"Delete it with the tool that wrote it, or give the store a {CONTAINERS[scheme]} of its own."
+        )
+    if any(host in text for host in _METADATA_SERVICES):
+        return "found no credentials", f"They come from {SOURCES[scheme]}."
+    connection = _connection(scheme, text)
+    if connection is not None:
+        return connection
+    secret_free = redacted(text.partition("\n\nDebug source")[0], secrets)
+    facts = [found[1].strip() for pattern in (_STATUS, _CODE) if (found := pattern.search(secret_free))]
+    said = ", ".join(facts) or secret_free.partition("\n")[0].rpartition(" - ")[2][:300]
+    if said.startswith(("401", "403")):
+        return said, f"Check the credentials and what they may do; they come from {SOURCES[scheme]}."
+    if action == "use":
+        return said, f"Check the settings: {SOURCES[scheme]}; {ADDRESSES[scheme]}."
+    return said, f"Try again; if it stays, check the network and the address ({ADDRESSES[scheme]})."
+
+
+def passes(error: Exception) -> bool:
+    """Tell whether a failure may be gone next time."""
+    text = str(error)
+    status = _STATUS.search(text)
+    refused = status is not None and status[1].startswith("4") and not status[1].startswith(_BUSY)
+    lasting = refused or isinstance(error, (FileNotFoundError, *_LASTING)) or _CERTIFICATE.search(text) is not None
+    return not lasting and not any(host in text for host in _METADATA_SERVICES)
+
+
+def of_container(error: Exception, action: str) -> bool:
+    """Tell whether it is the bucket or container that is not there; an empty folder is listed, so none is missing."""
+    text = str(error)
+    unlisted = action == "list" and "status code: 404" in text
+    return unlisted or any(sign in text for sign in _NO_CONTAINER)
+
+
+def of_ranges(error: Exception) -> bool:
+    """Tell whether a server that was asked for a range sent all of the file."""
+    return _NO_RANGES in str(error)
+
+
+def _connection(scheme: str, text: str) -> tuple[str, str] | None:
+    """What went wrong before anything was answered."""
+    found = _HOST.search(text)
+    host = found[1].rpartition("@")[2] if found else "the server"
+    address = f"Check the address ({ADDRESSES[scheme]}) and the network."
+    certificate = _CERTIFICATE.search(text)
+    if certificate is not None:
+        return f"the certificate of {host} is not trusted ({certificate[1]})", CERTIFICATE_ADVICE
+    if "No CA certificates were loaded" in text:
+        return "no certificates of authorities were found", CERTIFICATE_ADVICE
+    if "ProxyAuthRequired" in text or "ConnectFailed(" in text:
+        proxy = "HTTPS_PROXY and HTTP_PROXY; NO_PROXY lists hosts that are reached without"
+        return f"the proxy does not let through to {host}", f"Check {proxy}."
+    if "InvalidMessage(" in text or "InvalidContentType" in text:
+        return f"{host} does not speak TLS", f"Check the address ({ADDRESSES[scheme]}): https or http?"
+    if "dns error" in text:
+        return f"no connection to the server: no address is known for the name {host} (DNS)", address
+    if "kind: Connect" in text:
+        refused = "refused" if "ConnectionRefused" in text else "not made"
+        return f"no connection to the server: a connection to {host} was {refused}", address
+    if "kind: Timeout" in text:
+        return f"{host} did not answer in time", f"Try again; if it stays: {address}"
+    return None
+
+
+PAGE_BYTES = 16 << 20
+"""A page holds a thousand keys of up to a kilobyte each, with as much around them."""
+MOST_PAGES = 10_000
+
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+
+
+def s3_entries(fetch: Callable[[str], bytes], location: str, prefix: str, *, deep: bool) -> Iterator[Entry]:
+    """Yield what lies below a prefix of a bucket, names relative to it; folders end with `/`.
+
+    Parameters
+    ----------
+    fetch : query -> the bucket's answer to it.
+    location : what to call the place in messages.
+    prefix : "" or ending with `/`.
+    deep : at any depth, without folders.
+    """
+    token: str | None = None
+    for _ in range(MOST_PAGES):
+        query = {"list-type": "2", "encoding-type": "url", "prefix": prefix}
+        query |= {} if deep else {"delimiter": "/"}
+        query |= {} if token is None else {"continuation-token": token}
+        page = _page(fetch("&".join(f"{name}={quote(value, safe='')}" for name, value in sorted(query.items()))))
+        try:
+            yield from _entries(page, prefix)
+        except (ValueError, OverflowError):
+            raise StorageError(
+                f"Cannot list {location}: a size or time in the answer is invalid. Check the address."
+            ) from None
+        token = page.findtext("NextContinuationToken")
+        if page.findtext("IsTruncated") != "true" or not token:
+            return
+    raise StorageError(
+        f"Cannot list {location}: expected at most {MOST_PAGES:,} pages, found more. Give the store its own bucket."
+    )
+
+
+def is_path(name: str) -> bool:
+    """Tell whether a key, relative to the store, is one that a store could hold."""
+    return not _CONTROL.search(name) and not any(part in ("", ".", "..") for part in name.split("/"))
+
+
+def _entries(page: ElementTree.Element, prefix: str) -> Iterator[Entry]:
+    plain = unquote_plus if page.findtext("EncodingType") == "url" else str
+    for found in page.findall("CommonPrefixes"):
+        yield from _named(plain(found.findtext("Prefix", "")), prefix, 0, 0)
+    for found in page.findall("Contents"):
+        size_bytes, moment = int(found.findtext("Size", "")), found.findtext("LastModified", "")
+        modified_ns = int(datetime.fromisoformat(moment).timestamp()) * 1_000_000_000
+        yield from _named(plain(found.findtext("Key", "")), prefix, size_bytes, modified_ns)
+
+
+def _named(key: str, prefix: str, size_bytes: int, modified_ns: int) -> Iterator[Entry]:
+    name = key.removeprefix(prefix)
+    is_folder = name.endswith("/") and not modified_ns
+    if key.startswith(prefix) and is_path(name.removesuffix("/") if is_folder else name):
+        yield Entry(name, size_bytes, modified_ns)
+
+
+def _page(content: bytes) -> ElementTree.Element:
+    try:
+        page = ElementTree.fromstring(content)  # noqa: S314 - see above
+    except ElementTree.ParseError as error:
+        raise StorageError(f"Cannot list a bucket: its answer is invalid XML ({error}). Check the address.") from None
+    for element in page.iter():
+        element.tag = element.tag.rpartition("}")[2]
+    return page
+
 
 T = TypeVar("T")
 Entries = list[Entry]

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from embedstore.errors import CorruptStoreError, StorageError
-from embedstore.store.permissions import Modes, modes_of
+from embedstore.storage.file_systems import Modes, modes_of
 
 _STORE = "embedstore.json"  # what tells a store that was mounted anew from an empty mount point
 

@@ -3,6 +3,15 @@
 Nothing that a server says is believed. A body is counted, and no more of it is read than was asked for; with its
 headers it must come as fast as `Patience.limit_s` says. A redirect is followed on the same server only, so that neither
 another host nor an unencrypted line answers in its place, or sees credentials.
+
+A store that a web server shows, for reading: `https://…` or `http://…`, any server that serves the folder.
+
+A web server cannot list, so `index.json` says what there is (see `web_index`). A cache on the way may answer with an
+old one. What then does not fit is noticed: an index older than one seen before, a file that is gone or has another
+size. Rows are checked as everywhere.
+
+Servers that know ranges are asked for ranges. Others answer with the whole file, which is then kept for as long as it
+is open, in a temporary file without a name, and mapped; so is a file of which a range is refused later.
 """
 
 from __future__ import annotations
@@ -17,8 +26,9 @@ import ssl
 import threading
 import time
 import urllib.request
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from typing import Any, TypeVar
 from urllib.parse import SplitResult, quote, urljoin, urlsplit
 
@@ -28,13 +38,22 @@ from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.exceptions import HTTPError, NameResolutionError, ProxyError, ReadTimeoutError, SSLError
 from urllib3.util import create_urllib3_context, make_headers
 
-from embedstore.errors import CorruptStoreError, InputError, StorageError
+from embedstore.errors import CorruptStoreError, InputError, StorageError, StoreNotFoundError
 from embedstore.home import expanded
-from embedstore.store.certificates import ADVICE, added_authorities
-from embedstore.store.local import MappedBlob
-from embedstore.store.ranges import REQUESTS_AT_ONCE, Content, NoRangesError, mapped
-from embedstore.store.redaction import redacted, redacted_url
-from embedstore.store.retrying import IncompleteError, Patience, Retrying
+from embedstore.storage.clouds import ADVICE, added_authorities
+from embedstore.storage.listing import INDEX_NAME, ROOT_NAME, WebIndex
+from embedstore.storage.local import MappedBlob
+from embedstore.storage.protocol import DOCUMENT_BYTES, Blob, Buffer, Entry
+from embedstore.storage.ranges import (
+    KEPT_FILE_BYTES,
+    REQUESTS_AT_ONCE,
+    Content,
+    NoRangesError,
+    RangedBlob,
+    RangeReader,
+    mapped,
+)
+from embedstore.storage.retrying import IncompleteError, Patience, Retrying, redacted, redacted_url
 
 T = TypeVar("T")
 
@@ -405,3 +424,152 @@ def _pieces(answer: Answer, size_bytes: int) -> Iterator[bytes]:
 def _refuse_size(name: str, expected: int, found: int) -> None:
     if found != expected:
         raise CorruptStoreError(name, f"expected {expected} bytes, found {found}")
+
+
+class WebStorage:
+    """Files below a URL; all that would change them is refused.
+
+    Parameters
+    ----------
+    url : of the folder in which `embedstore.json` and `index.json` lie.
+    patience : how long the server is waited for.
+    fresh_s : how old an index may be to be asked once more; look-ups come in bursts.
+
+    Raises
+    ------
+    InputError : the URL holds credentials, or a query.
+    """
+
+    requests_at_once = REQUESTS_AT_ONCE
+
+    def __init__(self, url: str, *, patience: Patience | None = None, fresh_s: float = 1.0) -> None:
+        self._client = WebClient(url, patience or Patience())
+        self.location = self._client.location
+        self._reader = RangeReader(self._range, self._whole, self._mapped)
+        self._fresh_s = fresh_s
+        self._lock = threading.Lock()
+        self._index: WebIndex | None = None
+        self._tag: str | None = None
+        self._looked_s = 0.0
+
+    def read(self, name: str, limit_bytes: int = DOCUMENT_BYTES) -> bytes:
+        size_bytes = self.entry(name).size_bytes
+        if size_bytes > limit_bytes:
+            raise CorruptStoreError(name, f"expected at most {limit_bytes} bytes, found {size_bytes}")
+        carried = self._current().documents.get(name)
+        return self._whole(name, size_bytes).tobytes() if carried is None else carried
+
+    def write(self, name: str, parts: Iterable[Buffer]) -> Entry:
+        raise self._read_only("write", name)
+
+    def replace(self, name: str, parts: Iterable[Buffer]) -> Entry:
+        raise self._read_only("write", name)
+
+    def delete(self, name: str) -> None:
+        raise self._read_only("delete", name)
+
+    def list(self, folder: str) -> list[Entry]:
+        found = set()
+        for name, entry in self._look().files.items():
+            if name.startswith(folder):
+                below, slash, _ = name[len(folder) :].partition("/")
+                found.add(Entry(f"{folder}{below}/", 0, 0) if slash else entry)
+        return sorted(found)
+
+    def walk(self, folder: str) -> Iterator[Entry]:
+        for name, entry in self._look().files.items():
+            if name.startswith(folder):
+                yield entry
+
+    def entry(self, name: str) -> Entry:
+        found = self._current().files.get(name)
+        if found is None:
+            raise FileNotFoundError(2, "No such file", f"{self.location}/{name}")
+        return found
+
+    def open(self, name: str, size_bytes: int, *, mapped: bool = True) -> Blob:
+        listed = self.entry(name).size_bytes
+        if listed != size_bytes:
+            raise CorruptStoreError(name, f"expected {size_bytes} bytes, found {listed}")
+        if size_bytes <= KEPT_FILE_BYTES:
+            self._reader.whole(name, size_bytes)
+            return RangedBlob(self._reader, name, size_bytes)
+        received = self._listed(name, lambda: self._client.mapped_unless_ranges(name, size_bytes))
+        return received or RangedBlob(self._reader, name, size_bytes)
+
+    def answers_ranges(self, name: str, size_bytes: int) -> bool:
+        """Ask for the last byte of a file, and tell whether that came rather than the whole file."""
+        try:
+            return len(self._range(name, size_bytes - 1, 1)) == 1
+        except NoRangesError:
+            return False
+
+    def _whole(self, name: str, size_bytes: int) -> Content:
+        return self._listed(name, lambda: self._client.whole(name, size_bytes))
+
+    def _mapped(self, name: str, size_bytes: int) -> Blob:
+        return self._listed(name, lambda: self._client.mapped(name, size_bytes))
+
+    def _range(self, name: str, start: int, length: int) -> Content:
+        return self._listed(name, lambda: self._client.range(name, start, length))
+
+    def _listed(self, name: str, ask: Callable[[], T]) -> T:
+        """Ask for a file that the index names; one that is gone must be gone from the index too."""
+        try:
+            return ask()
+        except FileNotFoundError:
+            index = self._look(at_once=True)
+            if name not in index.files:  # merged away and collected since we looked
+                raise
+        raise CorruptStoreError(
+            name, f"it is gone, and {INDEX_NAME} of {_moment(index)} names it: write it anew with `publish-index`"
+        )
+
+    def _current(self) -> WebIndex:
+        return self._index or self._look()
+
+    def _look(self, *, at_once: bool = False) -> WebIndex:
+        """Return the index as it is now, or was a moment ago."""
+        with self._lock:
+            if self._index is None or at_once or time.monotonic() - self._looked_s >= self._fresh_s:
+                self._index = self._fetched()
+                self._looked_s = time.monotonic()
+            return self._index
+
+    def _fetched(self) -> WebIndex:
+        before = self._index
+        try:
+            found = self._client.unless_same(INDEX_NAME, self._tag if before else None)
+        except FileNotFoundError:
+            raise self._without_index() from None
+        if found is None:
+            assert before is not None  # noqa: S101 - only then a tag was sent
+            return before
+        index = WebIndex.from_bytes(found[0].tobytes())
+        if before is not None and index.created_ns < before.created_ns:
+            raise StorageError(
+                f"Cannot read {self.location}/{INDEX_NAME}: expected that of {_moment(before)} or a later one, found "
+                f"that of {_moment(index)}. A cache on the way is stale: let it not keep {INDEX_NAME}, and try again."
+            )
+        self._tag = found[1]
+        return index
+
+    def _without_index(self) -> StorageError | StoreNotFoundError:
+        if not self._client.is_there(ROOT_NAME):
+            return StoreNotFoundError(
+                f"No store at {self.location}: neither {INDEX_NAME} nor {ROOT_NAME} is there. Check the address."
+            )
+        return StorageError(
+            f"Cannot read the store at {self.location}: {INDEX_NAME} is not there, and a web server cannot list. "
+            "Write it with `embedstore publish-index --store FOLDER`, where the store lies."
+        )
+
+    def _read_only(self, action: str, name: str) -> StorageError:
+        return StorageError(
+            f"Cannot {action} {self.location}/{name}: a web server is read-only. "
+            "Fill a store in a folder or an object store, and read this one."
+        )
+
+
+def _moment(index: WebIndex) -> str:
+    return datetime.fromtimestamp(index.created_ns / 1e9, UTC).isoformat(timespec="seconds")

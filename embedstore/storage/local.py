@@ -33,9 +33,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embedstore.errors import CorruptStoreError, StorageError
-from embedstore.store.file_systems import is_known_local, refused
-from embedstore.store.folders import StoreFolders, refuse_link, sync_folder
-from embedstore.store.storage import DOCUMENT_BYTES, Blob, Buffer, Entry, empty_rows, is_stray, memory
+from embedstore.storage.file_systems import is_known_local, refused
+from embedstore.storage.folders import StoreFolders, refuse_link, sync_folder
+from embedstore.storage.protocol import DOCUMENT_BYTES, Blob, Buffer, Entry, empty_rows, is_stray, memory
 
 TEMPORARY_PREFIX = ".tmp-"
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from embedstore.errors import CorruptStoreError, FormatVersionError, InputError, StorageError
-from embedstore.store.condemned import are_safe
+from embedstore.store.commits import are_safe
 from embedstore.store.documents import commit_file
 from embedstore.store.pins import Pin, pin_file, read_pin
 from embedstore.store.space import Space

@@ -1,4 +1,6 @@
-"""Doing again what failed for a reason that passes: a busy server, a lost connection, half an answer.
+"""What must not be seen in a message: credentials, wherever a library put them.
+
+Doing again what failed for a reason that passes: a busy server, a lost connection, half an answer.
 
 A server that sends a byte a second never fails, so time is bounded too: an answer must come within `Patience.limit_s`,
 and nothing is begun again after `Patience.total_s`.
@@ -6,11 +8,44 @@ and nothing is begun again after `Patience.total_s`.
 
 from __future__ import annotations
 
+import os
 import random
+import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import TypeVar
+from urllib.parse import urlsplit
+
+_SECRET_VARIABLE = re.compile(r"(AWS|AZURE|GOOGLE)_.*(KEY|SECRET|TOKEN|SAS|PASSWORD|CREDENTIAL|SERVICE_ACCOUNT)")
+_SHORTEST_SECRET = 6  # shorter values would blank out ordinary words
+_USER = re.compile(r"(?<=://)[^/@\s\"']+@")
+_QUERY = re.compile(r"(?<=[^\s\"'?])\?[^\s\"')>]+")
+
+
+def redacted_url(url: str) -> str:
+    """Return a URL without user, password, query and fragment."""
+    parts = urlsplit(url)
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment="").geturl()
+
+
+def redacted(text: str, secrets: Collection[str] = ()) -> str:
+    """Return a text without the secrets of the environment, others that are given, and what URLs may hide.
+
+    Parameters
+    ----------
+    secrets : values that came from elsewhere, such as a file of credentials.
+    """
+    text = _QUERY.sub("?…", _USER.sub("", text))
+    for secret in sorted({*secrets, *_secrets_of_environment()}, key=len, reverse=True):
+        if len(secret) >= _SHORTEST_SECRET:
+            text = text.replace(secret, "…")
+    return text
+
+
+def _secrets_of_environment() -> set[str]:
+    return {value for name, value in os.environ.items() if _SECRET_VARIABLE.match(name)}
+
 
 T = TypeVar("T")
 

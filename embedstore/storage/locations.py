@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from embedstore.errors import InputError, MissingDependencyError
-from embedstore.store.local import LocalStorage
-from embedstore.store.storage import Storage
+from embedstore.storage.local import LocalStorage
+from embedstore.storage.protocol import Storage
 
 Location = str | Path
 """A folder, or a URL."""
@@ -37,10 +37,10 @@ def open_storage(location: Location) -> Storage:
         raise InputError(f"Cannot open a store at {scheme}://…: expected a folder, or a URL that begins with {known}.")
     try:
         if scheme in _OBJECTS:
-            from embedstore.store.objects import ObjectStorage
+            from embedstore.storage.objects import ObjectStorage
 
             return ObjectStorage(url)
-        from embedstore.store.web import WebStorage
+        from embedstore.storage.web import WebStorage
 
         return WebStorage(url)
     except ImportError as error:

@@ -24,8 +24,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embedstore.errors import CorruptStoreError, StorageError
-from embedstore.store.local import MappedBlob
-from embedstore.store.storage import Blob, Buffer, empty_rows, memory
+from embedstore.storage.local import MappedBlob
+from embedstore.storage.protocol import Blob, Buffer, empty_rows, memory
 
 REQUESTS_AT_ONCE = 16  # enough to fill a 10 Gbit/s line from an object store; more only add load
 GAP_BYTES = 1 << 20

@@ -9,18 +9,19 @@ from typing import Any
 
 import numpy as np
 
-from embedstore.maintenance.collection import remove_indexes
+from embedstore.storage.listing import ROOT_NAME
+from embedstore.storage.open_files import OpenFiles
+from embedstore.storage.protocol import Storage
 from embedstore.store.commits import CommitLog
-from embedstore.store.documents import ROOT_NAME, Commit, Root, commit_file, commit_in, is_data_file, space_folders
-from embedstore.store.merging import some_rows
-from embedstore.store.open_files import OpenFiles
-from embedstore.store.rows import as_strings
+from embedstore.store.documents import Commit, Root, commit_file, commit_in, is_data_file, space_folders
+from embedstore.store.segment_files import as_strings
 from embedstore.store.segments import Segment
-from embedstore.store.signatures import NO_TRUST, Trust
+from embedstore.store.signing import NO_TRUST, Trust
 from embedstore.store.space import Space
-from embedstore.store.storage import Storage
 from embedstore.store.store import SpaceStore
 from embedstore.store.verification import NOT_CANONICAL, Problem, VerifyReport, verify
+from embedstore.upkeep.collection import remove_indexes
+from embedstore.upkeep.compaction import some_rows
 
 _MOST_PASSES = 5
 
