@@ -197,7 +197,7 @@ class Store(TieredStore):
         how: FillOptions | None = None,
         on_progress: OnProgress | None = None,
     ) -> FillReport:
-        """Compute and store what the space of a model lacks.
+        """Compute and store what is missing in the space of a model.
 
         Parameters
         ----------
@@ -258,7 +258,7 @@ class Store(TieredStore):
         on_progress: OnProgress | None = None,
         on_error: OnError = "raise",
     ) -> Embeddings:
-        """Read the vectors of sequences, computing and storing what lacks: `fill` and `get` in one pass.
+        """Read the vectors of sequences, computing and storing what is missing: `fill` and `get` in one pass.
 
         Parameters
         ----------
@@ -351,7 +351,9 @@ def overview(space: Space) -> dict[str, Any]:
 
 
 def details(space: Space) -> dict[str, Any]:
-    """Describe a space fully, as JSON values: `overview`, cost, commits ignored for lack of a signature, and recipe."""
+    """Describe a space fully, as JSON values: `overview`, cost, commits ignored because no member has signed them, and
+    recipe.
+    """
     info = space.info()
     cost = {"compute_seconds": round(info.compute_seconds, 3), "letters": info.letters}
     ignored = {"ignored_commits": space.ignored_commits}

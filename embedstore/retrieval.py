@@ -121,7 +121,7 @@ def retrieve(records: Iterable[Record | Rejection], target: SpaceTarget, *, any_
 
     Raises
     ------
-    MissingEmbeddingError : the space lacks some, named by their ids, or keys where they have none.
+    MissingEmbeddingError : some are missing, named by their ids, or keys where they have none.
     MoleculeError : the records are of the other molecule than the space.
     """
     intake = open_intake(records, target, any_molecule=any_molecule)
@@ -130,9 +130,9 @@ def retrieve(records: Iterable[Record | Rejection], target: SpaceTarget, *, any_
         selection.add(window)
     keys = selection.keys
     present = target.space.contains(keys) if target.space is not None else np.zeros(len(keys), np.bool_)
-    lacking = np.flatnonzero(~present).tolist()
-    if lacking:
-        labels = [selection.ids[row] or key_text(keys[row].tobytes()) for row in lacking]
+    missing = np.flatnonzero(~present).tolist()
+    if missing:
+        labels = [selection.ids[row] or key_text(keys[row].tobytes()) for row in missing]
         raise MissingEmbeddingError(target.name, labels, requested=len(keys))
     return Retrieved(selection.ids, keys, target.name, target.recipe, target.space, tuple(intake.rejected))
 
@@ -144,7 +144,7 @@ def fill_and_retrieve(
     *,
     on_progress: OnProgress | None = None,
 ) -> Retrieved:
-    """Fill what lacks, and find the vectors of all records but those that failed; the records are read once.
+    """Fill what is missing, and find the vectors of all records but those that failed; the records are read once.
 
     Raises
     ------

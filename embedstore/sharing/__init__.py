@@ -1,7 +1,7 @@
 """Sharing vectors between stores.
 
-`copying` brings what one store lacks over from another (push, pull, sync). `tiers` looks up other stores behind the own
-one. Both go by space ids, which stand for recipes, and check every row or file that they bring over.
+`copying` brings over from another store what is missing in one (push, pull, sync). `tiers` looks up other stores behind
+the own one. Both go by space ids, which stand for recipes, and check every row or file that they bring over.
 """
 
 from embedstore.sharing.copying import pull, push, sync

@@ -52,7 +52,7 @@ def push(
     dry_run: bool = False,
     on_copied: OnCopied | None = None,
 ) -> CopyReport:
-    """Copy what the far store lacks from the near one.
+    """Copy what is missing in the far store from the near one.
 
     Parameters
     ----------
@@ -76,7 +76,7 @@ def pull(
     dry_run: bool = False,
     on_copied: OnCopied | None = None,
 ) -> CopyReport:
-    """Copy what the near store lacks from the far one; see `push`."""
+    """Copy what is missing in the near store from the far one; see `push`."""
     return _copied(near, far, ("pull",), _Wanted(spaces, dry_run, on_copied))
 
 
@@ -88,7 +88,7 @@ def sync(
     dry_run: bool = False,
     on_copied: OnCopied | None = None,
 ) -> CopyReport:
-    """Copy in both directions what either store lacks; see `push`."""
+    """Copy in both directions what is missing in either store; see `push`."""
     return _copied(near, far, ("pull", "push"), _Wanted(spaces, dry_run, on_copied))
 
 

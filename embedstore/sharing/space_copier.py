@@ -312,7 +312,7 @@ def count_missing(source: SourceSpace, destination: Space | None, done: SpaceCop
 
 
 class SpaceCopier:
-    """Copies what one space lacks.
+    """Copies what is missing in one space.
 
     Parameters
     ----------

@@ -277,9 +277,9 @@ class TieredSpace(Space):
     def contains(self, keys: Keys) -> NDArray[np.bool_]:
         """Tell for each key whether it has a vector in one of the stores: (n,) bool."""
         present = super().contains(keys)
-        lacking = np.flatnonzero(~present)
-        if len(lacking):
-            present[lacking] = self._fetch(keys[lacking]) if self._keep else self._is_upstream(keys[lacking])
+        missing = np.flatnonzero(~present)
+        if len(missing):
+            present[missing] = self._fetch(keys[missing]) if self._keep else self._is_upstream(keys[missing])
         return present
 
     def read(self, keys: Keys) -> Vectors:
@@ -315,9 +315,9 @@ class TieredSpace(Space):
     def _is_upstream(self, keys: Keys) -> NDArray[np.bool_]:
         present = np.zeros(len(keys), np.bool_)
         for each in self._upstream:
-            lacking = np.flatnonzero(~present)
-            if len(lacking):
-                present[lacking] = each.contains(keys[lacking])
+            missing = np.flatnonzero(~present)
+            if len(missing):
+                present[missing] = each.contains(keys[missing])
         return present
 
     def _fetch(self, keys: Keys) -> NDArray[np.bool_]:
@@ -343,9 +343,9 @@ class TieredSpace(Space):
             here = here[found[which[here]]]
             place = np.cumsum(found[some]) - 1  # of each key of the window among those that were found
             gathered[rest[here]] = vectors[place[which[here] - some[0]]]
-        lacking = rest[~found[which]]
-        if len(lacking):
-            labels = [key_text(keys[row].tobytes()) for row in lacking]
+        missing = rest[~found[which]]
+        if len(missing):
+            labels = [key_text(keys[row].tobytes()) for row in missing]
             raise MissingEmbeddingError(self.name, labels, requested=len(keys))
         self.settle()
         return gathered
@@ -356,13 +356,13 @@ class TieredSpace(Space):
         vectors = np.empty((len(keys), self.dim), self.dtype)
         stores: set[str] = set()
         for each in self._upstream:
-            lacking = np.flatnonzero(~present)
-            if not len(lacking):
+            missing = np.flatnonzero(~present)
+            if not len(missing):
                 break
-            found, read = each.read(keys[lacking])
+            found, read = each.read(keys[missing])
             if found.any():
-                vectors[lacking[found]] = read
-                present[lacking[found]] = True
+                vectors[missing[found]] = read
+                present[missing[found]] = True
                 stores.add(each.store_id)
         vectors = vectors[present]
         if self._keep and len(vectors):

@@ -62,7 +62,7 @@ class Pin:
 def pin_file(name: str) -> str:
     """Return the file of a pin; InputError if that is not a name."""
     if not SPACE_NAME.fullmatch(name):
-        raise InputError(f"Cannot name a pin {name!r}: expected up to 100 letters, digits, and . _ + -")
+        raise InputError(f"Cannot name a pin {name!r}: expected up to 100 of A-Z a-z 0-9 and . _ + -")
     return f"{_FOLDER}{name}.json"
 
 

@@ -86,7 +86,7 @@ class Signer:
 
 
 def parse_public_key(line: str) -> PublicKey:
-    """Read `ssh-ed25519 AAAA… name`; the name may lack.
+    """Read `ssh-ed25519 AAAA… name`; the name may be missing.
 
     Raises
     ------

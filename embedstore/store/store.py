@@ -172,7 +172,7 @@ class SpaceStore:
         InputError : not a name. SpaceConflictError : another recipe has that name.
         """
         if not SPACE_NAME.fullmatch(name):
-            raise InputError(f"Cannot name a space {name!r}: expected up to 100 letters, digits, and . _ + -")
+            raise InputError(f"Cannot name a space {name!r}: expected up to 100 of A-Z a-z 0-9 and . _ + -")
         existing = self.find_space(recipe, name)
         if existing is not None:
             return existing
