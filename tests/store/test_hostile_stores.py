@@ -742,3 +742,23 @@ def test_a_false_signature_does_not_go_along_with_a_copy(tmp_path: Path, layout:
     assert pull(SpaceStore.open(near, create=True), SpaceStore.open(far)).complete
     assert verify(LocalStorage(near), deep=True).clean
     assert_right(open_space(near), KEYS)
+
+
+@both_layouts
+def test_a_pulled_commit_whose_rows_are_not_what_they_were_does_not_stand_in_the_way(
+    tmp_path: Path, layout: SegmentFormat
+) -> None:
+    """Its files have their digests, since the commit may say what it likes, but it says that the rows lie elsewhere."""
+    near, far = tmp_path / "near", tmp_path / "far"
+    new_space(far, layout).append(sample_batch(KEYS, sample_recipe()))
+    (commit,) = live_commits(far)
+    document = json.loads(commit.read_bytes())
+    first, second = ({**document["arrays"]["row_crc"][0], "rows": 6} for _ in range(2))
+    document["arrays"]["row_crc"] = [{**second, "offset": first["offset"] + 24}, first]
+    commit.unlink()
+    put_commit(far, document)
+    report = pull(SpaceStore.open(near, create=True), SpaceStore.open(far))
+    assert not report.complete
+    assert verify(LocalStorage(near), deep=True).orphans == []
+    assert open_space(near).append(sample_batch(KEYS, sample_recipe())) == len(KEYS)
+    assert_right(open_space(near), KEYS)
