@@ -129,7 +129,8 @@ def collect_space(
     settled = _settled(inventory, unneeded, now_ns, grace_ns)
     if report.dry_run:
         due = _due(inventory, now_ns, grace_ns) | (settled if grace_ns == 0 else set())
-        _count(report, inventory, unneeded & due | set(indexes), unneeded - due)
+        due = inventory.removable(unneeded & due)
+        _count(report, inventory, due | set(indexes), unneeded - due)
         return report
     # What stands in a document from the future is condemned anew: nobody knows when it was written.
     known = [each for each in inventory.condemned if each.since_ns <= now_ns]
@@ -138,7 +139,7 @@ def collect_space(
     # Listed anew: what came before somebody could see it condemned must be seen here.
     inventory = take_inventory(storage, folder, _of(pinned_commits(storage), folder), members)
     unneeded = inventory.unneeded()
-    due = _due(inventory, now_ns, grace_ns) & unneeded
+    due = inventory.removable(_due(inventory, now_ns, grace_ns) & unneeded)
     for name in [*stale_indexes(storage, folder, inventory), *in_order_of_removal(inventory, due)]:
         storage.delete(f"{folder}{name}")
         due.add(name)

@@ -73,21 +73,40 @@ class Inventory:
             return set()
         needed = self.needed_commits
         kept = {file for commit in needed for file in self.commits.readable[commit].files}
-        return {name for name in self.files if name not in kept and self._is_unneeded(name, needed)}
+        there = needed | self.hiding(needed)
+        return {name for name in self.files if name not in kept and self._is_unneeded(name, there)}
+
+    def hiding(self, kept: Set[str]) -> set[str]:
+        """Ids of the commits that make commits dead that stay, or that make those dead; their data is not needed."""
+        replacing: dict[str, list[str]] = {}
+        for name, commit in self.commits.readable.items():
+            for old in commit.replaces:
+                replacing.setdefault(old, []).append(name)
+        hiding: set[str] = set()
+        pending = list(kept)
+        while pending:
+            found = [name for name in replacing.get(pending.pop(), []) if name not in hiding]
+            hiding.update(found)
+            pending += found
+        return hiding
+
+    def removable(self, due: Set[str]) -> set[str]:
+        """Leave those commits out of what is due, with their signatures, that make others dead which stay for now."""
+        hiding = self.hiding({name for name in self.commits.readable if commit_file(name) not in due})
+        return {name for name in due if _commit_of(name) not in hiding}
 
     def own_files(self) -> set[str]:
         """All files that embedstore wrote, but for the space's document and those of the collection."""
         return {name for name in self.files if _is_temporary(name) or is_index(name) or _owner_known(name)}
 
-    def _is_unneeded(self, name: str, needed: Set[str]) -> bool:
+    def _is_unneeded(self, name: str, there: Set[str]) -> bool:
+        """Tell whether nothing needs a file, where some commits stay."""
         if _is_temporary(name):
             return True
-        commit = commit_in(name)
+        commit = _commit_of(name)
         if commit is not None:
-            return commit in self.commits.readable and commit not in needed
-        signature = _SIGNATURE.fullmatch(name)
-        if signature is not None:
-            return signature[1] not in needed and signature[1] not in self.commits.unreadable
+            is_known = commit in self.commits.readable or commit_in(name) is None
+            return is_known and commit not in there and commit not in self.commits.unreadable
         return is_data_file(name) and not self.commits.unreadable
 
     def age_ns(self, name: str, now_ns: int) -> int:
@@ -172,6 +191,12 @@ def _matches(files: Mapping[str, Entry]) -> Iterator[tuple[str, re.Match[str]]]:
         match = _SIGNATURE.fullmatch(name)
         if match is not None:
             yield name, match
+
+
+def _commit_of(name: str) -> str | None:
+    """Return the id of the commit that a file is, or a signature of."""
+    signature = _SIGNATURE.fullmatch(name)
+    return commit_in(name) if signature is None else signature[1]
 
 
 def _is_temporary(name: str) -> bool:

@@ -22,7 +22,7 @@ from embedstore.storage.protocol import Buffer, Entry, memory
 from embedstore.store import SpaceStore
 from embedstore.store.documents import Commit
 from embedstore.strict_json import canonical
-from embedstore.upkeep import collect, compact, remove_space
+from embedstore.upkeep import collect, compact, pin, remove_space, unpin
 
 
 def condemned_and_due(place: Path) -> int:
@@ -224,3 +224,23 @@ def test_nothing_empty_is_left_of_what_is_collected(tmp_path: Path) -> None:
     (tmp_path / "spaces" / space.id / "data" / ("0" * 32) / "key" / "c").mkdir(parents=True)  # of a stopped process
     collect(LocalStorage(tmp_path), grace_s=0)
     assert [path for path in tmp_path.rglob("*") if path.is_dir() and not any(path.iterdir())] == []
+
+
+def test_what_makes_a_pinned_commit_dead_stays_as_long_as_the_pin(tmp_path: Path) -> None:
+    """Or the pinned commit would come back to life beside what it was merged into."""
+    filled(tmp_path, segments=2)
+    pin(SpaceStore.open(tmp_path), "paper")
+    compact(open_space(tmp_path))
+    space = open_space(tmp_path)
+    space.append(sample_batch(sample_keys(range(500, 505)), space.recipe))
+    compact(space)
+    for _ in range(2):
+        collect(LocalStorage(tmp_path), grace_s=0)
+    assert len(open_space(tmp_path).segments()) == 1
+    assert_right(open_space(tmp_path), KEYS)
+    assert_right(SpaceStore.open(tmp_path, pin="paper").space("toy"), KEYS)
+    unpin(SpaceStore.open(tmp_path), "paper")
+    for _ in range(3):
+        collect(LocalStorage(tmp_path), grace_s=0)
+    assert len(list(tmp_path.glob("spaces/*/commits/*.json"))) == 1
+    assert_clean(tmp_path)
