@@ -100,7 +100,7 @@ def _version(asked: bool) -> None:
     if asked:
         from importlib.metadata import version
 
-        print(f"embedstore {version('embedstore')}")
+        print(f"embedstore {version('embedstore-bio')}")
         raise typer.Exit
 
 

@@ -216,6 +216,6 @@ def _safetensors() -> Any:
         import safetensors.numpy
     except ImportError as error:
         raise MissingDependencyError(
-            "Cannot use classifiers: safetensors is not installed. Install it with `pip install 'embedstore[train]'`."
+            "Cannot use classifiers: safetensors is not installed. Run `pip install 'embedstore-bio[train]'`."
         ) from error
     return safetensors.numpy

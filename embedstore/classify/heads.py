@@ -189,7 +189,7 @@ try:
     from torch import Tensor, nn
 except ImportError as error:
     raise MissingDependencyError(
-        "Cannot train: torch is not installed. Install it with `pip install 'embedstore[train]'`."
+        "Cannot train: torch is not installed. Install it with `pip install 'embedstore-bio[train]'`."
     ) from error
 
 CACHE_BYTES = 512 << 20

@@ -191,7 +191,7 @@ def _figure(x: str, y: str, *, square: bool = False, tight: bool = False) -> Ite
         from matplotlib.figure import Figure
     except ImportError as error:
         raise MissingDependencyError(
-            "Cannot draw a report: matplotlib is not installed. Install it with `pip install 'embedstore[train]'`."
+            "Cannot draw a report: matplotlib is not installed. Install it with `pip install 'embedstore-bio[train]'`."
         ) from error
     with mpl.rc_context(_STYLE):  # type: ignore[arg-type]
         width = 3.6 if square else 4.8

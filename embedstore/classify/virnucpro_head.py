@@ -39,7 +39,7 @@ try:
     from embedstore.models.weights import storage_problem
 except ImportError as error:
     raise MissingDependencyError(
-        "Cannot import a classifier: torch is not installed. Install it with `pip install 'embedstore[train]'`."
+        "Cannot import a classifier: torch is not installed. Install it with `pip install 'embedstore-bio[train]'`."
     ) from error
 
 LABELS = ("others", "virus")

@@ -78,7 +78,7 @@ def _parsed(path: Path) -> object:
         yaml: Any = importlib.import_module("yaml")
     except ImportError as error:
         raise MissingDependencyError(
-            f"Cannot read {path}: {error.name} is not installed. Install it with `pip install 'embedstore[cluster]'`."
+            f"Cannot read {path}: {error.name} is not installed. Run `pip install 'embedstore-bio[cluster]'`."
         ) from error
     try:
         return yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -349,5 +349,5 @@ def _imported(module: str) -> Any:
             return importlib.import_module(module)
     except ImportError as error:
         raise MissingDependencyError(
-            f"Cannot use Dask: {error.name} is not installed. Install it with `pip install 'embedstore[cluster]'`."
+            f"Cannot use Dask: {error.name} is not installed. Run `pip install 'embedstore-bio[cluster]'`."
         ) from error

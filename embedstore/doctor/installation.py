@@ -28,6 +28,7 @@ _EXTRAS = {
 """Extra -> what it is for."""
 _SHOWN = ("numpy", "zarr", "h5py", "google-crc32c", "torch", "transformers")
 _REQUIREMENT = re.compile(r"([A-Za-z0-9._-]+)[^;]*;.*extra == ['\"]([a-z]+)['\"]")
+_DISTRIBUTION = "embedstore-bio"
 _GPU_TIMEOUT_S = 60.0
 _ASK_TORCH = """
 import json, torch
@@ -41,13 +42,13 @@ _GPU_DEVICES = ("/dev/nvidiactl", "/dev/nvidia0", "/dev/kfd")
 def version_findings() -> Iterator[Finding]:
     """Report what is installed, by its metadata; none of it is imported."""
     python = platform.python_version()
-    found = {name: _installed(name) for name in ("embedstore", *_SHOWN)}
+    found = {"embedstore": _installed(_DISTRIBUTION)} | {name: _installed(name) for name in _SHOWN}
     said = ", ".join(f"{name} {number}" for name, number in found.items() if number is not None)
     yield Finding(_GROUP, "versions", "ok", f"python {python}, {said}", "", {"python": python, **found})
     missing = {extra: names for extra in _EXTRAS if (names := _not_installed(extra))}
     if missing:
         found_text = "; ".join(f"{extra} ({_EXTRAS[extra]})" for extra in missing)
-        advice = f"Where you want them: pip install 'embedstore[{','.join(missing)}]'"
+        advice = f"Where you want them: pip install 'embedstore-bio[{','.join(missing)}]'"
         yield Finding(_GROUP, "extras", "warn", f"not installed: {found_text}", advice, {"missing": missing})
     else:
         yield Finding(_GROUP, "extras", "ok", "all installed", "", {"missing": {}})
@@ -74,9 +75,9 @@ def _installed(name: str) -> str | None:
 
 def _not_installed(extra: str) -> list[str]:
     """Return the packages of an extra that are not installed."""
-    matches = (_REQUIREMENT.match(each) for each in requires("embedstore") or ())
+    matches = (_REQUIREMENT.match(each) for each in requires(_DISTRIBUTION) or ())
     names = [match[1] for match in matches if match is not None and match[2] == extra]
-    return [name for name in names if name != "embedstore" and _installed(name) is None]
+    return [name for name in names if name != _DISTRIBUTION and _installed(name) is None]
 
 
 def processor_findings() -> Iterator[Finding]:
@@ -87,7 +88,7 @@ def processor_findings() -> Iterator[Finding]:
     if not driver:
         yield Finding(_GROUP, "gpu", "ok", "none: models run on the processor", "", data)
     elif _installed("torch") is None:
-        advice = "pip install 'embedstore[models]' to use it."
+        advice = "pip install 'embedstore-bio[models]' to use it."
         yield Finding(_GROUP, "gpu", "warn", "there is a driver, and no torch", advice, data)
     else:
         gpus = _gpus()
@@ -128,7 +129,7 @@ def model_findings() -> Iterator[Finding]:
         except WeightsNotFoundError:
             missing.append(spec)
         except MissingDependencyError as error:
-            advice = "pip install 'embedstore[models]', or give --weights DIR."
+            advice = "pip install 'embedstore-bio[models]', or give --weights DIR."
             yield Finding(_MODELS, "weights", "warn", f"cannot be looked for: {error}", advice)
             return
     found = ", ".join(here) or "none in the local cache"

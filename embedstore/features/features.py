@@ -365,7 +365,7 @@ try:
     from torch.utils.data import Dataset
 except ImportError as error:
     raise MissingDependencyError(
-        "Cannot make a dataset: torch is not installed. Install it with `pip install 'embedstore[models]'`."
+        "Cannot make a dataset: torch is not installed. Install it with `pip install 'embedstore-bio[models]'`."
     ) from error
 
 

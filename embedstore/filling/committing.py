@@ -116,7 +116,7 @@ class _Collected:
 
     def commit(self) -> int:
         provenance = {
-            "embedstore": version("embedstore"),
+            "embedstore": version("embedstore-bio"),
             "compute_seconds": self._seconds,
             "letters": self._residues,
         }

@@ -47,7 +47,7 @@ def find_weights(spec: ModelSpec, *, download: bool = True) -> Path:
     except ModuleNotFoundError as error:
         raise MissingDependencyError(
             f"Cannot look for the weights of {spec.name}: {error.name} is not installed. "
-            "Install embedstore[models], or give --weights DIR."
+            "Install embedstore-bio[models], or give --weights DIR."
         ) from error
     fetch = partial(hub.hf_hub_download, spec.repository, revision=spec.revision, etag_timeout=_ANSWER_TIMEOUT_S)
     try:
@@ -347,6 +347,6 @@ def _load(architecture: Architecture, recipe: Recipe, checkpoint: Checkpoint | N
         if error.name is None or error.name.startswith("embedstore"):
             raise
         raise MissingDependencyError(
-            f"Cannot load {recipe.model}: {error.name} is not installed. Install embedstore[models]."
+            f"Cannot load {recipe.model}: {error.name} is not installed. Install embedstore-bio[models]."
         ) from error
     return cast(Embedder, module.load(recipe, checkpoint, device))

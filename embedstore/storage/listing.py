@@ -26,6 +26,8 @@ from embedstore.strict_json import (
 
 ROOT_NAME = "embedstore.json"
 INDEX_NAME = "index.json"
+INDEX_BYTES = 128 << 20
+"""The longest `index.json` that is read: half a million files, and the documents that it carries."""
 
 _FORMAT = "embedstore-index"
 

@@ -46,5 +46,5 @@ def open_storage(location: Location) -> Storage:
     except ImportError as error:
         raise MissingDependencyError(
             f"Cannot open a store at {scheme}://…: {error.name} is not installed. "
-            "Install it with `pip install 'embedstore[remote]'`."
+            "Install it with `pip install 'embedstore-bio[remote]'`."
         ) from error

@@ -41,7 +41,7 @@ from urllib3.util import create_urllib3_context, make_headers
 from embedstore.errors import CorruptStoreError, InputError, StorageError, StoreNotFoundError
 from embedstore.home import expanded
 from embedstore.storage.clouds import ADVICE, added_authorities
-from embedstore.storage.listing import INDEX_NAME, ROOT_NAME, WebIndex
+from embedstore.storage.listing import INDEX_BYTES, INDEX_NAME, ROOT_NAME, WebIndex
 from embedstore.storage.local import MappedBlob
 from embedstore.storage.protocol import DOCUMENT_BYTES, Blob, Buffer, Entry
 from embedstore.storage.ranges import (
@@ -57,8 +57,6 @@ from embedstore.storage.retrying import IncompleteError, Patience, Retrying, red
 
 T = TypeVar("T")
 
-INDEX_BYTES = 128 << 20
-"""The longest `index.json` that is read: half a million files, and the documents that it carries."""
 _PIECE_BYTES = 16 << 20
 _BUSY = frozenset({408, 429, 500, 502, 503, 504})
 _GONE = frozenset({404, 410})

@@ -177,7 +177,7 @@ def _ed25519(purpose: str) -> ModuleType:
         from cryptography.hazmat.primitives.asymmetric import ed25519
     except ModuleNotFoundError as error:
         raise MissingDependencyError(
-            f"Cannot {purpose}: cryptography is not installed. Install embedstore[trust]."
+            f"Cannot {purpose}: cryptography is not installed. Install embedstore-bio[trust]."
         ) from error
     return ed25519
 

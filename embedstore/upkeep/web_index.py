@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from embedstore.errors import CorruptStoreError, FormatVersionError, StorageError
-from embedstore.storage.listing import INDEX_NAME, ROOT_NAME, WebIndex
+from embedstore.storage.listing import INDEX_BYTES, INDEX_NAME, ROOT_NAME, WebIndex
 from embedstore.storage.protocol import Entry, Storage, side_by_side
 from embedstore.store.commits import CommitLog, Commits
 from embedstore.store.documents import commit_in, is_data_file, space_folders
@@ -55,7 +55,7 @@ def publish_web_index(storage: Storage) -> PublishedIndex:
     """
     before = 0
     with suppress(FileNotFoundError, CorruptStoreError, FormatVersionError):  # a damaged one is derived, too
-        before = WebIndex.from_bytes(storage.read(INDEX_NAME)).created_ns
+        before = WebIndex.from_bytes(storage.read(INDEX_NAME, INDEX_BYTES)).created_ns
     folders = space_folders(storage)
     listing = _Listing({folder: CommitLog(storage, folder).read(whatever_refuses=True) for folder in folders})
     # Walked after the commits were read: the files that they name were there before them.

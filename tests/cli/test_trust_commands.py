@@ -127,12 +127,12 @@ def test_without_cryptography_only_signatures_lack(place: Path) -> None:
 
     assert run(*FILL, "-q") == (0, "")
     code, error = run(*FILL, "--sign-with", "alice")
-    assert (code, "Install embedstore[trust]" in error) == (1, True)
+    assert (code, "Install embedstore-bio[trust]" in error) == (1, True)
     main([*FILL, "--name", "aac_dpc", "-q"])
     embedstore.open(place, sign_with="alice").fill(["MKVAAA"], "aac_dpc")
     assert run("verify", "--deep")[0] == 0
     code, error = run("ls", "--require-signed", "members")
-    assert (code, "Install embedstore[trust]" in error) == (1, True)
+    assert (code, "Install embedstore-bio[trust]" in error) == (1, True)
 
 
 def test_signatures_travel_with_what_is_copied(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

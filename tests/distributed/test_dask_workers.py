@@ -182,12 +182,12 @@ def test_without_dask_the_extra_is_named(
 ) -> None:
     monkeypatch.setitem(sys.modules, "distributed", None)
     monkeypatch.setitem(sys.modules, "yaml", None)
-    with pytest.raises(MissingDependencyError, match=r"embedstore\[cluster\]"):
+    with pytest.raises(MissingDependencyError, match=r"embedstore-bio\[cluster\]"):
         fill_with_workers(records(SEQUENCES), toy_target(store, Toy()), DaskScheduler("tcp://127.0.0.1:9"))
     (tmp_path / "p.faa").write_text(">a\nMKV\n")
     given = ["fill", str(tmp_path / "p.faa"), "-m", "aac_dpc", "-s", str(store.location)]
     assert main([*given, "--cluster", str(tmp_path / "c.yaml")]) == 1
-    assert "embedstore[cluster]" in capsys.readouterr().err
+    assert "embedstore-bio[cluster]" in capsys.readouterr().err
 
 
 def test_a_queue_that_is_not_here_is_told(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -36,7 +36,7 @@ def test_a_missing_extra_is_named(url: str, library: str, monkeypatch: pytest.Mo
     monkeypatch.setitem(sys.modules, library, None)
     for module in ("objects", "web"):
         monkeypatch.delitem(sys.modules, f"embedstore.storage.{module}", raising=False)
-    with pytest.raises(MissingDependencyError, match=r"pip install 'embedstore\[remote\]'"):
+    with pytest.raises(MissingDependencyError, match=r"pip install 'embedstore-bio\[remote\]'"):
         open_storage(url)
 
 
