@@ -1,9 +1,9 @@
 """A content-addressed store of sequence embeddings: embed a sequence once, read it everywhere.
 
-    import embedstore
-
-    store = embedstore.open("lab-store", create=True)
-    X = store.embed(["MKTAYIAKQR", "GSHMASMTGG"], model="aac_dpc")  # (2, 420)
+>>> import embedstore
+>>> store = embedstore.open("lab-store", create=True)
+>>> store.embed(["MKTAYIAKQR", "GSHMASMTGG"], model="aac_dpc").X.shape
+(2, 420)
 
 Public names are imported when they are first used, so that importing this package costs nothing; torch is imported
 only when a model that needs it is loaded.

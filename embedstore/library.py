@@ -271,6 +271,13 @@ class Store(TieredStore):
         Raises
         ------
         InputError : some are not sequences of the model's molecule, or the model has no vector for them.
+
+        Examples
+        --------
+        >>> store = open_store("lab-store", create=True)
+        >>> found = store.embed({"first": "MKTAYIAKQR", "second": "GSHMASMTGG"}, model="aac_dpc")
+        >>> found.ids, found.X.shape
+        (['first', 'second'], (2, 420))
         """
         target = self.target(model, name=name, options=options)
         if _is_strict(on_error):
