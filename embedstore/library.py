@@ -81,7 +81,7 @@ def open_store(
     require_signed : file of members' public keys, a line each: only what one of them has signed is read;
         None: $EMBEDSTORE_MEMBERS, if that is set.
     upstream : folders or URLs of stores that are looked up after this one, in order; None: $EMBEDSTORE_UPSTREAM.
-        One that cannot be reached or read is done without, with an `UpstreamWarning`.
+        One that cannot be reached or read is skipped, with an `UpstreamWarning`.
     pull_through : keep in this store what is found in those.
 
     Raises
@@ -102,7 +102,7 @@ def open_store(
 
 
 def make_store(path: Location, *, segment_format: SegmentFormat = "zarr", shared: bool = False) -> Store:
-    """Make a store where there is nothing, or an empty folder; a store like it that is there already will do.
+    """Make a store where there is nothing, or an empty folder; a store like it that is there already is kept.
 
     Parameters
     ----------
@@ -355,7 +355,7 @@ def details(space: Space) -> dict[str, Any]:
     recipe.
     """
     info = space.info()
-    cost = {"compute_seconds": round(info.compute_seconds, 3), "letters": info.letters}
+    cost = {"compute_seconds": round(info.compute_seconds, 3), "letters": info.residues}
     ignored = {"ignored_commits": space.ignored_commits}
     return {**overview(space), **cost, **ignored, "recipe": space.recipe.to_json()}
 

@@ -3,8 +3,8 @@
 A *sealed* document carries its own SHA-256 and is accepted only if its bytes are exactly what we would write for its
 content, so that no damaged byte goes unseen.
 
-Documents grow: a field that is not known is ignored, unless the document's own `requires` says that whoever does not
-know it must not read on. What a document requires is asked for before anything else of it is looked at.
+Documents grow: a field that is not known is ignored, unless the document's `requires` says that a reader which does
+not know it must not read on. What a document requires is asked for before anything else of it is looked at.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ T = TypeVar("T")
 MAX_INTEGER = 2**63 - 1
 """What languages with 64-bit integers can read; larger numbers are refused."""
 MAX_DEPTH = 64
-"""How many lists and objects may lie in one another; deeper ones exhaust the stack of whoever reads them."""
+"""How many lists and objects may lie in one another; deeper ones exhaust a reader's stack."""
 _MOST_SHOWN = 80
 
 

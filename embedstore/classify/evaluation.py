@@ -122,7 +122,7 @@ def _seen(classifier: Classifier, scores: Scores) -> list[str]:
     """Groups that training, early stopping or calibration used; of those tested on then, this is no second test."""
     split = classifier.about.get("split")
     parts = split.get("groups") if isinstance(split, dict) else None
-    lists = parts.items() if isinstance(parts, dict) else ()  # whoever made the classifier wrote this
+    lists = parts.items() if isinstance(parts, dict) else ()  # the classifier may be a stranger's
     used = {str(name) for part, names in lists if part != "test" and isinstance(names, list) for name in names}
     codes = np.unique(scores.samples.groups.codes)
     return sorted(used & {scores.samples.groups.names[code] for code in codes.tolist() if code >= 0})

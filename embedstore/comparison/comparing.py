@@ -71,7 +71,7 @@ def seconds_per_residue(target: SpaceTarget) -> float | None:
     if target.space is None:
         return None
     info = target.space.info()
-    return info.compute_seconds / info.letters if info.letters and info.compute_seconds else None
+    return info.compute_seconds / info.residues if info.residues and info.compute_seconds else None
 
 
 def find_sets(
@@ -260,7 +260,7 @@ def _similarities(vectors: Matrix) -> Similarities:
     """(n, n) products of the centred vectors, scaled so that none overflows; the diagonal is 0."""
     centred = vectors.astype(np.float64) - vectors.mean(axis=0, dtype=np.float64)
     largest = np.abs(centred).max()
-    if largest <= np.finfo(np.float32).eps * np.abs(vectors).max():  # nothing but rounding is left
+    if largest <= np.finfo(np.float32).eps * np.abs(vectors).max():  # only rounding is left
         return np.zeros((len(vectors), len(vectors)))
     centred /= largest
     products: Similarities = centred @ centred.T

@@ -1,7 +1,7 @@
 """Filling a space with many workers: the steps of an ordinary fill, but missing sequences are handed out in tasks.
 
 `TaskPlan` cuts the queue into tasks that take a worker some seconds, smaller ones towards the end. `Workers` and
-`Executor` are what coordination needs of the workers, whoever runs them. `fill_with_workers` brings both together.
+`Executor` are what coordination needs of the workers, whatever runs them. `fill_with_workers` brings both together.
 
 A task whose worker died is tried again; if that kills a worker too, it is split in halves, and those again, until the
 sequence that causes it stands alone: it is reported as failed, and all others are computed. Each worker makes its
@@ -394,7 +394,7 @@ class _DistributedFill(Fill):
         elif len(pack) > 1:
             middle = np.arange(len(pack)) < len(pack) // 2
             for half in (pack.only(middle), pack.only(~middle)):
-                # A sequence that stands alone is tried twice, so that it does not pay for another one's death.
+                # A sequence that stands alone is tried twice, so that it does not pay for another worker's death.
                 self._plan.put_back(Task(half, losses - 1 if len(half) > 1 else 0))
         else:
             self._fail(pack, f"{losses} times the worker that computed it {loss.reason}")

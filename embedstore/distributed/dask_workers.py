@@ -11,7 +11,7 @@ A cluster file is YAML:
       memory: 32GB
 
 Dask gives the task of a worker that died to another worker, several times, before it reports a failure; only then is
-the task halved. Whoever can reach a Dask scheduler can run code on its workers: let it listen on trusted networks only.
+the task halved. Anyone who can reach a Dask scheduler can run code on its workers: keep it on trusted networks.
 """
 
 from __future__ import annotations
@@ -188,7 +188,7 @@ class DaskCluster:
     def _started(self) -> Any:
         module, name = CLASSES[self.kind]
         starts = getattr(_imported(module), name)
-        # The usual port of the dashboard may be taken: any free one will do.
+        # The usual port of the dashboard may be taken: any free one is fine.
         if self.kind == "local":
             self._refuse_unknown_options(starts)
             threads = max(1, physical_cores() // self.maximum)

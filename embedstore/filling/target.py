@@ -102,7 +102,7 @@ class NamedModel:
 def find_target(store: SpaceStore | None, model: str, options: ModelOptions, name: str | None = None) -> SpaceTarget:
     """Find the space that a model fills, or will fill.
 
-    Where the model is unknown or its weights are not on this machine, a space that is called like it will do: what it
+    Where the model is unknown or its weights are not on this machine, a space of that name is used: what it
     holds can be read, and the model is fetched only when vectors are missing.
 
     Parameters

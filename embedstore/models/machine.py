@@ -1,9 +1,9 @@
 """What is known of this machine: the setting that is fastest for a model, and how fast that is.
 
 `tune` and `bench` measure it, loading a model and dry runs use it. All is in one file,
-`$XDG_CACHE_HOME/embedstore/machine.json`, by model, device, arithmetic and release of torch: one home for many machines
-will do. Without the file, or with a damaged one, the defaults hold. None of it changes what is computed beyond the
-tolerance.
+`$XDG_CACHE_HOME/embedstore/machine.json`, by model, device, arithmetic and release of torch: one home directory may
+serve many machines. Without the file, or with a damaged one, the defaults hold. None of it changes what is computed
+beyond the tolerance.
 """
 
 from __future__ import annotations

@@ -56,7 +56,7 @@ class SpaceCopy:
     Attributes
     ----------
     direction : "push" to the far store, "pull" from it.
-    copied : rows that the destination lacked and has now, or would get.
+    copied : rows that were missing at the destination and are there now, or would be.
     skipped : rows of the source that the destination had.
     size_bytes : of what was copied.
     problems : what could not be copied, and why; all else was.
@@ -250,7 +250,7 @@ class SourceSpace:
     def vouching(self, segment: Segment) -> list[Signature]:
         """Return the signatures of a segment that vouch for it; those that are damaged, or false, are left out.
 
-        Where cryptography is not installed nobody can tell, and all go along: whoever reads them checks them.
+        Where cryptography is not installed nobody can tell, and all are copied: readers check them.
         """
         found = []
         for file in signature_files(self.storage, self.folder).get(segment.commit_id, []):

@@ -11,8 +11,8 @@ set.
 
 What the environment says of a cloud's object store: its address, whether that may be `http://`, an emulator.
 
-The library below reads most of it by itself. It refuses `http://`, though, unless its client is told otherwise; whoever
-names such an address, or an emulator, wants it.
+The library below reads most of it by itself. It refuses `http://`, though, unless its client is told otherwise, which
+a user who names such an address, or an emulator, wants.
 """
 
 from __future__ import annotations

@@ -26,7 +26,7 @@ def most_open_files() -> int:
 class OpenFiles:
     """Open files of one storage; beyond `most` the one that was used longest ago is let go.
 
-    Whoever keeps a mapped array keeps its file open too, so nobody does.
+    Keeping a mapped array keeps its file open too, so nothing does.
 
     Parameters
     ----------

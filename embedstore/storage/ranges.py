@@ -173,7 +173,7 @@ class RangedBlob:
         return self._whole().bytes(start, length)
 
     def _whole(self) -> Blob:
-        """Fetch the file once, whoever asks at the same time."""
+        """Fetch the file once, however many ask at the same time."""
         with self._lock:
             if self._mapped is None:
                 self._mapped = self._reader.mapped(self._name, self._size_bytes)

@@ -346,7 +346,7 @@ class CommitSignatures:
     def mergeable(self, commits: Set[str]) -> Set[str]:
         """Return those commits that may be merged into one that is published with the same trust.
 
-        Without a key: those that nobody has signed, lest their signatures get lost. With a key: those that members have
+        Without a key: those that nobody has signed, so that no signature is lost. With a key: those that members have
         signed, or where there is no list of members, those that this key has signed: a signature vouches for all rows.
         """
         signer, members = self.trust.signer, self.trust.members

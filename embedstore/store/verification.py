@@ -61,7 +61,7 @@ class VerifyReport:
     checked_files: int = 0
     checked_bytes: int = 0
     signatures: int = 0
-    """Valid signatures of commits, whoever made them."""
+    """Valid signatures of commits, by any key."""
 
     @property
     def clean(self) -> bool:

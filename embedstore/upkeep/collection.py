@@ -164,7 +164,7 @@ def _remove_empty_folders(storage: Storage, folder: str, inventory: Inventory) -
 def noted(storage: Storage, folder: str, names: Sequence[str]) -> Iterator[Sequence[str]]:
     """Condemn files, see `condemn`, and yield their names: all at once, or on a full disk in parts.
 
-    Whoever removes what was yielded makes room for the next part. For the first one the indexes of the space make room,
+    Removing what was yielded makes room for the next part. For the first one the indexes of the space make room,
     which are derived.
 
     Raises
@@ -191,7 +191,7 @@ def noted(storage: Storage, folder: str, names: Sequence[str]) -> Iterator[Seque
 
 
 def remove_indexes(storage: Storage, folder: str) -> None:
-    """Remove the indexes of a space; they are derived, and published again by whoever writes next."""
+    """Remove the indexes of a space; they are derived, and published again by the next writer."""
     for entry in storage.list(f"{folder}index/"):
         if is_index(entry.name[len(folder) :]):
             storage.delete(entry.name)
@@ -330,7 +330,7 @@ def _of(pinned: dict[str, set[str]], folder: str) -> Set[str]:
 
 
 def remove_space(store: SpaceStore, space: Space) -> None:
-    """Remove a space and all its vectors, at once. Who fills it at this moment gets an error.
+    """Remove a space and all its vectors, at once. A fill of it at this moment gets an error.
 
     Stopped halfway, the space is gone, and collecting removes the rest.
 
@@ -362,7 +362,7 @@ def remove_space(store: SpaceStore, space: Space) -> None:
 
 def _remove(store: SpaceStore, space: Space, ordered: Sequence[str]) -> None:
     for names in noted(store.storage, space.folder, ordered):
-        _refuse_pinned(store, space)  # whoever pins from now on sees what is condemned
+        _refuse_pinned(store, space)  # a pin made from now on sees what is condemned
         store.storage.delete(f"{space.folder}space.json")
         remove_indexes(store.storage, space.folder)
         for name in names:

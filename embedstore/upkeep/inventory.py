@@ -66,7 +66,7 @@ class Inventory:
     def unneeded(self) -> set[str]:
         """Files that nothing needs: dead commits, their data and signatures, what crashed writers left, temporary ones.
 
-        Indexes and documents of the collection itself are not among them, nor is anything that embedstore never writes.
+        Indexes and documents of the collection itself are not included, nor is anything that embedstore never writes.
         Of a space whose document cannot be read, nothing is.
         """
         if self.unreadable_space is not None:

@@ -31,7 +31,7 @@ def pin(store: SpaceStore, name: str) -> Pin:
         store.storage.write(file, [content])
         if store.storage.read(file) != content:
             raise InputError(f"Cannot pin {name}: somebody else took that name at the same moment. Choose another.")
-        # Whoever condemns files from now on sees the pin; what was condemned before may be removed at any time.
+        # Collections from now on see the pin; what was condemned before may be removed at any time.
         if all(_is_safe(space, commits) for space, commits in live):
             return made
         store.storage.delete(file)

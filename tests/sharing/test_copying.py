@@ -1,4 +1,4 @@
-"""Copying between stores: only what lacks, as it is where that is right, and nothing wrong from a damaged source."""
+"""Copying between stores: only what is missing, unchanged where that is right, and nothing from a damaged segment."""
 
 from __future__ import annotations
 
@@ -200,10 +200,10 @@ def test_a_damaged_row_of_a_segment_that_overlaps_is_not_copied(tmp_path: Path) 
     near, far = make_store(tmp_path / "near", range(10), range(10, 12)), make_store(tmp_path / "far", range(4))
     first = near.space("toy").segments()[0]
     part = first.commit.arrays["vectors"][0]
-    lacking = np.flatnonzero(~far.space("toy").contains(first.keys))
+    missing = np.flatnonzero(~far.space("toy").contains(first.keys))
     path = tmp_path / "near" / first._folder / part.file
     content = bytearray(path.read_bytes())
-    content[part.offset + int(lacking[0]) * first.row_bytes] ^= 1
+    content[part.offset + int(missing[0]) * first.row_bytes] ^= 1
     path.write_bytes(content)
     report = push(SpaceStore.open(tmp_path / "near"), far)
     assert not report.complete

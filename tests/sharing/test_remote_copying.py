@@ -113,7 +113,7 @@ def test_a_web_server_is_pulled_from_and_never_pushed_to(tmp_path: Path, capsys:
     near = make_store(tmp_path / "near", range(5))
     with running_web_server(tmp_path / "lab") as url:
         assert pull(near, SpaceStore.open(url)).copied == 20
-        assert main(["push", url, "--store", str(tmp_path / "near")]) == 0  # nothing lacks
+        assert main(["push", url, "--store", str(tmp_path / "near")]) == 0  # nothing is missing
         make_store(near.storage, range(30, 32))
         capsys.readouterr()
         assert main(["push", url, "--store", str(tmp_path / "near")]) == 1

@@ -1,4 +1,4 @@
-"""Looking up other stores behind the own one: what they have is used, what is wrong with them is done without."""
+"""Looking up other stores after the local one: what they have is used, what is wrong with them is skipped."""
 
 from __future__ import annotations
 

@@ -46,7 +46,7 @@ def place(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 
 @contextmanager
 def content_changed(path: Path, content: bytes) -> Iterator[None]:
-    """Change a file in place, so that who has it mapped sees it; afterwards it is as it was."""
+    """Change a file in place, so that a process that has it mapped sees it; afterwards it is as it was."""
     right = path.read_bytes()
 
     def put(content: bytes) -> None:

@@ -158,7 +158,7 @@ def test_errors_say_what_to_do_by_their_kind(
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_a_read_error_names_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, layout: SegmentFormat) -> None:
-    """Where files are not mapped; there the system kills whoever touches a page that cannot be read."""
+    """Where files are not mapped; there the system kills a process that touches a page that cannot be read."""
     space = new_space(LocalStorage(tmp_path, mapped=False), layout)
     space.append(sample_batch(sample_keys(range(3)), space.recipe))
     space = open_space(LocalStorage(tmp_path, mapped=False))
