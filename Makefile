@@ -3,13 +3,14 @@ PYTHON ?= python3
 BIN := .venv/bin
 DEMO := build/demo
 
-.PHONY: help demo test test-slow test-services lint types layers check clean
+.PHONY: help demo test test-slow test-services coverage lint types layers check clean
 
 help:
 	@echo "make demo       fill a store with examples/proteins.faa, twice, and read it back"
 	@echo "make test       run the tests"
 	@echo "make test-slow  run the long tests too: hundreds of killed processes, every byte flipped"
 	@echo "make test-services  install real servers (Azurite, s3rver, nginx, Slurm) where that is possible, and test with them"
+	@echo "make coverage   run the tests and count the lines and branches that they reach, into build/coverage"
 	@echo "make check      lint, types, layers"
 
 .venv/base: pyproject.toml constraints.txt
@@ -42,6 +43,13 @@ test-slow: .venv/dev
 test-services: .venv/dev
 	tests/services/install
 	$(BIN)/pytest -m '' tests/services
+
+coverage: .venv/dev
+	@mkdir -p build/coverage && rm -f build/coverage/data*
+	$(BIN)/coverage run -m pytest
+	$(BIN)/coverage combine --quiet
+	$(BIN)/coverage html --quiet
+	$(BIN)/coverage report --format=total
 
 lint: .venv/dev
 	$(BIN)/ruff check .

@@ -66,7 +66,7 @@ def test_missing_sequences_are_named_by_id_or_key(store: Store) -> None:
     assert caught.value.requested == 3
 
 
-def test_embed_fills_what_lacks_and_gives_all(store: Store) -> None:
+def test_embed_fills_what_is_missing_and_gives_all(store: Store) -> None:
     store.fill(SEQUENCES[:1], model="aac_dpc")
     np.testing.assert_array_equal(store.embed(SEQUENCES, model="aac_dpc"), composition(SEQUENCES))
     assert len(store.space("aac_dpc")) == 3

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+import tomllib
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -33,3 +34,38 @@ def test_each_environment_variable_of_the_code_is_in_the_table() -> None:
     assert {"EMBEDSTORE_PATH", "XDG_CACHE_HOME", "TMPDIR", "AWS_ENDPOINT_URL"} <= code
     table = {name for row in rows_of("docs/guide/places.md") for name in re.findall(r"`(\w+)`", row.split("|")[1])}
     assert code - table == set()
+
+
+def test_each_path_in_the_map_and_the_table_of_changes_exists() -> None:
+    rows = rows_of("docs/contributing.md")
+    paths = {path for row in rows for path in re.findall(r"`([\w.]+/[\w./]*)`", row)}
+    assert len(paths) > 50
+    assert [path for path in sorted(paths) if not (ROOT / path).exists()] == []
+
+
+def test_each_package_and_module_of_the_top_level_is_on_the_map() -> None:
+    table = "\n".join(rows_of("docs/contributing.md"))
+    parts = [
+        path for path in (ROOT / "embedstore").iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()
+    ]
+    named = {path.name: f"`embedstore/{path.name}{'/' if path.is_dir() else ''}`" for path in parts}
+    assert {name for name, text in named.items() if text not in table} == {"__main__.py"}
+
+
+def test_names_in_the_table_of_changes_are_in_the_files_that_it_names() -> None:
+    """A row that says `FILE`: an entry of `NAME` stays true when either is renamed."""
+    claims = {
+        (file, name.removesuffix("()").rpartition(".")[2])
+        for row in rows_of("docs/contributing.md")
+        for file, names in re.findall(r"`([\w/]+\.py)`: ((?:[\w ,]*`[\w.]+`)+)", row)
+        for name in re.findall(r"`([\w.]+)`", names)
+    }
+    assert len(claims) > 8
+    missing = [claim for claim in sorted(claims) if claim[1] not in (ROOT / claim[0]).read_text(encoding="utf-8")]
+    assert missing == []
+
+
+def test_the_version_is_the_same_everywhere() -> None:
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"]
+    citation = (ROOT / "CITATION.cff").read_text(encoding="utf-8").splitlines()
+    assert f"version: {version}" in citation

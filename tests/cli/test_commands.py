@@ -114,7 +114,7 @@ def test_get_keeps_the_order_and_leaves_out_what_is_rejected(capsys: pytest.Capt
         np.testing.assert_array_equal(found["X"][0], found["X"][2])
 
 
-def test_get_names_what_lacks_unless_it_may_fill(capsys: pytest.CaptureFixture[str]) -> None:
+def test_get_names_what_is_missing_unless_it_may_fill(capsys: pytest.CaptureFixture[str]) -> None:
     main(["fill", str(fasta("MKV")), "--model", "aac_dpc"])
     path = fasta("MKV", "MRT")
     assert main(["get", str(path), "--model", "aac_dpc", "-o", "x.npz"]) == 1

@@ -114,7 +114,7 @@ def test_wrong_files_are_told_in_a_sentence(
     assert not place.exists()
 
 
-def test_without_cryptography_only_signatures_lack(place: Path) -> None:
+def test_without_cryptography_only_signatures_are_missing(place: Path) -> None:
     script = (
         "import sys; sys.modules['cryptography'] = None\n"
         "from embedstore_cli.main import main\n"

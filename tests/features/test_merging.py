@@ -165,7 +165,7 @@ def test_unknown_model_and_repeated_model_are_refused(samples: Samples, store: S
         merge(samples, store, ())
 
 
-def test_model_of_a_molecule_that_samples_lack_is_refused(samples: Samples, store: SpaceStore) -> None:
+def test_model_of_a_molecule_that_samples_do_not_have_is_refused(samples: Samples, store: SpaceStore) -> None:
     with pytest.raises(InputError, match="expected dna keys, found protein"):
         merge(replace(samples, keys={"protein": samples.keys["protein"]}), store, MODELS)
 

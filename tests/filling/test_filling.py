@@ -265,7 +265,7 @@ def test_fills_side_by_side_all_succeed_with_one_vector_a_key(store: Store) -> N
     np.testing.assert_array_equal(stored(store), expected(SEQUENCES))
 
 
-def test_a_space_can_be_used_without_the_weights_until_something_lacks(store: Store) -> None:
+def test_a_space_can_be_used_without_the_weights_until_something_is_missing(store: Store) -> None:
     fill(records(SEQUENCES[:50]), toy_target(store, ToyEmbedder()))
     target = find_target(store, "toy", ModelOptions())
     assert fill(records(SEQUENCES[:50]), target).hits == 50
@@ -361,7 +361,7 @@ def test_a_fill_without_a_store_says_so() -> None:
         fill([Record("a", b"MKV", "a.faa", 1)], target)
 
 
-def test_weights_that_are_not_here_are_not_fetched_while_nothing_lacks(
+def test_weights_that_are_not_here_are_not_fetched_while_nothing_is_missing(
     store: Store, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))

@@ -156,7 +156,7 @@ def replace_by_part(store: SpaceStore, numbers: range) -> None:
         store.storage.delete(f"{space.folder}{file}")
 
 
-def test_a_segment_that_is_replaced_at_the_destination_brings_what_that_lacks(tmp_path: Path) -> None:
+def test_a_segment_that_is_replaced_at_the_destination_brings_what_is_missing_there(tmp_path: Path) -> None:
     near, far = make_store(tmp_path / "near", range(6)), make_store(tmp_path / "far")
     push(near, far)
     replace_by_part(far, range(4))

@@ -233,7 +233,7 @@ def test_a_root_document_of_another_shape_is_refused(tmp_path: Path, change: dic
         SpaceStore.open(tmp_path)
 
 
-def test_a_root_document_lacking_a_field_is_refused(tmp_path: Path) -> None:
+def test_a_root_document_without_a_field_is_refused(tmp_path: Path) -> None:
     for name in ROOT:
         document = {field: value for field, value in ROOT.items() if field != name}
         (tmp_path / ROOT_NAME).write_bytes(sealed(document))
