@@ -26,7 +26,7 @@ help:
 demo: .venv/base
 	@rm -rf $(DEMO) && mkdir -p $(DEMO)
 	$(BIN)/embedstore init $(DEMO)/store
-	@echo "\n# The first fill computes all, the second nothing."
+	@echo "\n# The first fill computes everything, the second nothing."
 	$(BIN)/embedstore fill examples/proteins.faa --model aac_dpc --store $(DEMO)/store
 	$(BIN)/embedstore fill examples/proteins.faa --model aac_dpc --store $(DEMO)/store
 	@echo

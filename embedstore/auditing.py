@@ -43,7 +43,7 @@ class AuditOptions:
     Attributes
     ----------
     sample : how many distinct sequences to compute again, at most.
-    seed : the same seed picks the same sequences; None: drawn anew, so that nobody can prepare for it.
+    seed : the same seed picks the same sequences; None: a new draw, so that nobody can prepare for it.
     device : where the model runs, "cpu", "cuda:0"; None: the best there is.
     any_molecule : take proteins that look like DNA.
     """

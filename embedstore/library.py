@@ -155,7 +155,7 @@ def repair_store(path: Location | None = None, *, sign_with: str | Path | None =
 
     Parameters
     ----------
-    sign_with : OpenSSH private key that signs what is written anew; None: as the environment says.
+    sign_with : OpenSSH private key that signs what is written anew; None: $EMBEDSTORE_SIGNING_KEY.
 
     Raises
     ------
@@ -330,7 +330,7 @@ def as_records(sequences: Sequences) -> Iterator[Record | Rejection]:
 
     Raises
     ------
-    InputError : one sequence in place of many, or something that is no sequence, or could be meant in two ways.
+    InputError : one sequence in place of many, or something that is not a sequence, or is ambiguous.
     """
     return records_of(sequences)
 

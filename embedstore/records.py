@@ -69,7 +69,7 @@ class EmbeddingBatch:
             )
         if len(self.keys) != len(self.vectors):
             raise InputError(
-                f"Cannot make a batch: expected one vector a key, found {len(self.keys)} keys "
+                f"Cannot make a batch: expected one vector per key, found {len(self.keys)} keys "
                 f"and {len(self.vectors)} vectors."
             )
         # A sum is finite only if all terms are; float64 keeps finite terms from overflowing.

@@ -68,7 +68,7 @@ def parsed(file: str, content: bytes) -> dict[str, Any]:
 
 
 def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is no number of JSON")
+    raise ValueError(f"{name} is not a number in JSON")
 
 
 def refuse_deep(document: object) -> None:
@@ -114,7 +114,7 @@ def field(document: Mapping[str, Any], name: str, kind: type[T]) -> T:
 
 
 def typed(name: str, value: object, kind: type[T]) -> T:
-    """Return a value that has exactly one type (a bool is no number); TypeError otherwise."""
+    """Return a value that has exactly one type (a bool is not a number); TypeError otherwise."""
     if type(value) is not kind:
         raise TypeError(f"{name}: expected {kind.__name__}, found {_shown(value)}")
     return value

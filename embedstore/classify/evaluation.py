@@ -119,7 +119,7 @@ def _classes(samples: Samples, schema: Schema, classifier: Classifier) -> Any:
 
 
 def _seen(classifier: Classifier, scores: Scores) -> list[str]:
-    """Groups that training, early stopping or calibration used; of those tested on then, this is no second test."""
+    """Groups that training, early stopping or calibration used; for these it is not an independent test."""
     split = classifier.about.get("split")
     parts = split.get("groups") if isinstance(split, dict) else None
     lists = parts.items() if isinstance(parts, dict) else ()  # the classifier may be a stranger's

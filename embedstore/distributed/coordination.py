@@ -386,7 +386,7 @@ class _DistributedFill(Fill):
         if self._losses_in_a_row > most:
             raise WorkerError(
                 f"Cannot fill space {self._target.name}: {self._losses_in_a_row} times in a row a worker died, "
-                f"whatever it was given; the last one {loss.reason}. Look at its memory, and fill with fewer workers."
+                f"whatever it was given; the last one {loss.reason}. Check its memory, and fill with fewer workers."
             )
         losses, pack = task.losses + 1, task.pack
         if losses < _LOSSES_TO_SPLIT:

@@ -53,7 +53,7 @@ def read_cluster_file(path: Path) -> DaskCluster:
     if unknown:
         raise InputError(
             f"Cannot start the cluster of {path}: expected {', '.join(sorted(_FIELDS))}, found {', '.join(unknown)}. "
-            "What the class of the cluster takes belongs under options."
+            "Options of the cluster's class belong under options."
         )
     kind, options = document.get("kind"), document.get("options") or {}
     if kind not in CLASSES:

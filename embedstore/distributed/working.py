@@ -25,6 +25,7 @@ from embedstore.filling.summary import FillProgress
 from embedstore.filling.target import SpaceTarget
 from embedstore.identity import Recipe
 from embedstore.models.embedder import Embedder, Model
+from embedstore.models.machine import usable_processors
 from embedstore.records import Record
 from embedstore.store.store import SpaceStore
 
@@ -33,7 +34,7 @@ _SIBLINGS = "/sys/devices/system/cpu/cpu{}/topology/thread_siblings_list"
 
 def physical_cores() -> int:
     """Count the cores that this process may use: physical ones, within its affinity and `OMP_NUM_THREADS`."""
-    processors = os.sched_getaffinity(0)
+    processors = usable_processors()
     try:
         cores = len({Path(_SIBLINGS.format(number)).read_text() for number in processors})
     except OSError:  # not every system tells

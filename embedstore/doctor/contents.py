@@ -121,6 +121,6 @@ def _maintenance(counts: _Counts) -> Iterator[Finding]:
     if counts.collections:
         days = counts.oldest_collection_s / 86_400
         found = f"{counts.collections} not finished, the oldest {days:.1f} days old"
-        advice = "`embedstore gc` goes on with them after the grace period."
+        advice = "`embedstore gc` continues them after the grace period."
         data_of = {"unfinished": counts.collections, "oldest_s": counts.oldest_collection_s}
         yield Finding(_GROUP, "collections", "ok", found, advice, data_of)

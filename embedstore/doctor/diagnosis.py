@@ -122,7 +122,7 @@ def _remote(url: str) -> Iterator[Finding]:
     if url.lower().startswith(("http://", "https://")):
         found = "read-only: a web server"
         yield from ranges_findings(storage, ROOT_NAME)
-        yield Finding("remote", "writing", "ok", found, "Publish it anew with `embedstore publish-index`.")
+        yield Finding("remote", "writing", "ok", found, "Publish it again with `embedstore publish-index`.")
     else:
         yield from writing_findings(storage)
 

@@ -207,7 +207,7 @@ class _Rows:
 def _column(name: str, array: NDArray[Any]) -> Column:
     if array.dtype == TEXT and any("\0" in text for block in _blocks(array) for text in block.tolist()):
         raise InputError(
-            f"Cannot write features: a text in column {name} holds a NUL character, which no file can keep."
+            f"Cannot write features: a text in column {name} holds a NUL character, which no format can store."
         )
     return Column(name, array.shape, array.dtype, _BLOCK_ROWS, partial(_blocks, array))
 

@@ -108,7 +108,7 @@ class FillReport:
         """
         if self.signal is not None:
             stored = f"{self.computed:,} vectors computed for space {self.space.name} are stored"
-            raise Interrupted(self.signal, f"{stored}; the same command goes on.")
+            raise Interrupted(self.signal, f"{stored}; the same command continues.")
 
     @property
     def complete(self) -> bool:

@@ -100,10 +100,17 @@ def kept_file() -> Path:
     return cache_file("machine.json")
 
 
+def usable_processors() -> frozenset[int]:
+    """Numbers of the processors that this process may use; of all of them on systems without affinity (macOS)."""
+    if hasattr(os, "sched_getaffinity"):
+        return frozenset(os.sched_getaffinity(0))
+    return frozenset(range(os.cpu_count() or 1))
+
+
 @cache
 def processor() -> str:
     """Name of the processor, and how much of it this process may use."""
-    cores = len(os.sched_getaffinity(0))
+    cores = len(usable_processors())
     limit = os.environ.get("OMP_NUM_THREADS", "")
     return f"{_processor_name()} × {min(cores, int(limit)) if limit.isdecimal() and int(limit) else cores}"
 

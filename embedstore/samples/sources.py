@@ -62,7 +62,7 @@ _NUCLEOTIDES = {".fa", ".fna", ".fasta", ".ffn", ".fas", ".fsa", ".fq", ".fastq"
 
 @dataclass(frozen=True, slots=True)
 class LabelledInput:
-    """A file, a folder, or `-` for standard input; "" is no label.
+    """A file, a folder, or `-` for standard input; "" is none.
 
     Raises
     ------

@@ -23,7 +23,7 @@ def records_of(given: Any) -> Iterator[Record | Rejection]:
 
     Raises
     ------
-    InputError : one sequence in place of many, or something that is no sequence, or could be meant in two ways.
+    InputError : one sequence in place of many, or something that is not a sequence, or is ambiguous.
     """
     if isinstance(given, Path) or (isinstance(given, str) and _is_file(given)):
         yield from read([given])

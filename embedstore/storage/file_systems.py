@@ -1,8 +1,8 @@
 """What is known of the file systems that stores lie on: their kinds, by the mount table, and what their errors mean.
 
 A memory map is for disks of this machine only: a page that cannot be read, of a file truncated on the server, a lost
-connection or a FUSE process that has died, is no error but a signal (SIGBUS) that ends the process. So only kinds that
-are known to be local are mapped. FUSE of any kind is not, nor is what has no mount table (macOS).
+connection or a FUSE process that has died, is not an error but a signal (SIGBUS) that ends the process. So only kinds
+that are known to be local are mapped. FUSE of any kind is not, nor is what has no mount table (macOS).
 
 Folders that a group shares, whatever the umask of its members.
 

@@ -13,7 +13,7 @@ reads instead of mapping (`open(…, mapped=False)`), so it says which file it w
 Links: no folder in a store is a symbolic link (`folders`). A file in `data/` may be one to a file anywhere, as in
 git-annex and link farms, since what is read of it is checked; removing it removes the link. A document may be one to a
 file inside the store, or in the git-annex of the repository that the store belongs to. Only regular files are opened:
-no FIFO, which would wait for ever, and no device.
+no FIFO, which would wait forever, and no device.
 """
 
 from __future__ import annotations
@@ -133,7 +133,7 @@ class LocalStorage:
             entry = entries.pop()
             if not entry.name.endswith("/"):
                 yield entry
-            elif not is_stray(entry.name):  # a folder that was listed is no link
+            elif not is_stray(entry.name):  # a folder that was listed is not a link
                 path = self._folders.path(entry.name)
                 with self._explained("list", path), suppress(FileNotFoundError):
                     entries += _entries_in(entry.name, path)
@@ -174,7 +174,7 @@ class LocalStorage:
                 os.close(descriptor)
 
     def _opened(self, name: str, path: str) -> tuple[int, os.stat_result]:
-        """Open a regular file; nothing else is opened, as that could wait for ever, or do something."""
+        """Open a regular file; nothing else is opened, as that could wait forever, or do something."""
         status = os.lstat(path)
         linked = stat.S_ISLNK(status.st_mode)
         if linked:

@@ -88,7 +88,7 @@ def explained(scheme: str, action: str, error: Exception, secrets: Collection[st
         return f"there is no such {CONTAINERS[scheme]}", f"Make it, or check the address ({ADDRESSES[scheme]})."
     if isinstance(error, exceptions.InvalidPathError):
         said = ascii(text.partition("\n\nDebug source")[0].rpartition("path: ")[2][:200])
-        return f"a key that is no path lies there ({said})", (
+        return f"a key that is not a path lies there ({said})", (
             f"Delete it with the tool that wrote it, or give the store a {CONTAINERS[scheme]} of its own."
         )
     if any(host in text for host in _METADATA_SERVICES):

@@ -247,7 +247,7 @@ def mapped(name: str, size_bytes: int, pieces: Iterable[Buffer]) -> MappedBlob:
             raise
         raise StorageError(
             f"Cannot keep {name} ({size_bytes:,} bytes) in a temporary file: {error.strerror}. The server sends no "
-            "ranges, so it is fetched whole. Set TMPDIR to a folder with room for it."
+            "ranges, so the complete file is fetched. Set TMPDIR to a folder with room for it."
         ) from None
 
 

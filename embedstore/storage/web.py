@@ -244,7 +244,7 @@ class WebClient:
             same = _server(urlsplit(before)) == _server(urlsplit(after))
         except ValueError:
             raise StorageError(
-                f"Cannot read {self._named(name)}: the server redirects it to what is no address. Check the address."
+                f"Cannot read {self._named(name)}: the server redirects it to an invalid address. Check the address."
             ) from None
         if not same:
             raise StorageError(
@@ -520,7 +520,7 @@ class WebStorage:
             if name not in index.files:  # merged away and collected since we looked
                 raise
         raise CorruptStoreError(
-            name, f"it is gone, and {INDEX_NAME} of {_moment(index)} names it: write it anew with `publish-index`"
+            name, f"it is gone, and {INDEX_NAME} of {_moment(index)} names it: write it again with `publish-index`"
         )
 
     def _current(self) -> WebIndex:
@@ -547,7 +547,7 @@ class WebStorage:
         if before is not None and index.created_ns < before.created_ns:
             raise StorageError(
                 f"Cannot read {self.location}/{INDEX_NAME}: expected that of {_moment(before)} or a later one, found "
-                f"that of {_moment(index)}. A cache on the way is stale: let it not keep {INDEX_NAME}, and try again."
+                f"that of {_moment(index)}. A cache on the way is stale: exclude from it {INDEX_NAME}, and try again."
             )
         self._tag = found[1]
         return index

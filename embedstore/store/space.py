@@ -250,7 +250,7 @@ class Space:
             self.storage.entry(f"{self.folder}space.json")
         except FileNotFoundError:
             raise StorageError(
-                f"Cannot add to space {self.name}: it was removed meanwhile. Start again to make it anew."
+                f"Cannot add to space {self.name}: it was removed meanwhile. Start again to create it again."
             ) from None
         if commit is not None:
             self._live.add(commit.id, commit)

@@ -6,11 +6,11 @@
    name dead commits, then dead commits (a replaced one before what replaces it, so that it never comes back to life),
    then data.
 
-Commits and pins are listed anew between the two. A writer looks at what is condemned before and after its commit, so
+Commits and pins are listed again between the two. A writer looks at what is condemned before and after its commit, so
 the grace period need not be longer than a write takes: it is for readers who have files open, and for listings that
 lag behind. On a full disk what is due goes first, and makes room for the document.
 
-Removing a space for good.
+Removing a space at once.
 """
 
 from __future__ import annotations
@@ -132,11 +132,11 @@ def collect_space(
         due = inventory.removable(unneeded & due)
         _count(report, inventory, due | set(indexes), unneeded - due)
         return report
-    # What stands in a document from the future is condemned anew: nobody knows when it was written.
+    # What stands in a document from the future is condemned again: nobody knows when it was written.
     known = [each for each in inventory.condemned if each.since_ns <= now_ns]
     newly = settled - {name for each in known for name in each.files}
     postponed = _is_postponed(storage, folder, newly)
-    # Listed anew: what came before somebody could see it condemned must be seen here.
+    # Listed again: what came before somebody could see it condemned must be seen here.
     inventory = take_inventory(storage, folder, _of(pinned_commits(storage), folder), members)
     unneeded = inventory.unneeded()
     due = inventory.removable(_due(inventory, now_ns, grace_ns) & unneeded)

@@ -106,7 +106,7 @@ class CompactReport:
     ----------
     segments_before, segments_after : live ones.
     merged : how many segments were merged into others.
-    rows, size_bytes : written anew.
+    rows, size_bytes : newly written.
     damaged : what could not be merged, because it cannot be read; `verify --repair` fixes that.
     """
 

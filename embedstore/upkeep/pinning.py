@@ -35,7 +35,7 @@ def pin(store: SpaceStore, name: str) -> Pin:
         if all(_is_safe(space, commits) for space, commits in live):
             return made
         store.storage.delete(file)
-    raise StorageError(f"Cannot pin {name}: what was live was being collected {_MAX_ATTEMPTS} times. Try again.")
+    raise StorageError(f"Cannot pin {name}: its commits were being collected {_MAX_ATTEMPTS} times. Try again.")
 
 
 def _live(store: SpaceStore) -> list[tuple[Space, tuple[str, ...]]]:

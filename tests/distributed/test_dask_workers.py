@@ -231,7 +231,7 @@ def test_a_cluster_file_is_read(tmp_path: Path) -> None:
         ("kind: local\nmaximum: true\n", "expected a number of workers as maximum, found True"),
         ("kind: local\nmaximum: 2\nminimum: 3\n", "a cluster of 3 to 2 workers"),
         ("kind: local\nmaximum: 0\n", "a cluster of 0 to 0 workers"),
-        ("kind: slurm\nmaximum: 2\nqueue: gpu\n", "found queue. What the class of the cluster takes belongs under"),
+        ("kind: slurm\nmaximum: 2\nqueue: gpu\n", "found queue. Options of the cluster's class belong under"),
         ("kind: slurm\nmaximum: 2\noptions: 3\n", "expected names and values under options"),
     ],
 )

@@ -126,5 +126,5 @@ def test_an_odd_key_of_another_cloud_is_named(place: str, listing: str, monkeypa
         monkeypatch.setenv("AZURE_STORAGE_ACCOUNT_NAME", "account")
         monkeypatch.setenv("AZURE_STORAGE_ACCOUNT_KEY", "a2V5LW9mLXRlc3Rz")
         monkeypatch.setenv("AZURE_STORAGE_ENDPOINT", server.url)
-        with pytest.raises(StorageError, match=r"a key that is no path lies there.*a//b.*of its own"):
+        with pytest.raises(StorageError, match=r"a key that is not a path lies there.*a//b.*of its own"):
             list(ObjectStorage(place).walk(""))
