@@ -218,7 +218,7 @@ def test_second_run_computes_nothing(tmp_path: Path, genomes: Path, report: Trai
     assert all(filled.computed == 0 for filled in second.filled)
 
 
-def test_killed_run_goes_on_and_leaves_no_table_that_is_not_whole(
+def test_killed_run_continues_and_leaves_no_incomplete_table(
     tmp_path: Path, genomes: Path, predicted: Path, report: TrainReport
 ) -> None:
     output, store = tmp_path / "out", tmp_path / "store"

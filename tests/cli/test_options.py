@@ -78,7 +78,7 @@ def test_an_option_is_never_replaced_silently(capsys: pytest.CaptureFixture[str]
     assert "-c/--classifier: expected once, found 2 times" in capsys.readouterr().err
 
 
-def test_mistyped_commands_and_options_are_told_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
+def test_mistyped_commands_and_options_suggest_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["fil"]) == 2
     assert "'fill'" in capsys.readouterr().err
     assert main(["fill", str(PROTEINS), "--modle", "aac_dpc"]) == 2

@@ -101,7 +101,7 @@ def test_gc_refuses_what_is_no_quantity(capsys: pytest.CaptureFixture[str], wron
     assert "expected a" in capsys.readouterr().err
 
 
-def test_rm_asks_or_wants_to_be_told(capsys: pytest.CaptureFixture[str]) -> None:
+def test_rm_asks_or_wants_yes(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["rm", "aac_dpc"]) == 1
     assert "give --yes" in capsys.readouterr().err
     assert main(["rm", "aac_dpc", "--yes"]) == 0

@@ -123,7 +123,7 @@ def test_a_sequence_of_which_workers_die_is_isolated(store: Store, tmp_path: Pat
 
 
 @pytest.mark.usefixtures("small_tasks")
-def test_a_killed_worker_costs_nothing_but_time(store: Store, tmp_path: Path) -> None:
+def test_a_killed_worker_costs_only_time(store: Store, tmp_path: Path) -> None:
     diary = tmp_path / "diary"
     diary.mkdir()
 

@@ -195,7 +195,7 @@ def test_view_sees_what_is_filled_later_and_files_do_not_change(tmp_path: Path, 
     assert np.array_equal(view.rows(), features.rows())
 
 
-def test_existing_output_is_replaced_whole_and_other_folders_are_not(
+def test_existing_output_is_replaced_completely_and_other_folders_are_not(
     tmp_path: Path, samples: Samples, store: SpaceStore
 ) -> None:
     for name in BACKINGS[1:]:

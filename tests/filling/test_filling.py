@@ -106,7 +106,7 @@ def test_segments_are_committed_at_their_limit_of_rows(store: Store) -> None:
     np.testing.assert_array_equal(stored(store), expected(SEQUENCES))
 
 
-def test_a_pack_larger_than_a_segment_is_committed_whole(store: Store) -> None:
+def test_a_pack_larger_than_a_segment_is_committed_at_once(store: Store) -> None:
     options = FillOptions(limits=SegmentLimits(rows=3))
     fill(records(SEQUENCES), toy_target(store, ToyEmbedder(pack_residues=10_000)), options)
     np.testing.assert_array_equal(stored(store), expected(SEQUENCES))
@@ -294,7 +294,7 @@ def test_a_name_taken_by_another_recipe_is_refused(store: Store) -> None:
         toy_target(store, full_precision(ToyEmbedder()))
 
 
-def test_missing_weights_are_told_with_how_many_sequences_they_are_needed_for(store: Store) -> None:
+def test_missing_weights_are_reported_with_the_number_of_sequences_that_need_them(store: Store) -> None:
     space = fill(records(SEQUENCES[:5]), toy_target(store, ToyEmbedder())).space
 
     def nowhere() -> Model:

@@ -287,7 +287,7 @@ def sign_keys(folder: Path, *names: str) -> Path:
     return folder
 
 
-def test_signatures_come_along_and_what_nobody_signed_does_not(tmp_path: Path) -> None:
+def test_signatures_are_copied_and_unsigned_commits_are_not(tmp_path: Path) -> None:
     keys = sign_keys(tmp_path, "alice")
     make_store(tmp_path / "near", range(4))  # by nobody
     signed = SpaceStore.open(tmp_path / "near", trust=trust_of(keys / "alice"))
@@ -302,7 +302,7 @@ def test_signatures_come_along_and_what_nobody_signed_does_not(tmp_path: Path) -
     assert originals_of(far) < commits_of(SpaceStore.open(tmp_path / "near"))
 
 
-def test_who_copies_signs_what_nobody_vouches_for_at_the_destination(tmp_path: Path) -> None:
+def test_a_copier_signs_what_nobody_vouches_for_at_the_destination(tmp_path: Path) -> None:
     keys = sign_keys(tmp_path, "alice")
     near = make_store(tmp_path / "near", range(4))
     trust = trust_of(keys / "alice", keys / "members")

@@ -261,7 +261,7 @@ def test_a_bucket_is_not_shared_by_permissions_of_files(capsys: pytest.CaptureFi
     assert "expected a folder" in capsys.readouterr().err
 
 
-def test_a_store_of_ones_own_goes_by_the_umask(tmp_path: Path) -> None:
+def test_a_private_store_follows_the_umask(tmp_path: Path) -> None:
     with _umask(0o077):
         make_store(tmp_path / "store").create_space(OTHER, "other", sample_canaries(OTHER))
     assert {stat.S_IMODE(path.stat().st_mode) for path in everything_in(tmp_path / "store")} == {0o700, 0o600}

@@ -291,7 +291,7 @@ class BreakingStorage(LocalStorage):
         return super().open(name, size_bytes)
 
 
-def test_an_upstream_store_that_goes_away_meanwhile_is_done_without(tmp_path: Path, lab: Path) -> None:
+def test_an_upstream_store_that_goes_away_meanwhile_is_skipped(tmp_path: Path, lab: Path) -> None:
     storage = BreakingStorage(lab)
     upstream = Upstream(lab)
     upstream._store = SpaceStore(storage)

@@ -23,7 +23,7 @@ from embedstore.store.index import MAGIC
 
 Document = dict[str, Any]
 Place = tuple[Any, Any]
-"""(list or object, index or name): where a value stands."""
+"""(list or object, index or name): where a value is."""
 
 _RAW = "@raw@"
 _AGAIN = "@again@"

@@ -352,7 +352,7 @@ def test_a_space_is_found_by_name_id_and_beginning_of_its_id(tmp_path: Path) -> 
             store.space(name)
 
 
-def test_two_recipes_that_got_one_name_at_once_are_told_apart_by_id(tmp_path: Path) -> None:
+def test_two_recipes_that_got_one_name_at_once_are_distinguished_by_id(tmp_path: Path) -> None:
     """As two processes make them that look for the name at the same moment."""
     new_space(tmp_path, "zarr")
     other = sample_recipe(dim=8)

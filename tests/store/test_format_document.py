@@ -63,7 +63,7 @@ def test_the_golden_stores_are_read(golden: Path) -> None:
     assert (space.info().segments, space.info().compute_seconds, space.info().residues) == (4, 1.5, 43)
 
 
-def test_the_golden_stores_are_whole(golden: Path) -> None:
+def test_the_golden_stores_are_undamaged(golden: Path) -> None:
     report = SpaceStore.open(golden).verify(deep=True)
     assert report.problems == []
     assert report.orphans == []

@@ -113,7 +113,7 @@ def test_a_store_that_vanishes_is_not_made_again(tmp_path: Path, leaves: str) ->
 
 
 @needs_mounts
-def test_a_full_disk_is_told_and_nothing_half_written_stays(tmp_path: Path) -> None:
+def test_a_full_disk_is_reported_and_nothing_half_written_stays(tmp_path: Path) -> None:
     code = """
 recipe = sample_recipe(dim=4096)
 space = new_space(place / "store", "hdf5", recipe)

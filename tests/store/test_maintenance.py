@@ -276,7 +276,7 @@ def test_many_small_segments_are_merged_by_themselves(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("harm", ["flip", "truncate", "remove"])
-def test_repair_keeps_the_whole_rows_and_the_next_fill_adds_the_rest(
+def test_repair_keeps_undamaged_rows_and_the_next_fill_adds_the_rest(
     tmp_path: Path, layout: SegmentFormat, harm: str
 ) -> None:
     space = filled(tmp_path, segments=2, layout=layout)
@@ -320,7 +320,7 @@ def test_repair_removes_damaged_documents(tmp_path: Path, what: str) -> None:
     assert SpaceStore.open(tmp_path).verify(deep=True).problems == []
 
 
-def test_a_whole_store_needs_no_repair(tmp_path: Path) -> None:
+def test_an_undamaged_store_needs_no_repair(tmp_path: Path) -> None:
     filled(tmp_path)
     before = sorted(path for path in tmp_path.rglob("*"))
     report = repair(LocalStorage(tmp_path))

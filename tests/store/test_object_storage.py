@@ -78,7 +78,7 @@ def test_keys_that_are_no_paths_stop_nothing(bucket: str, s3_server: S3Server, a
     assert_right(open_space(ObjectStorage(place)), sample_keys(range(30)))
 
 
-def test_a_listing_around_odd_keys_goes_on_for_pages(bucket: str, s3_server: S3Server, monkeypatch: Any) -> None:
+def test_a_listing_around_odd_keys_continues_for_pages(bucket: str, s3_server: S3Server, monkeypatch: Any) -> None:
     monkeypatch.setattr("embedstore.storage.objects.PAGE_BYTES", 1 << 20)
     storage = ObjectStorage(f"{bucket}/many")
     names = [f"{number:04}" for number in range(1005)]

@@ -310,7 +310,7 @@ class CollectsAtOnce(SharedStores):
         return CollectReport()
 
 
-def test_a_collector_without_grace_is_found_out() -> None:
+def test_a_collector_without_grace_is_detected() -> None:
     with pytest.raises((AssertionError, CorruptStoreError, MissingEmbeddingError)):
         run(CollectsAtOnce, 3000, steps=25)
 
@@ -347,7 +347,7 @@ class CommitFirstStorage(SimulatedStorage):
         return super().entry(name)
 
 
-def test_a_commit_before_its_data_is_found_out() -> None:
+def test_a_commit_before_its_data_is_detected() -> None:
     with pytest.raises((AssertionError, CorruptStoreError)):
         run(CommitsFirst, 3000)
 
@@ -365,6 +365,6 @@ class KeepsNames(SharedStores):
 
 
 @pytest.mark.slow
-def test_a_copier_that_keeps_names_is_found_out() -> None:
+def test_a_copier_that_keeps_names_is_detected() -> None:
     with pytest.raises((AssertionError, CorruptStoreError, MissingEmbeddingError)):
         run(KeepsNames, 3000, steps=25)
