@@ -1,4 +1,4 @@
-"""Parts of a split never share a genome or a sequence, whatever the order of the rows; what cannot be split is reported."""
+"""Parts of a split never share a genome or a sequence, whatever the order of the rows; the reason of a refusal is given."""
 
 from __future__ import annotations
 
