@@ -60,7 +60,7 @@ def compare(
     json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
-    """Compare sets of features: an old model's, a new model's, both together, the built-in baseline's.
+    """Compare sets of features: an old model's, a new one's, both together, the built-in baseline's.
 
     Every set is trained and tested on the same samples with the same splits. Writes comparison.html and
     comparison.json: paired differences of all metrics with intervals, what the vectors cost, how alike the spaces are.
