@@ -1,4 +1,4 @@
-"""Progress of a fill on standard error: a bar on a terminal, otherwise a line after 1 s and then every 30 s.
+"""Progress on standard error: on a terminal a line that changes, otherwise a line now and then; none with `quiet`.
 
 What is to be computed grows while input is read, and with it the whole that percentages and the time left are of.
 """
@@ -7,9 +7,12 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
+
+from embedstore.errors import plain
+from embedstore_cli.output import duration
 
 if TYPE_CHECKING:
     from embedstore.filling import FillProgress
@@ -19,9 +22,40 @@ _LINE_EVERY_S = 30.0
 _FIRST_LINE_S = 1.0
 
 
+class Lines:
+    """Says something on standard error every 30 s; nothing with `quiet`, or where that is closed."""
+
+    def __init__(self, *, quiet: bool = False, first_after_s: float | None = None) -> None:
+        self._quiet = quiet or sys.stderr is None
+        wait_s = _LINE_EVERY_S if first_after_s is None else min(first_after_s, _LINE_EVERY_S)
+        self._next = time.monotonic() + wait_s
+
+    def show(self, text: str) -> None:
+        """Say it, if it is time."""
+        now = time.monotonic()
+        if not self._quiet and now >= self._next:
+            self._next = now + _LINE_EVERY_S
+            print(plain(text), file=sys.stderr, flush=True)
+
+
 @contextmanager
-def shown(*, quiet: bool, molecule: str | None = None) -> Iterator[OnProgress | None]:
-    """Give a function that shows the progress it is told of; None with `quiet`."""
+def line_shown(*, quiet: bool) -> Iterator[Callable[[str], None] | None]:
+    """Give a function that shows one line of text, which changes on a terminal; None with `quiet`."""
+    if quiet or sys.stderr is None:
+        yield None
+    elif sys.stderr.isatty():
+        from rich.console import Console
+        from rich.text import Text
+
+        with Console(stderr=True).status("reading") as status:
+            yield lambda text: status.update(Text(text))
+    else:
+        yield Lines().show
+
+
+@contextmanager
+def fill_shown(*, quiet: bool, molecule: str | None = None) -> Iterator[OnProgress | None]:
+    """Give a function that shows the progress of a fill; None with `quiet`."""
     words = _Words({"protein": "residues", "dna": "bases"}.get(molecule or "", "residues or bases"))
     if quiet or sys.stderr is None:
         yield None
@@ -29,7 +63,8 @@ def shown(*, quiet: bool, molecule: str | None = None) -> Iterator[OnProgress | 
         with _bar(words) as show:
             yield show
     else:
-        yield _Lines(words).show
+        lines = Lines(first_after_s=_FIRST_LINE_S)
+        yield lambda progress: lines.show(words.text(progress))
 
 
 class _Words:
@@ -57,8 +92,6 @@ class _Words:
         return ", ".join(parts)
 
     def _computing(self, progress: FillProgress) -> list[str]:
-        from embedstore_cli.output import duration
-
         now = time.monotonic()
         self._began = self._began or (now, progress.residues_computed)
         seconds, done = now - self._began[0], progress.residues_computed - self._began[1]
@@ -70,18 +103,6 @@ class _Words:
             rate = done / seconds
             parts += [f"{rate:,.0f} {self._unit}/s", f"{duration(progress.residues_waiting / rate)} left"]
         return parts
-
-
-class _Lines:
-    def __init__(self, words: _Words) -> None:
-        self._words = words
-        self._next = time.monotonic() + min(_FIRST_LINE_S, _LINE_EVERY_S)
-
-    def show(self, progress: FillProgress) -> None:
-        text, now = self._words.text(progress), time.monotonic()
-        if now >= self._next:
-            self._next = now + _LINE_EVERY_S
-            print(text, file=sys.stderr, flush=True)
 
 
 @contextmanager

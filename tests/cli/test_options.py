@@ -11,8 +11,9 @@ import typer
 
 from embedstore.filling import FillProgress
 from embedstore.library import Store
+from embedstore_cli.arguments import names, weights_of
+from embedstore_cli.context import Context, Precision
 from embedstore_cli.main import main
-from embedstore_cli.options import Precision, names, options_of_models, weights_of
 from embedstore_cli.progress import _Words
 
 PROTEINS = Path(__file__).resolve().parents[2] / "examples" / "proteins.faa"
@@ -63,12 +64,12 @@ def test_weights_that_could_be_of_another_model_are_refused(models: list[str], g
 
 
 def test_precision_is_that_of_every_model() -> None:
-    options = options_of_models([ESM, BERT], [f"{ESM}=w"], Precision.full)
+    options = Context(weights=[f"{ESM}=w"], precision=Precision.full).options_of_models([ESM, BERT])
     assert {name: (each.weights, each.precision) for name, each in options.items()} == {
         ESM: (Path("w"), "full"),
         BERT: (None, "full"),
     }
-    assert options_of_models([ESM, BERT], None, None) == {}
+    assert Context().options_of_models([ESM, BERT]) == {}
 
 
 def test_an_option_is_never_replaced_silently(capsys: pytest.CaptureFixture[str]) -> None:
