@@ -268,16 +268,14 @@ class Context:
         """Gather what was said about the fill."""
         from embedstore.filling import FillOptions
 
-        return FillOptions(device=self.device, any_molecule=any_molecule)
+        return FillOptions(device=self.device, any_molecule=any_molecule, workers=self._fill_with_workers())
 
-    def filler(self) -> Callable[..., FillReport]:
-        """Return `filling.fill`, or the same with the workers that the options name."""
-        from embedstore import filling
-
+    def _fill_with_workers(self) -> Callable[..., FillReport] | None:
+        """Return what fills with the workers that the options name; None: none are named."""
         if sum(option is not None for option in (self.workers, self.scheduler, self.cluster)) > 1:
             raise typer.BadParameter("give one of --workers, --scheduler and --cluster")
         if self.workers is None and self.scheduler is None and self.cluster is None:
-            return filling.fill
+            return None
         from embedstore.distributed import DaskScheduler, LocalProcesses, fill_with_workers, read_cluster_file
         from embedstore.distributed.coordination import Workers
 

@@ -43,16 +43,15 @@ def fill(
 
     read(inputs)  # what cannot be opened is told before anything is made
     choices = context.model_options(model)
-    compute, part = context.filler(), _chosen_shard(shard, inputs)
+    how, part = context.fill_options(any_molecule=context.any_molecule), _chosen_shard(shard, inputs)
     if dry_run:
         target = filling.find_target(context.open_if_any(), model, choices, context.name)
         preview = partial(filling.preview, any_molecule=context.any_molecule, device=context.device)
         report = _filled(preview, inputs, target, part, context.any_molecule)
     else:
         target = context.target_to_fill(model)
-        how = context.fill_options(any_molecule=context.any_molecule)
         with fill_shown(quiet=context.quiet, molecule=target.recipe.molecule) as on_progress:
-            compute = partial(compute, options=how, on_progress=on_progress)
+            compute = partial(filling.fill, options=how, on_progress=on_progress)
             report = _filled(compute, inputs, target, part, context.any_molecule)
     with uninterrupted():  # who is told to stop now gets the whole report
         if context.json:

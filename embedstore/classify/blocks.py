@@ -37,6 +37,7 @@ from embedstore.features import (
     with_labels,
 )
 from embedstore.filling import FillReport, SpaceTarget, fill, find_target
+from embedstore.filling.target import NamedModel
 from embedstore.identity import Molecule, Recipe
 from embedstore.models.embedder import Model
 from embedstore.models.registry import MODELS
@@ -198,7 +199,8 @@ def _space_of(
         space = _space(store, block.space)
     if space is not None:
         chosen = _options_of(space.recipe, options.get(block.space, ModelOptions()))
-        return SpaceTarget(store, space.recipe, space.name, space, partial(_obtain, space, chosen))
+        source = NamedModel.of(space.recipe.model, chosen) if space.recipe.model in MODELS else None
+        return SpaceTarget(store, space.recipe, space.name, space, partial(_obtain, space, chosen), source=source)
     if block.space not in MODELS:
         raise UnknownModelError(
             f"Cannot find block {block} of {classifier.owner}: no model is named {plain(block.space)}, and the store "

@@ -320,7 +320,8 @@ class _DistributedFill(Fill):
         target.get_model(missing)  # if it must be fetched, once, and not by every worker
         location = target.store.location
         location = location if is_url(location) else str(Path(location).absolute())
-        return Job(location, target.recipe, target.name, target.source, options.device, options.limits)
+        files = target.store.trust.files
+        return Job(location, target.recipe, target.name, target.source, options.device, options.limits, files)
 
     def _exchange(self, timeout_s: float | None) -> None:
         """Give tasks to workers that have none, and take what others have done."""

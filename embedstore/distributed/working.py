@@ -26,6 +26,7 @@ from embedstore.filling.target import SpaceTarget
 from embedstore.identity import Recipe
 from embedstore.models.embedder import Embedder, Model
 from embedstore.records import Record
+from embedstore.store.signing import trust_of
 from embedstore.store.store import SpaceStore
 
 _SIBLINGS = "/sys/devices/system/cpu/cpu{}/topology/thread_siblings_list"
@@ -82,6 +83,7 @@ class Job:
     name : of the space, which the first worker creates if it is missing.
     source : gives the model; picklable, and equal if it gives the same.
     device : see `FillOptions.device`.
+    trust_files : see `Trust.files`; what is not named is as the worker's environment says.
     """
 
     location: str
@@ -90,6 +92,7 @@ class Job:
     source: Callable[[], Model]
     device: str | None
     limits: SegmentLimits
+    trust_files: tuple[Path | None, Path | None] = (None, None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,7 +189,7 @@ def _prepared(job: Job) -> tuple[Embedder, SpaceTarget]:
             f"Cannot fill space {job.name}: a worker found a different model ({differences}). "
             "Give all machines the same weights."
         )
-    store = SpaceStore.open(job.location)
+    store = SpaceStore.open(job.location, trust=trust_of(*job.trust_files))
     target = SpaceTarget(store, job.recipe, job.name, store.find_space(job.recipe, job.name), lambda: model)
     embedder = model.load(job.device)
     space = prepare_space(target, embedder)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -46,11 +46,13 @@ class FillOptions:
     device : where the model runs, "cpu", "cuda:0"; None: the best there is.
     any_molecule : embed proteins that look like DNA.
     limits : when a segment is committed.
+    workers : fills in place of this process, as `fill_with_workers` does when its workers are given.
     """
 
     device: str | None = None
     any_molecule: bool = False
     limits: SegmentLimits = field(default_factory=SegmentLimits)
+    workers: Callable[..., FillReport] | None = None
 
 
 OnProgress = Callable[[FillProgress], None]
@@ -86,9 +88,13 @@ def fill(
     ModelError : vectors are missing, and the model is not available.
     StoreError : the store refuses.
     """
+    options = options or FillOptions()
+    if options.workers is not None:
+        how = replace(options, workers=None)
+        return options.workers(records, target, options=how, on_progress=on_progress, selection=selection, only=only)
     with DistinctKeys() as distinct:
         walk = Walk(on_progress, selection, only, distinct)
-        return Fill(records, target, options or FillOptions(), walk).run()
+        return Fill(records, target, options, walk).run()
 
 
 def open_intake(records: Iterable[Record | Rejection], target: SpaceTarget, *, any_molecule: bool) -> Intake:
