@@ -138,14 +138,12 @@ def _write_audited(report: AuditReport, *, quiet: bool) -> None:
     )
 
 
-@shared(["json"])
+@shared(["store", "json"])
 def doctor(
     context: Context,
-    store: Annotated[
+    place: Annotated[
         str | None,
-        typer.Argument(
-            metavar="[STORE]", help="Folder or URL. Default: $EMBEDSTORE_PATH, else the usual one.", show_default=False
-        ),
+        typer.Argument(metavar="[STORE]", help="Folder or URL, in place of --store.", show_default=False),
     ] = None,
 ) -> None:
     """Look at a store, its file system and this machine.
@@ -155,6 +153,9 @@ def doctor(
     from embedstore.doctor import diagnose
     from embedstore.library import default_place
 
+    if place is not None and context.store is not None:
+        raise typer.BadParameter("give STORE or --store, not both")
+    store = context.store if place is None else place
     diagnosis = diagnose(default_place() if store is None else store)
     if context.json:
         write_json(diagnosis.to_json())

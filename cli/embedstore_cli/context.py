@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import inspect
 import os
+import shlex
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields
 from enum import StrEnum
@@ -19,6 +20,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 import typer
 
 from embedstore_cli.arguments import weights_of
+from embedstore_cli.command import ARGUMENTS
 
 if TYPE_CHECKING:
     from embedstore.filling import FillOptions, FillReport, SpaceTarget
@@ -162,6 +164,8 @@ class Context:
     json: Annotated[bool, _option("--json", help="Write JSON on standard output.")] = False
     quiet: Annotated[bool, _option("--quiet", "-q", help="No progress, no summary.")] = False
     yes: Annotated[bool, _option("--yes", "-y", help="Do not ask.")] = False
+    command_line: str = ""
+    """As it was typed: `embedstore fill …`."""
 
     def open(self, *, create: bool = False) -> Store:
         """Open the store with its upstream stores; where there is none, and none is to be made, those alone."""
@@ -221,6 +225,7 @@ class Context:
             create=create,
             segment_format=segment_format,
             pin=pin,
+            upstream=(),
             sign_with=self.sign_with,
             require_signed=self.require_signed,
         )
@@ -332,12 +337,15 @@ def shared(*groups: Iterable[str]) -> Callable[[Callable[..., None]], Callable[.
 
     def with_options(function: Callable[..., None]) -> Callable[..., None]:
         @wraps(function)
-        def command(**given: Any) -> None:
+        def command(_typer: typer.Context, **given: Any) -> None:
             options = {name: given.pop(name) for name in names}
-            function(Context(**options), **given)
+            line = f"{_typer.command_path} {shlex.join(_typer.meta[ARGUMENTS])}"
+            function(Context(**options, command_line=line), **given)
 
+        typed = inspect.Parameter("_typer", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)
         own = list(inspect.signature(function, eval_str=True).parameters.values())[1:]
-        signature = inspect.Signature([*(each.replace(kind=each.KEYWORD_ONLY) for each in own), *_parameters(names)])
+        parameters = [typed, *(each.replace(kind=each.KEYWORD_ONLY) for each in own), *_parameters(names)]
+        signature = inspect.Signature(parameters)
         command.__dict__["__signature__"] = signature  # what typer goes by
         command.__annotations__ = {}
         return command

@@ -110,28 +110,32 @@ def _write_predicted(report: PredictReport, *, quiet: bool) -> None:
     )
 
 
-def _several(sets: list[str]) -> list[str]:
-    if len(sets) < 2:
-        raise typer.BadParameter("give it twice or more, as --models old --models new --models old,new")
-    return sets
-
-
 @shared(FILLING, OUTPUT)
 def compare(
     context: Context,
     samples: Annotated[Path, typer.Argument(metavar="SAMPLES.tsv", help="What `prepare` wrote.", show_default=False)],
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="REPORT", help="Folder to write.")],
     models: Annotated[
-        list[str],
+        list[str] | None,
         typer.Option(
             "--model",
             "--models",
             "-m",
             metavar="A,B",
             help="A set of models or spaces; give it for each set.",
-            callback=_several,
+            show_default=False,
         ),
-    ],
-    output: Annotated[Path, typer.Option("--output", "-o", metavar="REPORT", help="Folder to write.")],
+    ] = None,
+    classifiers: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--classifier",
+            "-c",
+            metavar="DIR",
+            help="In place of sets: a classifier that `train` wrote; give it for each. Nothing is trained then.",
+            show_default=False,
+        ),
+    ] = None,
     network: Network = NetworkChoice.mlp,
     seeds: Annotated[int, typer.Option("--seeds", metavar="N", min=1, help="How many; each has its own split.")] = 3,
     seed: Annotated[int, typer.Option("--seed", metavar="N", min=0, help="The first of them.")] = 1,
@@ -141,11 +145,21 @@ def compare(
     ignore_unlabelled: IgnoreUnlabelled = False,
     fill: Fill = False,
 ) -> None:
-    """Compare sets of features: an old model's, a new one's, both together, the built-in baseline's.
+    """Compare sets of features, or classifiers: an old model and a new model, alone and together.
 
     Every set is trained and tested on the same samples with the same splits. Writes comparison.html and
     comparison.json: paired differences of all metrics with intervals, what the vectors cost, how alike the spaces are.
+    Classifiers (-c) are scored as they are, on samples of groups that made none of them; comparison.json is written.
     """
+    if models and classifiers:
+        raise typer.BadParameter("give sets of models (-m) or classifiers (-c), not both")
+    if classifiers:
+        _compare_classifiers(context, samples, classifiers, output, labels, groups, seed=seed, fill=fill)
+        return
+    if len(models or ()) < 2:
+        raise typer.BadParameter(
+            "give --models twice or more, as --models old --models new --models old,new; or classifiers, as -c A -c B"
+        )
     from embedstore.classify.heads import TrainOptions
     from embedstore.comparison.comparing import compare as compare_sets
 
@@ -160,7 +174,7 @@ def compare(
     with reading(context, samples, (), labels, groups, choices, fill=fill) as how:
         comparison = compare_sets(
             samples,
-            models,
+            models or (),
             how,
             output,
             training,
@@ -171,11 +185,44 @@ def compare(
     if context.json:
         write_json(comparison.to_json())
     elif not context.quiet:
-        _write_compared(comparison, output)
+        from embedstore.comparison.page import lead
+
+        _write_differences(comparison, lead(comparison.document))
+        notice(f"Wrote {output / 'comparison.json'}{'' if comparison.report_failed else ' and comparison.html'}.")
 
 
-def _write_compared(comparison: Comparison, output: Path) -> None:
-    from embedstore.comparison.page import DRAWN, difference_text, lead, pair_name
+def _compare_classifiers(
+    context: Context,
+    samples: Path,
+    classifiers: list[Path],
+    output: Path,
+    labels: Path | None,
+    groups: Path | None,
+    *,
+    seed: int,
+    fill: bool,
+) -> None:
+    if len(classifiers) < 2:
+        raise typer.BadParameter("give --classifier twice or more, as -c old -c new")
+    from embedstore.classify.classifier import load_classifier
+    from embedstore.comparison.classifiers import compare_classifiers
+
+    loaded = [load_classifier(each) for each in classifiers]
+    choices = context.options_of_models([name for each in loaded for name in models_of(each, ())])
+    with reading(context, samples, (), labels, groups, choices, fill=fill) as how:
+        comparison = compare_classifiers(samples, loaded, how, output, seed=seed)
+    if context.json:
+        write_json(comparison.to_json())
+    elif not context.quiet:
+        found = comparison.document
+        seen = found["left_out"]["samples"]
+        left_out = f" {seen:,} others were left out, as their groups made one of the classifiers." if seen else ""
+        _write_differences(comparison, f"On {found['samples']:,} samples of {found['samples_of']}.{left_out}")
+        notice(f"Wrote {output / 'comparison.json'}.")
+
+
+def _write_differences(comparison: Comparison, on: str) -> None:
+    from embedstore.comparison.page import DRAWN, difference_text, pair_name
 
     found = comparison.document
     columns = ("difference", *(f">{name}" for _, name in DRAWN))
@@ -183,6 +230,5 @@ def _write_compared(comparison: Comparison, output: Path) -> None:
         (pair_name(pair), *(difference_text(pair["metrics"][path], "()") for path, _ in DRAWN))
         for pair in found["differences"]
     ]
-    notice(f"{lead(found)} In brackets: {found['intervals']['level']:.0%} intervals; * : 0 is not in it.")
+    notice(f"{on} In brackets: {found['intervals']['level']:.0%} intervals; * : 0 is not in it.")
     write_table(columns, rows)
-    notice(f"Wrote {output / 'comparison.json'}{'' if comparison.report_failed else ' and comparison.html'}.")
