@@ -54,7 +54,7 @@ Inputs = Annotated[
 OptionalInputs = Annotated[
     list[str] | None,
     typer.Argument(
-        metavar="[INPUT...]",
+        metavar="INPUT",
         help=f"{_INPUT_HELP} Default: realistic lengths.",
         show_default=False,
         callback=sequence_files,

@@ -45,7 +45,7 @@ def verify(
 ) -> None:
     """Check that everything is there, and undamaged.
 
-    Exit code 1 if it is not.
+    Exit code 1 if something is missing or damaged.
     """
     from embedstore.library import verify_store
 
@@ -143,12 +143,12 @@ def doctor(
     context: Context,
     place: Annotated[
         str | None,
-        typer.Argument(metavar="[STORE]", help="Folder or URL, in place of --store.", show_default=False),
+        typer.Argument(metavar="STORE", help="Folder or URL, in place of --store.", show_default=False),
     ] = None,
 ) -> None:
     """Look at a store, its file system and this machine.
 
-    Says what is well, what to note (warn) and what must be fixed first (fail). Exit code 1 if something fails.
+    Says what is fine, what to note (warn) and what must be fixed first (fail). Exit code 1 if something fails.
     """
     from embedstore.doctor import diagnose
     from embedstore.library import default_place
@@ -190,12 +190,12 @@ def _write_wrapped(start: str, text: str) -> None:
 def compact(
     context: Context,
     spaces: Annotated[
-        list[str] | None, typer.Argument(metavar="[SPACE...]", help="Names or ids. Default: all.", show_default=False)
+        list[str] | None, typer.Argument(metavar="SPACE", help="Names or ids. Default: all.", show_default=False)
     ] = None,
 ) -> None:
-    """Merge the segments of spaces into few; others may read and fill meanwhile.
+    """Merge the segments of spaces into few.
 
-    Fills do this by themselves when there are many small segments. What was merged is removed by `gc`.
+    Others may read and fill meanwhile. Fills do this by themselves when there are many small segments. What was merged is removed by `gc`.
     Exit code 1 if a segment or a space cannot be read and was left as it is.
     """
     from embedstore.upkeep import compact
@@ -238,9 +238,10 @@ def gc(
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be removed.")] = False,
 ) -> None:
-    """Remove what nothing needs: merged segments, what stopped processes left.
+    """Remove what nothing needs any more.
 
-    The first run after something became unneeded notes it, a run after the grace period removes it.
+    Segments that were merged, and what stopped processes left. The first run after something
+    became unneeded notes it, a run after the grace period removes it.
     """
     from embedstore.upkeep import collect
 

@@ -61,15 +61,27 @@ Network = Annotated[
     NetworkChoice, typer.Option("--network", "--kind", help="mlp: VirNucPro's head; linear: the baseline.")
 ]
 Seed = Annotated[int, typer.Option("--seed", metavar="N", min=0, help="Same seed, same weights.")]
-Share = Annotated[float, typer.Option(min=0, max=1, metavar="X", help="Share of the samples, about.")]
+ValidationShare = Annotated[
+    float,
+    typer.Option("--validation", min=0, max=1, metavar="X", help="Share of the samples, about, to stop training by."),
+]
+CalibrationShare = Annotated[
+    float,
+    typer.Option(
+        "--calibration-share", min=0, max=1, metavar="X", help="Share of the samples, about, to calibrate on."
+    ),
+]
+TestShare = Annotated[
+    float, typer.Option("--test", min=0, max=1, metavar="X", help="Share of the samples, about, to test on.")
+]
 Calibration = Annotated[CalibrationChoice, typer.Option("--calibration", help="How scores become probabilities.")]
 Balance = Annotated[bool, typer.Option("--balance/--no-balance", help="Weigh samples so that all classes count alike.")]
-Epochs = Annotated[int, typer.Option("--epochs", metavar="N", min=1, help="At most.")]
+Epochs = Annotated[int, typer.Option("--epochs", metavar="N", min=1, help="Epochs at most.")]
 Patience = Annotated[
     int, typer.Option("--patience", metavar="N", min=1, help="Stop after so many epochs without progress.")
 ]
 BatchRows = Annotated[int, typer.Option("--batch", metavar="N", min=2, help="Samples in a batch.")]
-LearningRate = Annotated[float, typer.Option("--learning-rate", metavar="X", help="Of AdamW.")]
+LearningRate = Annotated[float, typer.Option("--learning-rate", metavar="X", help="Learning rate of AdamW.")]
 InputDropout = Annotated[
     float, typer.Option("--input-dropout", metavar="X", min=0, max=1, help="Share of inputs left out in training.")
 ]
@@ -99,9 +111,9 @@ def train(
     split: SplitTable = None,
     network: Network = NetworkChoice.mlp,
     seed: Seed = 1,
-    validation: Share = 0.15,
-    calibration_share: Share = 0.15,
-    test: Share = 0.2,
+    validation: ValidationShare = 0.15,
+    calibration_share: CalibrationShare = 0.15,
+    test: TestShare = 0.2,
     calibration: Calibration = CalibrationChoice.temperature,
     balance: Balance = True,
     epochs: Epochs = 200,
@@ -113,7 +125,7 @@ def train(
     force: Force = False,
     fill: Fill = False,
 ) -> None:
-    """Train a classifier, and test it on groups that it has never seen.
+    """Train a classifier, and test it on unseen groups.
 
     Train, validation, calibration and test share no group (genome) and no sequence. Writes a folder with
     classifier.safetensors, classifier.json, report.html and scores.tsv.
@@ -204,7 +216,7 @@ def evaluate(
     models: Models = None,
     labels: Labels = None,
     groups: Groups = None,
-    seed: Annotated[int, typer.Option("--seed", metavar="N", min=0, help="Of the bootstrap.")] = 1,
+    seed: Annotated[int, typer.Option("--seed", metavar="N", min=0, help="Seed of the bootstrap.")] = 1,
     fill: Fill = False,
 ) -> None:
     """Score labelled samples with a classifier, and measure.

@@ -103,7 +103,7 @@ _CODES = (
 ARGUMENTS = "embedstore.arguments"
 """Where the context of a command keeps its arguments as they were typed."""
 
-_PLACES = ("PATH|URL", "[STORE]", "INPUT...", "INPUT", "[INPUT...]")
+_PLACES = ("PATH|URL", "STORE", "INPUT")
 """How arguments are called that are text and may be paths."""
 
 

@@ -13,7 +13,7 @@ import shlex
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields
 from enum import StrEnum
-from functools import partial, wraps
+from functools import cache, partial, wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
@@ -105,7 +105,9 @@ class Context:
             help="Read only what one of these keys has signed; lines as in .pub files. Default: $EMBEDSTORE_MEMBERS.",
         ),
     ] = None
-    name: Annotated[str | None, _option("--name", help="Name of the space. Default: that of the model.")] = None
+    name: Annotated[
+        str | None, _option("--name", metavar="NAME", help="Name of the space. Default: that of the model.")
+    ] = None
     weights: Annotated[
         list[str] | None,
         _option(
@@ -354,7 +356,15 @@ def shared(*groups: Iterable[str]) -> Callable[[Callable[..., None]], Callable[.
 
 
 def _parameters(names: Iterable[str]) -> list[inspect.Parameter]:
+    return [_every_parameter()[name] for name in names]
+
+
+@cache
+def _every_parameter() -> dict[str, inspect.Parameter]:
     hints = get_type_hints(Context, include_extras=True)
-    defaults = {field.name: field.default for field in fields(Context)}
-    keyword = inspect.Parameter.KEYWORD_ONLY
-    return [inspect.Parameter(name, keyword, default=defaults[name], annotation=hints[name]) for name in names]
+    return {
+        field.name: inspect.Parameter(
+            field.name, inspect.Parameter.KEYWORD_ONLY, default=field.default, annotation=hints[field.name]
+        )
+        for field in fields(Context)
+    }

@@ -55,7 +55,7 @@ def pull(context: Context, far: FarStore, space: Spaces = None, dry_run: DryRun 
 
 @shared(_COPYING)
 def sync(context: Context, far: FarStore, space: Spaces = None, dry_run: DryRun = False) -> None:
-    """Copy in both directions what is missing from either store.
+    """Copy in both directions what is missing.
 
     Everything is checked on the way. To go on after a stop, start the same command again.
     """
@@ -68,9 +68,9 @@ def sync(context: Context, far: FarStore, space: Spaces = None, dry_run: DryRun 
 
 @shared(["store", "json"])
 def publish_index(context: Context) -> None:
-    """Write index.json, by which the store can be read from any web server.
+    """Write index.json, so that any web server can show it.
 
-    Run it again after each fill.
+    Then the store can be read by its URL. Run it again after each fill.
     """
     from embedstore import library
 

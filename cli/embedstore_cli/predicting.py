@@ -137,15 +137,17 @@ def compare(
         ),
     ] = None,
     network: Network = NetworkChoice.mlp,
-    seeds: Annotated[int, typer.Option("--seeds", metavar="N", min=1, help="How many; each has its own split.")] = 3,
-    seed: Annotated[int, typer.Option("--seed", metavar="N", min=0, help="The first of them.")] = 1,
+    seeds: Annotated[
+        int, typer.Option("--seeds", metavar="N", min=1, help="How many seeds; each has its own split.")
+    ] = 3,
+    seed: Annotated[int, typer.Option("--seed", metavar="N", min=0, help="The first seed.")] = 1,
     input_dropout: InputDropout = 0.0,
     labels: Labels = None,
     groups: Groups = None,
     ignore_unlabelled: IgnoreUnlabelled = False,
     fill: Fill = False,
 ) -> None:
-    """Compare sets of features, or classifiers: an old model and a new model, alone and together.
+    """Compare sets of features, or trained classifiers.
 
     Every set is trained and tested on the same samples with the same splits. Writes comparison.html and
     comparison.json: paired differences of all metrics with intervals, what the vectors cost, how alike the spaces are.

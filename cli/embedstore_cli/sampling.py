@@ -68,8 +68,9 @@ def prepare(
         Compat | None, typer.Option("--compat", help="Write what VirNucPro would write, byte for byte.")
     ] = None,
 ) -> None:
-    """Cut genomes into chunks, and their stop-free frames into samples.
+    """Cut genomes into chunks, and chunks into samples.
 
+    A sample is a chunk with one of its frames that has no stop codon.
     Writes samples.tsv, dna.fna, protein.faa and prepare.json into DIR, all or none of them.
     """
     from embedstore.samples import PrepareOptions
@@ -135,7 +136,7 @@ def merge(
     labels: Labels = None,
     fill: Fill = False,
 ) -> None:
-    """Put the vectors of samples side by side, joined by sequence.
+    """Join samples with their vectors, side by side.
 
     The file holds all that training needs, and the schema that keeps features and classifiers together.
     """

@@ -71,7 +71,7 @@ def init(
 
 @shared(LOOKING_UP, ["json"])
 def ls(context: Context) -> None:
-    """List the spaces of the store, and of its upstream stores.
+    """List the spaces of the store and its upstream stores.
 
     A space keeps the name that it was made with: the name is part of its sealed document.
     """
@@ -119,7 +119,7 @@ def _overviews(upstream: Upstream) -> list[dict[str, Any]]:
 @shared(["store", "pin", "require_signed", "json"])
 def info(
     context: Context,
-    space: Annotated[str | None, typer.Argument(metavar="[SPACE]", help="Name or id.", show_default=False)] = None,
+    space: Annotated[str | None, typer.Argument(metavar="SPACE", help="Name or id.", show_default=False)] = None,
 ) -> None:
     """Show all about a space, or the store.
 
@@ -172,11 +172,15 @@ def _plain(value: object) -> str:
 def pin(
     context: Context,
     name: Annotated[
-        str | None, typer.Argument(metavar="[NAME]", help="Of the new pin. Without it: list pins.", show_default=False)
+        str | None,
+        typer.Argument(metavar="NAME", help="Name of the pin.", show_default=False),
     ] = None,
-    remove: Annotated[bool, typer.Option("--remove", help="Remove the pin; its vectors stay as long as live.")] = False,
+    remove: Annotated[bool, typer.Option("--remove", help="Remove the pin; `gc` removes what only it kept.")] = False,
 ) -> None:
-    """Keep what the store holds now under a name, for a paper: read it bit for bit with `--pin NAME`."""
+    """Keep what the store holds now under a name.
+
+    For a paper: `--pin NAME` reads it bit for bit. Without NAME: list the pins.
+    """
     from embedstore.store.pins import read_pins
     from embedstore.upkeep import pin, unpin
 
@@ -214,9 +218,7 @@ def rm(
     context: Context,
     spaces: Annotated[
         list[str] | None,
-        typer.Argument(
-            metavar="SPACE...", help="Names or ids; with --sequences the default is all.", show_default=False
-        ),
+        typer.Argument(metavar="SPACE", help="Names or ids; with --sequences the default is all.", show_default=False),
     ] = None,
     sequences: Annotated[
         list[str] | None,
@@ -231,13 +233,15 @@ def rm(
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only count what would be removed.")] = False,
 ) -> None:
-    """Remove spaces and all their vectors, or single sequences from them, for good.
+    """Remove spaces, or single sequences from spaces.
+
+    What is removed is gone for good.
 
     All spaces are found before anything is removed. A space cannot be renamed: its name is part of its sealed document.
     """
     opened = context.open_own()
     if not spaces and sequences is None:
-        raise typer.BadParameter("expected SPACE..., or --sequences INPUT")
+        raise typer.BadParameter("expected SPACE, or --sequences INPUT")
     found = list({space.id: space for space in (map(opened.space, spaces) if spaces else opened.spaces())}.values())
     if sequences is None:
         _remove_spaces(context, opened, found, dry_run=dry_run)

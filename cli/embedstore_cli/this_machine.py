@@ -85,7 +85,7 @@ def tune(
     inputs: OptionalInputs = None,
     seconds: Seconds = 2.0,
 ) -> None:
-    """Find how a model runs fastest on this machine, and keep it.
+    """Find the fastest setting of a model on this machine.
 
     Measures packs of several sizes, and how many side by side, with sequences as long as those of INPUT. Whenever the
     model is loaded here, it runs so; its vectors stay the same.
@@ -141,9 +141,9 @@ def bench(
     inputs: OptionalInputs = None,
     seconds: Seconds = 3.0,
 ) -> None:
-    """Measure how fast a model is on this machine, and what a fill adds.
+    """Measure how fast a model is on this machine.
 
-    With INPUT, also how long filling it would take. `fill --dry-run` uses what was measured.
+    And what a fill adds. With INPUT, also how long filling it would take. `fill --dry-run` uses what was measured.
     """
     from embedstore.measuring import bench as measure
     from embedstore.models import resolve
@@ -183,10 +183,10 @@ def cache(
     context: Context,
     action: Annotated[
         Action | None,
-        typer.Argument(metavar="[clear]", help="Remove what is kept, except weights.", show_default=False),
+        typer.Argument(metavar="clear", help="Remove what is kept, except weights.", show_default=False),
     ] = None,
 ) -> None:
-    """Show what this machine keeps beside stores, where, and how large it is.
+    """Show what this machine keeps beside stores, and where.
 
     Weights belong to the cache of huggingface_hub, which other programs use too: they are shown, and never removed.
     """
@@ -241,7 +241,7 @@ def _bytes(path: Path) -> int:
 def completion(
     context: Context, shell: Annotated[Shell, typer.Argument(help="bash, zsh or fish.", show_default=False)]
 ) -> None:
-    """Write the lines that make a shell complete commands and options.
+    """Write what makes a shell complete commands and options.
 
     `embedstore --install-completion` adds them to the settings of the shell that you are in.
     """
