@@ -14,6 +14,7 @@ import json
 import re
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, TypeVar
 
 from embedstore.errors import CorruptStoreError, FormatVersionError, InputError
@@ -22,6 +23,8 @@ T = TypeVar("T")
 
 MAX_INTEGER = 2**63 - 1
 """What languages with 64-bit integers can read; larger numbers are refused."""
+MAX_BYTES = 64 << 20
+"""Of a document in a file."""
 MAX_DEPTH = 64
 """How many lists and objects may lie in one another; deeper ones exhaust the stack of whoever reads them."""
 _MOST_SHOWN = 80
@@ -57,14 +60,49 @@ def unsealed(file: str, content: bytes) -> dict[str, Any]:
 def parsed(file: str, content: bytes) -> dict[str, Any]:
     """Read a JSON object; CorruptStoreError if it is none."""
     try:
+        return json_object(content)
+    except ValueError as error:
+        raise CorruptStoreError(file, str(error)) from error
+
+
+def json_object(content: bytes) -> dict[str, Any]:
+    """Read a JSON object that may come from anybody.
+
+    Parameters
+    ----------
+    content : UTF-8; whoever has read it has bounded it.
+
+    Raises
+    ------
+    ValueError : it is not JSON, is no object, is too deep, or has a number that is none of JSON.
+    """
+    try:
         document = json.loads(content, parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as error:
-        raise CorruptStoreError(file, f"expected JSON, found {content[:20]!r}… ({error})") from error
+        raise ValueError(f"expected JSON, found {content[:20]!r}… ({error})") from error
     if not isinstance(document, dict):
-        raise CorruptStoreError(file, "expected a JSON object")
-    with well_formed(file):
-        refuse_deep(document)
+        raise ValueError("expected a JSON object")  # noqa: TRY004 - of the content, not of the argument
+    refuse_deep(document)
     return document
+
+
+def read_json(path: Path, most_bytes: int = MAX_BYTES) -> dict[str, Any]:
+    """Read a file that is to hold a JSON object.
+
+    Parameters
+    ----------
+    path : of the file.
+    most_bytes : a longer one is refused before it is in memory.
+
+    Raises
+    ------
+    OSError : it cannot be read. ValueError : see `json_object`, or it is too long.
+    """
+    with path.open("rb") as file:
+        content = file.read(most_bytes + 1)
+    if len(content) > most_bytes:
+        raise ValueError(f"expected at most {most_bytes} bytes of JSON, found more")
+    return json_object(content)
 
 
 def _refuse_constant(name: str) -> None:

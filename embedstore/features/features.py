@@ -9,20 +9,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple, Protocol, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from embedstore.errors import InputError, MissingDependencyError
+from embedstore.array_files import TEXT
+from embedstore.errors import InputError
 from embedstore.features.schema import Preparation, Schema
 from embedstore.identity import Molecule
 from embedstore.records import KEY_BYTES, Keys
 from embedstore.store.segment_files import as_strings
 from embedstore.store.space import Space
 
-TEXT = np.dtypes.StringDType()
-"""Variable-width text: its items are `str`, and it takes a quarter of what fixed-width text takes."""
+if TYPE_CHECKING:
+    from embedstore.features.torch_dataset import FeaturesDataset
 
 Texts = NDArray[Any]
 """(n,) of dtype `TEXT`."""
@@ -267,8 +268,9 @@ class Features:
         ------
         MissingDependencyError : torch is not installed.
         """
+        from embedstore.features.torch_dataset import FeaturesDataset
 
-        return make_dataset(self)
+        return FeaturesDataset(self)
 
     def to_json(self) -> dict[str, Any]:
         """Describe the features as JSON values, without their rows."""
@@ -358,46 +360,3 @@ class StoreRows:
             vectors = space.read(distinct.view(np.uint8).reshape(-1, KEY_BYTES))
             rows[:, start : start + space.dim] = vectors[which]
             start += space.dim
-
-
-try:
-    import torch
-    from torch.utils.data import Dataset
-except ImportError as error:
-    raise MissingDependencyError(
-        "Cannot make a dataset: torch is not installed. Install it with `pip install 'embedstore-bio[models]'`."
-    ) from error
-
-
-Item = tuple[torch.Tensor, torch.Tensor]
-
-
-class FeaturesDataset(Dataset[Item]):
-    """Rows and classes of features: an item is x (d,) float32 and y () int64, -1 where there is no label.
-
-    A list of numbers gives one batch, x (k, d) and y (k,), from one gather, which is many times faster than row by row:
-    `DataLoader(dataset, sampler=BatchSampler(RandomSampler(dataset), 1024, drop_last=False), batch_size=None)`.
-    """
-
-    def __init__(self, features: Features) -> None:
-        self._features = features
-        self._y = torch.from_numpy(features.y)
-
-    def __len__(self) -> int:
-        return len(self._features)
-
-    def __getitem__(self, index: int | Sequence[int]) -> Item:
-        if isinstance(index, int | np.integer):
-            if not 0 <= index < len(self):  # what ends a loop over a sequence
-                raise IndexError(index)
-            return torch.from_numpy(self._features.rows([index])[0]), self._y[index]
-        return torch.from_numpy(self._features.rows(index)), self._y[list(index)]
-
-    def __getitems__(self, indices: list[int]) -> list[Item]:
-        """A loader's own batches, gathered at once."""
-        return list(zip(*self[indices], strict=True))
-
-
-def make_dataset(features: Features) -> FeaturesDataset:
-    """Wrap features."""
-    return FeaturesDataset(features)

@@ -9,8 +9,6 @@
 Commits and pins are listed anew between the two. A writer looks at what is condemned before and after its commit, so
 the grace period need not be longer than a write takes: it is for readers who have files open, and for listings that
 lag behind. On a full disk what is due goes first, and makes room for the document.
-
-Removing a space for good.
 """
 
 from __future__ import annotations
@@ -21,16 +19,14 @@ from collections.abc import Collection, Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass, field
 from typing import Any
 
-from embedstore.errors import StorageError, StoreError
+from embedstore.errors import StorageError
 from embedstore.storage.local import TEMPORARY_PREFIX
 from embedstore.storage.protocol import Entry, Storage
-from embedstore.store.commits import condemn, is_document
+from embedstore.store.commits import condemn
 from embedstore.store.documents import commit_file, commit_in, space_folders
 from embedstore.store.index import is_index
-from embedstore.store.pins import pinned_commits, read_pins
+from embedstore.store.pins import pinned_commits
 from embedstore.store.signing import Members
-from embedstore.store.space import Space
-from embedstore.store.store import SpaceStore
 from embedstore.upkeep.inventory import Inventory, in_order_of_removal, stale_indexes, take_inventory
 
 DEFAULT_GRACE_S = 7 * 86_400.0
@@ -327,52 +323,3 @@ def _now_ns(storage: Storage, entries: Iterable[Entry], folder: str = "") -> int
 
 def _of(pinned: dict[str, set[str]], folder: str) -> Set[str]:
     return pinned.get(folder.split("/")[1], set())
-
-
-def remove_space(store: SpaceStore, space: Space) -> None:
-    """Remove a space and all its vectors, at once. Who fills it at this moment gets an error.
-
-    Stopped halfway, the space is gone, and collecting removes the rest.
-
-    Raises
-    ------
-    StoreError : a pin needs it.
-    """
-    storage, folder = store.storage, space.folder
-    _refuse_pinned(store, space)
-    inventory = take_inventory(storage, folder, set())
-    names = in_order_of_removal(inventory, inventory.own_files())
-    try:
-        _remove(store, space, names)
-    except StorageError as error:
-        try:
-            document = storage.read(f"{folder}space.json")
-        except FileNotFoundError:  # it had begun
-            raise error from None
-        storage.delete(f"{folder}space.json")  # on a disk so full that only this makes room for what is noted first
-        try:
-            _remove(store, space, names)
-        except StoreError:
-            storage.write(f"{folder}space.json", [document])
-            raise
-    for entry in storage.list(f"{folder}gc/"):
-        if is_document(entry.name[len(folder) :]):
-            storage.delete(entry.name)
-
-
-def _remove(store: SpaceStore, space: Space, ordered: Sequence[str]) -> None:
-    for names in noted(store.storage, space.folder, ordered):
-        _refuse_pinned(store, space)  # whoever pins from now on sees what is condemned
-        store.storage.delete(f"{space.folder}space.json")
-        remove_indexes(store.storage, space.folder)
-        for name in names:
-            store.storage.delete(f"{space.folder}{name}")
-
-
-def _refuse_pinned(store: SpaceStore, space: Space) -> None:
-    needing = [pin.name for pin in read_pins(store.storage) if pin.spaces.get(space.id)]
-    if needing:
-        raise StoreError(
-            f"Cannot remove space {space.name}: it is pinned as {', '.join(needing)}. "
-            "Remove the pin first, if nobody needs it."
-        )
