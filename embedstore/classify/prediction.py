@@ -30,7 +30,7 @@ from embedstore.classify.tables import PIECE_ROWS, ContigGatherer, SourceCounts,
 from embedstore.errors import InputError
 from embedstore.features import FillFrom, Preparation, Samples, collect, is_missing, view
 from embedstore.filling import FillOptions, FillReport, SpaceTarget
-from embedstore.filling.filler import OnProgress
+from embedstore.filling.summary import OnProgress
 from embedstore.models.resolution import ModelOptions
 from embedstore.records import Rejection
 from embedstore.samples import LabelledInput, PrepareCounts, PrepareOptions, cut_samples, read_samples

@@ -25,7 +25,7 @@ from embedstore.features.features import Categories, Features, Samples, StoreRow
 from embedstore.features.files import check_output, load_samples, open_features, write_features
 from embedstore.features.schema import Schema
 from embedstore.filling import FillOptions, FillReport, SpaceTarget, fill, find_target
-from embedstore.filling.filler import OnProgress
+from embedstore.filling.summary import OnProgress
 from embedstore.identity import Molecule
 from embedstore.models.resolution import ModelOptions
 from embedstore.samples.outputs import DNA_NAME, PROTEIN_NAME
