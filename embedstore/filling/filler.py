@@ -25,7 +25,6 @@ from embedstore.filling.summary import OnProgress as OnProgress
 from embedstore.filling.target import SpaceTarget
 from embedstore.interruption import signal_of
 from embedstore.models.machine import kept_rate
-from embedstore.models.registry import MODELS
 from embedstore.records import Keys, Record, Rejection
 from embedstore.upkeep import tend
 
@@ -93,9 +92,7 @@ def fill(
 
 def open_intake(records: Iterable[Record | Rejection], target: SpaceTarget, *, any_molecule: bool) -> Intake:
     """Return the intake for a space: its molecule decides what a record must be."""
-    molecule = target.recipe.molecule
-    others = [spec.name for spec in MODELS.values() if spec.molecule != molecule]
-    return Intake(records, molecule, any_molecule, others)
+    return Intake(records, target.recipe.molecule, any_molecule)
 
 
 class Windows(Protocol):
@@ -153,10 +150,6 @@ def run(
     """
     started = time.perf_counter()
     with DistinctKeys() as distinct:
-
-        def report(signal: str | None = None) -> FillReport:
-            return _report(windows, backlog, distinct.count(), time.perf_counter() - started, signal)
-
         try:
             backlog.tell("reading")
             if backlog.space is not None:
@@ -173,12 +166,14 @@ def run(
             computing.compute(backlog, more=False)
             backlog.tell("storing")
             _store_rest(backlog, computing)
-            _tend(backlog)
+            space = backlog.space
+            if space is not None and backlog.computed and tend(space) is None:
+                space.optimise()  # well arranged for its next readers
             backlog.tell("done")
-            return report()
+            return _report(windows, backlog, distinct, started)
         except KeyboardInterrupt as stop:
             _store_rest(backlog, computing)  # a second Ctrl-C stops this, too
-            return report(signal_of(stop))
+            return _report(windows, backlog, distinct, started, signal_of(stop))
         except BaseException:
             computing.close(backlog)
             raise
@@ -212,15 +207,10 @@ def _store_rest(backlog: Backlog, computing: Computing) -> None:
         backlog.space.settle()
 
 
-def _tend(backlog: Backlog) -> None:
-    """Leave a space that was added to well arranged for its next readers."""
-    space = backlog.space if backlog.computed else None
-    if space is not None and tend(space) is None:
-        space.optimise()
-
-
-def _report(windows: Windows, backlog: Backlog, unique: int, seconds: float, signal: str | None) -> FillReport:
-    target, space = backlog.target, backlog.space
+def _report(
+    windows: Windows, backlog: Backlog, distinct: DistinctKeys, started: float, signal: str | None = None
+) -> FillReport:
+    target, space, unique = backlog.target, backlog.space, distinct.count()
     return FillReport(
         space=SpaceSummary.of(target.recipe, space.name if space else target.name),
         read=windows.read,
@@ -229,7 +219,7 @@ def _report(windows: Windows, backlog: Backlog, unique: int, seconds: float, sig
         computed=backlog.computed,
         rejected=tuple(windows.rejected),
         failed=tuple(backlog.failed),
-        seconds=seconds,
+        seconds=time.perf_counter() - started,
         compute_seconds=backlog.compute_seconds,
         signal=signal,
     )

@@ -78,7 +78,7 @@ class LocalComputing:
             if target.store is not None:
                 target.store.require_writable(backlog.space)
             backlog.tell("loading the model")
-            embedder = target.load_model(self._device, f"at least {missing}" if more else str(missing))
+            embedder = target.get_model(f"at least {missing}" if more else str(missing)).load(self._device)
             backlog.tell("checking the model")
             backlog.space = prepare_space(target, embedder)
             self._embedder = embedder

@@ -144,8 +144,8 @@ class Backlog:
         self.failed: list[Rejection] = []
         self.progress = FillProgress(unit="bases" if target.recipe.molecule == "dna" else "residues")
         self._on_progress = on_progress
-        self._taken: list[Pool] = []
-        """Pools that were taken; each until all of its sequences are settled."""
+        self._pools = [self.queued]
+        """Those that were taken, each until all of its sequences are settled; then what is queued."""
         self._refreshed_s: float | None = None
 
     def refresh(self, after_s: float = 0.0) -> bool:
@@ -159,21 +159,21 @@ class Backlog:
 
     def take(self) -> dict[bytes, bytes]:
         """Take all that is queued and is not taken already: canonical sequences by their keys."""
-        known: set[bytes] = set().union(*(pool.sequences for pool in self._taken))
-        self._taken.append(self.queued)  # before the next line, so that an interrupted fill counts it as left
+        known: set[bytes] = set().union(*[pool.sequences for pool in self._pools[:-1]])
         taken, self.queued = self.queued, Pool()
+        self._pools.append(self.queued)
         return {key: sequence for key, sequence in taken.sequences.items() if key not in known}
 
     def settle(self, keys: Collection[bytes]) -> None:
         """Cross off sequences that have a vector by now, or never will."""
-        for pool in self._pools():
+        for pool in self._pools:
             pool.settle(keys)
-        self._taken = [pool for pool in self._taken if pool.sequences]
+        self._pools = [pool for pool in self._pools if pool.sequences or pool is self.queued]
 
     def fail(self, reasons: Mapping[bytes, str]) -> None:
         """Note why sequences, which are not settled yet, have no vector."""
         self.failures.update(reasons)
-        for pool in self._pools():
+        for pool in self._pools:
             self.failed.extend(pool.rejections(reasons))
 
     def count(self, rows: int, residues: int, seconds: float) -> None:
@@ -194,16 +194,13 @@ class Backlog:
         if phase is not None:
             self.progress.begin(phase)
         self.progress.failed = len(self.failed)
-        self.progress.waiting = sum(len(pool.sequences) for pool in self._pools())
-        self.progress.residues_waiting = sum(pool.residues for pool in self._pools())
+        self.progress.waiting = sum(len(pool.sequences) for pool in self._pools)
+        self.progress.residues_waiting = sum(pool.residues for pool in self._pools)
         self._on_progress(self.progress)
 
     def count_left(self) -> int:
         """Count distinct sequences without a vector: none, unless the fill was interrupted."""
-        waiting = set().union(*(pool.sequences for pool in self._pools()))
+        waiting: set[bytes] = set().union(*[pool.sequences for pool in self._pools])
         if self.space is None or not waiting:
             return len(waiting)
         return sum(key.tobytes() not in self.failures for key in self.space.missing(key_array(waiting)))
-
-    def _pools(self) -> list[Pool]:
-        return [*self._taken, self.queued]
