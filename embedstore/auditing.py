@@ -24,7 +24,8 @@ from embedstore.errors import InputError, MissingEmbeddingError
 from embedstore.filling import canaries
 from embedstore.filling.filler import open_intake
 from embedstore.filling.intake import DistinctKeys, Intake, Window
-from embedstore.filling.pool import Pool, embed_packs
+from embedstore.filling.local import embed_packs
+from embedstore.filling.pool import Pool, packs_of
 from embedstore.filling.summary import SpaceSummary
 from embedstore.filling.target import SpaceTarget
 from embedstore.identity import key_array, key_text
@@ -234,7 +235,7 @@ class _Comparison:
         chosen = self._sample.chosen
         window = Window([record for record, _ in chosen.values()], [each for _, each in chosen.values()], list(chosen))
         pool.add(window, range(len(chosen)))
-        packs = pool.packs(embedder.pack_residues, embedder.workers)
+        packs = packs_of(pool.sequences, embedder.pack_residues, embedder.workers)
         with closing(embed_packs(embedder, packs)) as results:
             for pack, embedded in results:
                 self.failed += pool.rejections({pack.keys[row]: reason for row, reason in embedded.failures.items()})

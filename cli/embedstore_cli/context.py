@@ -11,6 +11,7 @@ import inspect
 import os
 import shlex
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, fields
 from enum import StrEnum
 from functools import cache, partial, wraps
@@ -23,7 +24,8 @@ from embedstore_cli.arguments import weights_of
 from embedstore_cli.command import ARGUMENTS
 
 if TYPE_CHECKING:
-    from embedstore.filling import FillOptions, FillReport, SpaceTarget
+    from embedstore.filling import FillOptions, SpaceTarget
+    from embedstore.filling.filler import Computing
     from embedstore.library import Store
     from embedstore.models.resolution import ModelOptions
     from embedstore.storage.locations import Location
@@ -275,15 +277,15 @@ class Context:
         """Gather what was said about the fill."""
         from embedstore.filling import FillOptions
 
-        return FillOptions(device=self.device, any_molecule=any_molecule, workers=self._fill_with_workers())
+        return FillOptions(device=self.device, any_molecule=any_molecule, workers=self._computing())
 
-    def _fill_with_workers(self) -> Callable[..., FillReport] | None:
-        """Return what fills with the workers that the options name; None: none are named."""
+    def _computing(self) -> Callable[[FillOptions], AbstractContextManager[Computing]] | None:
+        """Return what opens the workers that the options name; None: none are named."""
         if sum(option is not None for option in (self.workers, self.scheduler, self.cluster)) > 1:
             raise typer.BadParameter("give one of --workers, --scheduler and --cluster")
         if self.workers is None and self.scheduler is None and self.cluster is None:
             return None
-        from embedstore.distributed import DaskScheduler, LocalProcesses, fill_with_workers, read_cluster_file
+        from embedstore.distributed import DaskScheduler, LocalProcesses, computing_with, read_cluster_file
         from embedstore.distributed.coordination import Workers
 
         workers: Workers
@@ -294,7 +296,7 @@ class Context:
         else:
             assert self.cluster is not None  # noqa: S101 - one of three
             workers = read_cluster_file(self.cluster)
-        return partial(fill_with_workers, workers=workers)
+        return partial(computing_with, workers)
 
     @property
     def _keeps_what_is_found(self) -> bool:
