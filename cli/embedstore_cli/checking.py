@@ -195,8 +195,8 @@ def compact(
 ) -> None:
     """Merge the segments of spaces into few.
 
-    Others may read and fill meanwhile. Fills do this by themselves when there are many small segments. What was merged is removed by `gc`.
-    Exit code 1 if a segment or a space cannot be read and was left as it is.
+    Others may read and fill meanwhile. Fills do this by themselves when there are many small segments. What was merged
+    is removed by `gc`. Exit code 1 if a segment or a space cannot be read and was left as it is.
     """
     from embedstore.upkeep import compact
 

@@ -283,7 +283,7 @@ def reading(
     if is_merged_file(given):
         yield Reading(models=models, labels=labels, groups=groups)
         return
-    with fill_shown(quiet=context.quiet) as on_progress:
+    with fill_shown(quiet=context.quiet or not fill) as on_progress:
         source = FillFrom(given.parent, context.fill_options(), on_progress) if fill else False
         yield Reading(context.open(create=fill), models, labels, groups, source, choices)
 

@@ -49,8 +49,8 @@ def fill(
         preview = partial(filling.preview, any_molecule=context.any_molecule, device=context.device)
         report = _filled(preview, inputs, target, part, context.any_molecule)
     else:
-        target = context.target_to_fill(model)
-        with fill_shown(quiet=context.quiet, molecule=target.recipe.molecule) as on_progress:
+        with fill_shown(quiet=context.quiet) as on_progress:
+            target = context.target_to_fill(model)
             compute = partial(filling.fill, options=how, on_progress=on_progress)
             report = _filled(compute, inputs, target, part, context.any_molecule)
     with uninterrupted():  # who is told to stop now gets the whole report
@@ -161,8 +161,8 @@ def get(
     if fill and context.pin is not None:
         raise InputError("Cannot fill what is read as it was pinned: leave out --fill or --pin.")
     if fill:
-        target = context.target_to_fill(model)
-        with fill_shown(quiet=quiet, molecule=target.recipe.molecule) as on_progress:
+        with fill_shown(quiet=quiet) as on_progress:
+            target = context.target_to_fill(model)
             how = context.fill_options(any_molecule=context.any_molecule)
             found = fill_and_retrieve(records, target, how, on_progress=on_progress)
     else:

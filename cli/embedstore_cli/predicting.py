@@ -82,7 +82,7 @@ def _shown(*, quiet: bool) -> Iterator[PredictProgress]:
     from embedstore.classify.prediction import PredictProgress
 
     lines = Lines(quiet=quiet)
-    with fill_shown(quiet=quiet) as on_fill:
+    with fill_shown(quiet=quiet, first="") as on_fill:
         yield PredictProgress(
             on_cut=lambda counts: lines.show(f"cut {counts.bases:,} bases, {counts.samples:,} samples"),
             on_fill=on_fill,

@@ -146,7 +146,7 @@ def merge(
     named = names(models)
     choices = context.options_of_models(named)
     reports: list[FillReport] = []
-    with fill_shown(quiet=context.quiet) as on_progress:
+    with fill_shown(quiet=context.quiet or not fill) as on_progress:
         source = FillFrom(samples.parent, context.fill_options(), on_progress, reports.append)
         features = merge_features(
             samples,
