@@ -13,7 +13,7 @@ import secrets
 import time
 from collections.abc import Iterable
 from contextlib import closing
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
@@ -32,6 +32,7 @@ from embedstore.models.embedder import Embedder
 from embedstore.records import Record, Rejection
 from embedstore.store.space import Space
 from embedstore.store.store import recipe_conflict
+from embedstore.strict_json import facts
 
 _SEED_BITS = 32
 
@@ -111,16 +112,9 @@ class AuditReport:
 
     def to_json(self) -> dict[str, Any]:
         return {
-            "space": self.space.to_json(),
+            **facts(self),
             "clean": self.clean,
-            "seed": self.seed,
-            "read": self.read,
-            "held": self.held,
-            "sampled": self.sampled,
-            "matching": self.matching,
-            "differing": [{**asdict(each), "difference": _finite(each.difference)} for each in self.differing],
-            "failed": [each._asdict() for each in self.failed],
-            "rejected": [each._asdict() for each in self.rejected],
+            "differing": [{**facts(each), "difference": _finite(each.difference)} for each in self.differing],
             "largest_difference": _finite(self.largest_difference),
             "seconds": round(self.seconds, 3),
         }

@@ -9,15 +9,19 @@ know it must not read on. What a document requires is asked for before anything 
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import re
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from embedstore.errors import CorruptStoreError, FormatVersionError, InputError
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 T = TypeVar("T")
 
@@ -39,6 +43,30 @@ def canonical(document: Mapping[str, Any]) -> bytes:
     """
     text = json.dumps(document, sort_keys=True, indent=1, ensure_ascii=False, allow_nan=False)
     return f"{text}\n".encode()
+
+
+def facts(value: DataclassInstance, **renamed: str) -> dict[str, Any]:
+    """Return the fields of a dataclass as JSON values, for reports that say nothing more.
+
+    Parameters
+    ----------
+    value : its fields may be dataclasses, named tuples, mappings, sequences and paths, too.
+    renamed : field -> what it is called in the JSON.
+    """
+    fields = dataclasses.fields(value)
+    return {renamed.get(each.name, each.name): _json_value(getattr(value, each.name)) for each in fields}
+
+
+def _json_value(value: Any) -> Any:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return facts(value)
+    if isinstance(value, Mapping):
+        return {name: _json_value(each) for name, each in value.items()}
+    if hasattr(value, "_asdict"):
+        return _json_value(value._asdict())
+    if isinstance(value, list | tuple):
+        return [_json_value(each) for each in value]
+    return str(value) if isinstance(value, Path) else value
 
 
 def sealed(document: Mapping[str, Any]) -> bytes:

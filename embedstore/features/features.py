@@ -18,7 +18,7 @@ from embedstore.array_files import TEXT
 from embedstore.errors import InputError
 from embedstore.features.schema import Preparation, Schema
 from embedstore.identity import Molecule
-from embedstore.records import KEY_BYTES, Keys
+from embedstore.records import KEY_BYTES, Keys, not_finite
 from embedstore.store.segment_files import as_strings
 from embedstore.store.space import Space
 
@@ -287,16 +287,12 @@ class Features:
 
     def _gather(self, indices: Indices, rows: NDArray[np.float32]) -> None:
         self._source.gather(indices, rows)
-        # A sum is finite only if all terms are, and is many times faster; terms are looked at only if it is not.
-        with np.errstate(over="ignore", invalid="ignore"):
-            doubtful = not np.isfinite(rows.sum())
-        if doubtful and not np.isfinite(rows).all():
-            self._refuse_not_finite(indices, rows)
+        bad = not_finite(rows)
+        if len(bad):
+            self._refuse_not_finite(indices, rows, bad)
 
-    def _refuse_not_finite(self, indices: Indices, rows: NDArray[np.float32]) -> None:
-        finite = np.isfinite(rows)
-        bad = np.flatnonzero(~finite.all(axis=1))
-        column = int(np.flatnonzero(~finite[bad[0]])[0])
+    def _refuse_not_finite(self, indices: Indices, rows: NDArray[np.float32], bad: Indices) -> None:
+        column = int(np.flatnonzero(~np.isfinite(rows[bad[0]]))[0])
         block = next(block for block in self.schema.blocks if column < block.stop)
         raise InputError(
             f"Cannot use {self.name}: {len(bad)} of {len(rows)} rows read have values that are not finite, first "

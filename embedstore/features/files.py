@@ -34,7 +34,7 @@ from embedstore.features.features import ARRAYS, CATEGORIES, Categories, Feature
 from embedstore.features.layouts import read_hdf5, read_npz, read_zarr
 from embedstore.features.schema import Preparation
 from embedstore.identity import Molecule
-from embedstore.records import KEY_BYTES, Keys
+from embedstore.records import KEY_BYTES, Keys, not_finite
 from embedstore.samples.outputs import SETTINGS_NAME
 from embedstore.samples.table import SampleBatch, read_samples
 from embedstore.storage.local import LocalStorage
@@ -154,7 +154,7 @@ class FileRows:
                 rows[order[here]] = found.view(ROW_DTYPE)
         # A value that is not finite is the caller's to refuse, by name.
         damaged = np.flatnonzero(row_checksums(None, rows.astype(ROW_DTYPE, copy=False)) != self._checksums[indices])
-        if len(damaged) and np.isfinite(rows).all():
+        if len(damaged) and not len(not_finite(rows)):
             raise InputError(
                 f"Cannot read {self._name}: it is damaged: {len(damaged)} of {len(rows)} rows fail their checksum, "
                 f"the first is row {indices[damaged[0]]}. Merge again."

@@ -13,6 +13,7 @@ from typing import Any, Self
 
 from embedstore.errors import InputError, SchemaError, plain
 from embedstore.identity import Molecule, Recipe
+from embedstore.strict_json import facts
 
 _ID_DIGITS = 8
 _SHOWN_CHARACTERS = 80
@@ -96,16 +97,16 @@ class Schema:
         for block in self.blocks:
             if block.start != start or block.stop <= start:
                 raise InputError(
-                    f"Cannot lay out features: expected block {block.space} to begin at column {start} and to be at "
+                    f"Cannot arrange features: expected block {block.space} to begin at column {start} and to be at "
                     f"least one wide, found columns {block.start} to {block.stop}."
                 )
             start = block.stop
         if not self.blocks:
-            raise InputError("Cannot lay out features without a block: name at least one model.")
+            raise InputError("Cannot arrange features without a block: name at least one model.")
         if len({block.space_id for block in self.blocks}) != len(self.blocks):
-            raise InputError(f"Cannot lay out features: a space occurs twice in {_listed(self.blocks)}.")
+            raise InputError(f"Cannot arrange features: a space occurs twice in {_listed(self.blocks)}.")
         if len(set(self.labels)) != len(self.labels):
-            raise InputError(f"Cannot lay out features: a class is named twice in {', '.join(self.labels)}.")
+            raise InputError(f"Cannot arrange features: a class is named twice in {', '.join(self.labels)}.")
 
     @classmethod
     def of_spaces(
@@ -171,11 +172,7 @@ class Schema:
 
     def to_json(self) -> dict[str, Any]:
         """The schema as JSON values; `from_json` reads it back."""
-        return {
-            "blocks": [asdict(block) for block in self.blocks],
-            "preparation": asdict(self.preparation),
-            "labels": list(self.labels),
-        }
+        return facts(self)
 
     @classmethod
     def from_json(cls, document: dict[str, Any]) -> Self:

@@ -45,6 +45,7 @@ from embedstore.store.segments import CRC_BYTES, Segment
 from embedstore.store.signing import CommitSignatures, Signature, Trust, signature_files
 from embedstore.store.space import Space
 from embedstore.store.verification import Problem, reason
+from embedstore.strict_json import facts
 
 Direction = Literal["push", "pull"]
 
@@ -71,15 +72,8 @@ class SpaceCopy:
     problems: list[Problem] = field(default_factory=list)
 
     def to_json(self) -> dict[str, Any]:
-        return {
-            "name": self.name,
-            "id": self.id,
-            "direction": self.direction,
-            "copied": self.copied,
-            "skipped": self.skipped,
-            "bytes": self.size_bytes,
-            "problems": [problem._asdict() for problem in self.problems],
-        }
+        """Return it as JSON values; the keys are a contract."""
+        return facts(self, size_bytes="bytes")
 
 
 OnCopied = Callable[[SpaceCopy], object]

@@ -27,6 +27,7 @@ from embedstore.store.documents import commit_file, commit_in, space_folders
 from embedstore.store.index import is_index
 from embedstore.store.pins import pinned_commits
 from embedstore.store.signing import Members
+from embedstore.strict_json import facts
 from embedstore.upkeep.inventory import Inventory, in_order_of_removal, stale_indexes, take_inventory
 
 DEFAULT_GRACE_S = 7 * 86_400.0
@@ -56,16 +57,8 @@ class CollectReport:
     damaged: list[str] = field(default_factory=list)
 
     def to_json(self) -> dict[str, Any]:
-        return {
-            "dry_run": self.dry_run,
-            "removed_files": self.removed_files,
-            "removed_bytes": self.removed_bytes,
-            "waiting_files": self.waiting_files,
-            "waiting_bytes": self.waiting_bytes,
-            "evicted_rows": self.evicted_rows,
-            "evicted_bytes": self.evicted_bytes,
-            "damaged": self.damaged,
-        }
+        """Return it as JSON values; the keys are a contract."""
+        return facts(self)
 
 
 def collect(

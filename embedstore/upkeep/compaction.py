@@ -25,7 +25,7 @@ from embedstore.store.live import by_value
 from embedstore.store.segment_files import SortedRows, as_strings
 from embedstore.store.segments import Segment
 from embedstore.store.space import Space
-from embedstore.strict_json import MAX_INTEGER
+from embedstore.strict_json import MAX_INTEGER, facts
 from embedstore.upkeep.collection import DEFAULT_GRACE_S, collect_space
 
 NO_KEYS: Keys = np.empty((0, KEY_BYTES), np.uint8)
@@ -119,7 +119,7 @@ class CompactReport:
     segments_before, segments_after : live ones.
     merged : how many segments were merged into others.
     rows, size_bytes : written anew.
-    damaged : what could not be merged, because it cannot be read; `verify --repair` mends that.
+    damaged : what could not be merged, because it cannot be read; `verify --repair` fixes that.
     """
 
     space: str
@@ -131,15 +131,8 @@ class CompactReport:
     damaged: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
-        return {
-            "space": self.space,
-            "segments_before": self.segments_before,
-            "segments_after": self.segments_after,
-            "merged": self.merged,
-            "rows": self.rows,
-            "bytes": self.size_bytes,
-            "damaged": list(self.damaged),
-        }
+        """Return it as JSON values; the keys are a contract."""
+        return facts(self, size_bytes="bytes")
 
 
 def compact(space: Space, *, only_small: bool = False) -> CompactReport:
