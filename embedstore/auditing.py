@@ -44,7 +44,7 @@ class AuditOptions:
     Attributes
     ----------
     sample : how many distinct sequences to compute again, at most.
-    seed : the same seed picks the same sequences; None: drawn anew, so that nobody can prepare for it.
+    seed : the same seed picks the same sequences; None: a new one each time, so that nobody can prepare for it.
     device : where the model runs, "cpu", "cuda:0"; None: the best there is.
     any_molecule : take proteins that look like DNA.
     """
@@ -63,7 +63,8 @@ class DifferingVector:
     ----------
     id : of the first record that had the sequence.
     key : `SQ.…`.
-    difference, allowed : largest absolute difference of a value (NaN if one is not finite), and how large it may be.
+    difference : largest absolute difference of a value; NaN if one is not finite.
+    allowed : how large it may be.
     commit : id of the commit that it is read from; empty, as what follows, if that is in an upstream store.
     created : when that was published, by the storage's clock, ISO 8601 in UTC.
     signed_by : whose valid signatures the commit has: names of members, else fingerprints of keys.
@@ -86,7 +87,8 @@ class AuditReport:
 
     Attributes
     ----------
-    read : records. held : distinct sequences of them that the space has.
+    read : records.
+    held : distinct sequences of them that the space has.
     sampled : how many of these were computed again.
     largest_difference : between a stored vector and its computation, relative to the largest value of the vector.
     failed : sequences that the space has a vector for, and the model has not.
@@ -126,13 +128,16 @@ def audit(records: Iterable[Record | Rejection], target: SpaceTarget, options: A
     Parameters
     ----------
     records : sequences to choose from; those that are missing from the space are skipped.
+    target : the model and its space.
+    options : how many, which ones, and where to compute.
 
     Raises
     ------
     InputError : there is no such space yet, or it has none of the sequences.
     MoleculeError : the input is of the other molecule than the space.
     CanaryError : the model does not give the space's fixed vectors, so it cannot judge the others.
-    ModelError : the model is not available. CorruptStoreError : a stored vector is damaged.
+    ModelError : the model is not available.
+    CorruptStoreError : a stored vector is damaged.
     """
     started = time.perf_counter()
     space = target.space

@@ -86,7 +86,7 @@ def unsealed(file: str, content: bytes) -> dict[str, Any]:
 
 
 def parsed(file: str, content: bytes) -> dict[str, Any]:
-    """Read a JSON object; CorruptStoreError if it is none."""
+    """Read a JSON object; CorruptStoreError if it is something else."""
     try:
         return json_object(content)
     except ValueError as error:
@@ -124,7 +124,8 @@ def read_json(path: Path, most_bytes: int = MAX_BYTES) -> dict[str, Any]:
 
     Raises
     ------
-    OSError : it cannot be read. ValueError : see `json_object`, or it is too long.
+    OSError : it cannot be read.
+    ValueError : see `json_object`, or it is too long.
     """
     with path.open("rb") as file:
         content = file.read(most_bytes + 1)
@@ -165,9 +166,15 @@ def well_formed(file: str) -> Iterator[None]:
 def refuse_requirements(document: Mapping[str, Any], what: str) -> None:
     """Refuse a document whose `requires` names anything, since this version knows no requirement yet.
 
+    Parameters
+    ----------
+    document : as it was read.
+    what : it is of, for the message.
+
     Raises
     ------
-    FormatVersionError : naming what is required. TypeError : `requires` is not a list of strings.
+    FormatVersionError : naming what is required.
+    TypeError : `requires` is not a list of strings.
     """
     required = [typed("requires", each, str) for each in typed("requires", document.get("requires", []), list)]
     if required:

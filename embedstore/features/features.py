@@ -46,7 +46,7 @@ class Categories:
 
     @classmethod
     def of(cls, texts: Sequence[str] | Texts) -> Self:
-        """Encode texts; an empty one is none."""
+        """Encode texts; an empty one stands for no category."""
         numbers: dict[str, int] = {}
         met = np.fromiter((numbers.setdefault(text, len(numbers)) for text in texts), np.int32, len(texts))
         return cls.numbered(numbers, met)
@@ -89,8 +89,10 @@ class Samples:
     sources : the sequence that each was cut from.
     groups : what must not be divided by a split (a genome).
     labels : class of each, -1 where it has none.
-    start, end : (n,) int64, place in the source, 1-based, both ends included, on its forward strand.
-    strand : (n,) int8, 1 or -1. frame : (n,) int8, 1 to 3, from the chunk's first base on the strand.
+    start : (n,) int64, first base in the source, 1-based, on its forward strand.
+    end : (n,) int64, last base, included.
+    strand : (n,) int8, 1 or -1.
+    frame : (n,) int8, 1 to 3, from the chunk's first base on the strand.
     keys : (n, 24) uint8 for each molecule that the samples have a sequence of.
     preparation : how they were cut.
     origin : where they come from, for messages.
@@ -329,6 +331,11 @@ class RowSource(Protocol):
         """Write the rows at `indices`, in any order, repeated or not, into `rows`, (k, d) float32.
 
         A source reads them in the order in which they lie.
+
+        Parameters
+        ----------
+        indices : (k,) row numbers.
+        rows : (k, d) float32, to be filled.
 
         Raises
         ------

@@ -34,7 +34,8 @@ class Block:
     ----------
     space : its name, a label for people.
     space_id : what decides whether two blocks hold the same numbers, 64 hexadecimal digits.
-    start, stop : its columns.
+    start : its first column.
+    stop : the column after its last.
     """
 
     space: str
@@ -112,7 +113,14 @@ class Schema:
     def of_spaces(
         cls, spaces: Iterable[tuple[str, Recipe]], preparation: Preparation, labels: Sequence[str] = ()
     ) -> Self:
-        """Arrange spaces, given as (name, recipe), one after the other."""
+        """Arrange spaces, given as (name, recipe), one after the other.
+
+        Parameters
+        ----------
+        spaces : (name, recipe) of each.
+        preparation : of the samples.
+        labels : names of the classes.
+        """
         blocks, start = [], 0
         for name, recipe in spaces:
             blocks.append(Block(name, recipe.id, recipe.molecule, start, start + recipe.dim))
@@ -156,6 +164,12 @@ class Schema:
 
     def require_labels(self, found: Sequence[str], *, what: str, owner: str) -> None:
         """Refuse class names that this schema does not have; not all of them need to occur.
+
+        Parameters
+        ----------
+        found : names of classes.
+        what : what has them, for the message.
+        owner : what expects this schema, for the message.
 
         Raises
         ------

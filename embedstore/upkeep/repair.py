@@ -35,7 +35,7 @@ class RepairReport:
     ----------
     removed : files, with what was wrong with them.
     rows_lost : vectors that nothing whole is left of; the next fill computes them.
-    rows_kept : of damaged segments, written anew.
+    rows_kept : of damaged segments, written again.
     left : what is still wrong afterwards, for a person to decide.
     """
 
@@ -54,7 +54,8 @@ def repair(storage: Storage, trust: Trust = NO_TRUST) -> RepairReport:
 
     Parameters
     ----------
-    trust : who signs the segments that are written anew.
+    storage : of the store.
+    trust : who signs the segments that are written again.
 
     Raises
     ------

@@ -45,6 +45,10 @@ class PublishedIndex:
 def publish_web_index(storage: Storage) -> PublishedIndex:
     """Write `index.json` for the store as it is now, in place of an older one.
 
+    Parameters
+    ----------
+    storage : of the store.
+
     Raises
     ------
     StorageError : the storage is read-only.
