@@ -38,7 +38,8 @@ def export(rows: Retrieved, path: Path) -> None:
     Raises
     ------
     InputError : the suffix is none of `SUFFIXES`, a folder of something else is there, or an id holds a NUL character.
-    StorageError : the file cannot be written. CorruptStoreError : vectors cannot be read.
+    StorageError : the file cannot be written.
+    CorruptStoreError : vectors cannot be read.
     """
     check_path(path)
     odd = next((id_ for id_ in rows.ids if "\0" in id_), None)

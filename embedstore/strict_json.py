@@ -9,15 +9,19 @@ know it must not read on. What a document requires is asked for before anything 
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import re
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from embedstore.errors import CorruptStoreError, FormatVersionError, InputError
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 T = TypeVar("T")
 
@@ -41,6 +45,30 @@ def canonical(document: Mapping[str, Any]) -> bytes:
     return f"{text}\n".encode()
 
 
+def facts(value: DataclassInstance, **renamed: str) -> dict[str, Any]:
+    """Return the fields of a dataclass as JSON values, for reports that say nothing more.
+
+    Parameters
+    ----------
+    value : its fields may be dataclasses, named tuples, mappings, sequences and paths, too.
+    renamed : field -> what it is called in the JSON.
+    """
+    fields = dataclasses.fields(value)
+    return {renamed.get(each.name, each.name): _json_value(getattr(value, each.name)) for each in fields}
+
+
+def _json_value(value: Any) -> Any:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return facts(value)
+    if isinstance(value, Mapping):
+        return {name: _json_value(each) for name, each in value.items()}
+    if hasattr(value, "_asdict"):
+        return _json_value(value._asdict())
+    if isinstance(value, list | tuple):
+        return [_json_value(each) for each in value]
+    return str(value) if isinstance(value, Path) else value
+
+
 def sealed(document: Mapping[str, Any]) -> bytes:
     """The canonical form with `sha256` added, the digest of the canonical form without it."""
     return canonical({**document, "sha256": hashlib.sha256(canonical(document)).hexdigest()})
@@ -58,7 +86,7 @@ def unsealed(file: str, content: bytes) -> dict[str, Any]:
 
 
 def parsed(file: str, content: bytes) -> dict[str, Any]:
-    """Read a JSON object; CorruptStoreError if it is none."""
+    """Read a JSON object; CorruptStoreError if it is something else."""
     try:
         return json_object(content)
     except ValueError as error:
@@ -96,7 +124,8 @@ def read_json(path: Path, most_bytes: int = MAX_BYTES) -> dict[str, Any]:
 
     Raises
     ------
-    OSError : it cannot be read. ValueError : see `json_object`, or it is too long.
+    OSError : it cannot be read.
+    ValueError : see `json_object`, or it is too long.
     """
     with path.open("rb") as file:
         content = file.read(most_bytes + 1)
@@ -137,9 +166,15 @@ def well_formed(file: str) -> Iterator[None]:
 def refuse_requirements(document: Mapping[str, Any], what: str) -> None:
     """Refuse a document whose `requires` names anything, since this version knows no requirement yet.
 
+    Parameters
+    ----------
+    document : as it was read.
+    what : it is of, for the message.
+
     Raises
     ------
-    FormatVersionError : naming what is required. TypeError : `requires` is not a list of strings.
+    FormatVersionError : naming what is required.
+    TypeError : `requires` is not a list of strings.
     """
     required = [typed("requires", each, str) for each in typed("requires", document.get("requires", []), list)]
     if required:

@@ -67,7 +67,8 @@ class Content:
     header : the JSON text.
     columns : all but `X`.
     shape : of `X`, (n, d).
-    folder, parts : where its rows lie as raw bytes; files are named from the folder.
+    folder : in which its files lie.
+    parts : where its rows lie as raw bytes; files are named from the folder.
     """
 
     header: str
@@ -78,7 +79,13 @@ class Content:
 
 
 def header_of(schema: Schema, columns: Sequence[Column]) -> str:
-    """Return the JSON text of features whose rows have all passed."""
+    """Return the JSON text of features whose rows have all passed.
+
+    Parameters
+    ----------
+    schema : of the features.
+    columns : all of them, `X` too, which is left out of the checksum.
+    """
     checksum = _checksum(schema, {column.name: column.blocks for column in columns if column.name != "X"})
     document = {"format": FORMAT, "version": FORMAT_VERSION, "schema": schema.to_json(), "crc32c": checksum}
     return json.dumps(document, indent=1)
@@ -87,9 +94,14 @@ def header_of(schema: Schema, columns: Sequence[Column]) -> str:
 def schema_from(content: Content) -> Schema:
     """Read the schema out of the JSON text, and check everything but the rows.
 
+    Parameters
+    ----------
+    content : what was found in a file.
+
     Raises
     ------
-    InputError : it is not such a text, or something is damaged. FormatVersionError : a newer embedstore wrote it.
+    InputError : it is not such a text, or something is damaged.
+    FormatVersionError : a newer embedstore wrote it.
     """
     try:
         document = json_object(content.header.encode())
@@ -132,6 +144,12 @@ def columns_of(features: Features) -> list[Column]:
 
 def samples_from(columns: Mapping[str, NDArray[Any]], schema: Schema, origin: str) -> Samples:
     """Put the samples of a file together.
+
+    Parameters
+    ----------
+    columns : all but `X`.
+    schema : of the features.
+    origin : where they come from, for messages.
 
     Raises
     ------

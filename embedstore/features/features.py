@@ -18,7 +18,7 @@ from embedstore.array_files import TEXT
 from embedstore.errors import InputError
 from embedstore.features.schema import Preparation, Schema
 from embedstore.identity import Molecule
-from embedstore.records import KEY_BYTES, Keys
+from embedstore.records import KEY_BYTES, Keys, not_finite
 from embedstore.store.segment_files import as_strings
 from embedstore.store.space import Space
 
@@ -46,7 +46,7 @@ class Categories:
 
     @classmethod
     def of(cls, texts: Sequence[str] | Texts) -> Self:
-        """Encode texts; an empty one is none."""
+        """Encode texts; an empty one stands for no category."""
         numbers: dict[str, int] = {}
         met = np.fromiter((numbers.setdefault(text, len(numbers)) for text in texts), np.int32, len(texts))
         return cls.numbered(numbers, met)
@@ -89,8 +89,10 @@ class Samples:
     sources : the sequence that each was cut from.
     groups : what must not be divided by a split (a genome).
     labels : class of each, -1 where it has none.
-    start, end : (n,) int64, place in the source, 1-based, both ends included, on its forward strand.
-    strand : (n,) int8, 1 or -1. frame : (n,) int8, 1 to 3, from the chunk's first base on the strand.
+    start : (n,) int64, first base in the source, 1-based, on its forward strand.
+    end : (n,) int64, last base, included.
+    strand : (n,) int8, 1 or -1.
+    frame : (n,) int8, 1 to 3, from the chunk's first base on the strand.
     keys : (n, 24) uint8 for each molecule that the samples have a sequence of.
     preparation : how they were cut.
     origin : where they come from, for messages.
@@ -287,16 +289,12 @@ class Features:
 
     def _gather(self, indices: Indices, rows: NDArray[np.float32]) -> None:
         self._source.gather(indices, rows)
-        # A sum is finite only if all terms are, and is many times faster; terms are looked at only if it is not.
-        with np.errstate(over="ignore", invalid="ignore"):
-            doubtful = not np.isfinite(rows.sum())
-        if doubtful and not np.isfinite(rows).all():
-            self._refuse_not_finite(indices, rows)
+        bad = not_finite(rows)
+        if len(bad):
+            self._refuse_not_finite(indices, rows, bad)
 
-    def _refuse_not_finite(self, indices: Indices, rows: NDArray[np.float32]) -> None:
-        finite = np.isfinite(rows)
-        bad = np.flatnonzero(~finite.all(axis=1))
-        column = int(np.flatnonzero(~finite[bad[0]])[0])
+    def _refuse_not_finite(self, indices: Indices, rows: NDArray[np.float32], bad: Indices) -> None:
+        column = int(np.flatnonzero(~np.isfinite(rows[bad[0]]))[0])
         block = next(block for block in self.schema.blocks if column < block.stop)
         raise InputError(
             f"Cannot use {self.name}: {len(bad)} of {len(rows)} rows read have values that are not finite, first "
@@ -333,6 +331,11 @@ class RowSource(Protocol):
         """Write the rows at `indices`, in any order, repeated or not, into `rows`, (k, d) float32.
 
         A source reads them in the order in which they lie.
+
+        Parameters
+        ----------
+        indices : (k,) row numbers.
+        rows : (k, d) float32, to be filled.
 
         Raises
         ------

@@ -34,7 +34,7 @@ from embedstore.features.features import ARRAYS, CATEGORIES, Categories, Feature
 from embedstore.features.layouts import read_hdf5, read_npz, read_zarr
 from embedstore.features.schema import Preparation
 from embedstore.identity import Molecule
-from embedstore.records import KEY_BYTES, Keys
+from embedstore.records import KEY_BYTES, Keys, not_finite
 from embedstore.samples.outputs import SETTINGS_NAME
 from embedstore.samples.table import SampleBatch, read_samples
 from embedstore.storage.local import LocalStorage
@@ -78,6 +78,11 @@ def check_output(path: Path) -> None:
 def write_features(features: Features, path: Path) -> None:
     """Write a merged file; what was at `path` before is replaced once the new one is complete.
 
+    Parameters
+    ----------
+    features : from a store or from another file.
+    path : its suffix, one of `SUFFIXES`, says the format.
+
     Raises
     ------
     InputError : see `check_output`; or a value is not finite, the sample is named, and nothing is written.
@@ -92,9 +97,14 @@ def write_features(features: Features, path: Path) -> None:
 def open_features(path: str | Path) -> Features:
     """Open a merged file; its rows are read when they are asked for.
 
+    Parameters
+    ----------
+    path : of the file.
+
     Raises
     ------
-    InputError : there is none, or it is damaged. FormatVersionError : a newer embedstore wrote it.
+    InputError : there is none, or it is damaged.
+    FormatVersionError : a newer embedstore wrote it.
     """
     path = Path(path)
     if path.suffix not in SUFFIXES or not path.exists():
@@ -154,7 +164,7 @@ class FileRows:
                 rows[order[here]] = found.view(ROW_DTYPE)
         # A value that is not finite is the caller's to refuse, by name.
         damaged = np.flatnonzero(row_checksums(None, rows.astype(ROW_DTYPE, copy=False)) != self._checksums[indices])
-        if len(damaged) and np.isfinite(rows).all():
+        if len(damaged) and not len(not_finite(rows)):
             raise InputError(
                 f"Cannot read {self._name}: it is damaged: {len(damaged)} of {len(rows)} rows fail their checksum, "
                 f"the first is row {indices[damaged[0]]}. Merge again."
@@ -170,6 +180,10 @@ def load_samples(path: str | Path) -> Samples:
 
     Without `prepare.json` nothing is stated of the preparation, and a schema that states something will not match.
 
+    Parameters
+    ----------
+    path : of the table.
+
     Raises
     ------
     InputError : one of the two is not what it should be, or an id occurs twice.
@@ -180,6 +194,10 @@ def load_samples(path: str | Path) -> Samples:
 
 def read_preparation(path: Path) -> Preparation:
     """Read how samples were prepared; nothing is stated where there is no such file.
+
+    Parameters
+    ----------
+    path : of `prepare.json`.
 
     Raises
     ------
@@ -202,6 +220,8 @@ def collect(batches: Iterable[SampleBatch], preparation: Preparation, origin: st
 
     Parameters
     ----------
+    batches : of rows of the table.
+    preparation : how the samples were cut.
     origin : where they come from, for messages.
 
     Raises
@@ -224,6 +244,11 @@ def collect(batches: Iterable[SampleBatch], preparation: Preparation, origin: st
 
 def refuse_repeated(ids: Texts, origin: str) -> None:
     """Refuse ids that occur twice.
+
+    Parameters
+    ----------
+    ids : of samples.
+    origin : where they come from, for messages.
 
     Raises
     ------

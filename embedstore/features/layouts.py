@@ -31,9 +31,14 @@ _TEXT_PLACE = np.dtype([("size_bytes", "<u4"), ("collection", "<u8"), ("object",
 def read_hdf5(path: Path) -> Content:
     """Read all but the rows, and find where those lie.
 
+    Parameters
+    ----------
+    path : of the file.
+
     Raises
     ------
-    InputError : not such a file. Errors of h5py : it is damaged.
+    InputError : not such a file.
+    Errors of h5py : it is damaged.
     """
     with h5py.File(path, "r", locking=False) as file:
         size_bytes = path.stat().st_size
@@ -92,9 +97,14 @@ _LOCAL_HEADER = struct.Struct("<26x2H")
 def read_npz(path: Path) -> Content:
     """Read all but the rows, and find where those lie.
 
+    Parameters
+    ----------
+    path : of the file.
+
     Raises
     ------
-    InputError : not such a file. Errors of zipfile and numpy : it is damaged.
+    InputError : not such a file.
+    Errors of zipfile and numpy : it is damaged.
     """
     with zipfile.ZipFile(path) as archive:
         members = {member.filename.removesuffix(".npy"): member for member in archive.infolist()}
@@ -165,9 +175,14 @@ _TEXT_BYTES = 4
 def read_zarr(path: Path) -> Content:
     """Read all but the rows, and find where those lie.
 
+    Parameters
+    ----------
+    path : of the group's folder.
+
     Raises
     ------
-    InputError : not such a group. Errors of zarr : it is damaged.
+    InputError : not such a group.
+    Errors of zarr : it is damaged.
     """
     # A group's own listing only warns of members that are damaged.
     names = [folder.name for folder in path.iterdir() if folder.is_dir()]

@@ -25,7 +25,7 @@ from embedstore.store.live import by_value
 from embedstore.store.segment_files import SortedRows, as_strings
 from embedstore.store.segments import Segment
 from embedstore.store.space import Space
-from embedstore.strict_json import MAX_INTEGER
+from embedstore.strict_json import MAX_INTEGER, facts
 from embedstore.upkeep.collection import DEFAULT_GRACE_S, collect_space
 
 NO_KEYS: Keys = np.empty((0, KEY_BYTES), np.uint8)
@@ -46,7 +46,8 @@ def merged(segments: Sequence[Segment], dim: int, dtype: np.dtype[Any], without:
 
     Raises
     ------
-    CorruptStoreError : a row is damaged; when the vectors are asked for. FileNotFoundError : a file is gone.
+    CorruptStoreError : a row is damaged; when the vectors are asked for.
+    FileNotFoundError : a file is gone.
     """
     index = build_index(segments)
     segment, row = index.segment.astype(np.int64), index.row.astype(np.int64)
@@ -64,7 +65,15 @@ def merged(segments: Sequence[Segment], dim: int, dtype: np.dtype[Any], without:
 
 
 def some_rows(segment: Segment, rows: NDArray[np.int64], dim: int, dtype: np.dtype[Any]) -> SortedRows:
-    """Take some rows, ascending, of one segment."""
+    """Take some rows, ascending, of one segment.
+
+    Parameters
+    ----------
+    segment : whose rows they are.
+    rows : (k,) their numbers.
+    dim : of the vectors.
+    dtype : of the vectors.
+    """
     keys = segment.keys_at(rows)
     numbers = np.zeros(len(rows), np.int64)
     return SortedRows(keys, dim, dtype, _Blocks([segment], numbers, rows, keys, dtype.newbyteorder("<")).gather)
@@ -116,10 +125,12 @@ class CompactReport:
 
     Attributes
     ----------
-    segments_before, segments_after : live ones.
+    segments_before : live ones, when it began.
+    segments_after : live ones, when it was done.
     merged : how many segments were merged into others.
-    rows, size_bytes : written anew.
-    damaged : what could not be merged, because it cannot be read; `verify --repair` mends that.
+    rows : written again.
+    size_bytes : of what was written.
+    damaged : what could not be merged, because it cannot be read; `verify --repair` fixes that.
     """
 
     space: str
@@ -131,15 +142,8 @@ class CompactReport:
     damaged: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
-        return {
-            "space": self.space,
-            "segments_before": self.segments_before,
-            "segments_after": self.segments_after,
-            "merged": self.merged,
-            "rows": self.rows,
-            "bytes": self.size_bytes,
-            "damaged": list(self.damaged),
-        }
+        """Return it as JSON values; the keys are a contract."""
+        return facts(self, size_bytes="bytes")
 
 
 def compact(space: Space, *, only_small: bool = False) -> CompactReport:
@@ -147,6 +151,7 @@ def compact(space: Space, *, only_small: bool = False) -> CompactReport:
 
     Parameters
     ----------
+    space : of a store that is open for writing.
     only_small : leave segments alone that are large already.
 
     Raises
@@ -227,7 +232,8 @@ def rewritten(
 
     Raises
     ------
-    CorruptStoreError : a row is damaged. StorageError : the storage refuses.
+    CorruptStoreError : a row is damaged.
+    StorageError : the storage refuses.
     """
     commits = [segment.commit for segment in group]
     costs = {name: min(sum(commit.provenance.get(name, 0) for commit in commits), MAX_INTEGER) for name in COSTS}

@@ -139,6 +139,11 @@ def remove_space(store: SpaceStore, space: Space) -> None:
 
     Stopped halfway, the space is gone, and collecting removes the rest.
 
+    Parameters
+    ----------
+    store : open for writing.
+    space : one of its spaces.
+
     Raises
     ------
     StoreError : a pin needs it.

@@ -139,6 +139,7 @@ ADVICE = {
     ("store/commits.py", "--grace"): {"gc"},
     ("store/signing.py", "--sign-with"): {*MAY_FILL, "push", "pull", "sync", "compact", "verify", "rm"},
     ("store/store.py", "--upstream"): MAY_FILL,
+    ("upkeep/removal.py", "--sign-with"): {"rm"},
 }
 """Where an error names an option, and the commands that may end with it."""
 

@@ -293,10 +293,10 @@ def test_repair_keeps_the_whole_rows_and_the_next_fill_adds_the_rest(
     assert report.left == []
     lost = 1 if harm == "flip" else 30
     assert (report.rows_lost, report.rows_kept) == (lost, 30 - lost)
-    mended = open_space(tmp_path)
-    assert len(mended) == 60 - lost
-    assert_right(mended, mended.keys())
-    assert mended.append(sample_batch(KEYS, mended.recipe)) == lost
+    repaired = open_space(tmp_path)
+    assert len(repaired) == 60 - lost
+    assert_right(repaired, repaired.keys())
+    assert repaired.append(sample_batch(KEYS, repaired.recipe)) == lost
     assert_right(open_space(tmp_path), KEYS)
     collect(LocalStorage(tmp_path), grace_s=0)
     assert_clean(tmp_path)
