@@ -150,12 +150,15 @@ def verify_store(
     return verify(storage, deep=deep, members=members)
 
 
-def repair_store(path: Location | None = None, *, sign_with: str | Path | None = None) -> RepairReport:
+def repair_store(
+    path: Location | None = None, *, sign_with: str | Path | None = None, require_signed: str | Path | None = None
+) -> RepairReport:
     """Remove what is damaged from a store, and keep all that is whole; the next fill computes the rest.
 
     Parameters
     ----------
-    sign_with : OpenSSH private key that signs what is written anew; None: $EMBEDSTORE_SIGNING_KEY.
+    sign_with : OpenSSH private key that signs what is written anew; None: as the environment says.
+    require_signed : as for `open_store`.
 
     Raises
     ------
@@ -164,7 +167,7 @@ def repair_store(path: Location | None = None, *, sign_with: str | Path | None =
     storage = open_storage(default_place() if path is None else path)
     if not storage.list("spaces/"):
         SpaceStore(storage)
-    return repair(storage, trust_of(sign_with))
+    return repair(storage, trust_of(sign_with, require_signed))
 
 
 def publish_index(path: Location | None = None) -> PublishedIndex:

@@ -175,7 +175,7 @@ def test_what_has_no_vector_is_skipped_or_nan_where_asked(store: Store, way: str
 
 def test_the_loaded_model_is_kept(store: Store) -> None:
     first, second = store.target("aac_dpc"), store.target("aac_dpc")
-    assert first.load_model(None, "all") is second.load_model(None, "all")
+    assert first.get_model("all").load(None) is second.get_model("all").load(None)
 
 
 def test_representations_name_the_spaces(store: Store) -> None:

@@ -14,7 +14,6 @@ from embedstore.classify.blocks import (
     FeatureInput,
     Reading,
     fill_source,
-    fill_spaces,
     find_spaces,
     relabelled,
     require_schema,
@@ -23,7 +22,16 @@ from embedstore.classify.classifier import REPORT_NAME, SCORES_NAME, Classifier,
 from embedstore.classify.tables import Scores, score, write_scores
 from embedstore.classify.training import assess
 from embedstore.errors import InputError
-from embedstore.features import Features, Samples, Schema, is_merged_file, load_samples, open_features, view
+from embedstore.features import (
+    Features,
+    Samples,
+    Schema,
+    fill_spaces,
+    is_merged_file,
+    load_samples,
+    open_features,
+    view,
+)
 
 EVALUATION_NAME = "evaluation.json"
 
@@ -105,7 +113,7 @@ def _checked_input(given: FeatureInput, classifier: Classifier, how: Reading) ->
     samples = relabelled(samples, how)
     source = fill_source(given, how)
     if source is not None:
-        targets, _ = fill_spaces(targets, source)
+        targets = tuple(fill_spaces(targets, source)[0])
     return view(samples, targets), samples
 
 

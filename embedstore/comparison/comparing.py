@@ -25,14 +25,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embedstore.atomic import check_folder, complete
-from embedstore.classify.blocks import Reading, fill_source, fill_spaces, relabelled
+from embedstore.classify.blocks import Reading, fill_source, relabelled
 from embedstore.classify.heads import TrainOptions
 from embedstore.classify.metrics import LEVEL, REPLICATES, Floats, Measures, draws, interval, numbers
 from embedstore.classify.splitting import Split, split_samples
 from embedstore.classify.tables import Scores
 from embedstore.classify.training import Trained, fit_classifier, jsonable
 from embedstore.errors import InputError
-from embedstore.features import FillFrom, Samples, is_merged_file, is_missing, load_samples, schema_of, view
+from embedstore.features import (
+    FillFrom,
+    Samples,
+    fill_spaces,
+    is_merged_file,
+    is_missing,
+    load_samples,
+    schema_of,
+    view,
+)
 from embedstore.filling import SpaceTarget, find_target
 from embedstore.models.resolution import ModelOptions
 from embedstore.records import Canaries

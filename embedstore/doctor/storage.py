@@ -218,7 +218,7 @@ def mount_findings(folder: Path) -> Iterator[Finding]:
     }
     where = f"{mount.name}, mounted at {mount.point}{', read-only' if mount.is_read_only else ''}"
     if mount.name in _FORGETTING:
-        yield Finding(_MOUNT, "mount", "warn", where, "A restart empties it: keep stores on a disk.", data)
+        yield Finding(_MOUNT, "mount", "warn", where, "It is emptied at a restart: keep stores on a disk.", data)
     else:
         reading = "" if mount.is_mapped else "; read in place, not mapped"
         yield Finding(_MOUNT, "mount", "ok", f"{where}{reading}", "", data)

@@ -16,7 +16,7 @@ from embedstore.errors import (
 )
 from embedstore.home import expanded
 from embedstore.identity import Recipe
-from embedstore.models.embedder import Embedder, Model
+from embedstore.models.embedder import Model
 from embedstore.models.registry import MODELS
 from embedstore.models.resolution import ModelOptions, resolve
 from embedstore.store.space import Space
@@ -45,15 +45,6 @@ class SpaceTarget:
     notice: str | None = None
     source: Callable[[], Model] | None = None
 
-    def load_model(self, device: str | None, missing: str) -> Embedder:
-        """Load the model; see `get_model`, too.
-
-        Raises
-        ------
-        ModelError : it cannot be loaded.
-        """
-        return self.get_model(missing).load(device)
-
     def get_model(self, missing: str) -> Model:
         """Get the model, without loading it.
 
@@ -63,7 +54,8 @@ class SpaceTarget:
 
         Raises
         ------
-        ModelError : it is not available. SpaceConflictError : its recipe is not the space's.
+        ModelError : it is not available.
+        SpaceConflictError : its recipe is not the space's.
         InputError : signatures are required, and there is no key to sign with.
         """
         if self.store is not None:

@@ -19,7 +19,7 @@ from typing import NoReturn
 from embedstore.errors import CorruptStoreError, StorageError
 from embedstore.storage.file_systems import Modes, modes_of
 
-_STORE = "embedstore.json"  # tells a store that was mounted again from an empty mount point
+_STORE = "embedstore.json"  # what tells a store that was mounted again from an empty mount point
 
 
 class StoreFolders:

@@ -25,7 +25,7 @@ import random
 import stat
 import time
 import uuid
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -88,13 +88,20 @@ class LocalStorage:
                 return self._write(name, parts)
         return self._write(name, parts)
 
-    def _write(self, name: str, parts: Iterable[Buffer]) -> Entry:
+    def replace(self, name: str, parts: Iterable[Buffer]) -> Entry:
+        """Write a file in place of the one that may be there; others see the old or the new one, whole."""
+        return self._write(name, parts, Path.replace)
+
+    def _write(
+        self, name: str, parts: Iterable[Buffer], give_name: Callable[[Path, Path], object] | None = None
+    ) -> Entry:
+        """Write a file under a temporary name, and give it its own; None: unless something has that already."""
         path = Path(self._folders.path(name))
         with self._explained("write", path):
             temporary, descriptor = self._create_temporary(_folder_of(name))
             try:
                 status = _write_synced(descriptor, parts)
-                ours = _publish(temporary, path)
+                ours = _publish(temporary, path) if give_name is None else bool(give_name(temporary, path))
             finally:
                 temporary.unlink(missing_ok=True)
             if not ours and path.is_symlink() and not path.exists():
@@ -103,19 +110,6 @@ class LocalStorage:
                 sync_folder(path.parent)
                 if not ours:
                     return self.entry(name)
-            return Entry(name, status.st_size, status.st_mtime_ns)
-
-    def replace(self, name: str, parts: Iterable[Buffer]) -> Entry:
-        """Write a file in place of the one that may be there; others see the old or the new one, whole."""
-        path = Path(self._folders.path(name))
-        with self._explained("write", path):
-            temporary, descriptor = self._create_temporary(_folder_of(name))
-            try:
-                status = _write_synced(descriptor, parts)
-                temporary.replace(path)
-            finally:
-                temporary.unlink(missing_ok=True)
-            sync_folder(path.parent)
             return Entry(name, status.st_size, status.st_mtime_ns)
 
     def list(self, folder: str) -> list[Entry]:

@@ -113,7 +113,8 @@ class RangeReader:
 
         Raises
         ------
-        CorruptStoreError : it has another size. FileNotFoundError : it is gone.
+        CorruptStoreError : it has another size.
+        FileNotFoundError : it is gone.
         """
         content = self.kept.get(name)
         if content is None:

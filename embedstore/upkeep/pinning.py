@@ -17,9 +17,15 @@ def pin(store: SpaceStore, name: str) -> Pin:
 
     Spaces that cannot be read, damaged or of a newer version, are not in it; they are in the store's `unreadable`.
 
+    Parameters
+    ----------
+    store : open for writing.
+    name : of the pin, as a space may be called.
+
     Raises
     ------
-    InputError : not a name, or taken. StorageError : the segments were merged away again and again meanwhile.
+    InputError : not a name, or taken.
+    StorageError : the segments were merged away again and again meanwhile.
     """
     file = pin_file(name)
     if any(entry.name == file for entry in store.storage.list("pins/")):
@@ -50,7 +56,17 @@ def _live(store: SpaceStore) -> list[tuple[Space, tuple[str, ...]]]:
 
 
 def unpin(store: SpaceStore, name: str) -> None:
-    """Remove a pin; what only it kept is collected some day. SpaceNotFoundError : there is none of that name."""
+    """Remove a pin; what only it kept is collected later.
+
+    Parameters
+    ----------
+    store : open for writing.
+    name : of the pin.
+
+    Raises
+    ------
+    SpaceNotFoundError : there is no pin of that name.
+    """
     read_pin(store.storage, name)
     store.storage.delete(pin_file(name))
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -220,3 +222,9 @@ def test_description_is_json(features: Features) -> None:
     assert document["groups"] == 9
     assert sum(document["samples_by_label"].values()) + document["unlabelled"] == 100
     assert [block["space"] for block in document["schema"]["blocks"]] == ["toy_dna", "toy_protein"]
+
+
+def test_importing_features_does_not_import_torch() -> None:
+    """Only their dataset needs it; importing it takes seconds."""
+    asked = "import sys, embedstore.features, embedstore.export; sys.exit('torch' in sys.modules)"
+    subprocess.run([sys.executable, "-c", asked], check=True, timeout=60)

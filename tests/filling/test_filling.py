@@ -32,8 +32,8 @@ from embedstore.filling import (
     SpaceTarget,
     canaries,
     fill,
-    filler,
     find_target,
+    local,
     pool,
 )
 from embedstore.library import Store
@@ -222,7 +222,7 @@ def test_no_space_is_made_when_there_is_nothing_to_compute(store: Store) -> None
 
 
 def test_what_others_commit_meanwhile_is_not_computed(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(filler, "_REFRESH_S", 0.0)
+    monkeypatch.setattr(local, "REFRESH_S", 0.0)
     other = Store.open(store.location)
 
     def someone_else_fills(call: int, _: Sequence[bytes]) -> None:
