@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 DEMO := build/demo
 
-.PHONY: help demo test test-slow test-services coverage lint types layers check clean
+.PHONY: help demo test test-slow test-services coverage lint types layers check docs clean
 
 help:
 	@echo "make demo       fill a store with examples/proteins.faa, twice, and read it back"
@@ -12,6 +12,7 @@ help:
 	@echo "make test-services  install real servers (Azurite, s3rver, nginx, Slurm) where that is possible, and test with them"
 	@echo "make coverage   run the tests and count the lines and branches that they reach, into build/coverage"
 	@echo "make check      lint, types, layers"
+	@echo "make docs       build the site into build/site; open build/site/index.html"
 
 .venv/base: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "embedstore needs Python 3.11 or newer; set PYTHON=")'
@@ -21,6 +22,10 @@ help:
 
 .venv/dev: .venv/base
 	$(BIN)/pip install --quiet -c constraints.txt -e '.[dev]'
+	@touch $@
+
+.venv/docs: .venv/base
+	$(BIN)/pip install --quiet -c constraints.txt -e '.[docs]'
 	@touch $@
 
 demo: .venv/base
@@ -62,6 +67,9 @@ layers: .venv/dev
 	$(BIN)/lint-imports
 
 check: lint types layers
+
+docs: .venv/docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --clean
 
 clean:
 	rm -rf .venv build
