@@ -157,7 +157,7 @@ def repair_store(
 
     Parameters
     ----------
-    sign_with : OpenSSH private key that signs what is written anew; None: as the environment says.
+    sign_with : OpenSSH private key that signs what is written; None: $EMBEDSTORE_SIGNING_KEY.
     require_signed : as for `open_store`.
 
     Raises

@@ -98,7 +98,7 @@ def json_object(content: bytes) -> dict[str, Any]:
 
     Parameters
     ----------
-    content : UTF-8; whoever has read it has bounded it.
+    content : UTF-8, of a size that the caller has checked.
 
     Raises
     ------

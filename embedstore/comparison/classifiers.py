@@ -105,7 +105,7 @@ def _unseen(evaluations: Sequence[Evaluation]) -> tuple[list[Scores], dict[str, 
     if not len(kept):
         raise InputError(
             f"Cannot compare on {samples.origin}: expected samples of groups that made none of the classifiers, found "
-            "none. Give other samples, or compare sets of models, which are trained anew (--models)."
+            "none. Give other samples, or compare sets of models, which are trained first (--models)."
         )
     labels = evaluations[0].scores.labels
     scores = [_arranged(each.scores, kept, labels) for each in evaluations]

@@ -1,6 +1,6 @@
 """Sequences that are queued for the model, with the records that asked for them, and what has become of them.
 
-Many are pooled together, so that sorting them by length into packs pays. A `Backlog` is all that a fill and whoever
+Many are pooled together, so that sorting them by length into packs pays. A `Backlog` is all that a fill and what
 computes for it share: the fill queues, the other takes, and settles sequence by sequence.
 """
 

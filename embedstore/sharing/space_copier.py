@@ -247,7 +247,7 @@ class SourceSpace:
     def vouching(self, segment: Segment) -> list[Signature]:
         """Return the signatures of a segment that vouch for it; those that are damaged, or false, are left out.
 
-        Where cryptography is not installed nobody can tell, and all are copied: whoever reads them checks them.
+        Where cryptography is not installed nobody can tell, and all are copied: readers check them.
         """
         found = []
         for file in signature_files(self.storage, self.folder).get(segment.commit_id, []):

@@ -199,7 +199,7 @@ def noted(storage: Storage, folder: str, names: Sequence[str]) -> Iterator[Seque
 
 
 def remove_indexes(storage: Storage, folder: str) -> None:
-    """Remove the indexes of a space; they are derived, and published again by whoever writes next.
+    """Remove the indexes of a space; they are derived, and published again by the next writer.
 
     Parameters
     ----------

@@ -172,7 +172,7 @@ def remove_space(store: SpaceStore, space: Space) -> None:
 
 def _remove(store: SpaceStore, space: Space, ordered: Sequence[str]) -> None:
     for names in noted(store.storage, space.folder, ordered):
-        _refuse_pinned(store, space)  # whoever pins from now on sees what is condemned
+        _refuse_pinned(store, space)  # a pin made from now on sees what is condemned
         store.storage.delete(f"{space.folder}space.json")
         remove_indexes(store.storage, space.folder)
         for name in names:

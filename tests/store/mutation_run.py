@@ -379,7 +379,7 @@ def sync_both(case: Case) -> None:
 
 
 def read_on_the_web(case: Case) -> None:
-    """Read by way of `index.json` as it is, then as it is published anew."""
+    """Read by way of `index.json` as it is, then as it is published again."""
     name = case.copy().name
     with suppress(EmbedStoreError):
         _read_web(f"{case.url}/{case.work.name}/{name}")

@@ -107,7 +107,7 @@ def test_a_store_that_vanishes_is_not_made_again(tmp_path: Path, leaves: str) ->
     assert place.exists() == (leaves == "an empty folder")
     if place.exists():
         place.rmdir()
-    shutil.copytree(away, place)  # mounted anew, it may have other numbers
+    shutil.copytree(away, place)  # mounted again, it may have other numbers
     assert space.append(sample_batch(sample_keys(range(3, 6)), space.recipe)) == 3
     assert_right(open_space(place), sample_keys(range(6)))
 

@@ -62,7 +62,7 @@ def test_removed_sequences_are_gone_and_only_their_segments_are_rewritten(
     assert [len(segment) for segment in segments] == [9, 8, 10, 9]
     assert [segment.commit_id in before for segment in segments] == [False, False, True, False]
     assert [segment.commit.provenance.get("removed_rows") for segment in segments] == [1, 2, None, 1]
-    assert (space.info().letters, space.info().compute_seconds) == (cost.letters, cost.compute_seconds)
+    assert (space.info().residues, space.info().compute_seconds) == (cost.residues, cost.compute_seconds)
     collect(LocalStorage(tmp_path), grace_s=0)
     assert_removed(tmp_path, SOME)
     assert SpaceStore.open(tmp_path).verify(deep=True).orphans == []

@@ -278,7 +278,7 @@ class SharedStores(RuleBasedStateMachine):
         return {key.tobytes(): row.tobytes() for key, row in zip(keys, space.read(keys), strict=True)}
 
     def check(self) -> None:
-        """By somebody who comes anew: all that was acknowledged is there, nothing is wrong, pins have not changed."""
+        """By a newcomer: all that was acknowledged is there, nothing is wrong, pins have not changed."""
         for name, server in self.servers.items():
             rows = self.rows_of(SpaceStore(self.client(server)))
             assert self.acknowledged[name].keys() <= rows.keys()

@@ -82,7 +82,7 @@ class SpaceMachine(RuleBasedStateMachine):
 
     @rule(place=st.floats(0, 1, exclude_max=True), how=st.sampled_from(["flip", "truncate", "remove"]))
     def damage_index(self, place: float, how: str) -> None:
-        """And open anew: an index is read when a space is opened."""
+        """And open it again: an index is read when a space is opened."""
         for path in sorted(self.folder.glob("spaces/*/index/*.idx")):
             content = bytearray(path.read_bytes())
             position = int(place * len(content))
