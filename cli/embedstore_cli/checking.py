@@ -90,7 +90,7 @@ def audit(
     sample: Annotated[int, typer.Option("--sample", metavar="N", min=1, help="Sequences to compute again.")] = 100,
     seed: Annotated[
         int | None,
-        typer.Option("--seed", metavar="N", min=0, help="Same seed, same sample. Default: a new sample.", max=2**32 - 1),
+        typer.Option("--seed", metavar="N", min=0, help="Same seed, same sample. Default: a new one.", max=2**32 - 1),
     ] = None,
 ) -> None:
     """Compute some stored vectors again, and compare.
