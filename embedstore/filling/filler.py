@@ -1,6 +1,9 @@
 """Filling a space: look up, compute what is missing, commit. `preview` counts what a fill would do, without the model.
 
-    records ─▶ window of canonical sequences and keys ─▶ look-up ─▶ pool of missing ones ─▶ packs ─▶ model ─▶ segments
+    records ─▶ window of canonical sequences and keys ─▶ look-up ─▶ backlog of missing ones ─▶ who computes ─▶ report
+
+`run` is given who computes (`Computing`): `local` in this process, `embedstore.distributed` with workers. Nothing else
+differs between fills.
 
 Only the model's work depends on how much is missing: if every vector is there, the model is not even loaded. To resume
 a fill, run it again. Memory is bounded by a window, a pool, and two segments, whatever the input.
@@ -164,7 +167,7 @@ def run(
                 if backlog.queued.full:
                     computing.compute(backlog, more=True)
             computing.compute(backlog, more=False)
-            backlog.tell("storing")
+            backlog.tell("committing")
             _store_rest(backlog, computing)
             space = backlog.space
             if space is not None and backlog.computed and tend(space) is None:

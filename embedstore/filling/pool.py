@@ -142,7 +142,8 @@ class Backlog:
         self.compute_seconds = 0.0
         self.failures: dict[bytes, str] = {}
         self.failed: list[Rejection] = []
-        self.progress = FillProgress(unit="bases" if target.recipe.molecule == "dna" else "residues")
+        unit = "bases" if target.recipe.molecule == "dna" else "residues"
+        self.progress = FillProgress(space=target.name, unit=unit)
         self._on_progress = on_progress
         self._pools = [self.queued]
         """Those that were taken, each until all of its sequences are settled; then what is queued."""

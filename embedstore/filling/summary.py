@@ -20,11 +20,11 @@ Phase = Literal[
     "loading the model",
     "checking the model",
     "computing",
-    "storing",
+    "committing",
     "done",
 ]
-"""What a fill is doing. "finding the model" includes the digest of its weights, "reading" the look-up, "checking the
-model" the fixed sequences of the space; "storing" is what remains after the last vector."""
+"""What a fill is doing. "finding the model" includes downloading and hashing its weights, "reading" the look-up,
+"checking the model" embeds the fixed sequences of the space; "committing" is what remains after the last vector."""
 
 
 @dataclass(slots=True)
@@ -37,6 +37,7 @@ class FillProgress:
     Attributes
     ----------
     phase : what it is doing.
+    space : name of the space that is filled.
     read : records seen, rejected ones included.
     rejected, failed : records.
     computed : distinct sequences that were computed.
@@ -46,6 +47,7 @@ class FillProgress:
     """
 
     phase: Phase = "reading"
+    space: str = ""
     read: int = 0
     rejected: int = 0
     failed: int = 0
@@ -84,9 +86,10 @@ class FillProgress:
         return None if rate is None else self.residues_waiting / rate
 
     def text(self) -> str:
-        """Return one line: the phase, how much is done of what, the speed, and the time left."""
-        counted = self.phase in ("reading", "done")
-        parts = [f"{self.phase}: {self.read:,} records" if counted else self.phase]
+        """Return one line: the space, the phase, how much is done of what, the speed, and the time left."""
+        parts = [f"{plain(self.space)}: {self.phase}" if self.space else str(self.phase)]
+        if self.read:
+            parts.append(f"{self.read:,} records read")
         if self.computed:
             parts.append(f"{self.computed:,} of {self.computed + self.waiting:,} sequences computed")
         elif self.waiting:
