@@ -183,7 +183,8 @@ class Workers(Protocol):
 
         Raises
         ------
-        WorkerError : they are not available. InputError : the options do not suit.
+        WorkerError : they are not available.
+        InputError : the options do not suit.
         MissingDependencyError : an extra is not installed.
         """
         ...
@@ -210,9 +211,13 @@ def fill_with_workers(
 
     Parameters
     ----------
+    records : as in `fill`.
     target : as `Store.target` or `find_target` return it.
     workers : `LocalProcesses`, `DaskScheduler` or `DaskCluster`. None is started before something has to be computed.
-    options, on_progress, selection, only : as in `fill`.
+    options : as in `fill`.
+    on_progress : as in `fill`.
+    selection : as in `fill`.
+    only : as in `fill`.
 
     Returns
     -------
@@ -221,7 +226,7 @@ def fill_with_workers(
     Raises
     ------
     WorkerError : workers are not available, or die whatever they are given.
-    MoleculeError, CanaryError, ModelError, StoreError : as in `fill`; after what was computed was stored.
+    EmbedStoreError : as in `fill`; after what was computed was stored.
     """
     options = options or FillOptions()
     with ExitStack() as stack:
@@ -361,7 +366,8 @@ def _job(backlog: Backlog, options: FillOptions, missing: str) -> Job:
 
     Raises
     ------
-    InputError : there is no store, or no other process can get the model. StoreError, ModelError : as `fill`.
+    InputError : there is no store, or no other process can get the model.
+    EmbedStoreError : as `fill`.
     """
     target, space = backlog.target, backlog.space
     if target.store is None:

@@ -182,6 +182,7 @@ def merge(
     Parameters
     ----------
     samples : a `samples.tsv`, or what was loaded from one.
+    store : holds the vectors.
     models : names or directories of models, or names of spaces.
     output : write a merged file (`.zarr`, `.h5`, `.npz`) and return its features; None: return a view on the store.
     fill : compute missing vectors, from `dna.fna` and `protein.faa` beside the table, or as `FillFrom` says.
@@ -192,7 +193,8 @@ def merge(
     ------
     MissingEmbeddingError : samples have no vector; counts and names them. Nothing is written.
     InputError : a table is wrong, ids repeat, the samples have no sequences of a model's molecule, a vector is not
-        finite. ModelError, StoreError : as `find_target` and `fill`.
+        finite.
+    EmbedStoreError : as `find_target` and `fill`.
     """
     if output is not None:
         check_output(Path(output))

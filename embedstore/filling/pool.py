@@ -1,7 +1,7 @@
 """Sequences that are queued for the model, with the records that asked for them, and what has become of them.
 
-Many are pooled together, so that sorting them by length into packs pays. A `Backlog` is all that a fill and whoever
-computes for it share: the fill queues, the other takes, and settles sequence by sequence.
+Many are pooled together, so that sorting them by length into packs pays. A `Backlog` is all that a fill and what
+computes for it share: the fill queues sequences, the other takes them, and settles each.
 """
 
 from __future__ import annotations

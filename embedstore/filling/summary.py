@@ -39,10 +39,12 @@ class FillProgress:
     phase : what it is doing.
     space : name of the space that is filled.
     read : records seen, rejected ones included.
-    rejected, failed : records.
+    rejected : records that are not sequences of the model's molecule.
+    failed : records that the model has no vector for.
     computed : distinct sequences that were computed.
     waiting : distinct sequences known to have no vector, and not computed yet.
-    residues_computed, residues_waiting : the same in residues (or bases of DNA).
+    residues_computed : residues (or bases of DNA) of the sequences that were computed.
+    residues_waiting : the same of those that wait.
     unit : "residues" or "bases".
     """
 
