@@ -254,9 +254,9 @@ def test_progress_off_the_terminal_is_a_line_now_and_then(
     monkeypatch.setattr("embedstore_cli.progress._LINE_EVERY_S", 0.0)
     main(["fill", str(PROTEINS), "--model", "aac_dpc", "--json"])
     captured = capsys.readouterr()
-    first, last = captured.err.splitlines()[-2:]
-    assert first == "reading: 14 records, 14 sequences to compute"
-    assert last == "computing: 14 of 14 sequences, 100 %"
+    lines = captured.err.splitlines()
+    assert "reading: 14 records, 14 sequences to compute" in lines
+    assert lines[-1] == "computing: 14 of 14 sequences, 100 %"
     assert json.loads(captured.out)["computed"] == 14
     main(["fill", str(PROTEINS), "--model", "aac_dpc", "--quiet"])
     assert capsys.readouterr().err == ""
