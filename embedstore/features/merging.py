@@ -59,6 +59,11 @@ class Assignments:
 def with_labels(samples: Samples, path: str | Path) -> Samples:
     """Label samples as a table says.
 
+    Parameters
+    ----------
+    samples : what to label.
+    path : of the table, see `read_assignments`.
+
     Raises
     ------
     InputError : it is not such a table, or names something that is not among the samples.
@@ -68,6 +73,11 @@ def with_labels(samples: Samples, path: str | Path) -> Samples:
 
 def with_clusters(samples: Samples, path: str | Path) -> Samples:
     """Group samples by the clusters that a table gives.
+
+    Parameters
+    ----------
+    samples : what to group.
+    path : of the table, see `read_assignments`.
 
     Raises
     ------
@@ -182,7 +192,7 @@ def merge(
     Parameters
     ----------
     samples : a `samples.tsv`, or what was loaded from one.
-    store : holds the vectors.
+    store : whose spaces have the vectors.
     models : names or directories of models, or names of spaces.
     output : write a merged file (`.zarr`, `.h5`, `.npz`) and return its features; None: return a view on the store.
     fill : compute missing vectors, from `dna.fna` and `protein.faa` beside the table, or as `FillFrom` says.
@@ -194,7 +204,7 @@ def merge(
     MissingEmbeddingError : samples have no vector; counts and names them. Nothing is written.
     InputError : a table is wrong, ids repeat, the samples have no sequences of a model's molecule, a vector is not
         finite.
-    EmbedStoreError : as `find_target` and `fill`.
+    ModelError, StoreError : as `find_target` and `fill`.
     """
     if output is not None:
         check_output(Path(output))
@@ -222,6 +232,11 @@ def merge(
 def schema_of(targets: Sequence[SpaceTarget], samples: Samples) -> Schema:
     """Arrange the spaces of some targets for samples; none of them needs to exist yet.
 
+    Parameters
+    ----------
+    targets : a model and its space each, in the order of the columns.
+    samples : what the features are of.
+
     Raises
     ------
     InputError : a space is named twice, or the samples have no sequences of its molecule.
@@ -241,8 +256,8 @@ def view(samples: Samples, targets: Sequence[SpaceTarget], *, check: bool = True
 
     Parameters
     ----------
-    samples : a row each.
-    targets : spaces, a block each.
+    samples : what the features are of.
+    targets : a model and its space each, in the order of the columns.
     check : look now whether every sample has its vectors; otherwise that is found out when its row is read.
 
     Raises
@@ -254,7 +269,13 @@ def view(samples: Samples, targets: Sequence[SpaceTarget], *, check: bool = True
 
 
 def is_missing(samples: Samples, target: SpaceTarget) -> NDArray[np.bool_]:
-    """Tell which samples have no vector in a space, (n,) bool."""
+    """Tell which samples have no vector in a space, (n,) bool.
+
+    Parameters
+    ----------
+    samples : what the features are of.
+    target : a model and its space.
+    """
     keys = samples.keys[target.recipe.molecule]
     absent = np.ones(len(keys), np.bool_)
     if target.space is not None:

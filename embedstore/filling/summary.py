@@ -88,10 +88,9 @@ class FillProgress:
         return None if rate is None else self.residues_waiting / rate
 
     def text(self) -> str:
-        """Return one line: the space, the phase, how much is done of what, the speed, and the time left."""
-        parts = [f"{plain(self.space)}: {self.phase}" if self.space else str(self.phase)]
-        if self.read:
-            parts.append(f"{self.read:,} records read")
+        """Return one line: the phase, how much is done of what, the speed, and the time left."""
+        counted = self.phase in ("reading", "done") and self.read
+        parts = [f"{self.phase}: {self.read:,} records" if counted else str(self.phase)]
         if self.computed:
             parts.append(f"{self.computed:,} of {self.computed + self.waiting:,} sequences computed")
         elif self.waiting:

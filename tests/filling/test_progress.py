@@ -33,21 +33,21 @@ def test_loading_is_told_before_the_model_is_loaded(store: Store) -> None:
     with pytest.raises(AssertionError, match="the model was loaded"):
         fill(records(SEQUENCES), target, on_progress=seen.append)
     assert seen[-1].phase == "loading the model"
-    assert seen[-1].text() == "toy: loading the model, 60 records read, 60 sequences to compute"
+    assert seen[-1].text() == "loading the model, 60 sequences to compute"
 
 
 def test_the_model_is_looked_for_after_that_was_told(store: Store) -> None:
     seen: list[str] = []
     find_target(store, "aac_dpc", ModelOptions(), on_progress=lambda progress: seen.append(progress.text()))
-    assert seen == ["aac_dpc: finding the model"]
+    assert seen == ["finding the model"]
 
 
 def test_a_fill_that_finds_everything_loads_nothing_and_says_so(store: Store) -> None:
     fill(records(SEQUENCES), toy_target(store, ToyEmbedder()))
     lines: list[str] = []
     fill(records(SEQUENCES), toy_target(store), on_progress=lambda progress: lines.append(progress.text()))
-    assert lines[0] == "toy: reading"
-    assert lines[-1] == "toy: done, 60 records read"
+    assert lines[0] == "reading"
+    assert lines[-1] == "done: 60 records"
     assert not any("loading" in line for line in lines)
 
 
@@ -55,17 +55,15 @@ def test_the_line_tells_share_speed_and_time_left(monkeypatch: pytest.MonkeyPatc
     now_s = 100.0
     monkeypatch.setattr("embedstore.filling.summary.time.monotonic", lambda: now_s)
     progress = FillProgress(space="toy", read=40, waiting=40, residues_waiting=4000)
-    assert progress.text() == "toy: reading, 40 records read, 40 sequences to compute"
+    assert progress.text() == "reading: 40 records, 40 sequences to compute"
     assert (progress.residues_per_second, progress.seconds_left) == (None, None)
     now_s = 150.0  # the model was loaded meanwhile
     progress.begin("computing")
-    assert progress.text() == "toy: computing, 40 records read, 40 sequences to compute, 0 %"
+    assert progress.text() == "computing, 40 sequences to compute, 0 %"
     now_s = 152.0
     progress.computed, progress.waiting, progress.residues_computed, progress.residues_waiting = 10, 30, 1000, 3000
     progress.begin("computing")
-    assert progress.text() == (
-        "toy: computing, 40 records read, 10 of 40 sequences computed, 25 %, 500 residues/s, 6 s left"
-    )
+    assert progress.text() == ("computing, 10 of 40 sequences computed, 25 %, 500 residues/s, 6 s left")
     progress.failed, progress.residues_waiting = 2, 3_000_000
     assert progress.text().endswith("0 %, 500 residues/s, 1 h 40 min left, 2 rejected or failed")
 
@@ -84,12 +82,12 @@ def test_outside_a_notebook_lines_are_printed_when_the_phase_changes(store: Stor
     fill(records(SEQUENCES), toy_target(store, ToyEmbedder()), on_progress=show)
     lines = stream.getvalue().splitlines()
     assert [line.split(",")[0] for line in lines] == [
-        "toy: reading",
-        "toy: loading the model",
-        "toy: checking the model",
-        "toy: computing",
-        "toy: committing",
-        "toy: done",
+        "reading",
+        "loading the model",
+        "checking the model",
+        "computing",
+        "committing",
+        "done: 60 records",
     ]
     assert "60 of 60 sequences computed, 100 %" in lines[-1]
 
