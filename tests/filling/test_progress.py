@@ -98,3 +98,24 @@ def test_the_repr_of_a_report_is_one_line_of_counts(store: Store) -> None:
         "<FillReport toy: 4 read, 2 distinct, 0 stored before, 1 computed, 1 rejected, 1 failed, "
     )
     assert "\n" not in repr(report)
+
+
+@pytest.mark.slow
+def test_in_a_notebook_one_line_is_updated(tmp_path: Path) -> None:
+    client = pytest.importorskip("nbclient")
+    pytest.importorskip("ipykernel")
+    nbformat = pytest.importorskip("nbformat")
+    code = f"""
+import sys
+sys.path.insert(0, {str(Path(__file__).parent)!r})
+from toy_model import ToyEmbedder, proteins, records, toy_target
+from embedstore.filling import NotebookProgress, fill
+from embedstore.library import Store
+store = Store.open({str(tmp_path / "store")!r}, create=True)
+fill(records(proteins(60)), toy_target(store, ToyEmbedder()), on_progress=NotebookProgress())
+"""
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(code)])
+    client.NotebookClient(notebook, kernel_name="python3").execute()
+    shown, report = notebook.cells[0].outputs
+    assert shown["data"] == {"text/plain": "done: 60 records, 60 of 60 sequences computed, 100 %"}
+    assert report["data"]["text/plain"].startswith("<FillReport toy: 60 read")
