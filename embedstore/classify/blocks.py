@@ -54,8 +54,10 @@ class Reading:
 
     Attributes
     ----------
-    store, models : where a table of samples is given; a merged file needs neither.
-    labels, groups : tables that label samples, or put them into clusters that no split divides.
+    store : where a table of samples is given; a merged file needs none.
+    models : whose vectors make the columns, likewise.
+    labels : table that labels samples.
+    groups : table that puts them into clusters that no split divides.
     fill : compute missing vectors, see `embedstore.features.merge`.
     """
 
@@ -136,7 +138,10 @@ def find_spaces(
 
     Parameters
     ----------
+    classifier : whose blocks.
+    store : where spaces are looked for, and made.
     models : names or directories of models, or spaces, one a block; none: those that the schema names.
+    options : model -> weights, precision and so on, where not the defaults.
 
     Raises
     ------

@@ -61,9 +61,12 @@ class PredictOptions:
     Attributes
     ----------
     models : names or directories, one a block of the classifier; none: those that it names.
-    length_bases, genetic_code : None: as the classifier was trained; anything else is refused.
+    length_bases : of a chunk; None: as the classifier was trained; anything else is refused.
+    genetic_code : NCBI's table; None: as the classifier was trained; anything else is refused.
     min_length_bases : shorter sequences are not cut; None: 60.
     compat : "virnucpro" writes VirNucPro's two tables too.
+    fill : device, and when segments are committed.
+    model_options : model -> weights, precision and so on, where not the defaults.
     """
 
     models: Sequence[str] = ()
@@ -133,13 +136,17 @@ def predict(
     Parameters
     ----------
     inputs : files and folders as for `prepare`; `-` is standard input.
+    classifier : as `train` returns it, or its folder.
     output : folder for `predictions.tsv`, `contigs.tsv` and `predict.json`, which appear together at the end. Only one
         prediction may write into it at a time.
+    store : holds the vectors, and gets those that are missing.
+    options : models, and how to cut; None: as the classifier was trained.
+    progress : functions that are told how far it is.
 
     Raises
     ------
     SchemaError : the spaces, their order, or the preparation are not those of the classifier; both sides are named.
-    InputError, SequenceFileError, MoleculeError : as `prepare`. ModelError, StoreError : as `fill`.
+    EmbedStoreError : as `prepare` and `fill`.
     """
     started = time.monotonic()
     options, progress, output = options or PredictOptions(), progress or PredictProgress(), Path(output)

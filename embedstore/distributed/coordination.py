@@ -184,7 +184,8 @@ class Workers(Protocol):
 
         Raises
         ------
-        WorkerError : they are not available. InputError : the options do not suit.
+        WorkerError : they are not available.
+        InputError : the options do not suit.
         MissingDependencyError : an extra is not installed.
         """
         ...
@@ -211,9 +212,13 @@ def fill_with_workers(
 
     Parameters
     ----------
+    records : as in `fill`.
     target : as `Store.target` or `find_target` return it.
     workers : `LocalProcesses`, `DaskScheduler` or `DaskCluster`. None is started before something has to be computed.
-    options, on_progress, selection, only : as in `fill`.
+    options : as in `fill`.
+    on_progress : as in `fill`.
+    selection : as in `fill`.
+    only : as in `fill`.
 
     Returns
     -------
@@ -222,7 +227,7 @@ def fill_with_workers(
     Raises
     ------
     WorkerError : workers are not available, or die whatever they are given.
-    MoleculeError, CanaryError, ModelError, StoreError : as in `fill`; after what was computed was stored.
+    EmbedStoreError : as in `fill`; after what was computed was stored.
     """
     how = replace(options or FillOptions(), workers=partial(computing_with, workers))
     return fill(records, target, how, on_progress=on_progress, selection=selection, only=only)
@@ -370,7 +375,8 @@ def _job(backlog: Backlog, options: FillOptions, missing: str) -> Job:
 
     Raises
     ------
-    InputError : there is no store, or no other process can get the model. StoreError, ModelError : as `fill`.
+    InputError : there is no store, or no other process can get the model.
+    EmbedStoreError : as `fill`.
     """
     target, space = backlog.target, backlog.space
     if target.store is None:

@@ -139,7 +139,8 @@ class DaskCluster:
     Attributes
     ----------
     kind : see `CLASSES`.
-    minimum, maximum : number of workers; if they differ, Dask chooses between them.
+    minimum : fewest workers.
+    maximum : most workers; if that is more, Dask chooses between them.
     options : arguments of the class.
     """
 
@@ -259,7 +260,7 @@ class _DaskTasks:
     def stop(self) -> list[Outcome]:
         found: list[Outcome] = []
         if self._running:
-            with suppress(OSError):  # who cannot be reached is not waited for
+            with suppress(OSError):  # a worker that cannot be reached is not waited for
                 self._client.run(_end_fill, self._fill, on_error="ignore")
                 found = self._last_outcomes()
         self.cancel()

@@ -1,7 +1,7 @@
 """What a worker does: load the model once, then for each task embed, append its own segments, and return a receipt.
 
-A worker process knows nothing of the input, of other tasks, or of who started it. What it may use of its machine
-(cores, GPUs) is decided here too, for all workers of the machine.
+A worker process knows nothing of the input, of other tasks, or of the process that started it. What it may use of its
+machine (cores, GPUs) is decided here too, for all workers of the machine.
 """
 
 from __future__ import annotations
@@ -149,7 +149,7 @@ def prepare(job: Job) -> None:
 
     Raises
     ------
-    ModelError, StoreError, InputError : as in `filling.fill`.
+    EmbedStoreError : as in `filling.fill`.
     """
     _prepared(job)
 

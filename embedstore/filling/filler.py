@@ -1,6 +1,9 @@
 """Filling a space: look up, compute what is missing, commit. `preview` counts what a fill would do, without the model.
 
-    records ─▶ window of canonical sequences and keys ─▶ look-up ─▶ pool of missing ones ─▶ packs ─▶ model ─▶ segments
+    records ─▶ window of canonical sequences and keys ─▶ look-up ─▶ backlog of missing ones ─▶ computing ─▶ report
+
+`run` is given what computes (`Computing`): `local` in this process, `embedstore.distributed` with workers. Nothing else
+differs between fills.
 
 Only the model's work depends on how much is missing: if every vector is there, the model is not even loaded. To resume
 a fill, run it again. Memory is bounded by a window, a pool, and two segments, whatever the input.
@@ -24,7 +27,7 @@ from embedstore.filling.pool import Backlog
 from embedstore.filling.summary import DryRun, FillReport, SpaceSummary
 from embedstore.filling.summary import OnProgress as OnProgress
 from embedstore.filling.target import SpaceTarget
-from embedstore.interruption import signal_of
+from embedstore.interruption import signal_of, uninterrupted
 from embedstore.models.machine import kept_rate
 from embedstore.records import Keys, Record, Rejection
 from embedstore.upkeep import tend
@@ -115,9 +118,9 @@ class Windows(Protocol):
 
 
 class Computing(Protocol):
-    """Who computes what a fill finds missing: `LocalComputing`, or workers (`embedstore.distributed`).
+    """Computes what a fill finds missing: `LocalComputing`, or workers (`embedstore.distributed`).
 
-    It takes what the backlog has queued and settles it, in its own time.
+    It takes what the backlog has queued, and settles each sequence when its vector is stored or on its way.
     """
 
     def keep_up(self, backlog: Backlog) -> None:
@@ -147,7 +150,15 @@ def run(
     selection: Selection | None = None,
     only: KeyFilter | None = None,
 ) -> FillReport:
-    """Fill a space with what is missing, computed by whom it is given; see `fill`.
+    """Fill a space, given what computes the missing vectors; see `fill`.
+
+    Parameters
+    ----------
+    windows : what is to be filled.
+    backlog : a new one for the target.
+    computing : computes what is missing.
+    selection : see `fill`.
+    only : see `fill`.
 
     Raises
     ------
@@ -169,7 +180,7 @@ def run(
                 if backlog.queued.full:
                     computing.compute(backlog, more=True)
             computing.compute(backlog, more=False)
-            backlog.tell("storing")
+            backlog.tell("committing")
             _store_rest(backlog, computing)
             space = backlog.space
             if space is not None and backlog.computed and tend(space) is None:
@@ -187,9 +198,6 @@ def run(
 def _look_up(window: Window, backlog: Backlog, distinct: DistinctKeys, selection: Selection | None) -> None:
     """Queue the sequences of a window that have no vector yet."""
     keys = window.key_array()
-    distinct.add(keys)
-    if selection is not None:
-        selection.add(window)
     present = backlog.space.contains(keys) if backlog.space is not None else np.zeros(len(keys), np.bool_)
     rows = np.flatnonzero(~present).tolist()
     if backlog.failures:
@@ -198,7 +206,11 @@ def _look_up(window: Window, backlog: Backlog, distinct: DistinctKeys, selection
         rows = [row for row in rows if window.keys[row] not in backlog.failures]
     if backlog.uncommitted:
         rows = [row for row in rows if window.keys[row] not in backlog.uncommitted]
-    backlog.queued.add(window, rows)
+    with uninterrupted():  # a window is counted and queued, or neither
+        distinct.add(keys)
+        if selection is not None:
+            selection.add(window)
+        backlog.queued.add(window, rows)
 
 
 def _rejection(window: Window, row: int, reasons: Mapping[bytes, str]) -> Rejection:
@@ -261,6 +273,8 @@ def preview(
 
     Parameters
     ----------
+    records : the input.
+    target : the space; it need not exist yet.
     any_molecule : take proteins that look like DNA.
     device : where the model would run; None: the best there is.
     only : leaves out the sequences for whose keys it is false.

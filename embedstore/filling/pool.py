@@ -1,7 +1,7 @@
 """Sequences that are queued for the model, with the records that asked for them, and what has become of them.
 
 Many are pooled together, so that sorting them by length into packs pays. A `Backlog` is all that a fill and what
-computes for it share: the fill queues, the other takes, and settles sequence by sequence.
+computes for it share: the fill queues sequences, the other takes them, and settles each.
 """
 
 from __future__ import annotations
@@ -142,7 +142,8 @@ class Backlog:
         self.compute_seconds = 0.0
         self.failures: dict[bytes, str] = {}
         self.failed: list[Rejection] = []
-        self.progress = FillProgress(unit="bases" if target.recipe.molecule == "dna" else "residues")
+        unit = "bases" if target.recipe.molecule == "dna" else "residues"
+        self.progress = FillProgress(space=target.name, unit=unit)
         self._on_progress = on_progress
         self._pools = [self.queued]
         """Those that were taken, each until all of its sequences are settled; then what is queued."""

@@ -20,11 +20,11 @@ Phase = Literal[
     "loading the model",
     "checking the model",
     "computing",
-    "storing",
+    "committing",
     "done",
 ]
-"""What a fill is doing. "finding the model" includes the digest of its weights, "reading" the look-up, "checking the
-model" the fixed sequences of the space; "storing" is what remains after the last vector."""
+"""What a fill is doing. "finding the model" includes downloading and hashing its weights, "reading" the look-up,
+"checking the model" embeds the fixed sequences of the space; "committing" is what remains after the last vector."""
 
 
 @dataclass(slots=True)
@@ -37,15 +37,19 @@ class FillProgress:
     Attributes
     ----------
     phase : what it is doing.
+    space : name of the space that is filled.
     read : records seen, rejected ones included.
-    rejected, failed : records.
+    rejected : records that are not sequences of the model's molecule.
+    failed : records that the model has no vector for.
     computed : distinct sequences that were computed.
     waiting : distinct sequences known to have no vector, and not computed yet.
-    residues_computed, residues_waiting : the same in residues (or bases of DNA).
+    residues_computed : residues (or bases of DNA) of the sequences that were computed.
+    residues_waiting : the same of those that wait.
     unit : "residues" or "bases".
     """
 
     phase: Phase = "reading"
+    space: str = ""
     read: int = 0
     rejected: int = 0
     failed: int = 0
@@ -85,8 +89,8 @@ class FillProgress:
 
     def text(self) -> str:
         """Return one line: the phase, how much is done of what, the speed, and the time left."""
-        counted = self.phase in ("reading", "done")
-        parts = [f"{self.phase}: {self.read:,} records" if counted else self.phase]
+        counted = self.phase in ("reading", "done") and self.read
+        parts = [f"{self.phase}: {self.read:,} records" if counted else str(self.phase)]
         if self.computed:
             parts.append(f"{self.computed:,} of {self.computed + self.waiting:,} sequences computed")
         elif self.waiting:

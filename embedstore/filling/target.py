@@ -14,6 +14,7 @@ from embedstore.errors import (
     UnknownModelError,
     WeightsNotFoundError,
 )
+from embedstore.filling.summary import FillProgress, OnProgress
 from embedstore.home import expanded
 from embedstore.identity import Recipe
 from embedstore.models.embedder import Model
@@ -91,7 +92,14 @@ class NamedModel:
         return resolve(self.model, self.options)
 
 
-def find_target(store: SpaceStore | None, model: str, options: ModelOptions, name: str | None = None) -> SpaceTarget:
+def find_target(
+    store: SpaceStore | None,
+    model: str,
+    options: ModelOptions,
+    name: str | None = None,
+    *,
+    on_progress: OnProgress | None = None,
+) -> SpaceTarget:
     """Find the space that a model fills, or will fill.
 
     Where the model is unknown or its weights are not on this machine, a space of that name is used: what it
@@ -99,14 +107,19 @@ def find_target(store: SpaceStore | None, model: str, options: ModelOptions, nam
 
     Parameters
     ----------
+    store : None for a store that is not there yet.
     model : name or directory of a model, or name or id of a space.
+    options : weights, precision, what happens to long sequences.
     name : what the space is to be called; None: like the model.
+    on_progress : told before the model is looked for; hashing the weights of a large one takes a minute, once.
 
     Raises
     ------
     ModelError : no such model, and no such space either.
     SpaceConflictError : that name is taken by another recipe, or that recipe's space is called otherwise.
     """
+    if on_progress is not None:
+        on_progress(FillProgress(phase="finding the model", space=name or model))
     try:
         resolved = resolve(model, options, download=False)
     except (UnknownModelError, WeightsNotFoundError, MissingDependencyError):

@@ -135,8 +135,10 @@ class Frame(NamedTuple):
 
     Attributes
     ----------
-    id : of the sample. name : of its sequences in FASTA.
-    start, end : of its DNA in the source, 0-based, half-open, on the forward strand.
+    id : of the sample.
+    name : of its sequences in FASTA.
+    start : of its DNA in the source, 0-based, on the forward strand.
+    end : behind its DNA.
     """
 
     source: Source
@@ -157,6 +159,8 @@ def stop_free_frames(window: Window, frames: SixFrames, spans: Spans, is_sample:
 
     Parameters
     ----------
+    window : the chunks.
+    frames : the translations of the window's DNA.
     spans : (n, 6, 2) int64, in the window.
     is_sample : (n, 6) bool.
     """
@@ -272,6 +276,8 @@ def virnucpro_frames(window: Window, frames: SixFrames, spans: Spans, is_sample:
 
     Parameters
     ----------
+    window : the chunks.
+    frames : the translations of the window's DNA.
     spans : (n, 6, 2) int64, in the window.
     is_sample : (n, 6) bool.
     """

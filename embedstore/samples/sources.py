@@ -128,6 +128,7 @@ def find_files(inputs: Sequence[LabelledInput], group_by: GroupBy | None = None)
 
     Parameters
     ----------
+    inputs : files, folders, or `-`.
     group_by : None: each record of a file that was named is a group; each file of a folder is one.
 
     Raises

@@ -37,7 +37,7 @@ from embedstore.filling import (
     pool,
 )
 from embedstore.library import Store
-from embedstore.models.embedder import Model
+from embedstore.models.embedder import Embedded, Model
 from embedstore.models.resolution import ModelOptions
 from embedstore.records import Record, Rejection
 
@@ -265,7 +265,7 @@ def test_fills_side_by_side_all_succeed_with_one_vector_a_key(store: Store) -> N
     np.testing.assert_array_equal(stored(store), expected(SEQUENCES))
 
 
-def test_a_space_can_be_used_without_the_weights_until_something_is_missing(store: Store) -> None:
+def test_a_space_can_be_used_without_the_weights_until_vectors_are_missing(store: Store) -> None:
     fill(records(SEQUENCES[:50]), toy_target(store, ToyEmbedder()))
     target = find_target(store, "toy", ModelOptions())
     assert fill(records(SEQUENCES[:50]), target).hits == 50
@@ -361,7 +361,7 @@ def test_a_fill_without_a_store_says_so() -> None:
         fill([Record("a", b"MKV", "a.faa", 1)], target)
 
 
-def test_weights_that_are_not_here_are_not_fetched_while_nothing_is_missing(
+def test_weights_that_are_not_here_are_not_fetched_while_no_vector_is_missing(
     store: Store, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
@@ -369,3 +369,28 @@ def test_weights_that_are_not_here_are_not_fetched_while_nothing_is_missing(
     store.create_space(replace(RECIPE, model="fastesm2_650"), "fastesm2_650", canaries.compute(ToyEmbedder()))
     report = fill([], find_target(store, "fastesm2_650", ModelOptions()))
     assert (report.space.name, report.computed) == ("fastesm2_650", 0)
+
+
+def test_a_new_space_embeds_its_canaries_once_and_an_old_one_once_a_fill(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    embedded: list[int] = []
+    embed = ToyEmbedder.embed
+
+    def counted(self: ToyEmbedder, sequences: Sequence[bytes]) -> Embedded:
+        embedded.append(sum(sequence.decode() in canaries.SEQUENCES["protein"] for sequence in sequences))
+        return embed(self, sequences)
+
+    monkeypatch.setattr(ToyEmbedder, "embed", counted)
+    monkeypatch.setattr(pool, "POOL_RECORDS", 20)
+    for given in (SEQUENCES[:30], SEQUENCES):
+        embedded.clear()
+        fill(records(given), toy_target(store, ToyEmbedder()))
+        assert sum(embedded) == 3
+
+
+def test_a_space_that_somebody_made_faster_is_compared_with_its_own_canaries(store: Store) -> None:
+    target = toy_target(store, ToyEmbedder(scale=1.1))
+    fill(records(SEQUENCES[:5]), toy_target(Store.open(store.location), ToyEmbedder()))
+    with pytest.raises(CanaryError, match="does not reproduce"):
+        fill(records(SEQUENCES), target)
