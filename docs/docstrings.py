@@ -53,8 +53,9 @@ def _items(body: str) -> list[str]:
 
 
 def _item(item: str) -> str:
-    name, colon, what = item.partition(" : ")
-    return _described(name, what) if colon else item
+    """An item of numpydoc; of several names with one description, one item each."""
+    names, colon, what = item.partition(" : ")
+    return "\n".join(_described(name, what) for name in names.split(", ")) if colon else item
 
 
 def _described(name: str, what: str) -> str:

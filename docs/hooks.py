@@ -7,6 +7,7 @@ section a command with its usage, arguments, options and defaults; its examples 
 from __future__ import annotations
 
 import html
+import json
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -42,6 +43,7 @@ def on_files(files: Any, config: Any) -> Any:
     for source, page in ROOT_DOCUMENTS.items():
         if files.get_file_from_path(page) is None:
             pages[page] = (ROOT / source).read_text(encoding="utf-8")
+    pages["notebook.md"] = notebook_page(ROOT / "examples" / "embedstore.ipynb")
     for page, text in pages.items():
         files.append(File.generated(config, page, content=text))
     return files
@@ -71,6 +73,14 @@ def site_links(markdown: str, page: str) -> str:
 
     link = r"(?<!!)\[(?P<text>[^\]]*)\]\((?P<target>[^)\s:#]+)(?P<anchor>#[^)\s]*)?\)"
     return re.sub(link, rewritten, markdown)
+
+
+def notebook_page(file: Path) -> str:
+    """A notebook as a page: its text, and its code."""
+    cells = json.loads(file.read_text(encoding="utf-8"))["cells"]
+    texts = [(cell["cell_type"], "".join(cell["source"]).strip()) for cell in cells]
+    parts = [text if kind == "markdown" else f"```python\n{text}\n```" for kind, text in texts]
+    return "\n\n".join(parts) + f"\n\nThis is `examples/{file.name}`: open it in Jupyter to run it.\n"
 
 
 def page_of(task: str) -> str:
@@ -119,13 +129,8 @@ def _command(command: Any, parent: Any) -> str:
 def _row(parameter: Any, context: Any) -> str:
     """One row of a table: how it is written, and what it does, as the help has it."""
     written, text = parameter.get_help_record(context)
-    names = "<br>".join(f"<code>{html.escape(name)}</code>" for name in _ways(written))
-    return f"| {_cell(names)} | {_cell(_literal(text))} |"
-
-
-def _ways(written: str) -> list[str]:
-    """`-m, --model NAME` is two ways to write it."""
-    return re.split(r", (?=-)", written)
+    written = re.sub(r" <list\[\w+\]>$", "...", written)
+    return f"| {_cell(f'<code>{html.escape(written)}</code>')} | {_cell(_literal(text))} |"
 
 
 def _literal(text: str) -> str:
