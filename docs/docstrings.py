@@ -1,7 +1,7 @@
 """Reads the docstrings of this project for the API reference.
 
-They are numpydoc with one liberty: `name : what it is` stands in one paragraph, since its type is in the signature. Here
-these paragraphs become what numpydoc's readers expect, a name (or the type of what is returned or raised) with an
+They are numpydoc with one liberty: `name : what it is` stands in one paragraph, since its type is in the signature.
+Here these paragraphs become what numpydoc's readers expect, a name (or the type of what is returned or raised) with an
 indented description below.
 """
 

@@ -56,19 +56,20 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
 
 def site_links(markdown: str, page: str) -> str:
     """Rewrite links to documents of the root, and from them; those to other files of the tree become plain text."""
-    here = ROOT if page in ROOT_DOCUMENTS.values() else (ROOT / "docs" / page).parent
+    of_root = page in ROOT_DOCUMENTS.values()
+    here = ROOT if of_root else (ROOT / "docs" / page).parent
     up = "../" * page.count("/")
 
     def rewritten(found: re.Match[str]) -> str:
         text, target, anchor = found["text"], found["target"], found["anchor"] or ""
-        place = Path(str(here / target)).resolve()
+        place = (here / target).resolve()
         name = str(place.relative_to(ROOT)) if place.is_relative_to(ROOT) else ""
         if name in ROOT_DOCUMENTS:
             return f"[{text}]({up}{ROOT_DOCUMENTS[name]}{anchor})"
         if name == "README.md":
             return f"[{text}]({up}index.md{anchor})"
-        if name.startswith("docs/") and place.suffix in (".md", ".ipynb"):
-            return f"[{text}]({up}{name.removeprefix('docs/')}{anchor})"
+        if name.startswith("docs/"):
+            return f"[{text}]({name.removeprefix('docs/')}{anchor})" if of_root else found[0]
         return text if place.exists() else found[0]
 
     link = r"(?<!!)\[(?P<text>[^\]]*)\]\((?P<target>[^)\s:#]+)(?P<anchor>#[^)\s]*)?\)"

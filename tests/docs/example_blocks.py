@@ -12,7 +12,9 @@ SHELL = ("sh", "bash", "console")
 RUN = (*SHELL, "python")
 """Languages of blocks that are examples; blocks in other languages show files and output."""
 
-_BLOCK = re.compile(r"^(?P<indent> *)```(?P<language>\w*)[^\n]*\n(?P<text>.*?)^(?P=indent)```$", re.DOTALL | re.MULTILINE)
+_BLOCK = re.compile(
+    r"^(?P<indent> *)```(?P<language>\w*)[^\n]*\n(?P<text>.*?)^(?P=indent)```$", re.DOTALL | re.MULTILINE
+)
 _REASON = re.compile(r"<!-- not run: (?P<reason>[^>]+?) -->\s*\Z")
 
 

@@ -85,11 +85,11 @@ def _simple_commands(line: str) -> list[list[str]]:
     tokens.whitespace_split = True
     tokens.commenters = "#"
     found: list[list[str]] = [[]]
-    for token in tokens:
-        if token == ";":
+    for word in tokens:
+        if word == ";":
             found.append([])
-        elif set(token) <= set("|&;<>()") or "$" in token or "*" in token:
+        elif set(word) <= set("|&;<>()") or "$" in word or "*" in word:
             return [["bash", "-c", f"set -euo pipefail; {line}"]]
         else:
-            found[-1].append(os.path.expanduser(token))  # noqa: PTH111
+            found[-1].append(os.path.expanduser(word))  # noqa: PTH111
     return [command for command in found if command]

@@ -26,7 +26,11 @@ from embedstore.models.registry import MODELS, ModelSpec
 
 ROOT = Path(__file__).resolve().parents[2]
 DATA = ROOT / "tests" / "data"
-CHECKPOINTS = {"fastesm2": DATA / "esm" / "fastesm2_tiny", "esm2": DATA / "esm" / "esm2_hf_tiny", "dnabert": DATA / "dnabert_s"}
+CHECKPOINTS = {
+    "fastesm2": DATA / "esm" / "fastesm2_tiny",
+    "esm2": DATA / "esm" / "esm2_hf_tiny",
+    "dnabert": DATA / "dnabert_s",
+}
 REVISION = "0" * 40
 
 GENBANK = """\
