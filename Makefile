@@ -3,13 +3,14 @@ PYTHON ?= python3
 BIN := .venv/bin
 DEMO := build/demo
 
-.PHONY: help demo test test-slow test-services lint types layers check docs clean
+.PHONY: help demo test test-slow test-services coverage lint types layers check docs clean
 
 help:
 	@echo "make demo       fill a store with examples/proteins.faa, twice, and read it back"
 	@echo "make test       run the tests"
 	@echo "make test-slow  run the long tests too: hundreds of killed processes, every byte flipped"
 	@echo "make test-services  install real servers (Azurite, s3rver, nginx, Slurm) where that is possible, and test with them"
+	@echo "make coverage   run the tests and count the lines and branches that they reach, into build/coverage"
 	@echo "make check      lint, types, layers"
 	@echo "make docs       build the site into build/site; open build/site/index.html"
 
@@ -30,7 +31,7 @@ help:
 demo: .venv/base
 	@rm -rf $(DEMO) && mkdir -p $(DEMO)
 	$(BIN)/embedstore init $(DEMO)/store
-	@echo "\n# The first fill computes all, the second nothing."
+	@echo "\n# The first fill computes everything, the second nothing."
 	$(BIN)/embedstore fill examples/proteins.faa --model aac_dpc --store $(DEMO)/store
 	$(BIN)/embedstore fill examples/proteins.faa --model aac_dpc --store $(DEMO)/store
 	@echo
@@ -47,6 +48,13 @@ test-slow: .venv/dev
 test-services: .venv/dev
 	tests/services/install
 	$(BIN)/pytest -m '' tests/services
+
+coverage: .venv/dev
+	@mkdir -p build/coverage && rm -f build/coverage/data*
+	$(BIN)/coverage run -m pytest
+	$(BIN)/coverage combine --quiet
+	$(BIN)/coverage html --quiet
+	$(BIN)/coverage report --format=total
 
 lint: .venv/dev
 	$(BIN)/ruff check .

@@ -55,6 +55,11 @@ _TABLES: dict[Molecule, bytes] = {
 def canonical(sequence: bytes | str, molecule: Molecule) -> bytes:
     """Return the canonical form: whitespace removed, upper-case, U as T in DNA, one final `*` dropped in proteins.
 
+    Parameters
+    ----------
+    sequence : as it was read.
+    molecule : "dna" or "protein".
+
     Raises
     ------
     SequenceError : the sequence is empty or holds a character that the molecule does not have.
@@ -116,7 +121,8 @@ def sequence_key(sequence: bytes | str, molecule: Molecule | None = None) -> byt
 
     Raises
     ------
-    InputError : a text without a molecule. SequenceError : not a sequence of the molecule.
+    InputError : a text without a molecule.
+    SequenceError : not a sequence of the molecule.
     """
     if molecule is not None:
         sequence = canonical(sequence, molecule)

@@ -81,7 +81,7 @@ def open_store(
     require_signed : file of members' public keys, a line each: only what one of them has signed is read;
         None: $EMBEDSTORE_MEMBERS, if that is set.
     upstream : folders or URLs of stores that are looked up after this one, in order; None: $EMBEDSTORE_UPSTREAM.
-        One that cannot be reached or read is done without, with an `UpstreamWarning`.
+        One that cannot be reached or read is skipped, with an `UpstreamWarning`.
     pull_through : keep in this store what is found in those.
 
     Raises
@@ -102,7 +102,7 @@ def open_store(
 
 
 def make_store(path: Location, *, segment_format: SegmentFormat = "zarr", shared: bool = False) -> Store:
-    """Make a store where there is nothing, or an empty folder; a store like it that is there already will do.
+    """Make a store where there is nothing, or an empty folder; a store like it that is there already is kept.
 
     Parameters
     ----------
@@ -150,12 +150,15 @@ def verify_store(
     return verify(storage, deep=deep, members=members)
 
 
-def repair_store(path: Location | None = None, *, sign_with: str | Path | None = None) -> RepairReport:
+def repair_store(
+    path: Location | None = None, *, sign_with: str | Path | None = None, require_signed: str | Path | None = None
+) -> RepairReport:
     """Remove what is damaged from a store, and keep all that is whole; the next fill computes the rest.
 
     Parameters
     ----------
-    sign_with : OpenSSH private key that signs what is written anew; None: as the environment says.
+    sign_with : OpenSSH private key that signs what is written; None: $EMBEDSTORE_SIGNING_KEY.
+    require_signed : as for `open_store`.
 
     Raises
     ------
@@ -164,7 +167,7 @@ def repair_store(path: Location | None = None, *, sign_with: str | Path | None =
     storage = open_storage(default_place() if path is None else path)
     if not storage.list("spaces/"):
         SpaceStore(storage)
-    return repair(storage, trust_of(sign_with))
+    return repair(storage, trust_of(sign_with, require_signed))
 
 
 def publish_index(path: Location | None = None) -> PublishedIndex:
@@ -337,7 +340,7 @@ def as_records(sequences: Sequences) -> Iterator[Record | Rejection]:
 
     Raises
     ------
-    InputError : one sequence in place of many, or something that is no sequence, or could be meant in two ways.
+    InputError : one sequence in place of many, or something that is not a sequence, or is ambiguous.
     """
     return records_of(sequences)
 
@@ -362,7 +365,7 @@ def details(space: Space) -> dict[str, Any]:
     recipe.
     """
     info = space.info()
-    cost = {"compute_seconds": round(info.compute_seconds, 3), "letters": info.letters}
+    cost = {"compute_seconds": round(info.compute_seconds, 3), "letters": info.residues}
     ignored = {"ignored_commits": space.ignored_commits}
     return {**overview(space), **cost, **ignored, "recipe": space.recipe.to_json()}
 

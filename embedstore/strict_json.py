@@ -3,27 +3,34 @@
 A *sealed* document carries its own SHA-256 and is accepted only if its bytes are exactly what we would write for its
 content, so that no damaged byte goes unseen.
 
-Documents grow: a field that is not known is ignored, unless the document's own `requires` says that whoever does not
-know it must not read on. What a document requires is asked for before anything else of it is looked at.
+Documents grow: a field that is not known is ignored, unless the document's `requires` says that a reader which does
+not know it must not read on. What a document requires is asked for before anything else of it is looked at.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import re
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from embedstore.errors import CorruptStoreError, FormatVersionError, InputError
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 T = TypeVar("T")
 
 MAX_INTEGER = 2**63 - 1
 """What languages with 64-bit integers can read; larger numbers are refused."""
+MAX_BYTES = 64 << 20
+"""Of a document in a file."""
 MAX_DEPTH = 64
-"""How many lists and objects may lie in one another; deeper ones exhaust the stack of whoever reads them."""
+"""How many lists and objects may lie in one another; deeper ones exhaust a reader's stack."""
 _MOST_SHOWN = 80
 
 
@@ -36,6 +43,30 @@ def canonical(document: Mapping[str, Any]) -> bytes:
     """
     text = json.dumps(document, sort_keys=True, indent=1, ensure_ascii=False, allow_nan=False)
     return f"{text}\n".encode()
+
+
+def facts(value: DataclassInstance, **renamed: str) -> dict[str, Any]:
+    """Return the fields of a dataclass as JSON values, for reports that say nothing more.
+
+    Parameters
+    ----------
+    value : its fields may be dataclasses, named tuples, mappings, sequences and paths, too.
+    renamed : field -> what it is called in the JSON.
+    """
+    fields = dataclasses.fields(value)
+    return {renamed.get(each.name, each.name): _json_value(getattr(value, each.name)) for each in fields}
+
+
+def _json_value(value: Any) -> Any:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return facts(value)
+    if isinstance(value, Mapping):
+        return {name: _json_value(each) for name, each in value.items()}
+    if hasattr(value, "_asdict"):
+        return _json_value(value._asdict())
+    if isinstance(value, list | tuple):
+        return [_json_value(each) for each in value]
+    return str(value) if isinstance(value, Path) else value
 
 
 def sealed(document: Mapping[str, Any]) -> bytes:
@@ -55,20 +86,56 @@ def unsealed(file: str, content: bytes) -> dict[str, Any]:
 
 
 def parsed(file: str, content: bytes) -> dict[str, Any]:
-    """Read a JSON object; CorruptStoreError if it is none."""
+    """Read a JSON object; CorruptStoreError if it is something else."""
+    try:
+        return json_object(content)
+    except ValueError as error:
+        raise CorruptStoreError(file, str(error)) from error
+
+
+def json_object(content: bytes) -> dict[str, Any]:
+    """Read a JSON object that may come from anybody.
+
+    Parameters
+    ----------
+    content : UTF-8, of a size that the caller has checked.
+
+    Raises
+    ------
+    ValueError : it is not JSON, is no object, is too deep, or has a number that is none of JSON.
+    """
     try:
         document = json.loads(content, parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as error:
-        raise CorruptStoreError(file, f"expected JSON, found {content[:20]!r}… ({error})") from error
+        raise ValueError(f"expected JSON, found {content[:20]!r}… ({error})") from error
     if not isinstance(document, dict):
-        raise CorruptStoreError(file, "expected a JSON object")
-    with well_formed(file):
-        refuse_deep(document)
+        raise ValueError("expected a JSON object")  # noqa: TRY004 - of the content, not of the argument
+    refuse_deep(document)
     return document
 
 
+def read_json(path: Path, most_bytes: int = MAX_BYTES) -> dict[str, Any]:
+    """Read a file that is to hold a JSON object.
+
+    Parameters
+    ----------
+    path : of the file.
+    most_bytes : a longer one is refused before it is in memory.
+
+    Raises
+    ------
+    OSError : it cannot be read.
+    ValueError : see `json_object`, or it is too long.
+    """
+    with path.open("rb") as file:
+        content = file.read(most_bytes + 1)
+    if len(content) > most_bytes:
+        raise ValueError(f"expected at most {most_bytes} bytes of JSON, found more")
+    return json_object(content)
+
+
 def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is no number of JSON")
+    raise ValueError(f"{name} is not a number in JSON")
 
 
 def refuse_deep(document: object) -> None:
@@ -99,9 +166,15 @@ def well_formed(file: str) -> Iterator[None]:
 def refuse_requirements(document: Mapping[str, Any], what: str) -> None:
     """Refuse a document whose `requires` names anything, since this version knows no requirement yet.
 
+    Parameters
+    ----------
+    document : as it was read.
+    what : it is of, for the message.
+
     Raises
     ------
-    FormatVersionError : naming what is required. TypeError : `requires` is not a list of strings.
+    FormatVersionError : naming what is required.
+    TypeError : `requires` is not a list of strings.
     """
     required = [typed("requires", each, str) for each in typed("requires", document.get("requires", []), list)]
     if required:
@@ -114,7 +187,7 @@ def field(document: Mapping[str, Any], name: str, kind: type[T]) -> T:
 
 
 def typed(name: str, value: object, kind: type[T]) -> T:
-    """Return a value that has exactly one type (a bool is no number); TypeError otherwise."""
+    """Return a value that has exactly one type (a bool is not a number); TypeError otherwise."""
     if type(value) is not kind:
         raise TypeError(f"{name}: expected {kind.__name__}, found {_shown(value)}")
     return value

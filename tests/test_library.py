@@ -66,7 +66,7 @@ def test_missing_sequences_are_named_by_id_or_key(store: Store) -> None:
     assert caught.value.requested == 3
 
 
-def test_embed_fills_what_lacks_and_gives_all(store: Store) -> None:
+def test_embed_fills_what_is_missing_and_gives_all(store: Store) -> None:
     store.fill(SEQUENCES[:1], model="aac_dpc")
     np.testing.assert_array_equal(store.embed(SEQUENCES, model="aac_dpc"), composition(SEQUENCES))
     assert len(store.space("aac_dpc")) == 3
@@ -175,7 +175,7 @@ def test_what_has_no_vector_is_skipped_or_nan_where_asked(store: Store, way: str
 
 def test_the_loaded_model_is_kept(store: Store) -> None:
     first, second = store.target("aac_dpc"), store.target("aac_dpc")
-    assert first.load_model(None, "all") is second.load_model(None, "all")
+    assert first.get_model("all").load(None) is second.get_model("all").load(None)
 
 
 def test_representations_name_the_spaces(store: Store) -> None:

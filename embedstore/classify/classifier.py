@@ -1,4 +1,4 @@
-"""A classifier on disk: a folder of plain tensors and JSON, read strictly. There is no pickle in it.
+"""A classifier on disk: a folder of plain tensors and JSON, read strictly. Nothing in it is pickled.
 
 classifier.safetensors   the tensors of `heads.tensor_shapes`, float32
 classifier.json          format, version, network, schema, calibration, SHA-256 of the tensors' file, and how it

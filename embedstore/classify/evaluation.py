@@ -14,7 +14,6 @@ from embedstore.classify.blocks import (
     FeatureInput,
     Reading,
     fill_source,
-    fill_spaces,
     find_spaces,
     relabelled,
     require_schema,
@@ -23,7 +22,16 @@ from embedstore.classify.classifier import REPORT_NAME, SCORES_NAME, Classifier,
 from embedstore.classify.tables import Scores, score, write_scores
 from embedstore.classify.training import assess
 from embedstore.errors import InputError
-from embedstore.features import Features, Samples, Schema, is_merged_file, load_samples, open_features, view
+from embedstore.features import (
+    Features,
+    Samples,
+    Schema,
+    fill_spaces,
+    is_merged_file,
+    load_samples,
+    open_features,
+    view,
+)
 
 EVALUATION_NAME = "evaluation.json"
 
@@ -105,7 +113,7 @@ def _checked_input(given: FeatureInput, classifier: Classifier, how: Reading) ->
     samples = relabelled(samples, how)
     source = fill_source(given, how)
     if source is not None:
-        targets, _ = fill_spaces(targets, source)
+        targets = tuple(fill_spaces(targets, source)[0])
     return view(samples, targets), samples
 
 
@@ -119,10 +127,10 @@ def _classes(samples: Samples, schema: Schema, classifier: Classifier) -> Any:
 
 
 def _seen(classifier: Classifier, scores: Scores) -> list[str]:
-    """Groups that training, early stopping or calibration used; of those tested on then, this is no second test."""
+    """Groups that training, early stopping or calibration used; for these it is not an independent test."""
     split = classifier.about.get("split")
     parts = split.get("groups") if isinstance(split, dict) else None
-    lists = parts.items() if isinstance(parts, dict) else ()  # whoever made the classifier wrote this
+    lists = parts.items() if isinstance(parts, dict) else ()  # the classifier may be a stranger's
     used = {str(name) for part, names in lists if part != "test" and isinstance(names, list) for name in names}
     codes = np.unique(scores.samples.groups.codes)
     return sorted(used & {scores.samples.groups.names[code] for code in codes.tolist() if code >= 0})

@@ -25,14 +25,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embedstore.atomic import check_folder, complete
-from embedstore.classify.blocks import Reading, fill_source, fill_spaces, relabelled
+from embedstore.classify.blocks import Reading, fill_source, relabelled
 from embedstore.classify.heads import TrainOptions
 from embedstore.classify.metrics import LEVEL, REPLICATES, Floats, Measures, draws, interval, numbers
 from embedstore.classify.splitting import Split, split_samples
 from embedstore.classify.tables import Scores
 from embedstore.classify.training import Trained, fit_classifier, jsonable
 from embedstore.errors import InputError
-from embedstore.features import FillFrom, Samples, is_merged_file, is_missing, load_samples, schema_of, view
+from embedstore.features import (
+    FillFrom,
+    Samples,
+    fill_spaces,
+    is_merged_file,
+    is_missing,
+    load_samples,
+    schema_of,
+    view,
+)
 from embedstore.filling import SpaceTarget, find_target
 from embedstore.models.resolution import ModelOptions
 from embedstore.records import Canaries
@@ -71,7 +80,7 @@ def seconds_per_residue(target: SpaceTarget) -> float | None:
     if target.space is None:
         return None
     info = target.space.info()
-    return info.compute_seconds / info.letters if info.letters and info.compute_seconds else None
+    return info.compute_seconds / info.residues if info.residues and info.compute_seconds else None
 
 
 def find_sets(
@@ -260,7 +269,7 @@ def _similarities(vectors: Matrix) -> Similarities:
     """(n, n) products of the centred vectors, scaled so that none overflows; the diagonal is 0."""
     centred = vectors.astype(np.float64) - vectors.mean(axis=0, dtype=np.float64)
     largest = np.abs(centred).max()
-    if largest <= np.finfo(np.float32).eps * np.abs(vectors).max():  # nothing but rounding is left
+    if largest <= np.finfo(np.float32).eps * np.abs(vectors).max():  # only rounding is left
         return np.zeros((len(vectors), len(vectors)))
     centred /= largest
     products: Similarities = centred @ centred.T

@@ -7,7 +7,6 @@ core waits for another inside a matrix product. The number of threads that torch
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from collections.abc import Iterator
@@ -19,7 +18,7 @@ import torch
 
 from embedstore.errors import InputError
 from embedstore.identity import Precision
-from embedstore.models.machine import Place, processor
+from embedstore.models.machine import Place, processor, usable_processors
 
 
 def pick_device(device: str | None) -> torch.device:
@@ -61,7 +60,7 @@ def machine_place(device: torch.device, dtype: torch.dtype) -> Place:
 
 def cores() -> int:
     """Cores that this process may use: physical ones, within its affinity and `OMP_NUM_THREADS`."""
-    return max(1, min(max(torch.get_num_threads(), _SETTING.before), len(os.sched_getaffinity(0))))
+    return max(1, min(max(torch.get_num_threads(), _SETTING.before), len(usable_processors())))
 
 
 class _ThreadSetting:

@@ -73,7 +73,7 @@ class DnaTokenizer:
         Raises
         ------
         WeightsNotFoundError : there is no such file.
-        WeightsError : it is no tokenizer, or not one of DNABERT's kind.
+        WeightsError : it is not a tokenizer, or not one of DNABERT's kind.
         """
         if not path.is_file():
             raise WeightsNotFoundError(

@@ -1,6 +1,6 @@
 """Strict reading of a checkpoint's tensors: every one that is expected, none that is not, nothing executed.
 
-`safetensors` holds nothing but tensors. Pickled files (`pytorch_model.bin`, fair-esm's `.pt`) are read with torch's
+`safetensors` holds only tensors. Pickled files (`pytorch_model.bin`, fair-esm's `.pt`) are read with torch's
 `weights_only`, which refuses whatever is not a tensor or a plain value; fair-esm's configuration, an
 `argparse.Namespace`, is the one class allowed. A missing tensor is never filled with random numbers. Nothing is copied
 that the file does not hold: a tensor may be described as larger than its bytes (of strides 0), and is refused then.

@@ -19,7 +19,7 @@ from typing import NoReturn
 from embedstore.errors import CorruptStoreError, StorageError
 from embedstore.storage.file_systems import Modes, modes_of
 
-_STORE = "embedstore.json"  # what tells a store that was mounted anew from an empty mount point
+_STORE = "embedstore.json"  # what tells a store that was mounted again from an empty mount point
 
 
 class StoreFolders:
@@ -148,7 +148,7 @@ def _is_folder(path: str) -> bool:
     if stat.S_ISLNK(mode):
         refuse_link(path)
     if not stat.S_ISDIR(mode):
-        raise NotADirectoryError(errno.ENOTDIR, f"{path} is no folder")
+        raise NotADirectoryError(errno.ENOTDIR, f"{path} is not a folder")
     return True
 
 

@@ -63,7 +63,7 @@ def empty_rows(count: int, row_bytes: int) -> NDArray[np.uint8]:
     """Return (count, row_bytes) uint8, not initialised, that begins with a cache line.
 
     Large arrays of numpy begin 16 bytes behind the start of a page. Where rows are multiples of 1 KiB, copying them
-    there from a file took twice as long on AMD Zen 3, whose string instructions mind such neighbouring offsets.
+    there from a file took twice as long on AMD Zen 3, whose string instructions are slow at such neighbouring offsets.
     """
     block = np.empty(count * row_bytes + _CACHE_LINE_BYTES, np.uint8)
     start = -block.ctypes.data % _CACHE_LINE_BYTES
@@ -128,6 +128,9 @@ class Blob(Protocol):
 
         Parameters
         ----------
+        start : byte of the file at which the array begins.
+        row_bytes : of each row.
+        rows : (k,) numbers of the rows wanted.
         out : where to put them, (k, row_bytes) uint8 in C order; None: in a new array.
         """
         ...
@@ -206,6 +209,8 @@ class Storage(Protocol):
 
         Parameters
         ----------
+        name : of the file.
+        size_bytes : that it must have.
         mapped : False: read it, even where it could be mapped. A disk that fails is an error then, not a signal.
         """
         ...

@@ -113,7 +113,8 @@ class RangeReader:
 
         Raises
         ------
-        CorruptStoreError : it has another size. FileNotFoundError : it is gone.
+        CorruptStoreError : it has another size.
+        FileNotFoundError : it is gone.
         """
         content = self.kept.get(name)
         if content is None:
@@ -173,7 +174,7 @@ class RangedBlob:
         return self._whole().bytes(start, length)
 
     def _whole(self) -> Blob:
-        """Fetch the file once, whoever asks at the same time."""
+        """Fetch the file once, however many ask at the same time."""
         with self._lock:
             if self._mapped is None:
                 self._mapped = self._reader.mapped(self._name, self._size_bytes)
@@ -247,7 +248,7 @@ def mapped(name: str, size_bytes: int, pieces: Iterable[Buffer]) -> MappedBlob:
             raise
         raise StorageError(
             f"Cannot keep {name} ({size_bytes:,} bytes) in a temporary file: {error.strerror}. The server sends no "
-            "ranges, so it is fetched whole. Set TMPDIR to a folder with room for it."
+            "ranges, so the complete file is fetched. Set TMPDIR to a folder with room for it."
         ) from None
 
 

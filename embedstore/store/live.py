@@ -2,7 +2,7 @@
 
 Of a key that several segments hold, the oldest segment's row is the one that is found.
 
-What of a space is live: its commits as they are listed, their segments, and the view over them.
+The live commits of a space: as they are listed, their segments, and the view over them.
 
 Others publish, merge and remove at any time, and a listing may be older than a commit. So a commit that was there is
 gone only if asking for it says so, and where a file has vanished that was live when we listed, we list again.
@@ -145,7 +145,7 @@ class LiveView:
 
     Attributes
     ----------
-    ignored_commits : how many lacked a member's signature when it looked last, where signatures are required.
+    ignored_commits : how many had no member's signature at the last look, where signatures are required.
     """
 
     def __init__(
@@ -264,7 +264,7 @@ class LiveView:
         """Open the newest published index all of whose segments are live; one that cannot be read is skipped."""
         try:
             entries = self._storage.list(f"{self._folder}index/")
-        except StorageError:  # derived, so done without: its folder may be a link that leads out of the store
+        except StorageError:  # derived, so it is skipped: its folder may be a link that leads out of the store
             return None
         for entry in reversed(entries):
             if is_index(entry.name[len(self._folder) :]):

@@ -46,7 +46,7 @@ class SpaceInfo:
     size_bytes: int
     segments: int
     compute_seconds: float
-    letters: int
+    residues: int
     """Residues or bases embedded."""
 
 
@@ -92,7 +92,7 @@ class Space:
 
     @property
     def ignored_commits(self) -> int:
-        """How many commits lacked a member's signature when it looked last, where signatures are required."""
+        """How many commits had no member's signature at the last look, where signatures are required."""
         return self._live.ignored_commits
 
     @property
@@ -250,7 +250,7 @@ class Space:
             self.storage.entry(f"{self.folder}space.json")
         except FileNotFoundError:
             raise StorageError(
-                f"Cannot add to space {self.name}: it was removed meanwhile. Start again to make it anew."
+                f"Cannot add to space {self.name}: it was removed meanwhile. Start again to create it again."
             ) from None
         if commit is not None:
             self._live.add(commit.id, commit)
@@ -271,7 +271,7 @@ class Space:
             for file, fact in segment.commit.files.items():
                 name = f"{self.folder}{file}"
                 size_bytes = there.get(name)
-                if size_bytes is None:  # in an old listing, perhaps; if not, whoever asks looks again what is live
+                if size_bytes is None:  # in an old listing, perhaps; if not, the caller looks again what is live
                     size_bytes = self.storage.entry(name).size_bytes
                 if size_bytes != fact.size_bytes:
                     raise CorruptStoreError(name, f"expected {fact.size_bytes} bytes, found {size_bytes}")
@@ -298,7 +298,7 @@ class Space:
             size_bytes=sum(commit.size_bytes for commit in commits),
             segments=len(commits),
             compute_seconds=sum(float(commit.provenance.get("compute_seconds", 0)) for commit in commits),
-            letters=sum(int(commit.provenance.get("letters", 0)) for commit in commits),
+            residues=sum(int(commit.provenance.get("letters", 0)) for commit in commits),
         )
 
     def __repr__(self) -> str:

@@ -264,6 +264,6 @@ def recipe_conflict(name: str, recipe: Recipe, asked: Recipe) -> SpaceConflictEr
     fields = "; ".join(f"{field}: {there!r} there, {here!r} asked for" for field, (there, here) in differences.items())
     return SpaceConflictError(
         f"Space {name} ({recipe.id[:8]}…) was made by another recipe: {fields}. "
-        "Ask for what it holds, or give the new space another name (--name).",
+        "Ask for what it holds, or fill a space of another name (`embedstore fill --name NAME`).",
         differences,
     )

@@ -1,4 +1,4 @@
-"""Whatever is no whole classifier is refused with what is wrong, and nothing in it is executed."""
+"""Anything but a complete classifier is refused with a reason, and nothing in it is executed."""
 
 from __future__ import annotations
 

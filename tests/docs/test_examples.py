@@ -16,6 +16,10 @@ from example_world import use_small_models, web_server, write_hub_cache, write_v
 from store.object_servers import S3Server
 
 BEFORE: Mapping[str, str] = {
+    "README.md": """
+        mkdir examples
+        cp proteins.faa examples/proteins.faa
+    """,
     "docs/guide/classify.md": "embedstore prepare virus=genomes/virus host=genomes/host -o other",
     "docs/guide/dnabert_s.md": "mv dnabert_checkpoint my-dnabert",
     "docs/guide/features.md": """
@@ -23,6 +27,7 @@ BEFORE: Mapping[str, str] = {
         embedstore merge samples/samples.tsv --models dnabert_s,fastesm2_650 --fill -o first.npz
     """,
     "docs/guide/models.md": "mv esm_checkpoint DIR",
+    "docs/guide/places.md": "embedstore fill proteins.faa --model aac_dpc",
     "docs/guide/readers.md": "embedstore fill proteins.faa --model aac_dpc",
     "docs/guide/sharing.md": """
         embedstore init /mnt/lab/store

@@ -1,4 +1,4 @@
-"""Looking up other stores behind the own one: what they have is used, what is wrong with them is done without."""
+"""Looking up other stores after the local one: what they have is used, what is wrong with them is skipped."""
 
 from __future__ import annotations
 
@@ -291,7 +291,7 @@ class BreakingStorage(LocalStorage):
         return super().open(name, size_bytes)
 
 
-def test_an_upstream_store_that_goes_away_meanwhile_is_done_without(tmp_path: Path, lab: Path) -> None:
+def test_an_upstream_store_that_goes_away_meanwhile_is_skipped(tmp_path: Path, lab: Path) -> None:
     storage = BreakingStorage(lab)
     upstream = Upstream(lab)
     upstream._store = SpaceStore(storage)
