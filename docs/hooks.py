@@ -15,11 +15,13 @@ from typing import Any
 
 import typer
 
+import embedstore
 from embedstore_cli.command import EXAMPLES, TASKS
 from embedstore_cli.main import app
 
 ROOT = Path(__file__).resolve().parents[1]
 COMMANDS = "reference/commands"
+VALUES = "reference/api/values.md"
 
 ROOT_DOCUMENTS: Mapping[str, str] = {
     "CHANGELOG.md": "changelog.md",
@@ -43,6 +45,7 @@ def on_files(files: Any, config: Any) -> Any:
     for source, page in ROOT_DOCUMENTS.items():
         if files.get_file_from_path(page) is None:
             pages[page] = (ROOT / source).read_text(encoding="utf-8")
+    pages[VALUES] = values_page()
     pages["notebook.md"] = notebook_page(ROOT / "examples" / "embedstore.ipynb")
     for page, text in pages.items():
         files.append(File.generated(config, page, content=text))
@@ -74,6 +77,17 @@ def site_links(markdown: str, page: str) -> str:
 
     link = r"(?<!!)\[(?P<text>[^\]]*)\]\((?P<target>[^)\s:#]+)(?P<anchor>#[^)\s]*)?\)"
     return re.sub(link, rewritten, markdown)
+
+
+def values_page() -> str:
+    """The public names that no written page of the reference has: what its functions take and return."""
+    written = "".join(page.read_text(encoding="utf-8") for page in (ROOT / "docs/reference/api").glob("*.md"))
+    names = [name for name in embedstore.__all__ if f"::: embedstore.{name}\n" not in written and name[0] != "_"]
+    return "\n".join(["# Values", "", "What functions and methods take and return.", "", *map(_shown, names)])
+
+
+def _shown(name: str) -> str:
+    return f"::: embedstore.{name}\n"
 
 
 def notebook_page(file: Path) -> str:

@@ -20,7 +20,6 @@ from pathlib import Path
 from threading import Thread
 
 import pytest
-from classify.small_genomes import write_genomes
 
 from embedstore.models.registry import MODELS, ModelSpec
 
@@ -48,6 +47,9 @@ ORIGIN
 
 def write_world(folder: Path) -> None:
     """Write the files that the examples read."""
+    pytest.importorskip("torch")
+    from classify.small_genomes import write_genomes
+
     proteins = (ROOT / "examples" / "proteins.faa").read_bytes()
     records = proteins.split(b">")[1:]
     (folder / "proteins.faa").write_bytes(proteins)
