@@ -27,7 +27,7 @@ def compact(
     from embedstore_cli import places
     from embedstore_cli.output import count, notice, size, write_json, write_line
 
-    opened = open_store(store, sign_with=sign_with)
+    opened = open_store(store, sign_with=sign_with, upstream=())
     chosen = [opened.space(name) for name in spaces] if spaces else opened.spaces()
     reports = list(places.of_each_space(opened, chosen, compact))
     if json:

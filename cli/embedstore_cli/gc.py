@@ -40,7 +40,7 @@ def gc(
     from embedstore.upkeep import collect
     from embedstore_cli.output import confirm, count, size, write_json, write_line
 
-    opened = open_store(store)
+    opened = open_store(store, upstream=())
     collected = partial(
         collect,
         opened.storage,

@@ -24,7 +24,7 @@ def info(
     from embedstore_cli import places
     from embedstore_cli.output import write_facts, write_json
 
-    opened = open_store(store, pin=pin)
+    opened = open_store(store, pin=pin, upstream=())
     if space is not None:
         found = details(opened.space(space))
         if json:

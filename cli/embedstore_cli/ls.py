@@ -24,7 +24,7 @@ def ls(
     from embedstore_cli.output import count, notice, short, size, write_json, write_table
 
     opened = places.opened(store, pin=pin)
-    spaces = list(places.of_each_space(opened, opened.own_spaces(), overview))
+    spaces = list(places.of_each_space(opened, opened.local_spaces(), overview))
     for each in opened.tiers.upstream:
         spaces += each.ask(partial(_overviews, each), [])
     if json:

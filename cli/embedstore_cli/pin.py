@@ -23,7 +23,7 @@ def pin(
     from embedstore.upkeep import pin, unpin
     from embedstore_cli.output import notice, write_json, write_line
 
-    opened = open_store(store)
+    opened = open_store(store, upstream=())
     if name is None:
         if remove:
             raise typer.BadParameter("expected the name of the pin to remove")

@@ -22,8 +22,8 @@ def pull(
     from embedstore.library import open_store
     from embedstore.sharing import pull as pull_spaces
 
-    there = open_store(far)
-    near = open_store(store, create=not dry_run, segment_format=there.segment_format)
+    there = open_store(far, upstream=())
+    near = open_store(store, create=not dry_run, segment_format=there.segment_format, upstream=())
     lines = copying.Lines(quiet=quiet)
     report = pull_spaces(near, there, space or (), dry_run=dry_run, on_copied=lines.show)
     copying.write(report, json=json, quiet=quiet)

@@ -22,8 +22,8 @@ def push(
     from embedstore.library import open_store
     from embedstore.sharing import push as push_spaces
 
-    near = open_store(store)
-    there = open_store(far, create=not dry_run, segment_format=near.segment_format)
+    near = open_store(store, upstream=())
+    there = open_store(far, create=not dry_run, segment_format=near.segment_format, upstream=())
     lines = copying.Lines(quiet=quiet)
     report = push_spaces(near, there, space or (), dry_run=dry_run, on_copied=lines.show)
     copying.write(report, json=json, quiet=quiet)

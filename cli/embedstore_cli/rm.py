@@ -22,7 +22,7 @@ def rm(
     from embedstore.upkeep import remove_space
     from embedstore_cli.output import confirm, count, notice, short
 
-    opened = open_store(store)
+    opened = open_store(store, upstream=())
     found = {space.id: space for space in map(opened.space, spaces)}.values()
     what = {
         space.id: f"{count(len(space))} vectors of space {space.name} ({short(space.id)}…) from {opened.location}"

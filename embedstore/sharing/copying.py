@@ -94,11 +94,12 @@ def sync(
 
 def _copied(near: SpaceStore, far: SpaceStore, directions: Sequence[Direction], wanted: _Wanted) -> CopyReport:
     started = time.monotonic()
+    near, far = near.local, far.local  # what their upstream stores have is not theirs
     if near.location == far.location:  # not by their ids, which a store shares with its copies
         raise InputError(f"Cannot copy from {near.location} to itself. Name another store.")
     ways = [(near, far, each) if each == "push" else (far, near, each) for each in directions]
     for _, destination, _ in ways:
-        if destination.pin is not None:
+        if destination.pinned is not None:
             raise InputError(f"Cannot copy to {destination.location} as it was pinned. Open the store itself.")
     _refuse_unknown(wanted.spaces, [source for source, _, _ in ways])
     spaces = [done for source, destination, each in ways for done in _copy_spaces(source, destination, each, wanted)]
