@@ -64,7 +64,7 @@ class DryRun:
     estimated_seconds: float | None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class FillReport:
     """What a fill did. Unless it was interrupted, `unique` is `hits` + `computed` + the distinct sequences that failed.
 
@@ -93,6 +93,13 @@ class FillReport:
     compute_seconds: float
     signal: str | None = None
     dry_run: DryRun | None = None
+
+    def __repr__(self) -> str:
+        missing = f"{self.computed:,} computed" if self.dry_run is None else f"{self.dry_run.misses:,} to compute"
+        refused = f", {len(self.rejected):,} rejected" if self.rejected else ""
+        refused += f", {len(self.failed):,} failed" if self.failed else ""
+        stopped = f", stopped by {self.signal}" if self.interrupted else ""
+        return f"<FillReport {self.space.name}: {self.read:,} read, {self.hits:,} found, {missing}{refused}{stopped}>"
 
     @property
     def interrupted(self) -> bool:
