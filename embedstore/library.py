@@ -484,6 +484,10 @@ class Store(SpaceStore):
 def as_records(sequences: Sequences) -> Iterator[Record | Rejection]:
     """Make records of whatever holds sequences; see `sequences.intake.records_of`.
 
+    Parameters
+    ----------
+    sequences : a path, or what holds sequences.
+
     Raises
     ------
     InputError : one sequence in place of many, or something that is no sequence, or could be meant in two ways.
@@ -492,7 +496,12 @@ def as_records(sequences: Sequences) -> Iterator[Record | Rejection]:
 
 
 def overview(space: Space) -> dict[str, Any]:
-    """Describe a space in one row, as JSON values; the keys are a contract."""
+    """Describe a space in one row, as JSON values; the keys are a contract.
+
+    Parameters
+    ----------
+    space : to describe.
+    """
     info = space.info()
     return {
         "name": space.name,
@@ -509,9 +518,13 @@ def overview(space: Space) -> dict[str, Any]:
 def details(space: Space) -> dict[str, Any]:
     """Describe a space fully, as JSON values: `overview`, cost, commits ignored because no member has signed them, and
     recipe.
+
+    Parameters
+    ----------
+    space : to describe.
     """
     info = space.info()
-    cost = {"compute_seconds": round(info.compute_seconds, 3), "letters": info.letters}
+    cost = {"compute_seconds": round(info.compute_seconds, 3), "letters": info.residues}
     ignored = {"ignored_commits": space.ignored_commits}
     return {**overview(space), **cost, **ignored, "recipe": space.recipe.to_json()}
 

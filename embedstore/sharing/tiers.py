@@ -73,18 +73,24 @@ class Upstream:
 
     @property
     def store(self) -> SpaceStore | None:
-        """The store; None if it cannot be had."""
+        """The store; None if it cannot be opened."""
         if self._store is None:
             self._store = self.ask(self._opened, None)
         return self._store
 
     def spaces(self) -> list[Space]:
-        """Its spaces; none if it cannot be had."""
+        """Its spaces; none if it cannot be opened."""
         store = self.store
         return [] if store is None else self.ask(store.spaces, [])
 
     def ask(self, question: Callable[[], T], otherwise: T) -> T:
-        """Return the answer, or `otherwise` if this store fails or has failed before."""
+        """Return the answer, or `otherwise` if this store fails or has failed before.
+
+        Parameters
+        ----------
+        question : asks this store.
+        otherwise : what there is without it.
+        """
         if self.is_gone:
             return otherwise
         try:
@@ -95,7 +101,12 @@ class Upstream:
             return otherwise
 
     def warn(self, text: str) -> None:
-        """Warn of this store."""
+        """Warn of this store.
+
+        Parameters
+        ----------
+        text : what is wrong, and what follows.
+        """
         warnings.warn(text, UpstreamWarning, stacklevel=2)
 
     def _opened(self) -> SpaceStore:
@@ -115,11 +126,16 @@ class UpstreamSpace:
 
     @property
     def store_id(self) -> str:
-        """Id of the store; empty if it cannot be had."""
+        """Id of the store; empty if it cannot be opened."""
         return self.upstream.store.id if self.upstream.store is not None else ""
 
     def contains(self, keys: Keys) -> NDArray[np.bool_]:
-        """Tell for each key whether it can be had there: (n,) bool."""
+        """Tell for each key whether that store has it: (n,) bool.
+
+        Parameters
+        ----------
+        keys : (n, 24) uint8.
+        """
         space = self._found()
         nothing = np.zeros(len(keys), np.bool_)
         if space is None or not len(keys):
@@ -130,7 +146,12 @@ class UpstreamSpace:
         return present
 
     def read(self, keys: Keys) -> tuple[NDArray[np.bool_], Vectors]:
-        """Read what can be had of some keys: which, (n,) bool, and the vectors of those, (k, dim), each checked."""
+        """Read those of some keys that the store has: which, (n,) bool, and their vectors, (k, dim), each checked.
+
+        Parameters
+        ----------
+        keys : (n, 24) uint8, distinct.
+        """
         present = self.contains(keys)
         space = self._space
         vectors = np.empty((0, 0)) if space is None else np.empty((int(present.sum()), space.dim), space.dtype)
@@ -249,11 +270,23 @@ class UpstreamSpaces:
         self._held_lock = threading.RLock()
 
     def contains(self, keys: Keys) -> NDArray[np.bool_]:
-        """Tell for each key whether one of the stores has its vector: (n,) bool. Where it is to be kept, fetch it."""
+        """Tell for each key whether one of the stores has its vector: (n,) bool. Where it is to be kept, fetch it.
+
+        Parameters
+        ----------
+        keys : (n, 24) uint8, in any order, repeated or not.
+        """
         return self._fetch(keys) if self._keep else self._is_upstream(keys)
 
     def read_into(self, vectors: Vectors, rows: NDArray[np.int64], keys: Keys) -> NDArray[np.bool_]:
-        """Put the vectors of keys into some rows of `vectors`, and tell which were found: (n,) bool."""
+        """Put the vectors of keys into some rows of an array, and tell which were found: (n,) bool.
+
+        Parameters
+        ----------
+        vectors : to be filled.
+        rows : (n,) those that the keys belong to.
+        keys : (n, 24) uint8, in any order, repeated or not.
+        """
         distinct, which = _distinct(keys)
         found = np.zeros(len(distinct), np.bool_)
         for some in self._windows(np.arange(len(distinct))):
@@ -285,7 +318,7 @@ class UpstreamSpaces:
         return present
 
     def _fetch(self, keys: Keys) -> NDArray[np.bool_]:
-        """Fetch what upstream stores have, to be kept; tell which keys can be had: (n,) bool."""
+        """Fetch what upstream stores have, to be kept; tell which of the keys they have: (n,) bool."""
         distinct, which = _distinct(keys)
         with self._held_lock:
             present = np.fromiter((key.tobytes() in self._held.known for key in distinct), np.bool_, len(distinct))
@@ -391,6 +424,11 @@ class Tiers:
                         upstream.warn(f"Skipping space {space.name} of {upstream.location}: {error}")
 
     def behind(self, space: Space) -> UpstreamSpaces:
-        """Return what lies behind a space of the local store."""
+        """Return what lies behind a space of the local store.
+
+        Parameters
+        ----------
+        space : of the local store.
+        """
         upstream = [UpstreamSpace(each, space.id) for each in self.upstream]
         return UpstreamSpaces(space, upstream, keep=self.pull_through)

@@ -201,7 +201,8 @@ def open_index(storage: Storage, name: str, size_bytes: int, *, check: bool | No
 
     Raises
     ------
-    CorruptStoreError : it is not whole. FileNotFoundError : a newer one has replaced it.
+    CorruptStoreError : it is not whole.
+    FileNotFoundError : a newer one has replaced it.
     """
     blob = storage.open(name, size_bytes)
     header, start = _read_header(name, blob, size_bytes)

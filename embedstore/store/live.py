@@ -59,7 +59,12 @@ class SpaceView:
         )
 
     def find(self, keys: Keys) -> Places:
-        """Look up keys: (rank of the segment or -1, row), both (n,) int64."""
+        """Look up keys: (rank of the segment or -1, row), both (n,) int64.
+
+        Parameters
+        ----------
+        keys : (n, 24) uint8.
+        """
         numbers, rows = self.delta.find(keys, self._uncovered)
         ranks = self._delta_ranks[numbers]
         if self.base is None:
@@ -70,7 +75,14 @@ class SpaceView:
         return np.where(older, base_ranks, ranks), np.where(older, base_rows, rows)
 
     def read(self, keys: Keys, places: Places, row_bytes: int) -> NDArray[np.uint8]:
-        """Gather the vectors of keys that `find` found: (n, row_bytes) uint8, each checked."""
+        """Gather the vectors of keys that `find` found: (n, row_bytes) uint8, each checked.
+
+        Parameters
+        ----------
+        keys : (n, 24) uint8.
+        places : as `find` returned them.
+        row_bytes : of a vector.
+        """
         ranks, rows = places
         gathered = empty_rows(len(ranks), row_bytes)
         reads = [
@@ -165,7 +177,8 @@ class LiveView:
 
         Raises
         ------
-        CorruptStoreError : a commit is damaged. FormatVersionError : one needs a newer embedstore.
+        CorruptStoreError : a commit is damaged.
+        FormatVersionError : one needs a newer embedstore.
         """
         with self._lock:
             self._view = self._loaded(self._view)
@@ -183,7 +196,14 @@ class LiveView:
                 self._view = SpaceView(view.segments, self._open_base(set(index.commits)) or index)
 
     def ask(self, question: Callable[Concatenate[SpaceView, P], T], *given: P.args, **named: P.kwargs) -> T:
-        """Ask the current view; where a file has vanished since it was made, a new one."""
+        """Ask the current view; where a file has vanished since it was made, a new one.
+
+        Parameters
+        ----------
+        question : called with the view and what else is given.
+        given : for the question.
+        named : for the question, by name.
+        """
         looks = 0
         while True:
             try:
@@ -193,6 +213,10 @@ class LiveView:
 
     def read(self, keys: Keys) -> tuple[NDArray[np.int64], NDArray[np.uint8] | None]:
         """Look up keys and gather their vectors, both in the same view.
+
+        Parameters
+        ----------
+        keys : (n, 24) uint8.
 
         Returns
         -------

@@ -44,7 +44,7 @@ class SpaceInfo:
     size_bytes: int
     segments: int
     compute_seconds: float
-    letters: int
+    residues: int
     """Residues or bases embedded."""
 
 
@@ -52,11 +52,23 @@ class SpaceUpstream(Protocol):
     """What lies behind a space: other stores with vectors of its recipe; see `sharing.tiers`."""
 
     def contains(self, keys: Keys) -> NDArray[np.bool_]:
-        """Tell for each key whether one of the stores has its vector: (n,) bool."""
+        """Tell for each key whether one of the stores has its vector: (n,) bool.
+
+        Parameters
+        ----------
+        keys : (n, 24) uint8.
+        """
         ...
 
     def read_into(self, vectors: Vectors, rows: NDArray[np.int64], keys: Keys) -> NDArray[np.bool_]:
-        """Put the vectors of keys into some rows of `vectors`, and tell which were found: (n,) bool."""
+        """Put the vectors of keys into some rows of an array, and tell which were found: (n,) bool.
+
+        Parameters
+        ----------
+        vectors : to be filled.
+        rows : (n,) those that the keys belong to.
+        keys : (n, 24) uint8.
+        """
         ...
 
     def refresh(self) -> None:
@@ -296,12 +308,22 @@ class Space:
         return [view.segments[rank] for rank in ranks.tolist()]
 
     def mergeable(self, segments: Sequence[Segment]) -> list[bool]:
-        """Tell for each segment whether it may be merged with others; see `CommitSignatures.mergeable`."""
+        """Tell for each segment whether it may be merged with others; see `CommitSignatures.mergeable`.
+
+        Parameters
+        ----------
+        segments : of this space.
+        """
         allowed = self.signatures.mergeable({segment.commit_id for segment in segments})
         return [segment.commit_id in allowed for segment in segments]
 
     def write_files(self, rows: SortedRows) -> SegmentFiles:
-        """Write the files of a new segment, which is part of the space when a commit names it; see `write_segment`."""
+        """Write the files of a new segment, which is part of the space when a commit names it; see `write_segment`.
+
+        Parameters
+        ----------
+        rows : sorted by key.
+        """
         about = {"space": self.name, "space_id": self.id, "recipe": self.recipe.to_json()}
         return write_segment(self.storage, self.folder, rows, self.segment_format, {"embedstore": about})
 
@@ -382,7 +404,7 @@ class Space:
             size_bytes=sum(commit.size_bytes for commit in commits),
             segments=len(commits),
             compute_seconds=sum(float(commit.provenance.get("compute_seconds", 0)) for commit in commits),
-            letters=sum(int(commit.provenance.get("letters", 0)) for commit in commits),
+            residues=sum(int(commit.provenance.get("letters", 0)) for commit in commits),
         )
 
     def __repr__(self) -> str:

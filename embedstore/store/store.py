@@ -46,11 +46,21 @@ class StoreUpstream(Protocol):
         ...
 
     def documents(self, known: Container[str]) -> Iterator[SpaceDocument]:
-        """Yield what spaces those stores have, without those whose ids are known already, one after another."""
+        """Yield what spaces those stores have, without those whose ids are known already, one after another.
+
+        Parameters
+        ----------
+        known : ids; asked before each space, so it may grow meanwhile.
+        """
         ...
 
     def behind(self, space: Space) -> SpaceUpstream:
-        """Return what lies behind a space of this store."""
+        """Return what lies behind a space of this store.
+
+        Parameters
+        ----------
+        space : of this store.
+        """
         ...
 
 
