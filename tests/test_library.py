@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -398,3 +400,22 @@ def test_fill_and_retrieve_leaves_out_what_is_rejected_or_failed(store: Store) -
     assert [item.id for item in found.rejected] == ["b"]
     assert [item.id for item in found.failed] == ["c"]
     assert isinstance(found.failed[0], Rejection)
+
+
+def test_the_examples_of_the_guide_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("pandas")
+    root = Path(__file__).resolve().parents[1]
+    blocks = re.findall(r"```python\n(.*?)```", (root / "docs/guide/library.md").read_text(), re.DOTALL)
+    assert len(blocks) == 4
+    (tmp_path / "proteins.faa").write_bytes((root / "examples" / "proteins.faa").read_bytes())
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {}
+    for block in blocks:
+        exec(compile(block, "docs/guide/library.md", "exec"), names)  # noqa: S102
+    key, space = names["key"], names["space"]
+    assert key in space
+    assert embedstore.key_text(key) in space
+    assert space.read([key]).shape == (1, 420)
+    assert space.missing([key, bytes(24)]).tolist() == [[0] * 24]
+    assert len(names["near"].local_spaces()[0]) == len(space)
+    assert names["store"].pins() == []

@@ -184,9 +184,19 @@ class LiveView:
             self._view = self._loaded(self._view)
 
     def add(self, commit_id: str, commit: Commit) -> None:
-        """See a commit that was published just now, whatever a listing says."""
+        """See a commit that was published just now, whatever a listing says; nothing is listed for it.
+
+        Parameters
+        ----------
+        commit_id : of the commit.
+        commit : as it was published.
+        """
         with self._lock:
             self._known[commit_id] = self._segment(commit_id, commit)
+            if self._view is not None:
+                with suppress(FileNotFoundError):  # of others' segments, removed since they were listed
+                    self._view = self._view_of_known(self._view)
+                    return
             self._view = self._loaded(self._view)
 
     def index_with(self, view: SpaceView, index: KeyIndex) -> None:
@@ -255,7 +265,7 @@ class LiveView:
             raise self._damage(error) from error
 
     def _load(self, before: SpaceView | None) -> SpaceView:
-        """List what is committed, and make the view of it, keeping what is open already."""
+        """List what is committed, and make the view of it."""
         listed = self._listed()
         for commit in self._known.keys() - listed:
             if not self._log.is_there(commit):
@@ -264,6 +274,10 @@ class LiveView:
         for error in found.unreadable.values():  # what it replaces is not known, so neither is what is live
             raise error
         self._known.update((name, self._segment(name, commit)) for name, commit in found.readable.items())
+        return self._view_of_known(before)
+
+    def _view_of_known(self, before: SpaceView | None) -> SpaceView:
+        """Make the view of the commits that are known, keeping what is open already."""
         commits = {name: segment.commit for name, segment in self._known.items()}
         live = commits.keys() - (replaced_by(commits.values()) if self.pinned is None else set())
         ordered = in_age(commits, live)
