@@ -80,7 +80,7 @@ def seconds_per_residue(target: SpaceTarget) -> float | None:
     if target.space is None:
         return None
     info = target.space.info()
-    return info.compute_seconds / info.letters if info.letters and info.compute_seconds else None
+    return info.compute_seconds / info.residues if info.residues and info.compute_seconds else None
 
 
 def find_sets(

@@ -325,8 +325,8 @@ def residues_per_second(target: SpaceTarget, device: str | None) -> float | None
     """
     if target.space is not None:
         info = target.space.info()
-        if info.letters and info.compute_seconds:
-            return info.letters / info.compute_seconds
+        if info.residues and info.compute_seconds:
+            return info.residues / info.compute_seconds
     return kept_rate(target.recipe, device) or ROUGH_RESIDUES_PER_SECOND.get(target.recipe.model)
 
 

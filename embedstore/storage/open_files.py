@@ -76,7 +76,8 @@ class OpenFiles:
                 self._refuse_other_digest(blob, name, size_bytes, sha256)
         with self._lock:
             self._blobs[name] = blob
-            self._let_go(self._most)
+            if len(self._blobs) > self._most:
+                self._let_go(self._most)
         return blob
 
     def _opened(self, name: str, size_bytes: int) -> Blob:

@@ -66,15 +66,18 @@ def empty_rows(count: int, row_bytes: int) -> NDArray[np.uint8]:
     there from a file took twice as long on AMD Zen 3, whose string instructions are slow at such neighbouring offsets.
     """
     block = np.empty(count * row_bytes + _CACHE_LINE_BYTES, np.uint8)
-    start = -block.ctypes.data % _CACHE_LINE_BYTES
+    start = -block.__array_interface__["data"][0] % _CACHE_LINE_BYTES
     return block[start : start + count * row_bytes].reshape(count, row_bytes)
 
 
 def side_by_side(operation: Callable[[A], B], arguments: Sequence[A], at_once: int) -> Iterator[B]:
     """Yield the result for each argument, in order, while up to `at_once` of them are under way."""
-    if at_once <= 1 or len(arguments) <= 1:
-        yield from map(operation, arguments)
-        return
+    return (
+        map(operation, arguments) if at_once <= 1 or len(arguments) <= 1 else _threaded(operation, arguments, at_once)
+    )
+
+
+def _threaded(operation: Callable[[A], B], arguments: Sequence[A], at_once: int) -> Iterator[B]:
     with ThreadPoolExecutor(min(at_once, len(arguments)), thread_name_prefix="embedstore-storage") as executor:
         yield from executor.map(operation, arguments)
 
@@ -84,9 +87,10 @@ def one_ahead(operation: Callable[[A], B], arguments: Sequence[A]) -> Iterator[B
 
     For operations that leave Python's lock alone, such as numpy's copying.
     """
-    if len(arguments) <= 1:
-        yield from map(operation, arguments)
-        return
+    return map(operation, arguments) if len(arguments) <= 1 else _threaded_ahead(operation, arguments)
+
+
+def _threaded_ahead(operation: Callable[[A], B], arguments: Sequence[A]) -> Iterator[B]:
     with ThreadPoolExecutor(1, thread_name_prefix="embedstore-ahead") as executor:
         waiting = executor.submit(operation, arguments[0])
         for argument in arguments[1:]:

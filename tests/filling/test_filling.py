@@ -341,7 +341,7 @@ def test_progress_ends_with_nothing_waiting(store: Store) -> None:
 def test_the_commits_tell_what_the_fill_has_cost(store: Store) -> None:
     report = fill(records(SEQUENCES), toy_target(store, ToyEmbedder(before=lambda *_: time.sleep(0.001))))
     info = store.space("toy").info()
-    assert info.letters == sum(map(len, SEQUENCES))
+    assert info.residues == sum(map(len, SEQUENCES))
     assert info.compute_seconds == pytest.approx(report.compute_seconds)
     assert report.compute_seconds > 0
 

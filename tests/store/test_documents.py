@@ -112,7 +112,7 @@ EVIL_COMMITS = {
     "negative rows": changed("rows", -2),
     "rows is text": changed("rows", "2"),
     "rows is true": changed("rows", True),
-    "an array lacks": changed("arrays", {"key": COMMIT["arrays"]["key"]}),
+    "missing array": changed("arrays", {"key": COMMIT["arrays"]["key"]}),
     "arrays is a list": changed("arrays", []),
     "a part is text": changed("arrays/key/0", "x"),
     "files is a list": changed("files", []),
@@ -402,7 +402,7 @@ def test_what_the_commits_cost_is_added_up(tmp_path: Path) -> None:
     space.append(sample_batch(KEYS[:2], space.recipe), {"compute_seconds": 1.5, "letters": 10})
     space.append(sample_batch(KEYS[2:], space.recipe), {"compute_seconds": 2, "letters": 20, "host": "é"})
     info = open_space(tmp_path).info()
-    assert (info.rows, info.segments, info.compute_seconds, info.letters) == (4, 2, 3.5, 30)
+    assert (info.rows, info.segments, info.compute_seconds, info.residues) == (4, 2, 3.5, 30)
     assert info.size_bytes == sum(path.stat().st_size for path in tmp_path.glob("spaces/*/data/**/*") if path.is_file())
 
 

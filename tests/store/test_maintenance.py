@@ -59,7 +59,7 @@ def test_compacting_makes_one_segment_of_many_and_collecting_leaves_only_that(
     space = open_space(tmp_path)
     assert_right(space, KEYS)
     assert len(space) == 60
-    assert (space.info().letters, space.info().compute_seconds) == (info.letters, info.compute_seconds)
+    assert (space.info().residues, space.info().compute_seconds) == (info.residues, info.compute_seconds)
     many = len(data_files(tmp_path))
     found = collect(LocalStorage(tmp_path), grace_s=0)
     assert found.removed_files >= many // 2
