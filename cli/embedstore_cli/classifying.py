@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,9 +10,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from embedstore_cli.command import ARGUMENTS
+
 if TYPE_CHECKING:
     from embedstore.classify.blocks import Reading
     from embedstore.classify.classifier import Classifier
+    from embedstore.classify.provenance import Provenance
     from embedstore.models.resolution import ModelOptions
 
 Labels = Annotated[
@@ -83,6 +87,13 @@ def metric_facts(evaluation: Mapping[str, Any], on: str) -> list[tuple[str, str]
         interval = "" if low is None else f" ({low:.3f} to {high:.3f})"
         facts.append((name, "not defined" if evaluation[key] is None else f"{evaluation[key]:.3f}{interval}"))
     return facts
+
+
+def made_by(context: typer.Context) -> Provenance:
+    """State that this command makes something now."""
+    from embedstore.classify.provenance import Provenance
+
+    return Provenance.now(f"{context.command_path} {shlex.join(context.meta[ARGUMENTS])}")
 
 
 def report_warning(failed: str, kept: str) -> None:

@@ -99,11 +99,16 @@ _PLACES = ("PATH|URL", "INPUT...", "INPUT", "[INPUT...]")
 """How arguments are called that are text and may be paths."""
 
 
+ARGUMENTS = "embedstore.arguments"
+"""Where a command's context keeps its arguments as they were typed."""
+
+
 class Command(TyperCommand):
     """A command whose help ends with examples and exit codes, and that reads its arguments as said above."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Read the arguments; what takes one value is refused if it has two."""
+        ctx.meta[ARGUMENTS] = tuple(args)
         given = self.make_parser(ctx).parse_args(list(args))[2]
         for param in self.get_params(ctx):
             times = given.count(param)

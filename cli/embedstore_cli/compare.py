@@ -22,6 +22,7 @@ def _several(sets: list[str]) -> list[str]:
 
 
 def compare(
+    context: typer.Context,
     samples: Annotated[Path, typer.Argument(metavar="SAMPLES.tsv", help="What `prepare` wrote.", show_default=False)],
     models: Annotated[
         list[str],
@@ -67,7 +68,7 @@ def compare(
     """
     from embedstore.classify.heads import TrainOptions
     from embedstore.comparison.comparing import compare as compare_sets
-    from embedstore_cli.classifying import reading, report_warning
+    from embedstore_cli.classifying import made_by, reading, report_warning
     from embedstore_cli.output import notice, write_json
 
     training = TrainOptions(
@@ -87,6 +88,7 @@ def compare(
             training,
             seeds=seeds,
             on_trained=None if quiet else lambda name, number, _: notice(f"trained on {name}, seed {number}"),
+            made=made_by(context),
         )
     report_warning(comparison.report_failed, f"The numbers are in {output}")
     if json:
@@ -102,7 +104,7 @@ def _write_text(comparison: Comparison, output: Path) -> None:
     found = comparison.document
     columns = ("difference", *(f">{name}" for _, name in DRAWN))
     rows = [
-        (pair_name(pair), *(difference_text(pair["metrics"][path], "()") for path, _ in DRAWN))
+        (pair_name(pair), *(difference_text(pair["metrics"][path]) for path, _ in DRAWN))
         for pair in found["differences"]
     ]
     notice(f"{lead(found)} In brackets: {found['intervals']['level']:.0%} intervals; * : 0 is not in it.")

@@ -12,6 +12,7 @@ from embedstore_cli.classifying import ClassifierPlace, Fill, Groups, Labels
 
 
 def evaluate(
+    context: typer.Context,
     given: Annotated[
         Path,
         typer.Argument(
@@ -45,13 +46,13 @@ def evaluate(
     """
     from embedstore.classify.classifier import load_classifier
     from embedstore.classify.evaluation import evaluate as evaluate_classifier
-    from embedstore_cli.classifying import metric_facts, models_of, reading, report_warning
+    from embedstore_cli.classifying import made_by, metric_facts, models_of, reading, report_warning
     from embedstore_cli.output import notice, write_facts, write_json
 
     loaded, named = load_classifier(classifier), options.names(models)
     choices = options.options_of_models(models_of(loaded, named), weights, precision)
     with reading(given, store, named, labels, groups, choices, fill=fill, device=device, quiet=quiet) as how:
-        evaluation = evaluate_classifier(given, loaded, how, output, seed=seed)
+        evaluation = evaluate_classifier(given, loaded, how, output, seed=seed, made=made_by(context))
     report_warning(evaluation.report_failed, f"The numbers are in {output}")
     seen = evaluation.metrics["groups_seen_in_training"]
     if seen and not quiet:

@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from embedstore_cli import options
-from embedstore_cli.classifying import Fill, Groups, Labels, metric_facts, reading, report_warning
+from embedstore_cli.classifying import Fill, Groups, Labels, made_by, metric_facts, reading, report_warning
 from embedstore_cli.output import confirm, duration, notice, write_facts, write_json
 
 if TYPE_CHECKING:
     from embedstore.classify.blocks import Reading
     from embedstore.classify.heads import Epoch, TrainOptions
+    from embedstore.classify.provenance import Provenance
     from embedstore.classify.splitting import Split
     from embedstore.classify.training import TrainReport
 
@@ -64,6 +65,7 @@ IgnoreUnlabelled = Annotated[
 
 
 def train(
+    context: typer.Context,
     given: Given,
     output: Output,
     models: options.Models = None,
@@ -125,7 +127,7 @@ def train(
     named = options.names(models)
     how_made = options.options_of_models(named, weights, precision)
     with reading(given, store, named, labels, groups, how_made, fill=fill, device=device, quiet=quiet) as how:
-        report = _trained(given, output, choices, how, split, quiet=quiet)
+        report = _trained(given, output, choices, how, split, made_by(context), quiet=quiet)
     report_warning(report.report_failed, f"The classifier is in {report.output}")
     if json:
         write_json(report.to_json())
@@ -134,7 +136,7 @@ def train(
 
 
 def _trained(
-    given: Path, output: Path, choices: TrainOptions, how: Reading, split: Path | None, *, quiet: bool
+    given: Path, output: Path, choices: TrainOptions, how: Reading, split: Path | None, made: Provenance, *, quiet: bool
 ) -> TrainReport:
     """Train, and say how it goes on standard error."""
     from embedstore.classify.training import train as train_classifier
@@ -147,6 +149,7 @@ def _trained(
         split=split,
         on_epoch=None if quiet else lambda epoch: notice(_epoch_line(epoch)),
         on_split=None if quiet else lambda parts: notice(_split_line(parts)),
+        made=made,
     )
 
 

@@ -25,8 +25,10 @@ from numpy.typing import NDArray
 
 from embedstore.classify.blocks import fill_spaces, find_spaces, require_schema
 from embedstore.classify.classifier import Classifier, load_classifier
+from embedstore.classify.contigs import ContigGatherer, SourceCounts
 from embedstore.classify.metrics import Probabilities
-from embedstore.classify.tables import PIECE_ROWS, ContigGatherer, SourceCounts, Tables, Tally, open_tables
+from embedstore.classify.scores import PIECE_ROWS
+from embedstore.classify.tables import Tables, Tally, open_tables
 from embedstore.errors import InputError
 from embedstore.features import FillFrom, Preparation, Samples, collect, is_missing, view
 from embedstore.filling import FillOptions, FillReport, SpaceTarget
