@@ -130,7 +130,7 @@ def confusion_plot(confusion: Sequence[Sequence[int]], labels: Sequence[str]) ->
     with _figure("called", "", left_in=1.75) as (axes, finish):
         axes.imshow(shares, cmap="Blues", vmin=0, vmax=1, aspect="auto")
         for row, column in np.ndindex(shares.shape if len(labels) <= _LABELLED_CELLS else (0, 0)):
-            color = "white" if shares[row, column] > 0.5 else _INK
+            color = "white" if shares[row, column] > 0.6 else _INK
             texts = (f"{shares[row, column]:.0%}", f"{int(counts[row, column]):,}")
             for text, size, offset in zip(texts, (9, 7.5), (4, -7), strict=True):
                 _write(axes, text, (column, row), (0, offset), ha="center", color=color, fontsize=size)
@@ -167,7 +167,7 @@ def length_plot(scores: Scores, parts: Sequence[dict[str, Any]]) -> Figure:
         axes.plot(places, [part["accuracy"] for part in parts], "s", color=_COLORS[1], ms=6)
         axes.set_xticks(places, [f"{part['to']:,}" for part in parts])
         for place, part in zip(places, parts, strict=True):
-            axes.text(place, 1.04, f"n = {part['samples']:,}", ha="center", va="center", color=_GREY, fontsize=8)
+            axes.text(place, 1.04, f"n = {part['samples']:,}", ha="center", va="center", fontsize=8)
         axes.set_xlim(-0.6, len(parts) - 0.4)
         axes.set_ylim(0, 1.08)
         axes.set_yticks(np.linspace(0, 1, 6))
@@ -186,7 +186,9 @@ def intervals_plot(what: str, numbers: Mapping[str, tuple[float, float, float]])
         for name, (number, low, high) in zip(names, numbers.values(), strict=True):
             for line in name:
                 box = {"facecolor": "white", "edgecolor": "none", "pad": 1.0}
-                axes.text(0.01, top, line, transform=axes.get_yaxis_transform(), fontsize=8, va="center", bbox=box)
+                axes.text(
+                    0.01, top, line, transform=axes.get_yaxis_transform(), fontsize=8, va="center", color=_INK, bbox=box
+                )
                 top -= 1
             axes.plot([low, high], [top + 0.1] * 2, color=_COLORS[0], linewidth=1.5)
             axes.plot([number], [top + 0.1], "o", color=_COLORS[0], ms=5)
@@ -195,7 +197,7 @@ def intervals_plot(what: str, numbers: Mapping[str, tuple[float, float, float]])
         axes.set_yticks([])
         axes.spines["left"].set_visible(False)
         axes.margins(x=0.06)
-        return Figure(finish(), f"{what[:1].upper()}{what[1:]}. Dotted: none.")
+        return Figure(finish(), f"{what[:1].upper()}{what[1:]}. Dotted: no difference.")
 
 
 def _classes(scores: Scores) -> Iterator[int]:

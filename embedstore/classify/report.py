@@ -103,8 +103,7 @@ def evaluation_report(classifier: Classifier, evaluation: Mapping[str, Any], sco
     verdict = f"On {tested.size} of {scores.samples.origin}, the classifier {name} has a {tested.headline}"
     if seen:
         verdict += (
-            f", but this is no test: {len(seen)} of these groups were used to make it ({', '.join(seen[:3])}"
-            f"{', …' if len(seen) > 3 else ''})."
+            f", but this is no test: {len(seen):,} of these groups were used to make it (see the table of groups)."
         )
     else:
         verdict += f": {tested.judgement}."
@@ -248,7 +247,7 @@ def _groups(tested: Tested) -> Section:
     rows = group_rows(tested.scores)
     shown = f"The worst {_GROUPS_SHOWN:,} of {len(rows):,} groups" if len(rows) > _GROUPS_SHOWN else "The worst first"
     text = f"{shown}: by the share of samples that are called right, then by the mean score of the true class."
-    header = (
+    header = [
         "group",
         "true class",
         "mostly called",
@@ -256,9 +255,14 @@ def _groups(tested: Tested) -> Section:
         "called right",
         "share",
         "mean score of the true class",
-    )
-    table = Table(header, [row.cells for row in rows[:_GROUPS_SHOWN]], names=3)
-    return Section("By group", (text, table))
+    ]
+    cells = [[*row.cells] for row in rows[:_GROUPS_SHOWN]]
+    seen = set(tested.evaluation.get("groups_seen_in_training", ()))
+    if seen:
+        header.append("used to make the classifier")
+        for row, written in zip(rows, cells, strict=False):
+            written.append("yes" if row.group in seen else "no")
+    return Section("By group", (text, Table(header, cells, names=3)))
 
 
 @dataclass(frozen=True, slots=True)

@@ -80,6 +80,7 @@ class Section:
     parts: tuple[str | Table | Figures, ...]
 
 
+_LONG_CHARACTERS = 24
 _WORD = re.compile(r"[^\s&;]{25,}")
 _JOINT = re.compile(r"[_./|-]+")
 _STYLE = """
@@ -115,11 +116,13 @@ td, th { padding: .28rem .9rem .28rem 0; text-align: right; vertical-align: top;
 td { white-space: nowrap }
 th { color: var(--soft); font-weight: 550; vertical-align: bottom; border-bottom-color: #9aa5ae; min-width: 4.6em;
   max-width: 12em }
-td.name, th.name { text-align: left; white-space: normal; overflow-wrap: anywhere; min-width: 13em; max-width: 26em }
+td.name, th.name { text-align: left; white-space: normal; overflow-wrap: anywhere; max-width: 26em }
+td.long { min-width: 13em }
 table.facts td.name:last-child { max-width: 48em; min-width: 12em }
 table.facts td:first-child { color: var(--soft); min-width: 7em; max-width: 14em }
 .interval { color: #74808a; font-size: .9em }
-@media (max-width: 640px) { td, th { padding-right: .6rem } td.name, th.name { min-width: 9em; max-width: 13em }
+@media (max-width: 640px) { td, th { padding-right: .6rem } td.name, th.name { max-width: 13em }
+  td.long { min-width: 9em }
   table.facts td.name { max-width: none } table.facts td:first-child { min-width: 5em; max-width: 8em } }
 @media print { body { padding: 0; max-width: none } figure, tr { break-inside: avoid } .scroll { overflow: visible } }
 """
@@ -181,10 +184,8 @@ def _part(part: str | Table | Figures) -> str:
 
 def _table(table: Table) -> str:
     def row(cells: Sequence[Cell], tag: str) -> str:
-        written = (
-            f"<{tag}{' class=name' if place < table.names else ''}>{_cell(cell)}</{tag}>"
-            for place, cell in enumerate(cells)
-        )
+        kinds = (_kind(cell) if place < table.names else "" for place, cell in enumerate(cells))
+        written = (f"<{tag}{kind}>{_cell(cell)}</{tag}>" for kind, cell in zip(kinds, cells, strict=True))
         return f"<tr>{''.join(written)}</tr>"
 
     head = f"<thead>{row(table.header, 'th')}</thead>" if table.header else ""
@@ -192,6 +193,11 @@ def _table(table: Table) -> str:
     kind = "" if table.header else " class=facts"
     # tabindex: whoever has no mouse can scroll too
     return f"<div class=scroll tabindex=0><table{kind}>{head}<tbody>{body}</tbody></table></div>"
+
+
+def _kind(cell: Cell) -> str:
+    """Return the attribute of a cell of text; a long one must not be squeezed."""
+    return ' class="name long"' if len(cell) > _LONG_CHARACTERS else " class=name"
 
 
 def _cell(cell: Cell) -> str:

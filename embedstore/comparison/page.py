@@ -117,8 +117,8 @@ def _sets(found: Mapping[str, Any]) -> Section:
     groups = f"{min(tested):,}" if min(tested) == max(tested) else f"{min(tested):,} to {max(tested):,}"
     how = (
         f"{lead(found)} Means over {seeds} {_noun(seeds, 'seed')}, each with its own split, which is the same for "
-        f"every set, and {groups} groups to test on. In grey: {intervals['level']:.0%} intervals, {intervals['replicates']} bootstrap samples of "
-        f"{intervals['of']}. ↓: less is better."
+        f"every set, and {groups} groups to test on. In grey: {intervals['level']:.0%} intervals, "
+        f"{intervals['replicates']} bootstrap samples of {intervals['of']}. ↓: less is better."
     )
     header = ("metric", *(some["name"] for some in sets))
     rows = [
