@@ -74,7 +74,7 @@ def training_report(classifier: Classifier, test: Scores, made: Provenance) -> s
     test : scores of the test part.
     made : when, by which command and from what.
     """
-    about, tested = classifier.about, Tested(classifier.about["test"], test)
+    about, tested = classifier.about, Assessed(classifier.about["test"], test)
     spaces = " + ".join(block.space for block in classifier.schema.blocks)
     verdict = (
         f"The {classifier.network.kind} head on {spaces}, trained on {about['trained_on']}, has a "
@@ -98,7 +98,7 @@ def evaluation_report(classifier: Classifier, evaluation: Mapping[str, Any], sco
     scores : what they were computed from.
     made : when, by which command and from what.
     """
-    tested, name = Tested(evaluation, scores), Path(classifier.name).name
+    tested, name = Assessed(evaluation, scores), Path(classifier.name).name
     seen = evaluation.get("groups_seen_in_training", [])
     verdict = f"On {tested.size} of {scores.samples.origin}, the classifier {name} has a {tested.headline}"
     if seen:
@@ -112,7 +112,7 @@ def evaluation_report(classifier: Classifier, evaluation: Mapping[str, Any], sco
 
 
 @dataclass(frozen=True, slots=True)
-class Tested:
+class Assessed:
     """Metrics of scored samples, and the scores, with what the verdict says of them.
 
     Attributes
@@ -178,12 +178,12 @@ class Tested:
         return with_interval(value, self._interval(*names))
 
 
-def _evaluated(tested: Tested) -> list[Section]:
+def _evaluated(tested: Assessed) -> list[Section]:
     """Return the sections about scored samples."""
     return [_metrics(tested), _classes(tested), _plots(tested), _groups(tested), _lengths(tested)]
 
 
-def _metrics(tested: Tested) -> Section:
+def _metrics(tested: Assessed) -> Section:
     intervals, base = tested.evaluation["intervals"], tested.base_rates()
     text = (
         f"{tested.size}. Means over classes are unweighted. ↓: less is better. In grey: "
@@ -198,7 +198,7 @@ def _metrics(tested: Tested) -> Section:
     return Section("Metrics", (text, Table(("metric", "value", "base rate"), rows)))
 
 
-def _classes(tested: Tested) -> Section:
+def _classes(tested: Assessed) -> Section:
     classes, groups = tested.evaluation["classes"], tested.groups_by_label()
     first = next(iter(classes.values()))
     precisions, prevalences = first["recall_at_precision"], first["precision_at_prevalence"]
@@ -229,7 +229,7 @@ def _classes(tested: Tested) -> Section:
     return Section("By class", (Table(header, rows), text, Table(worth, worths)))
 
 
-def _plots(tested: Tested) -> Section:
+def _plots(tested: Assessed) -> Section:
     evaluation, scores = tested.evaluation, tested.scores
     figures = (
         roc_plot(scores),
@@ -242,7 +242,7 @@ def _plots(tested: Tested) -> Section:
     return Section("Plots", (Figures(figures),))
 
 
-def _groups(tested: Tested) -> Section:
+def _groups(tested: Assessed) -> Section:
     """Return each group with its true class and what it was called; the worst come first."""
     rows = group_rows(tested.scores)
     shown = f"The worst {_GROUPS_SHOWN:,} of {len(rows):,} groups" if len(rows) > _GROUPS_SHOWN else "The worst first"
@@ -315,7 +315,7 @@ def group_rows(scores: Scores) -> list[GroupRow]:
     return sorted(found, key=lambda row: (row.right / row.samples, row.score, row.group))
 
 
-def _lengths(tested: Tested) -> Section:
+def _lengths(tested: Assessed) -> Section:
     labels = tested.scores.labels
     header = ("bases", "samples", "accuracy", "AUROC", *(f"recall of {label}" for label in labels))
     rows = [
