@@ -59,7 +59,7 @@ _ROW_CHARACTERS = 22
 _ROW_LINES = 3
 _LABELLED_CELLS = 8
 """Up to so many classes the cells of a confusion matrix have room for numbers."""
-_PAIR_CHARACTERS = 52
+_LINE_CHARACTERS = 58
 _BINS = np.linspace(0, 1, 26)
 
 
@@ -142,7 +142,7 @@ def confusion_plot(confusion: Sequence[Sequence[int]], labels: Sequence[str]) ->
 def class_scores_plot(scores: Scores) -> Figure:
     """Distribution, in samples of each class, of the score of the last class; of their own class if there are many."""
     of_two = len(scores.labels) == 2
-    name = _name(scores.labels[-1]) if of_two else "the true class"
+    name = _shortened(scores.labels[-1], _NAME_CHARACTERS) if of_two else "the true class"
     with _figure(f"score of {name}", "density of samples") as (axes, finish):
         for place in np.unique(scores.y).tolist():
             numbers = scores.probabilities[scores.y == place, -1 if of_two else place]
@@ -177,8 +177,14 @@ def length_plot(scores: Scores, parts: Sequence[dict[str, Any]]) -> Figure:
 
 
 def intervals_plot(what: str, numbers: Mapping[str, tuple[float, float, float]]) -> Figure:
-    """Numbers with their intervals, (number, low, high) by name, above each other; dotted: 0."""
-    names = [_wrapped(name, _PAIR_CHARACTERS, 2) for name in numbers]
+    """Numbers with their intervals, (number, low, high) by name, above each other; dotted: 0.
+
+    Parameters
+    ----------
+    what : the numbers are.
+    numbers : a name may have several lines.
+    """
+    names = [[_shortened(line, _LINE_CHARACTERS) for line in name.split("\n")] for name in numbers]
     lines = sum(len(name) + 1.3 for name in names)
     with _figure(what, "", left_in=0.14, height_in=max(_HEIGHT_IN, 0.8 + lines * _LINE_IN)) as (axes, finish):
         axes.axvline(0, color=_GREY, linestyle=":", linewidth=1)
@@ -226,11 +232,10 @@ def _unit(axes: Axes) -> None:
     axes.set_ylim(-0.01, 1.01)
 
 
-def _name(text: str) -> str:
+def _shortened(text: str, longest: int) -> str:
     """Write a label into a drawing, whatever it holds; of a long one, the two ends, by which names differ most."""
-    shown = plain(text)
-    half = _NAME_CHARACTERS // 2
-    return shown if len(shown) <= _NAME_CHARACTERS else f"{shown[:half]}…{shown[-half:]}"
+    shown, half = plain(text), longest // 2
+    return shown if len(shown) <= longest else f"{shown[:half]}…{shown[-half:]}"
 
 
 def _wrapped(text: str, width: int, most: int) -> list[str]:

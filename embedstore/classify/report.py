@@ -225,7 +225,7 @@ def _classes(tested: Assessed) -> Section:
         )
         for label, numbers in classes.items()
     ]
-    text = "What a call is worth: how much is found where so many calls must be right, or where the class is rare."
+    text = "Recall where so many of the calls must be right; precision where so many of the samples are of the class."
     return Section("By class", (Table(header, rows), text, Table(worth, worths)))
 
 

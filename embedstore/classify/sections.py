@@ -81,7 +81,7 @@ class Section:
 
 
 _LONG_CHARACTERS = 24
-_WORD = re.compile(r"[^\s&;]{25,}")
+_WORD = re.compile(r"[^\s&;]{17,}")
 _JOINT = re.compile(r"[_./|-]+")
 _STYLE = """
 :root { --ink: #22292f; --soft: #5f6b76; --rule: #d9dfe4 }
@@ -110,14 +110,15 @@ figcaption { font-size: .87rem; line-height: 1.4; color: var(--soft); padding-le
     linear-gradient(270deg, #fff 40%, transparent) right / 2.5rem 100% no-repeat local,
     linear-gradient(90deg, #0003, transparent) left / .8rem 100% no-repeat scroll,
     linear-gradient(270deg, #0003, transparent) right / .8rem 100% no-repeat scroll }
-table { border-collapse: collapse; font-size: .93rem; line-height: 1.35; font-variant-numeric: tabular-nums;
+table { border-collapse: collapse; font-size: .9rem; line-height: 1.35; font-variant-numeric: tabular-nums;
   overflow-wrap: normal }
-td, th { padding: .28rem .9rem .28rem 0; text-align: right; vertical-align: top; border-bottom: 1px solid var(--rule) }
+td, th { padding: .28rem .75rem .28rem 0; text-align: right; vertical-align: top; border-bottom: 1px solid var(--rule) }
 td { white-space: nowrap }
 th { color: var(--soft); font-weight: 550; vertical-align: bottom; border-bottom-color: #9aa5ae; min-width: 4.6em;
   max-width: 12em }
 td.name, th.name { text-align: left; white-space: normal; overflow-wrap: anywhere; max-width: 26em }
-td.long { min-width: 13em }
+td.long { min-width: 11em }
+th.long { overflow-wrap: anywhere; min-width: 9.5em }
 table.facts td.name:last-child { max-width: 48em; min-width: 12em }
 table.facts td:first-child { color: var(--soft); min-width: 7em; max-width: 14em }
 .interval { color: #74808a; font-size: .9em }
@@ -158,13 +159,15 @@ def _breakable(text: str) -> str:
 
 def decimal(value: float | None) -> str:
     """Write a number that may not be defined."""
-    return "–" if value is None else f"{value:.3f}"
+    return "–" if value is None else f"{value:.3f}".replace("-", "−")
 
 
 def with_interval(value: float | None, interval: Sequence[float | None]) -> Cell:
     """Write a number with its interval, if it has one."""
     low, high = interval
-    return decimal(value) if value is None or low is None else (decimal(value), f"{decimal(low)}–{decimal(high)}")
+    if value is None or low is None:
+        return decimal(value)
+    return decimal(value), f"{decimal(low)}{'–' if low >= 0 else ' to '}{decimal(high)}"
 
 
 def _section(section: Section) -> str:
@@ -184,7 +187,7 @@ def _part(part: str | Table | Figures) -> str:
 
 def _table(table: Table) -> str:
     def row(cells: Sequence[Cell], tag: str) -> str:
-        kinds = (_kind(cell) if place < table.names else "" for place, cell in enumerate(cells))
+        kinds = (_kind(cell, is_name=place < table.names) for place, cell in enumerate(cells))
         written = (f"<{tag}{kind}>{_cell(cell)}</{tag}>" for kind, cell in zip(kinds, cells, strict=True))
         return f"<tr>{''.join(written)}</tr>"
 
@@ -195,9 +198,11 @@ def _table(table: Table) -> str:
     return f"<div class=scroll tabindex=0><table{kind}>{head}<tbody>{body}</tbody></table></div>"
 
 
-def _kind(cell: Cell) -> str:
-    """Return the attribute of a cell of text; a long one must not be squeezed."""
-    return ' class="name long"' if len(cell) > _LONG_CHARACTERS else " class=name"
+def _kind(cell: Cell, *, is_name: bool) -> str:
+    """Return the attribute of a cell: whether it is text, and whether a long one, which must not be squeezed."""
+    is_long = isinstance(cell, str) and (_WORD.search(cell) or (is_name and len(cell) > _LONG_CHARACTERS))
+    kinds = [kind for kind, applies in (("name", is_name), ("long", is_long)) if applies]
+    return f' class="{" ".join(kinds)}"' if kinds else ""
 
 
 def _cell(cell: Cell) -> str:

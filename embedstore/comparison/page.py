@@ -9,10 +9,13 @@ from embedstore.classify.plots import intervals_plot
 from embedstore.classify.provenance import Provenance
 from embedstore.classify.report import HEADLINE, HEADLINES
 from embedstore.classify.sections import Cell, Figure, Figures, Section, Table, decimal, page, with_interval
+from embedstore.errors import plain
 
 DRAWN = (("auroc", "AUROC"), ("balanced_accuracy", "balanced accuracy"), ("mcc", "MCC"))
 _NO_STAR = "\u2007"
 """As wide as a digit, so that numbers with a star and without stand below each other."""
+_TITLE_CHARACTERS = 80
+_LINE_CHARACTERS = 50
 _UNITS = {"dna": "base", "protein": "residue"}
 
 
@@ -34,6 +37,8 @@ def comparison_report(found: Mapping[str, Any], made: Provenance) -> str:
     ]
     seeds = ", ".join(str(split["seed"]) for split in found["splits"])
     title = "Comparison of " + ", ".join(some["name"] for some in found["sets"])
+    if len(title) > _TITLE_CHARACTERS:
+        title = f"Comparison of {len(found['sets'])} sets of features"
     return page(title, verdict(found), f"{made.stamp}, {_noun(len(found['splits']), 'seed')} {seeds}", sections)
 
 
@@ -115,9 +120,10 @@ def _sets(found: Mapping[str, Any]) -> Section:
     sets, intervals, seeds = found["sets"], found["intervals"], len(found["splits"])
     tested = [len(split["groups"]["test"]) for split in found["splits"]]
     groups = f"{min(tested):,}" if min(tested) == max(tested) else f"{min(tested):,} to {max(tested):,}"
+    groups += f" {_noun(max(tested), 'group')}"
     how = (
         f"{lead(found)} Means over {seeds} {_noun(seeds, 'seed')}, each with its own split, which is the same for "
-        f"every set, and {groups} groups to test on. In grey: {intervals['level']:.0%} intervals, "
+        f"every set, and {groups} to test on. In grey: {intervals['level']:.0%} intervals, "
         f"{intervals['replicates']} bootstrap samples of {intervals['of']}. ↓: less is better."
     )
     header = ("metric", *(some["name"] for some in sets))
@@ -146,7 +152,10 @@ def _drawn(differences: Sequence[Mapping[str, Any]], path: str, name: str) -> Fi
     for difference in differences:
         metric = difference["metrics"][path]
         if metric["value"] is not None and metric["interval"][0] is not None:
-            rows[pair_name(difference)] = (metric["value"], *metric["interval"])
+            pair = pair_name(difference)
+            if len(pair) > _LINE_CHARACTERS:
+                pair = f"{plain(difference['of'])}\n− {plain(difference['minus'])}"
+            rows[pair] = (metric["value"], *metric["interval"])
     return intervals_plot(f"difference in {name}", rows)
 
 
