@@ -28,8 +28,10 @@ import numpy as np
 from embedstore.atomic import cell, from_cell
 from embedstore.classify.blocks import find_spaces, require_schema
 from embedstore.classify.classifier import Classifier, load_classifier
+from embedstore.classify.contigs import ContigGatherer, SourceCounts
 from embedstore.classify.metrics import Probabilities
-from embedstore.classify.tables import PIECE_ROWS, ContigGatherer, SourceCounts, Tables, Tally, open_tables
+from embedstore.classify.scores import PIECE_ROWS
+from embedstore.classify.tables import Tables, Tally, open_tables
 from embedstore.errors import InputError
 from embedstore.features import FillFrom, Preparation, Samples, collect, fill_spaces, is_missing, view
 from embedstore.filling import FillOptions, FillReport, SpaceTarget
