@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from embedstore.classify.metrics import Calibration
     from embedstore.classify.prediction import PredictOptions, PredictProgress, PredictReport, predict
     from embedstore.classify.splitting import Split
-    from embedstore.classify.tables import Scores, Tally
+    from embedstore.classify.scores import Scores, Tally
     from embedstore.classify.training import Trained, TrainReport, train
     from embedstore.comparison.comparing import Comparison, compare
     from embedstore.errors import (

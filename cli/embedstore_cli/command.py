@@ -107,10 +107,6 @@ _PLACES = ("PATH|URL", "STORE", "INPUT")
 """How arguments are called that are text and may be paths."""
 
 
-ARGUMENTS = "embedstore.arguments"
-"""Where a command's context keeps its arguments as they were typed."""
-
-
 class Command(TyperCommand):
     """A command whose help ends with examples and exit codes, and that reads its arguments as said above."""
 

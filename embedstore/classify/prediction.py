@@ -15,13 +15,13 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import islice
 from os import PathLike
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, BinaryIO, Literal
 
 import numpy as np
 
@@ -206,9 +206,13 @@ def _cut(
 ) -> PrepareCounts:
     """Write samples, their sequences of some molecules with the keys, and a line a source."""
     counts = PrepareCounts()
-    with OutputFolder(work) as folder:
-        samples, sources = SampleWriter(folder.create(SAMPLES_NAME)), folder.create(_SOURCES_NAME)
-        sequences = {molecule: folder.create(_sequences_name(molecule)) for molecule in molecules}
+    with ExitStack() as stack:
+
+        def create(name: str) -> BinaryIO:
+            return stack.enter_context((work / name).open("xb"))
+
+        samples, sources = SampleWriter(create(SAMPLES_NAME)), create(_SOURCES_NAME)
+        sequences = {molecule: create(_sequences_name(molecule)) for molecule in molecules}
         for cut in cut_samples(reader, options):
             samples.write(cut.table)
             for molecule, stream in sequences.items():
@@ -219,7 +223,6 @@ def _cut(
             counts.add(cut, reader.read)
             if on_cut is not None:
                 on_cut(counts)
-        folder.publish(SAMPLES_NAME)
     return replace(counts, records=reader.read)
 
 

@@ -24,7 +24,7 @@ def most_open_files() -> int:
 
 
 class OpenFiles:
-    """Open files of one storage; beyond `most` the one that was used longest ago is let go.
+    """Open files of one storage; beyond `most` the one that was used longest ago is closed.
 
     Whoever keeps a mapped array keeps its file open too, so nobody does.
 

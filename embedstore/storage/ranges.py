@@ -50,7 +50,7 @@ class Ranged(Protocol):
 
 
 class KeptFiles:
-    """Small files in memory, up to a number of bytes; beyond that the one that was used longest ago is let go."""
+    """Small files in memory, up to a number of bytes; beyond that the one that was used longest ago is dropped."""
 
     def __init__(self, most_bytes: int = KEPT_BYTES) -> None:
         self._most_bytes = most_bytes
@@ -262,8 +262,10 @@ def coalesced(
     Parameters
     ----------
     rows : (k,) ascending, repeated or not.
+    row_bytes : of each row.
     start : byte at which row 0 begins.
     gap_bytes : how much that nobody wants is read rather than making another request.
+    request_bytes : the most that one request should fetch.
     """
     if not len(rows):
         return
