@@ -22,8 +22,9 @@ if TYPE_CHECKING:
     from embedstore.classify.heads import Epoch, Fitted, Network, TrainOptions
     from embedstore.classify.metrics import Calibration
     from embedstore.classify.prediction import PredictOptions, PredictProgress, PredictReport, predict
+    from embedstore.classify.scores import Scores
     from embedstore.classify.splitting import Split
-    from embedstore.classify.scores import Scores, Tally
+    from embedstore.classify.tables import Tally
     from embedstore.classify.training import Trained, TrainReport, train
     from embedstore.comparison.comparing import Comparison, compare
     from embedstore.errors import (
@@ -62,7 +63,7 @@ if TYPE_CHECKING:
         merge,
         open_features,
     )
-    from embedstore.features.features import FeaturesDataset
+    from embedstore.features.torch_dataset import FeaturesDataset
     from embedstore.filling import FillOptions, FillProgress, FillReport, SegmentLimits, SpaceTarget
     from embedstore.filling.summary import DryRun, SpaceSummary
     from embedstore.identity import Recipe, canonical, key_array, key_from_text, key_text, sequence_key
@@ -116,7 +117,7 @@ _HOME = {
     "Epoch": "classify.heads",
     "Evaluation": "classify.evaluation",
     "Features": "features",
-    "FeaturesDataset": "features.features",
+    "FeaturesDataset": "features.torch_dataset",
     "FillFrom": "features",
     "FillOptions": "filling",
     "FillProgress": "filling",
@@ -153,7 +154,7 @@ _HOME = {
     "Samples": "features",
     "Schema": "features",
     "SchemaError": "errors",
-    "Scores": "classify.tables",
+    "Scores": "classify.scores",
     "SegmentLimits": "filling",
     "SequenceError": "errors",
     "SequenceFileError": "errors",
