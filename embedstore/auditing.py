@@ -50,7 +50,7 @@ class AuditOptions:
     any_molecule : take proteins that look like DNA.
     """
 
-    sample: int
+    sample: int = 100
     seed: int | None = None
     device: str | None = None
     any_molecule: bool = False

@@ -75,7 +75,13 @@ def sealed(document: Mapping[str, Any]) -> bytes:
 
 
 def unsealed(file: str, content: bytes) -> dict[str, Any]:
-    """Read a sealed document; CorruptStoreError if a byte of it is not as it was written."""
+    """Read a sealed document; CorruptStoreError if a byte of it is not as it was written.
+
+    Parameters
+    ----------
+    file : its name in the store, for messages.
+    content : all its bytes.
+    """
     document = parsed(file, content)
     document.pop("sha256", None)
     with well_formed(file):
@@ -86,7 +92,13 @@ def unsealed(file: str, content: bytes) -> dict[str, Any]:
 
 
 def parsed(file: str, content: bytes) -> dict[str, Any]:
-    """Read a JSON object; CorruptStoreError if it is something else."""
+    """Read a JSON object; CorruptStoreError if it is something else.
+
+    Parameters
+    ----------
+    file : its name in the store, for messages.
+    content : all its bytes.
+    """
     try:
         return json_object(content)
     except ValueError as error:
@@ -182,19 +194,41 @@ def refuse_requirements(document: Mapping[str, Any], what: str) -> None:
 
 
 def field(document: Mapping[str, Any], name: str, kind: type[T]) -> T:
-    """Return a field of exactly one type; KeyError or TypeError otherwise."""
+    """Return a field of exactly one type; KeyError or TypeError otherwise.
+
+    Parameters
+    ----------
+    document : as it was read.
+    name : of the field.
+    kind : that it must have: `str`, `int`, `list`, `dict`.
+    """
     return typed(name, document[name], kind)
 
 
 def typed(name: str, value: object, kind: type[T]) -> T:
-    """Return a value that has exactly one type (a bool is not a number); TypeError otherwise."""
+    """Return a value that has exactly one type (a bool is not a number); TypeError otherwise.
+
+    Parameters
+    ----------
+    name : of the value, for the message.
+    value : as it was read.
+    kind : that it must have.
+    """
     if type(value) is not kind:
         raise TypeError(f"{name}: expected {kind.__name__}, found {_shown(value)}")
     return value
 
 
 def integer(document: Mapping[str, Any], name: str, least: int = 0, most: int = MAX_INTEGER) -> int:
-    """Return an integer field within a range; KeyError, TypeError or ValueError otherwise."""
+    """Return an integer field within a range; KeyError, TypeError or ValueError otherwise.
+
+    Parameters
+    ----------
+    document : as it was read.
+    name : of the field.
+    least : smallest value allowed.
+    most : largest value allowed.
+    """
     value = field(document, name, int)
     if not least <= value <= most:
         raise ValueError(f"{name}: expected {least} to {most}, found {_shown(value)}")
@@ -202,7 +236,13 @@ def integer(document: Mapping[str, Any], name: str, least: int = 0, most: int = 
 
 
 def amount(name: str, value: object) -> float:
-    """Return a number from 0 to `MAX_INTEGER`, finite; TypeError or ValueError otherwise."""
+    """Return a number from 0 to `MAX_INTEGER`, finite; TypeError or ValueError otherwise.
+
+    Parameters
+    ----------
+    name : of the value, for the message.
+    value : as it was read.
+    """
     if type(value) not in (int, float):
         raise TypeError(f"{name}: expected a number, found {_shown(value)}")
     if not 0 <= value <= MAX_INTEGER:  # type: ignore[operator]  # false for NaN, too
@@ -211,13 +251,27 @@ def amount(name: str, value: object) -> float:
 
 
 def one_of(name: str, value: object, allowed: Collection[str]) -> None:
-    """Refuse a value that is not allowed; ValueError."""
+    """Refuse a value that is not allowed; ValueError.
+
+    Parameters
+    ----------
+    name : of the value, for the message.
+    value : as it was read.
+    allowed : the values it may have.
+    """
     if value not in allowed:
         raise ValueError(f"{name}: expected {' or '.join(allowed)}, found {_shown(value)}")
 
 
 def matching(name: str, value: object, pattern: re.Pattern[str]) -> str:
-    """Return a text of which all matches a pattern; TypeError or ValueError otherwise."""
+    """Return a text of which all matches a pattern; TypeError or ValueError otherwise.
+
+    Parameters
+    ----------
+    name : of the value, for the message.
+    value : as it was read.
+    pattern : that all of it must match.
+    """
     text = typed(name, value, str)
     if not pattern.fullmatch(text):
         raise ValueError(f"{name}: expected {pattern.pattern}, found {_shown(text)}")

@@ -153,7 +153,7 @@ def train(
     )
     named = names(models)
     with reading(context, given, named, labels, groups, context.options_of_models(named), fill=fill) as how:
-        report = _trained(given, output, choices, how, split, quiet=context.quiet)
+        report = _trained(context, given, output, choices, how, split)
     warn_of_report(report.report_failed, f"The classifier is in {report.output}")
     if context.json:
         write_json(report.to_json())
@@ -162,9 +162,10 @@ def train(
 
 
 def _trained(
-    given: Path, output: Path, choices: TrainOptions, how: Reading, split: Path | None, *, quiet: bool
+    context: Context, given: Path, output: Path, choices: TrainOptions, how: Reading, split: Path | None
 ) -> TrainReport:
     """Train, and say how it goes on standard error."""
+    from embedstore.classify.provenance import Provenance
     from embedstore.classify.training import train as train_classifier
 
     return train_classifier(
@@ -173,8 +174,9 @@ def _trained(
         choices,
         how,
         split=split,
-        on_epoch=None if quiet else lambda epoch: notice(_epoch_line(epoch)),
-        on_split=None if quiet else lambda parts: notice(_split_line(parts)),
+        on_epoch=None if context.quiet else lambda epoch: notice(_epoch_line(epoch)),
+        on_split=None if context.quiet else lambda parts: notice(_split_line(parts)),
+        made=Provenance.now(context.command_line),
     )
 
 
@@ -225,11 +227,13 @@ def evaluate(
     """
     from embedstore.classify.classifier import load_classifier
     from embedstore.classify.evaluation import evaluate as evaluate_classifier
+    from embedstore.classify.provenance import Provenance
 
     loaded, named = load_classifier(classifier), names(models)
     choices = context.options_of_models(models_of(loaded, named))
     with reading(context, given, named, labels, groups, choices, fill=fill) as how:
-        evaluation = evaluate_classifier(given, loaded, how, output, seed=seed)
+        made = Provenance.now(context.command_line)
+        evaluation = evaluate_classifier(given, loaded, how, output, seed=seed, made=made)
     warn_of_report(evaluation.report_failed, f"The numbers are in {output}")
     seen = evaluation.metrics["groups_seen_in_training"]
     if seen and not context.quiet:

@@ -163,6 +163,7 @@ def compare(
             "give --models twice or more, as --models old --models new --models old,new; or classifiers, as -c A -c B"
         )
     from embedstore.classify.heads import TrainOptions
+    from embedstore.classify.provenance import Provenance
     from embedstore.comparison.comparing import compare as compare_sets
 
     training = TrainOptions(
@@ -181,6 +182,7 @@ def compare(
             output,
             training,
             seeds=seeds,
+            made=Provenance.now(context.command_line),
             on_trained=None if context.quiet else lambda name, number, _: notice(f"trained on {name}, seed {number}"),
         )
     warn_of_report(comparison.report_failed, f"The numbers are in {output}")
@@ -229,7 +231,7 @@ def _write_differences(comparison: Comparison, on: str) -> None:
     found = comparison.document
     columns = ("difference", *(f">{name}" for _, name in DRAWN))
     rows = [
-        (pair_name(pair), *(difference_text(pair["metrics"][path], "()") for path, _ in DRAWN))
+        (pair_name(pair), *(difference_text(pair["metrics"][path]) for path, _ in DRAWN))
         for pair in found["differences"]
     ]
     notice(f"{on} In brackets: {found['intervals']['level']:.0%} intervals; * : 0 is not in it.")

@@ -78,7 +78,7 @@ def ls(context: Context) -> None:
     from embedstore.library import overview
 
     opened = context.open()
-    spaces = list(of_each_space(opened, opened.own_spaces(), overview))
+    spaces = list(of_each_space(opened, opened.local_spaces(), overview))
     for each in opened.tiers.upstream:
         spaces += each.ask(partial(_overviews, each), [])
     if context.json:

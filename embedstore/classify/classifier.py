@@ -35,10 +35,11 @@ _LARGEST_DOCUMENT_BYTES = 1 << 28
 _SPARE_BYTES = 64 << 20
 """How much larger than the network's tensors their file may be before it is not even read."""
 _SHOWN_CHARACTERS = 80
+_LABELS_SHOWN = 4
 _KINDS: dict[str, NetworkKind] = {"mlp": "mlp", "linear": "linear"}
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class Classifier:
     """A trained network with everything that decides whether features fit it.
 
@@ -67,6 +68,10 @@ class Classifier:
                 f"Cannot use {self.name}: its schema expects columns, classes and calibrated classes of {expected}, "
                 f"found {found} in its network and calibration."
             )
+
+    def __repr__(self) -> str:
+        shown = ", ".join(self.labels[:_LABELS_SHOWN]) + (", …" if len(self.labels) > _LABELS_SHOWN else "")
+        return plain(f"<Classifier {self.name}: {self.schema.dim:,} columns, {len(self.labels)} classes ({shown})>")
 
     @property
     def labels(self) -> tuple[str, ...]:

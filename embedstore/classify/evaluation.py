@@ -19,7 +19,8 @@ from embedstore.classify.blocks import (
     require_schema,
 )
 from embedstore.classify.classifier import REPORT_NAME, SCORES_NAME, Classifier, load_classifier
-from embedstore.classify.tables import Scores, score, write_scores
+from embedstore.classify.provenance import Provenance
+from embedstore.classify.scores import Scores, score, write_scores
 from embedstore.classify.training import assess
 from embedstore.errors import InputError
 from embedstore.features import (
@@ -65,6 +66,7 @@ def evaluate(
     output: str | Path | None = None,
     *,
     seed: int = 1,
+    made: Provenance | None = None,
 ) -> Evaluation:
     """Score labelled samples and measure.
 
@@ -73,6 +75,7 @@ def evaluate(
     given : features, a merged file, or samples; their vectors are read from the store of `reading`.
     output : folder for `evaluation.json`, `report.html` and `scores.tsv`; None: nothing is written.
     seed : of the bootstrap.
+    made : what the page says of when and by which command; None: now, from Python.
 
     Raises
     ------
@@ -81,9 +84,10 @@ def evaluate(
     MissingEmbeddingError : samples have no vector. InputError : no sample has a label.
     """
     classifier = classifier if isinstance(classifier, Classifier) else load_classifier(classifier)
+    how, made = reading or Reading(), made or Provenance.now()
     if output is not None:
         check_folder(Path(output), EVALUATION_NAME, "an evaluation")
-    features, samples = _checked_input(given, classifier, reading or Reading())
+    features, samples = _checked_input(given, classifier, how)
     y = _classes(samples, features.schema, classifier)
     rows = np.flatnonzero(y >= 0)
     rows = rows[np.argsort(samples.ids[rows], kind="stable")]
@@ -95,7 +99,9 @@ def evaluate(
         "groups_seen_in_training": _seen(classifier, scores),
     }
     evaluation = Evaluation(classifier, metrics, scores)
-    return evaluation if output is None else _written(evaluation, Path(output))
+    if output is None:
+        return evaluation
+    return _written(evaluation, Path(output), made.of(given, how, classifier=classifier.name, seed=seed))
 
 
 def _checked_input(given: FeatureInput, classifier: Classifier, how: Reading) -> tuple[Features, Samples]:
@@ -136,11 +142,13 @@ def _seen(classifier: Classifier, scores: Scores) -> list[str]:
     return sorted(used & {scores.samples.groups.names[code] for code in codes.tolist() if code >= 0})
 
 
-def _written(evaluation: Evaluation, path: Path) -> Evaluation:
+def _written(evaluation: Evaluation, path: Path, made: Provenance) -> Evaluation:
     """Write the folder; return the evaluation with why its page could not be drawn, if so."""
     from embedstore.classify.report import drawn_or_why, evaluation_report
 
-    page, failed = drawn_or_why(lambda: evaluation_report(evaluation.classifier, evaluation.metrics, evaluation.scores))
+    page, failed = drawn_or_why(
+        lambda: evaluation_report(evaluation.classifier, evaluation.metrics, evaluation.scores, made)
+    )
     with complete(path.absolute()) as folder:
         folder.mkdir()
         write_scores(evaluation.scores, folder / SCORES_NAME)

@@ -15,21 +15,23 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import islice
 from os import PathLike
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, BinaryIO, Literal
 
 import numpy as np
 
 from embedstore.atomic import cell, from_cell
 from embedstore.classify.blocks import find_spaces, require_schema
 from embedstore.classify.classifier import Classifier, load_classifier
+from embedstore.classify.contigs import ContigGatherer, SourceCounts
 from embedstore.classify.metrics import Probabilities
-from embedstore.classify.tables import PIECE_ROWS, ContigGatherer, SourceCounts, Tables, Tally, open_tables
+from embedstore.classify.scores import PIECE_ROWS
+from embedstore.classify.tables import Tables, Tally, open_tables
 from embedstore.errors import InputError
 from embedstore.features import FillFrom, Preparation, Samples, collect, fill_spaces, is_missing, view
 from embedstore.filling import FillOptions, FillReport, SpaceTarget
@@ -204,9 +206,13 @@ def _cut(
 ) -> PrepareCounts:
     """Write samples, their sequences of some molecules with the keys, and a line a source."""
     counts = PrepareCounts()
-    with OutputFolder(work) as folder:
-        samples, sources = SampleWriter(folder.create(SAMPLES_NAME)), folder.create(_SOURCES_NAME)
-        sequences = {molecule: folder.create(_sequences_name(molecule)) for molecule in molecules}
+    with ExitStack() as stack:
+
+        def create(name: str) -> BinaryIO:
+            return stack.enter_context((work / name).open("xb"))
+
+        samples, sources = SampleWriter(create(SAMPLES_NAME)), create(_SOURCES_NAME)
+        sequences = {molecule: create(_sequences_name(molecule)) for molecule in molecules}
         for cut in cut_samples(reader, options):
             samples.write(cut.table)
             for molecule, stream in sequences.items():
@@ -217,7 +223,6 @@ def _cut(
             counts.add(cut, reader.read)
             if on_cut is not None:
                 on_cut(counts)
-        folder.publish(SAMPLES_NAME)
     return replace(counts, records=reader.read)
 
 

@@ -36,8 +36,9 @@ from embedstore.classify.metrics import (
     calibrate,
     uncalibrated,
 )
+from embedstore.classify.provenance import Provenance
+from embedstore.classify.scores import Scores, logits_of, score, write_scores
 from embedstore.classify.splitting import Part, Split, given_split, split_samples
-from embedstore.classify.tables import Scores, logits_of, score, write_scores
 from embedstore.errors import InputError, StorageError, plain
 from embedstore.features import Features, Samples
 from embedstore.features.features import Indices
@@ -118,7 +119,8 @@ def _summary(scores: Scores, rows: Indices) -> dict[str, Any]:
     }
 
 
-_PACKAGES = ("embedstore", "torch", "numpy", "scipy", "scikit-learn")
+_PACKAGES = {"embedstore": "embedstore-bio"} | {name: name for name in ("torch", "numpy", "scipy", "scikit-learn")}
+"""Names in `versions`, and of the distributions."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -163,6 +165,7 @@ def train(
     split: str | Path | None = None,
     on_epoch: OnEpoch | None = None,
     on_split: Callable[[Split], object] | None = None,
+    made: Provenance | None = None,
 ) -> TrainReport:
     """Train a classifier, test it on groups that it has never seen, and write its folder.
 
@@ -171,6 +174,7 @@ def train(
     given : features, a merged file, or samples that `reading` joins with the spaces of a store.
     output : the classifier's folder; a classifier that is there is replaced once the new one is complete.
     split : table of sample, source or group, and part (train, validation, calibration, test); None: by groups, seeded.
+    made : what the page says of when and by which command; None: now, from Python.
 
     Raises
     ------
@@ -179,8 +183,9 @@ def train(
     """
     started = time.monotonic()
     options, output = options or TrainOptions(), Path(output)
+    reading, made = reading or Reading(), made or Provenance.now()
     check_output(output)
-    features, samples = open_input(given, reading or Reading())
+    features, samples = open_input(given, reading)
     if split is None:
         parts = split_samples(samples, options)
     else:
@@ -191,7 +196,9 @@ def train(
     evaluation = assess(trained.test, options.seed, samples.preparation.chunk_length)
     classifier = replace(trained.classifier, about={**trained.classifier.about, "test": evaluation})
     save_classifier(classifier, output)
-    failed = _write_for_people(classifier, trained.test, output)
+    failed = _write_for_people(
+        classifier, trained.test, output, made.of(given, reading, split=split, seed=options.seed)
+    )
     return TrainReport(output, classifier, parts, trained.fitted, evaluation, time.monotonic() - started, failed)
 
 
@@ -236,7 +243,7 @@ def fit_classifier(
         "class_weights": dict(zip(labels, weights.tolist(), strict=True)),
         "epochs": [epoch.to_json() for epoch in fitted.epochs],
         "best_epoch": fitted.best_epoch,
-        "versions": {package: found for package in _PACKAGES if (found := _installed(package))},
+        "versions": {name: found for name, package in _PACKAGES.items() if (found := _installed(package))},
     }
     classifier = Classifier(replace(features.schema, labels=labels), fitted.network, calibration, about, name)
     test = rows["test"]
@@ -265,11 +272,11 @@ def _calibration(part: PartRows | None, fitted: Fitted, options: TrainOptions) -
     return calibrate(logits, part.y, weights[part.y], options.calibration)
 
 
-def _write_for_people(classifier: Classifier, test: Scores, output: Path) -> str:
+def _write_for_people(classifier: Classifier, test: Scores, output: Path, made: Provenance) -> str:
     """Add the files that are for people to a classifier that is saved; return why that failed, if it did."""
     from embedstore.classify.report import drawn_or_why, training_report
 
-    page, failed = drawn_or_why(lambda: training_report(classifier, test))
+    page, failed = drawn_or_why(lambda: training_report(classifier, test, made))
     try:
         with replacing(output / SCORES_NAME) as table:
             write_scores(test, table)

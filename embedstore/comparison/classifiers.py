@@ -22,7 +22,7 @@ from embedstore.classify.blocks import FeatureInput, Reading
 from embedstore.classify.classifier import Classifier, load_classifier
 from embedstore.classify.evaluation import Evaluation, evaluate
 from embedstore.classify.metrics import LEVEL, REPLICATES
-from embedstore.classify.tables import Scores
+from embedstore.classify.scores import Scores
 from embedstore.classify.training import jsonable
 from embedstore.comparison.comparing import COMPARISON_NAME, Comparison, Measured, measure
 from embedstore.errors import InputError

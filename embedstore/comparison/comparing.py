@@ -28,8 +28,9 @@ from embedstore.atomic import check_folder, complete
 from embedstore.classify.blocks import Reading, fill_source, relabelled
 from embedstore.classify.heads import TrainOptions
 from embedstore.classify.metrics import LEVEL, REPLICATES, Floats, Measures, draws, interval, numbers
+from embedstore.classify.provenance import Provenance
+from embedstore.classify.scores import Scores
 from embedstore.classify.splitting import Split, split_samples
-from embedstore.classify.tables import Scores
 from embedstore.classify.training import Trained, fit_classifier, jsonable
 from embedstore.errors import InputError
 from embedstore.features import (
@@ -344,6 +345,7 @@ def compare(
     *,
     seeds: int = SEEDS,
     on_trained: OnTrained | None = None,
+    made: Provenance | None = None,
 ) -> Comparison:
     """Train on several sets of features with the same splits, and compare.
 
@@ -356,6 +358,7 @@ def compare(
     reading : the store, and what else applies to the samples; its `models` are not looked at.
     output : folder for `comparison.json` and `comparison.html`; None: nothing is written.
     options : how each classifier is trained; its seed is the first of so many `seeds`, each of which has its own split.
+    made : what the page says of when and by which command; None: now, from Python.
 
     Raises
     ------
@@ -364,7 +367,7 @@ def compare(
     ModelError : a model is not known, and the store has no such space.
     """
     started = time.monotonic()
-    options = options or TrainOptions()
+    options, made = options or TrainOptions(), made or Provenance.now()
     if seeds < 1:
         raise InputError(f"Cannot compare: expected at least one seed, found {seeds}.")
     if output is not None:
@@ -395,7 +398,7 @@ def compare(
         "seconds": round(time.monotonic() - started, 3),
     }
     comparison = Comparison(tuple(some.name for some in found), jsonable(document))
-    return comparison if output is None else _written(comparison, Path(output))
+    return comparison if output is None else _written(comparison, Path(output), made.of(given, reading))
 
 
 def _store(given: Samples | str | Path, reading: Reading) -> SpaceStore:
@@ -475,12 +478,12 @@ def _similarity(targets: Sequence[SpaceTarget], samples: Samples, seed: int) -> 
     return {"samples": count, "neighbours": _NEIGHBOURS, "overlap_by_chance": by_chance, "pairs": pairs}
 
 
-def _written(comparison: Comparison, path: Path) -> Comparison:
+def _written(comparison: Comparison, path: Path, made: Provenance) -> Comparison:
     """Write the folder; return the comparison with why its page could not be drawn, if so."""
     from embedstore.classify.report import drawn_or_why
     from embedstore.comparison.page import comparison_report
 
-    page, failed = drawn_or_why(lambda: comparison_report(comparison.document))
+    page, failed = drawn_or_why(lambda: comparison_report(comparison.document, made))
     with complete(path.absolute()) as folder:
         folder.mkdir()
         if page is not None:

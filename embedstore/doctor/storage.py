@@ -276,7 +276,7 @@ def ranges_findings(storage: Storage, name: str) -> Iterator[Finding]:
         yield Finding(_REMOTE, "ranges", "ok", "sends parts of files when asked for them", "", data)
     else:
         found = "sends whole files, where parts of them are asked for"
-        advice = "Reading works, by way of temporary files (TMPDIR). nginx, Apache and object stores send parts."
+        advice = "Reading works through temporary files (TMPDIR). nginx, Apache and object stores send parts."
         yield Finding(_REMOTE, "ranges", "warn", found, advice, data)
 
 
@@ -320,7 +320,7 @@ def _clock(written: float, before: float, after: float) -> Finding:
     offset_s = 0.0 if before <= written <= after else written - (before + after) / 2
     found = f"the storage's differs from this machine's by {offset_s:+.1f} s"
     if abs(offset_s) > _MAX_CLOCK_OFFSET_S:
-        advice = "embedstore goes by the storage's clock; set this machine's by NTP."
+        advice = "embedstore uses the storage's clock; set this machine's by NTP."
         return Finding(_REMOTE, "clock", "warn", found, advice, {"offset_s": offset_s})
     return Finding(_REMOTE, "clock", "ok", found, "", {"offset_s": offset_s})
 
@@ -518,7 +518,7 @@ def _file_clock(place: Path) -> Finding:
     data = {"offset_s": offset_s}
     if abs(offset_s) > _MAX_FILE_CLOCK_OFFSET_S:
         ahead = "ahead of" if offset_s > 0 else "behind"
-        advice = "embedstore goes by the storage's clock; other programs may not: set the clocks by NTP."
+        advice = "embedstore uses the storage's clock; other programs may not: set the clocks by NTP."
         found = f"the storage is {abs(offset_s):,.1f} s {ahead} this machine"
         return Finding(_FILES, "clock", "warn", found, advice, data)
     return Finding(_FILES, "clock", "ok", f"the storage's agrees with this machine's ({offset_s:+.2f} s)", "", data)

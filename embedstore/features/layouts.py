@@ -95,17 +95,7 @@ _LOCAL_HEADER = struct.Struct("<26x2H")
 
 
 def read_npz(path: Path) -> Content:
-    """Read all but the rows, and find where those lie.
-
-    Parameters
-    ----------
-    path : of the file.
-
-    Raises
-    ------
-    InputError : not such a file.
-    Errors of zipfile and numpy : it is damaged.
-    """
+    """As `read_hdf5`; the errors of damaged files are those of zipfile and numpy."""
     with zipfile.ZipFile(path) as archive:
         members = {member.filename.removesuffix(".npy"): member for member in archive.infolist()}
         described = {name: _described(archive, member) for name, member in members.items() if name != "X"}
@@ -173,17 +163,7 @@ _TEXT_BYTES = 4
 
 
 def read_zarr(path: Path) -> Content:
-    """Read all but the rows, and find where those lie.
-
-    Parameters
-    ----------
-    path : of the group's folder.
-
-    Raises
-    ------
-    InputError : not such a group.
-    Errors of zarr : it is damaged.
-    """
+    """As `read_hdf5`; the errors of damaged files are those of zarr."""
     # A group's own listing only warns of members that are damaged.
     names = [folder.name for folder in path.iterdir() if folder.is_dir()]
     for file in [path / "zarr.json", *(path / name / "zarr.json" for name in names)]:

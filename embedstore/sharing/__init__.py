@@ -6,6 +6,6 @@ the local one. Both go by space ids, which stand for recipes, and check every ro
 
 from embedstore.sharing.copying import pull, push, sync
 from embedstore.sharing.space_copier import CopyReport, SpaceCopy
-from embedstore.sharing.tiers import TieredSpace, TieredStore, upstream_places
+from embedstore.sharing.tiers import Tiers, Upstream, upstream_places
 
-__all__ = ["CopyReport", "SpaceCopy", "TieredSpace", "TieredStore", "pull", "push", "sync", "upstream_places"]
+__all__ = ["CopyReport", "SpaceCopy", "Tiers", "Upstream", "pull", "push", "sync", "upstream_places"]

@@ -87,11 +87,12 @@ def copied(
     InputError : both are the same store, or what is copied to is read as it was pinned.
     """
     started = time.monotonic()
+    near, far = near.local, far.local  # what their upstream stores have is not theirs
     if near.location == far.location:  # not by their ids, which a store shares with its copies
         raise InputError(f"Cannot copy from {near.location} to itself. Name another store.")
     ways = [(near, far, each) if each == "push" else (far, near, each) for each in directions]
     for _, destination, _ in ways:
-        if destination.pin is not None:
+        if destination.pinned is not None:
             raise InputError(f"Cannot copy to {destination.location} as it was pinned. Open the store itself.")
     _refuse_unknown(spaces, [source for source, _, _ in ways])
     done: list[SpaceCopy] = []

@@ -176,6 +176,7 @@ def cloud_settings(scheme: str, environment: Mapping[str, str]) -> CloudSettings
     Parameters
     ----------
     scheme : s3, gs or az.
+    environment : `os.environ`.
 
     Raises
     ------

@@ -65,7 +65,14 @@ def advice_for(error: OSError) -> str:
 
 
 def refused(action: str, place: str, error: OSError) -> StorageError:
-    """Return the error for something that the operating system refused to do."""
+    """Return the error for something that the operating system refused to do.
+
+    Parameters
+    ----------
+    action : what was to be done: "write".
+    place : what it was to be done to.
+    error : of the operating system.
+    """
     return StorageError(f"Cannot {action} {place}: {error.strerror or error}. {advice_for(error)}".rstrip())
 
 

@@ -1,4 +1,4 @@
-"""The folder of a store and the folders in it: made, synced, looked through and removed, and never by way of a link.
+"""The folder of a store and the folders in it: made, synced, looked through and removed, and never through a link.
 
 A folder in a store that is a symbolic link leads to what is not the store's: nothing is listed, written or deleted
 through it. The store's own folder may be reached through links.

@@ -163,7 +163,7 @@ class LocalStorage:
             if not (mapped and self._mapped):
                 return PreadBlob(name, descriptor)
             try:
-                return MappedBlob(name, Path(path), descriptor, size_bytes)
+                return MappedBlob(name, descriptor, size_bytes)
             finally:
                 os.close(descriptor)
 
@@ -243,35 +243,36 @@ class MappedBlob:
     in_order = False
     gather_bytes = 2 << 20  # stays in the processor's cache while it is checked and copied on
 
-    def __init__(self, name: str, path: Path, descriptor: int, size_bytes: int) -> None:
+    def __init__(self, name: str, descriptor: int, size_bytes: int) -> None:
         self._name = name
-        self._path = path
         self.identity = _identity(descriptor)
-        mapped = mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ) if size_bytes else b""
-        self._content = np.frombuffer(mapped, dtype=np.uint8)
+        self._map = mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ) if size_bytes else None
+        self._content = np.frombuffer(self._map if self._map is not None else b"", dtype=np.uint8)
 
     def bytes(self, start: int, length: int) -> NDArray[np.uint8]:
-        self._refuse_truncated()
+        if self._map is not None and self._map.size() < len(self._content):
+            raise self._truncated()
         return self._content[start : start + length]
 
     def rows(
         self, start: int, row_bytes: int, rows: NDArray[np.int64], out: NDArray[np.uint8] | None = None
     ) -> NDArray[np.uint8]:
-        self._refuse_truncated()
+        if self._map is not None and self._map.size() < len(self._content):
+            raise self._truncated()
         count = (len(self._content) - start) // row_bytes
-        if len(rows) and not (rows.min() >= 0 and rows.max() < count):
+        if len(rows) and not (np.minimum.reduce(rows) >= 0 and np.maximum.reduce(rows) < count):
             raise IndexError(f"{self._name} has {count} rows of {row_bytes} bytes, not {rows.min()} to {rows.max()}")
         table = self._content[start : start + count * row_bytes].reshape(count, row_bytes)
         # Any mode but "clip" would gather into a copy first.
         gathered = empty_rows(len(rows), row_bytes) if out is None else out
-        return np.take(table, rows, axis=0, out=gathered, mode="clip")
+        return table.take(rows, axis=0, out=gathered, mode="clip")
 
-    def _refuse_truncated(self) -> None:
-        """Touching pages beyond the end of a file kills the process, so ask before. A deleted file stays readable."""
-        with suppress(OSError):  # it cannot be seen any more, but its pages can
-            found = self._path.stat().st_size
-            if found < len(self._content):
-                raise CorruptStoreError(self._name, f"expected {len(self._content)} bytes, found {found}")
+    def _truncated(self) -> CorruptStoreError:
+        """Touching pages beyond the end of a file kills the process, so its size is asked before: of the file that is
+        mapped, whatever has become of its name.
+        """
+        found = 0 if self._map is None else self._map.size()
+        return CorruptStoreError(self._name, f"expected {len(self._content)} bytes, found {found}")
 
 
 class PreadBlob:

@@ -24,7 +24,7 @@ def most_open_files() -> int:
 
 
 class OpenFiles:
-    """Open files of one storage; beyond `most` the one that was used longest ago is let go.
+    """Open files of one storage; beyond `most` the one that was used longest ago is closed.
 
     Keeping a mapped array keeps its file open too, so nothing does.
 
@@ -76,7 +76,8 @@ class OpenFiles:
                 self._refuse_other_digest(blob, name, size_bytes, sha256)
         with self._lock:
             self._blobs[name] = blob
-            self._let_go(self._most)
+            if len(self._blobs) > self._most:
+                self._let_go(self._most)
         return blob
 
     def _opened(self, name: str, size_bytes: int) -> Blob:

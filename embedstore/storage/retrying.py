@@ -33,6 +33,7 @@ def redacted(text: str, secrets: Collection[str] = ()) -> str:
 
     Parameters
     ----------
+    text : of a library, perhaps.
     secrets : values that came from elsewhere, such as a file of credentials.
     """
     text = _QUERY.sub("?…", _USER.sub("", text))

@@ -109,7 +109,7 @@ class WebClient:
         return self._ask(name, {}, fetch)
 
     def unless_same(self, name: str, tag: str | None) -> tuple[Content, str | None] | None:
-        """Return a file past all caches, with its tag; None where the tag is still that one.
+        """Return a file as the server has it, not a cache, with its tag; None where the tag is still that one.
 
         Raises
         ------

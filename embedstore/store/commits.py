@@ -221,7 +221,8 @@ class CommitLog:
 
         Raises
         ------
-        StorageError : its files were collected again and again. CorruptStoreError : what is read back is something
+        StorageError : its files were collected again and again.
+        CorruptStoreError : what is read back is something
             else.
         """
         for _ in range(_MAX_ATTEMPTS):

@@ -135,7 +135,8 @@ def read_signer(file: Path) -> Signer:
 
     Raises
     ------
-    InputError : it cannot be read, has a passphrase, or is no Ed25519 key. MissingDependencyError : cryptography is not
+    InputError : it cannot be read, has a passphrase, or is no Ed25519 key.
+    MissingDependencyError : cryptography is not
         installed.
     """
     content = _content(file, "a signing key")
@@ -239,7 +240,8 @@ def trust_of(sign_with: str | Path | None = None, require_signed: str | Path | N
 
     Raises
     ------
-    InputError : a file is not what it should be. MissingDependencyError : cryptography is not installed.
+    InputError : a file is not what it should be.
+    MissingDependencyError : cryptography is not installed.
     """
     key = sign_with or os.environ.get("EMBEDSTORE_SIGNING_KEY")
     members = require_signed or os.environ.get("EMBEDSTORE_MEMBERS")
@@ -339,7 +341,8 @@ class CommitSignatures:
 
         Raises
         ------
-        MissingDependencyError : cryptography is not installed. StorageError : a signature cannot be read.
+        MissingDependencyError : cryptography is not installed.
+        StorageError : a signature cannot be read.
         """
         if self.trust.members is None:
             return commits

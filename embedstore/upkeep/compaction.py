@@ -20,8 +20,7 @@ from embedstore.errors import CorruptStoreError, StorageError
 from embedstore.records import KEY_BYTES, Keys, Vectors
 from embedstore.storage.protocol import empty_rows
 from embedstore.store.documents import COSTS, Commit
-from embedstore.store.index import build_index
-from embedstore.store.live import by_value
+from embedstore.store.index import build_index, by_value
 from embedstore.store.segment_files import SortedRows, as_strings
 from embedstore.store.segments import Segment
 from embedstore.store.space import Space

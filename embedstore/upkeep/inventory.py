@@ -1,4 +1,4 @@
-"""All files of one space, and what of them is needed: by live commits, by pins, by readers of the index."""
+"""All files of one space, and which of them are needed: by live commits, by pins, by readers of the index."""
 
 from __future__ import annotations
 

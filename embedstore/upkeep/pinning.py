@@ -47,7 +47,7 @@ def pin(store: SpaceStore, name: str) -> Pin:
 def _live(store: SpaceStore) -> list[tuple[Space, tuple[str, ...]]]:
     """List what is live in each space that can be read; the others are in the store's `unreadable`."""
     live = []
-    for space in store.spaces():
+    for space in store.local_spaces():
         try:
             live.append((space, tuple(segment.commit_id for segment in space.segments())))
         except (CorruptStoreError, FormatVersionError) as error:

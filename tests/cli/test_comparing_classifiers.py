@@ -100,3 +100,15 @@ def test_what_cannot_be_compared_is_wrong_usage(
     assert compare(place, "new", tmp_path / "out", *more) == 2
     assert message in " ".join(capsys.readouterr().err.split())
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
+def test_predict_computes_with_workers(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["predict", str(place / "new" / "virus"), "-c", str(place / "tnf"), "--store", str(tmp_path / "store")]
+    assert main([*arguments, "-o", str(tmp_path / "one"), "--workers", "2", "--json", "--quiet"]) == 0
+    filled = json.loads(capsys.readouterr().out)["filled"]
+    assert filled[0]["computed"] == filled[0]["unique"] > 0
+    assert main([*arguments, "-o", str(tmp_path / "two"), "--json", "--quiet"]) == 0
+    assert json.loads(capsys.readouterr().out)["filled"][0]["computed"] == 0
+    tables = [(tmp_path / name / "predictions.tsv").read_bytes() for name in ("one", "two")]
+    assert tables[0] == tables[1]

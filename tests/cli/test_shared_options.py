@@ -119,6 +119,7 @@ def test_an_unknown_option_suggests(command: str, capsys: pytest.CaptureFixture[
 
 
 ADVICE = {
+    ("classify/report.py", "--network"): {"train"},
     ("classify/splitting.py", "--labels"): {"train", "compare"},
     ("classify/splitting.py", "--ignore-unlabelled"): {"train", "compare"},
     ("classify/splitting.py", "--group-by"): {"prepare"},
@@ -143,6 +144,7 @@ ADVICE = {
 }
 """Where an error names an option, and the commands that may end with it."""
 
+_OPTION = re.compile(r"(?<!var\()--[a-z-]+(?![a-z-]*:)")  # a style sheet's variables look alike
 OTHER_PROGRAMS = {"storage/clouds.py", "sequences/compression.py"}
 
 
@@ -161,7 +163,7 @@ def _named_options() -> Iterator[tuple[str, str]]:
         for node in ast.walk(tree):
             if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in documents:
                 text = re.sub(r"`[^`]*`|embedstore \w+ [^.]*", "", node.value)
-                yield from ((path.relative_to(root).as_posix(), option) for option in re.findall(r"--[a-z-]+", text))
+                yield from ((path.relative_to(root).as_posix(), option) for option in _OPTION.findall(text))
 
 
 def test_advice_in_an_error_is_possible_in_the_command_that_gives_it() -> None:

@@ -30,7 +30,7 @@ from embedstore.errors import (
     WorkerError,
 )
 from embedstore.filling import FillProgress, SegmentLimits, SpaceTarget, fill, pool
-from embedstore.library import Store
+from embedstore.library import Store, open_store
 from embedstore.models.resolution import ModelOptions
 from embedstore_cli.main import main
 
@@ -292,7 +292,7 @@ def test_named_models_are_equal_for_equal_options(tmp_path: Path, monkeypatch: p
 def test_what_an_upstream_store_has_is_not_computed(tmp_path: Path) -> None:
     upstream = Store.open(tmp_path / "upstream", create=True)
     fill(records(SEQUENCES[:50]), toy_target(upstream, Toy()))
-    store = Store.open(tmp_path / "store", create=True, upstream=[tmp_path / "upstream"])
+    store = open_store(tmp_path / "store", create=True, upstream=[tmp_path / "upstream"])
     with pytest.raises(CanaryError, match="does not reproduce the vectors"):
         fill_with_workers(records(SEQUENCES), toy_target(store, Toy(scale=1.1)), LocalProcesses(1))
     report = fill_with_workers(records(SEQUENCES), toy_target(store, Toy()), LocalProcesses(1))

@@ -112,7 +112,7 @@ EVIL_COMMITS = {
     "negative rows": changed("rows", -2),
     "rows is text": changed("rows", "2"),
     "rows is true": changed("rows", True),
-    "an array is missing": changed("arrays", {"key": COMMIT["arrays"]["key"]}),
+    "missing array": changed("arrays", {"key": COMMIT["arrays"]["key"]}),
     "arrays is a list": changed("arrays", []),
     "a part is text": changed("arrays/key/0", "x"),
     "files is a list": changed("files", []),

@@ -94,11 +94,11 @@ class SpaceMachine(RuleBasedStateMachine):
 
     @rule(user=st.integers(0, 1), wanted=key_lists)
     def read(self, user: int, wanted: list[bytes]) -> None:
-        missing = [key for key in wanted if key not in self.model]
-        if missing:
+        absent = [key for key in wanted if key not in self.model]
+        if absent:
             with pytest.raises(MissingEmbeddingError) as caught:
                 self.users[user].read(key_array(wanted))
-            assert caught.value.missing == [key_text(key) for key in missing]
+            assert caught.value.missing == [key_text(key) for key in absent]
         else:
             read = self.users[user].read(key_array(wanted))
             assert [vector.tobytes() for vector in read] == [self.model[key] for key in wanted]
