@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 from embedstore.errors import (
@@ -16,6 +17,7 @@ from embedstore.errors import (
     InputError,
     SpaceConflictError,
     SpaceNotFoundError,
+    StoreError,
 )
 from embedstore.filling import canaries
 from embedstore.sharing.space_copier import (
@@ -94,6 +96,7 @@ def sync(
 
 def _copied(near: SpaceStore, far: SpaceStore, directions: Sequence[Direction], wanted: _Wanted) -> CopyReport:
     started = time.monotonic()
+    given = near, far
     near, far = near.local, far.local  # what their upstream stores have is not theirs
     if near.location == far.location:  # not by their ids, which a store shares with its copies
         raise InputError(f"Cannot copy from {near.location} to itself. Name another store.")
@@ -103,6 +106,9 @@ def _copied(near: SpaceStore, far: SpaceStore, directions: Sequence[Direction], 
             raise InputError(f"Cannot copy to {destination.location} as it was pinned. Open the store itself.")
     _refuse_unknown(wanted.spaces, [source for source, _, _ in ways])
     spaces = [done for source, destination, each in ways for done in _copy_spaces(source, destination, each, wanted)]
+    for space in [space for store in given if store.tiers for space in store.local_spaces()]:
+        with suppress(StoreError):  # whoever reads it is told
+            space.refresh()
     return CopyReport(near.location, far.location, tuple(spaces), time.monotonic() - started, wanted.dry_run)
 
 
