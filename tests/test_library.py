@@ -203,6 +203,7 @@ def test_what_upstream_stores_hold_is_neither_pinned_nor_copied(store: Store, tm
     mine.space("aac_dpc")
     assert mine.pin("paper").spaces == {}
     assert embedstore.pull(mine, store).copied == 3
+    assert [len(space) for space in mine.local_spaces()] == [3]  # seen at once
     assert len(embedstore.open(tmp_path / "mine").space("aac_dpc")) == 3
 
 

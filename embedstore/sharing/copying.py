@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from typing import TypedDict, Unpack
 
 from embedstore.errors import (
@@ -16,6 +17,7 @@ from embedstore.errors import (
     InputError,
     SpaceConflictError,
     SpaceNotFoundError,
+    StoreError,
 )
 from embedstore.filling import canaries
 from embedstore.sharing.space_copier import (
@@ -87,6 +89,7 @@ def copied(
     InputError : both are the same store, or what is copied to is read as it was pinned.
     """
     started = time.monotonic()
+    given = near, far
     near, far = near.local, far.local  # what their upstream stores have is not theirs
     if near.location == far.location:  # not by their ids, which a store shares with its copies
         raise InputError(f"Cannot copy from {near.location} to itself. Name another store.")
@@ -98,6 +101,9 @@ def copied(
     done: list[SpaceCopy] = []
     for source, destination, direction in ways:
         done += _copy_spaces(source, destination, direction, spaces, options)
+    for space in [space for store in given if store.tiers for space in store.local_spaces()]:
+        with suppress(StoreError):  # the next reader is told
+            space.refresh()
     seconds = time.monotonic() - started
     return CopyReport(near.location, far.location, tuple(done), seconds, options.get("dry_run", False))
 

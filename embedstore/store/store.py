@@ -273,14 +273,15 @@ class SpaceStore:
         self.unreadable = {}
         for folder in space_folders(self.storage):
             space_id = folder.split("/")[1]
-            if space_id not in self._spaces:
+            met = self._spaces.get(space_id)
+            if met is None or not met.is_made:  # somebody may have made it here meanwhile
                 try:
                     space = self._open_space(space_id)
                 except (CorruptStoreError, FormatVersionError, StorageError) as error:
                     self.unreadable[space_id] = error
                     continue
                 if space is not None:
-                    self._spaces[space_id] = space
+                    self._spaces.setdefault(space_id, space).is_made = True
         refused = [error for error in self.unreadable.values() if isinstance(error, StorageError)]
         if refused and not self._spaces:
             raise refused[0]
