@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 
 from embedstore.filling.intake import Window
 from embedstore.identity import key_array
-from embedstore.models.embedder import SMALL_PACKS_PER_WORKER, Embedded, Embedder, packs
+from embedstore.models.batching import SMALL_PACKS_PER_WORKER, packs
+from embedstore.models.embedder import Embedded, Embedder
 from embedstore.records import Keys, Rejection
 
 POOL_RECORDS = 100_000

@@ -16,10 +16,11 @@ from torch import Tensor
 
 from embedstore.identity import Recipe
 from embedstore.models import resolve
+from embedstore.models.batching import MemoryBudget, compute_in_packs, windows
 from embedstore.models.checkpoint import find_checkpoint
 from embedstore.models.esm import ProteinTokenizer, read_encoder
 from embedstore.models.machine import Setting
-from embedstore.models.packed import MemoryBudget, PackedEmbedder, compute_in_packs, windows
+from embedstore.models.packed import PackedEmbedder
 
 DATA = Path(__file__).resolve().parents[1] / "data" / "esm" / "fastesm2_tiny"
 ALANINE, CYSTEINE = 5, 23  # in the vocabulary, as M is 20, W is 22
