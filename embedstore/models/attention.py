@@ -174,25 +174,27 @@ class _Padded:
         for batch in self.batches:
             part = tokens.narrow(0, batch.start, batch.count * batch.length)
             part = part.view(batch.count, batch.length, *qkv.shape[1:])  # (n, l, 3, h, e)
-            by_blocks = batch.mask is None and self.slopes is not None
-            mixed = self._in_blocks(part) if by_blocks else _unbiased(part, batch.mask)  # (n, h, l, e)
+            if batch.mask is None and self.slopes is not None:
+                mixed = _in_blocks(part, self.slopes)  # (n, h, l, e)
+            else:
+                mixed = _unbiased(part, batch.mask)  # (n, h, l, e)
             parts.append(mixed.transpose(1, 2).flatten(0, 1))  # (n l, h, e)
         mixed = parts[0] if len(parts) == 1 else torch.cat(parts)  # (p, h, e)
         return (mixed if self.places is None else mixed.index_select(0, self.places)).flatten(1)
 
-    def _in_blocks(self, qkv: Tensor) -> Tensor:
-        """Attend with a bias too large to be in memory: so many queries at once that theirs is not."""
-        assert self.slopes is not None
-        query, key, value = qkv.permute(2, 0, 3, 1, 4)  # (n, h, l, e) each
-        length = qkv.shape[1]
-        rows = max(1, _MASK_NUMBERS // (len(self.slopes) * length))
-        blocks = []
-        for first in range(0, length, rows):
-            stop = min(first + rows, length)
-            mask = _alibi(self.slopes, length, qkv.dtype, first, stop)[None, ..., :length]  # (1, h, rows, l)
-            queries = query[:, :, first:stop]  # (n, h, rows, e)
-            blocks.append(functional.scaled_dot_product_attention(queries, key, value, attn_mask=mask))
-        return torch.cat(blocks, 2)
+
+def _in_blocks(qkv: Tensor, slopes: Tensor) -> Tensor:
+    """Attend with a bias too large to be in memory: so many queries at once that theirs is not."""
+    query, key, value = qkv.permute(2, 0, 3, 1, 4)  # (n, h, l, e) each
+    length = qkv.shape[1]
+    rows = max(1, _MASK_NUMBERS // (len(slopes) * length))
+    blocks = []
+    for first in range(0, length, rows):
+        stop = min(first + rows, length)
+        mask = _alibi(slopes, length, qkv.dtype, first, stop)[None, ..., :length]  # (1, h, rows, l)
+        queries = query[:, :, first:stop]  # (n, h, rows, e)
+        blocks.append(functional.scaled_dot_product_attention(queries, key, value, attn_mask=mask))
+    return torch.cat(blocks, 2)
 
 
 def _padded(lengths: Sequence[int], device: torch.device, dtype: torch.dtype, slopes: Tensor | None) -> _Padded:

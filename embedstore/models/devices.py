@@ -1,4 +1,4 @@
-"""Where a model runs: the device, its arithmetic, its memory, the threads of torch, and how fast matrix products can be.
+"""Where a model runs: device, arithmetic, memory, the threads of torch, and how fast its matrix products can be.
 
 On a CPU, packs of a thousand tokens computed side by side, each on one core, are faster than one pack on all cores: no
 core waits for another inside a matrix product. The number of threads that torch uses is a setting of the whole process;
@@ -141,7 +141,7 @@ class Streams:
             yield
             return
         with self._lock:
-            stream = self._free.pop() if self._free else torch.cuda.Stream(self._device)
+            stream = self._free.pop() if self._free else torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
         try:
             stream.wait_stream(torch.cuda.default_stream(self._device))  # where weights were copied and converted
             with torch.cuda.stream(stream):
@@ -163,20 +163,16 @@ def too_little_memory(name: str, device: torch.device, need_bytes: int, dtype: t
     """Return the error of a model that does not fit, with what it needs and what there is."""
     if device.type == "cuda":
         free, total = torch.cuda.mem_get_info(device)
-        there = f"{_gigabytes(free)} of {_gigabytes(total)} are free on {torch.cuda.get_device_name(device)}"
+        there = f"{free / 1e9:.1f} of {total / 1e9:.1f} GB are free on {torch.cuda.get_device_name(device)}"
     else:
         page = os.sysconf("SC_PAGE_SIZE")
         free, total = os.sysconf("SC_AVPHYS_PAGES") * page, os.sysconf("SC_PHYS_PAGES") * page
-        there = f"{_gigabytes(free)} of {_gigabytes(total)} are free"
+        there = f"{free / 1e9:.1f} of {total / 1e9:.1f} GB are free"
     advice = "" if device.type == "cpu" else ", name another device (--device cuda:N), or compute on --device cpu"
     return ModelError(
-        f"Cannot load {name} onto {device}: its weights need {_gigabytes(need_bytes)} in "
+        f"Cannot load {name} onto {device}: its weights need {need_bytes / 1e9:.1f} GB in "
         f"{str(dtype).removeprefix('torch.')}, {there}. Close what else uses the memory{advice}."
     )
-
-
-def _gigabytes(size_bytes: int) -> str:
-    return f"{size_bytes / 1e9:.1f} GB"
 
 
 def machine_place(device: torch.device, dtype: torch.dtype) -> Place:

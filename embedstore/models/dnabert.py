@@ -251,7 +251,7 @@ class DnabertEncoder:
         Parameters
         ----------
         token_ids : (t,) int64. Sequences, each with its first and last special token, one after another.
-        lengths : tokens of each sequence; they add up to t. Any order is right; similar lengths side by side are fastest.
+        lengths : tokens of each sequence; they add up to t. In any order; similar lengths side by side are fastest.
 
         Returns
         -------

@@ -5,9 +5,9 @@ fair-esm raises KeyError; here each residue that is missing from the vocabulary 
 `<unk>`.
 
 *Encoder* (ESM-2: Lin et al. 2023, doi:10.1126/science.ade2574). A pack is a list of sequences written one after
-another. Every projection is one matrix product over the whole pack; attention stays within a sequence (`attention`), and
-no vector depends on its neighbours. Positions are rotary (Su et al. 2021, arXiv:2104.09864), with the frequencies that
-the checkpoint holds: where they were stored rounded, recomputed ones give other numbers.
+another. Every projection is one matrix product over the whole pack; attention stays within a sequence (`attention`),
+and no vector depends on its neighbours. Positions are rotary (Su et al. 2021, arXiv:2104.09864), with the frequencies
+that the checkpoint holds: where they were stored rounded, recomputed ones give other numbers.
 
 Three optimisations, none of which changes what is computed. When the weights are read, the values of each query and
 key head are reordered so that the two that are rotated together are adjacent and make one complex number. Float16 pairs
@@ -247,7 +247,7 @@ class EsmEncoder:
         Parameters
         ----------
         token_ids : (t,) int64. Sequences, each with `<cls>` and `<eos>`, one after another.
-        lengths : tokens of each sequence; they add up to t. Any order is right; similar lengths side by side are fastest.
+        lengths : tokens of each sequence; they add up to t. In any order; similar lengths side by side are fastest.
 
         Returns
         -------

@@ -252,7 +252,7 @@ class PackedEmbedder:
         """Compute in float32; what fails for lack of memory are the pieces, never the run."""
         encoder = full.get(self.budget, self.encoder.device)
         if encoder is None:
-            reason = f"it overflows in {self.recipe.dtype}, and memory does not suffice for the weights in float32"
+            reason = "it overflows in float16, and memory does not suffice for the weights in float32"
             return {}, dict.fromkeys(range(len(pieces)), reason)
         return self._sums(pieces, encoder, self.budget)
 

@@ -1,4 +1,4 @@
-"""The ways to attend within the sequences of a pack, against the formula written out. All of them run on the CPU here."""
+"""The ways to attend within the sequences of a pack, all on the CPU, against the formula written out."""
 
 from __future__ import annotations
 
