@@ -57,7 +57,7 @@ def attention(
     if device.type == "cpu":
         bias = None if slopes is None else alibi_by_distance(slopes, max(lengths), dtype)
         return _Groups(list(_groups(lengths)), bias)
-    if slopes is None and _has_flash(device, dtype, width):
+    if slopes is None and has_flash(device, dtype, width):
         starts = np.concatenate(([0], np.cumsum(lengths))).astype(np.int32)
         return _Flash(on_device(starts, device), max(lengths))
     return _padded(lengths, device, dtype, slopes)
@@ -124,7 +124,8 @@ def biased(qkv: Tensor, bias: Tensor) -> Tensor:
     return functional.scaled_dot_product_attention(query, key, value, attn_mask=mask)
 
 
-def _has_flash(device: torch.device, dtype: torch.dtype, width: int) -> bool:
+def has_flash(device: torch.device, dtype: torch.dtype, width: int) -> bool:
+    """Tell whether one call attends within all sequences of a pack, where there is no bias."""
     usable = device.type == "cuda" and dtype == torch.float16 and width % _WIDTHS == 0 and width <= _WIDEST
     return usable and torch.cuda.get_device_capability(device) >= _AMPERE
 

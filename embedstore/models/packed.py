@@ -187,6 +187,17 @@ class PackedEmbedder:
         other._full = self._full
         return other
 
+    def with_encoder(self, encoder: Encoder, full_encoder: Callable[[], Encoder] | None = None) -> PackedEmbedder:
+        """Return an embedder with the same recipe, tokenizer and setting, and another encoder."""
+        return PackedEmbedder(
+            self.recipe,
+            self._tokenizer,
+            encoder,
+            full_encoder=full_encoder,
+            residues_per_token=self._residues_per_token,
+            setting=self.setting,
+        )
+
     def operations(self, sequences: Sequence[bytes]) -> int:
         """Floating-point operations of the matrix products that embedding canonical sequences takes."""
         contents = enumerate(self._tokenizer.contents(sequences))
