@@ -29,6 +29,7 @@ from torch import Tensor
 
 from embedstore.errors import InputError, ModelError
 from embedstore.identity import Precision
+from embedstore.models.batching import is_out_of_memory
 from embedstore.models.machine import Place, processor
 
 
@@ -77,6 +78,8 @@ def _problem(place: torch.device) -> str | None:
         wrong = float((ones @ ones).float().sum()) != 8**3
     except RuntimeError as error:
         said = f"{str(error).strip().splitlines()[0].rstrip('.')}."
+        if is_out_of_memory(error):
+            return f"all of its memory is in use: {said}"
     else:
         if not wrong:
             return None
@@ -151,6 +154,14 @@ class Streams:
                 self._free.append(stream)
 
 
+def synchronize(device: torch.device) -> None:
+    """Wait until all that is queued on the device is done."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()
+
+
 def give_back_memory(device: torch.device) -> None:
     """Give back what torch keeps for later."""
     if device.type == "cuda":
@@ -178,6 +189,7 @@ def too_little_memory(name: str, device: torch.device, need_bytes: int, dtype: t
 def machine_place(device: torch.device, dtype: torch.dtype) -> Place:
     """Return the place by which this machine's settings and rates are kept."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else processor()
+    name = f"{name}, {device.type}" if device.type == "mps" else name
     return Place(name, str(dtype).removeprefix("torch."))
 
 
@@ -239,8 +251,7 @@ def matrix_product_rate(
         count = 0
         while count == 0 or time.perf_counter() < until:
             torch.mm(left, right)
-            if not on_cpu:
-                torch.cuda.synchronize(device)
+            synchronize(device)
             count += 1
         return count
 

@@ -32,6 +32,7 @@ from embedstore.models.devices import (
     machine_place,
     on_device,
     pick_device,
+    synchronize,
     too_little_memory,
     torch_threads,
 )
@@ -311,8 +312,7 @@ class _Once:
             if not is_out_of_memory(error):
                 raise
             return None
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)  # other threads' streams read it, too
+        synchronize(device)  # other threads' streams read it, too
         return encoder
 
 

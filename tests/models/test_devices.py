@@ -63,6 +63,17 @@ def test_a_gpu_that_computes_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     assert pick_device("cuda:0") == torch.device("cuda:0")
 
 
+def test_a_gpu_without_memory_left_says_so(volta: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    del volta
+
+    def ones(*sizes: int, **options: Any) -> torch.Tensor:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 MiB.")
+
+    monkeypatch.setattr(torch, "ones", ones)
+    with pytest.raises(InputError, match="all of its memory is in use: CUDA out of memory"):
+        pick_device("cuda")
+
+
 def test_the_first_matrix_product_is_checked() -> None:
     assert devices._problem(torch.device("cpu")) is None
 
