@@ -172,6 +172,7 @@ class EsmEncoder:
         self._frequencies = tuple(frequencies)
         self._layers = tuple(layers)
         self._final_norm = final_norm
+        self.add_projection = add_rounded_once if self.dtype == torch.float16 else _add_in_place
         self._rotate = _rotate if self.dtype == torch.float16 and _rotates_float16(self.device) else _rotate_in_float32
 
     @classmethod
@@ -282,13 +283,13 @@ class EsmEncoder:
         normed = self._norm(layer.attention_norm, states)  # (t, d)
         qkv = _project(layer.qkv, normed).view(-1, 3, self.shape.heads, self._width)  # (t, 3, h, e)
         self._rotate(qkv[:, :2], rotation)
-        _add_projection(states, layer.attention_out, attend(qkv))
+        self.add_projection(states, layer.attention_out, attend(qkv))
 
     def _feed_forward(self, layer: _Layer, states: Tensor) -> None:
         """Add the layer's feed-forward block to the states."""
         inner = _project(layer.expand, self._norm(layer.norm, states))  # (t, f)
         torch.ops.aten.gelu_(inner)  # by the error function
-        _add_projection(states, layer.contract, inner)
+        self.add_projection(states, layer.contract, inner)
 
     def _norm(self, norm: _Affine, states: Tensor) -> Tensor:
         return functional.layer_norm(states, (self.shape.hidden,), norm.weight, norm.bias, self.shape.norm_epsilon)
@@ -311,8 +312,14 @@ def _project(affine: _Affine, states: Tensor) -> Tensor:
     return functional.linear(states, affine.weight, affine.bias)
 
 
-def _add_projection(states: Tensor, affine: _Affine, values: Tensor) -> None:
+def _add_in_place(states: Tensor, affine: _Affine, values: Tensor) -> None:
+    """Add a projection to the states; the fastest on a CPU."""
     states.add_(affine.bias).addmm_(values, affine.weight.t())
+
+
+def add_rounded_once(states: Tensor, affine: _Affine, values: Tensor) -> None:
+    """Do the same, and round the states once: in float16 that is where most of the error comes from."""
+    states.add_(_project(affine, values))
 
 
 def _rotate(vectors: Tensor, rotation: Tensor) -> None:
