@@ -175,6 +175,8 @@ def too_little_memory(name: str, device: torch.device, need_bytes: int, dtype: t
     if device.type == "cuda":
         free, total = torch.cuda.mem_get_info(device)
         there = f"{free / 1e9:.1f} of {total / 1e9:.1f} GB are free on {torch.cuda.get_device_name(device)}"
+    elif "SC_AVPHYS_PAGES" not in os.sysconf_names:  # not everywhere
+        there = "which are not free"
     else:
         page = os.sysconf("SC_PAGE_SIZE")
         free, total = os.sysconf("SC_AVPHYS_PAGES") * page, os.sysconf("SC_PHYS_PAGES") * page
