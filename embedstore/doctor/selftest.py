@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import tempfile
 import time
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -26,6 +27,7 @@ from numpy.typing import NDArray
 from safetensors.torch import save_file
 from tokenizers import Tokenizer, models, processors
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from embedstore.doctor.findings import Finding
 from embedstore.errors import InputError
@@ -203,17 +205,8 @@ class _Subject:
 
     def _kernels(self) -> Finding:
         on_gpu = self._place.type == "cuda"
-        profiler: Any = (
-            torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA])
-            if on_gpu
-            else torch.autograd.profiler.profile(use_kineto=False)  # the other one writes to standard error
-        )
-        with profiler:
-            self._on_device.with_setting(Setting(workers=1)).embed(self._sequences)
-        spent = {
-            event.key: float(event.self_device_time_total if on_gpu else event.self_cpu_time_total)
-            for event in profiler.key_averages()
-        }
+        embedder = self._on_device.with_setting(Setting(workers=1))
+        spent = _on_gpu(embedder, self._sequences) if on_gpu else _on_cpu(embedder, self._sequences)
         kernels = sorted((name for name in spent if spent[name] > 0), key=lambda name: -spent[name])[:_SHOWN_KERNELS]
         wanted = on_gpu and self._molecule == "protein" and has_flash(self._place, self._on_device.encoder.dtype, 64)
         missing = wanted and not any("flash" in name for name in spent)
@@ -242,6 +235,36 @@ class _Subject:
         curve = ", ".join(f"{rate:,.0f} in packs of {tokens} tokens" for tokens, rate in rates.items())
         found = f"residues/s: {curve}; {share:.0%} of the device's matrix products"
         return Finding(self._model.name, "speed", "ok", found, data={"residues_per_s": rates, "share_of_matmul": share})
+
+
+def _on_gpu(embedder: PackedEmbedder, sequences: Sequence[bytes]) -> dict[str, float]:
+    """Time of each kernel that ran."""
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
+        embedder.embed(sequences)
+    return {event.key: float(event.self_device_time_total) for event in profile.key_averages()}
+
+
+def _on_cpu(embedder: PackedEmbedder, sequences: Sequence[bytes]) -> dict[str, float]:
+    """Time of each operator that ran; the profiler, for these, writes to standard error."""
+    with _Stopwatch() as watch:
+        embedder.embed(sequences)
+    return watch.seconds
+
+
+class _Stopwatch(TorchDispatchMode):
+    """Time of each operator."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seconds: dict[str, float] = defaultdict(float)
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        started = time.perf_counter()
+        result = func(*args, **(kwargs or {}))
+        self.seconds[func.name().removeprefix("aten::")] += time.perf_counter() - started
+        return result
 
 
 def _loaded(model: Model, device: str) -> PackedEmbedder:

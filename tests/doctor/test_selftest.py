@@ -53,7 +53,7 @@ def test_memory_ran_out_and_packs_became_smaller(found: Selftest) -> None:
 
 def test_the_kernels_that_ran_and_the_speed_are_named(found: Selftest) -> None:
     by_check = {finding.check: finding for finding in found.findings}
-    assert any("addmm" in name for name in by_check["kernels"].data["kernels"])
+    assert any("linear" in name for name in by_check["kernels"].data["kernels"])
     assert by_check["speed"].data["residues_per_s"][256] > 0
     assert by_check["speed"].data["share_of_matmul"] > 0
 
