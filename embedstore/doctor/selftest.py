@@ -246,16 +246,17 @@ def _on_gpu(embedder: PackedEmbedder, sequences: Sequence[bytes]) -> dict[str, f
 
 def _on_cpu(embedder: PackedEmbedder, sequences: Sequence[bytes]) -> dict[str, float]:
     """Time of each operator that ran; the profiler, for these, writes to standard error."""
-    with _Stopwatch() as watch:
+    watch = _Stopwatch()
+    with watch:
         embedder.embed(sequences)
-    return watch.seconds
+    return dict(watch.seconds)
 
 
-class _Stopwatch(TorchDispatchMode):
+class _Stopwatch(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Time of each operator."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.seconds: dict[str, float] = defaultdict(float)
 
     def __torch_dispatch__(
