@@ -20,7 +20,7 @@ from embedstore.filling.intake import Window
 from embedstore.filling.summary import FillProgress, OnProgress, Phase
 from embedstore.filling.target import SpaceTarget
 from embedstore.identity import key_array
-from embedstore.models.embedder import SMALL_PACKS_PER_WORKER, packs
+from embedstore.models.batching import SMALL_PACKS_PER_WORKER, packs
 from embedstore.records import Rejection
 
 POOL_RECORDS = 100_000

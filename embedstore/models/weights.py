@@ -21,6 +21,7 @@ from torch import Tensor
 
 from embedstore.errors import WeightsError
 from embedstore.interruption import uninterrupted
+from embedstore.models.batching import is_out_of_memory
 from embedstore.models.checkpoint import Checkpoint
 from embedstore.models.files import TorchFileError, check_sizes, is_archive
 
@@ -117,6 +118,8 @@ def _opened(file: Path, checkpoint: Checkpoint) -> Iterator[Mapping[str, Callabl
             with opened as tensors:
                 yield {name: _reader(tensors.get_tensor, name) for name in tensors.keys()}  # noqa: SIM118
         except (SafetensorError, OSError, RuntimeError, ValueError, LookupError, TypeError) as error:
+            if is_out_of_memory(error):
+                raise
             raise WeightsError(f"Cannot read {file}: {error}.") from error
     else:
         content = _unpickled(file)
