@@ -219,7 +219,7 @@ def test_commands_that_fill_first_say_what_is_stored(tmp_path: Path) -> None:
     assert all(line.split(",")[0].split(":")[0] in get_args(Phase) for line in progress)
     assert last == (
         f"Interrupted by SIGTERM. {count:,} vectors computed for space fastesm2_tiny are stored; the same command "
-        "goes on."
+        "continues."
     )
     assert not (tmp_path / "f.npz").exists()
 
