@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from embedstore.classify.heads import Epoch, Fitted, Network, TrainOptions
     from embedstore.classify.metrics import Calibration
     from embedstore.classify.prediction import PredictOptions, PredictProgress, PredictReport, predict
+    from embedstore.classify.provenance import Provenance
     from embedstore.classify.scores import Scores
     from embedstore.classify.splitting import Split
     from embedstore.classify.tables import Tally
@@ -144,6 +145,7 @@ _HOME = {
     "PrepareOptions": "samples",
     "PrepareReport": "samples",
     "Problem": "store",
+    "Provenance": "classify.provenance",
     "Reading": "classify.blocks",
     "Recipe": "identity",
     "Record": "records",
@@ -256,6 +258,7 @@ __all__ = [
     "PrepareOptions",
     "PrepareReport",
     "Problem",
+    "Provenance",
     "Reading",
     "Recipe",
     "Record",

@@ -12,6 +12,8 @@ import embedstore
 from embedstore import errors
 
 NOT_PUBLIC = {  # what they take or return is for the other parts of embedstore
+    "FillOptions.__init__",  # `workers` comes from `embedstore.distributed`
+    "FillOptions.computing",
     "Space.mergeable",
     "Space.publish",
     "Space.segments",
