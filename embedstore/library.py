@@ -122,7 +122,7 @@ def make_store(path: Location, *, segment_format: SegmentFormat = "zarr", shared
     ------
     StoreError : a store is there that writes the other format.
     StoreNotFoundError : something else is there.
-    InputError : a URL is to be shared.
+    InputError : `shared` is given with a URL.
     """
     if shared:
         if is_url(path):

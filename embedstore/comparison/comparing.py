@@ -139,7 +139,7 @@ def shared_samples(samples: Samples, targets: Sequence[SpaceTarget]) -> tuple[Sa
             f"Cannot compare on {samples.origin}: expected samples with a vector in every space, found none: {found}. "
             "Compute them with --fill."
         )
-    return samples.take(np.flatnonzero(kept)), {"samples": int((~kept).sum()), "lacked_by_space": counts}
+    return samples.take(np.flatnonzero(kept)), {"samples": int((~kept).sum()), "missing_by_space": counts}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -453,7 +453,7 @@ def _measured(sets: Sequence[FeatureSet], measured: Measured) -> dict[str, Any]:
 
 def _space_facts(target: SpaceTarget) -> dict[str, Any]:
     facts = {"name": target.name, "id": target.recipe.id, "molecule": target.recipe.molecule, "dim": target.recipe.dim}
-    return {**facts, "seconds_per_letter": seconds_per_residue(target)}
+    return {**facts, "seconds_per_residue": seconds_per_residue(target)}
 
 
 def _similarity(targets: Sequence[SpaceTarget], samples: Samples, seed: int) -> dict[str, Any]:
