@@ -10,8 +10,8 @@ Chunks hold at most 256 MiB. All chunks of an array have the same size, as Zarr 
 takes less than one row per chunk.
 
 *HDF5*, one file of three contiguous datasets: one inode, for file systems that limit their number. The HDF5 library
-writes a temporary file in which the space of the datasets is only reserved; its metadata and our rows are then streamed together
-into the store. So no dataset is held twice, and HDF5 never opens a file of the store.
+writes a temporary file in which the space of the datasets is only reserved; its metadata and our rows are then streamed
+together into the store. So no dataset is held twice, and HDF5 never opens a file of the store.
 """
 
 from __future__ import annotations
