@@ -117,7 +117,7 @@ def _overview(group: Any) -> str:
     lines = ["# Commands", "", f"{group.help}", "", "`embedstore COMMAND --help` shows what is said here."]
     for task, names in TASKS.items():
         file = page_of(task).rpartition("/")[2]
-        lines += ["", f"## {task}", "", "| command | |", "| --- | --- |"]
+        lines += ["", f"## {task}", "", "| command | what it does |", "| --- | --- |"]
         lines += [
             f"| [`{name}`]({file}#{name}) | {_cell(group.commands[name].get_short_help_str(300))} |" for name in names
         ]

@@ -384,7 +384,7 @@ class Store(SpaceStore):
         return pin(self, name)
 
     def unpin(self, name: str) -> None:
-        """Remove a pin; what only it kept is collected some day.
+        """Remove a pin; what only it kept is collected later.
 
         Parameters
         ----------

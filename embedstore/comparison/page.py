@@ -43,7 +43,7 @@ def comparison_report(found: Mapping[str, Any], made: Provenance) -> str:
 
 
 def verdict(found: Mapping[str, Any]) -> str:
-    """Say in a sentence which set is the best, and whether it is told apart from the second."""
+    """Say in a sentence which set is the best, and whether it is shown to be better than the second."""
     key, name = HEADLINE
     defined = [some for some in found["sets"] if some["metrics"][key]["value"] is not None]
     on = f"on {found['samples']:,} samples of {found['samples_of']}"
