@@ -1,7 +1,8 @@
 """What the site shows beside the pages of this folder: the command reference, and the documents of the root.
 
-The reference is made from the commands that the program itself runs, so it cannot say anything else: a page a task, a
-section a command with its usage, arguments, options and defaults; its examples and exit codes come from its own help.
+The reference is made from the commands that the program itself runs, so it cannot say anything else: one page per
+task, one section per command with its usage, arguments, options and defaults; its examples and exit codes come from its
+own help.
 """
 
 from __future__ import annotations

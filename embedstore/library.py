@@ -269,7 +269,7 @@ class Store(SpaceStore):
 
         Returns
         -------
-        Ids, keys and vectors, a row a sequence, in their order; NumPy takes it for the (n, dim) array of vectors.
+        Ids, keys and vectors, one row per sequence, in their order; NumPy takes it for the (n, dim) array of vectors.
 
         Raises
         ------
@@ -306,7 +306,7 @@ class Store(SpaceStore):
 
         Returns
         -------
-        Ids, keys and vectors, a row a sequence, in their order; NumPy takes it for the (n, dim) array of vectors.
+        Ids, keys and vectors, one row per sequence, in their order; NumPy takes it for the (n, dim) array of vectors.
 
         Raises
         ------

@@ -219,7 +219,7 @@ def _mean_defined(found: Floats, axis: int) -> Floats:
 
 
 Matrix = NDArray[np.float32]
-"""(n, d) float32: a row a sample."""
+"""(n, d) float32: one row per sample."""
 
 Similarities = NDArray[np.float64]
 """(n, n) float64."""
