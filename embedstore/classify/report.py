@@ -349,7 +349,7 @@ def _training(classifier: Classifier) -> Section:
         Figures((loss_plot(about["epochs"], about["best_epoch"]),)),
     ]
     if classifier.network.kind != "linear":
-        hint = "Whether this head is worth its size is told by the simplest one on the same split: --network linear."
+        hint = "To see whether this head is worth its size, train the simplest one on the same split: --network linear."
         parts.insert(0, hint)
     return Section("How it was trained", tuple(parts))
 
