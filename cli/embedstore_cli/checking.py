@@ -165,7 +165,7 @@ def doctor(
 
 
 def _write_diagnosis(diagnosis: Diagnosis) -> None:
-    """Write one page: one line per finding, what to do below it."""
+    """Write one page: a line a finding, what to do below it."""
     write_line(diagnosis.location)
     for group in dict.fromkeys(finding.group for finding in diagnosis.findings):
         print(f"\n{group}")
