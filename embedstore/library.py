@@ -122,7 +122,7 @@ def make_store(path: Location, *, segment_format: SegmentFormat = "zarr", shared
     ------
     StoreError : a store is there that writes the other format.
     StoreNotFoundError : something else is there.
-    InputError : a URL is to be shared.
+    InputError : `shared` is given with a URL.
     """
     if shared:
         if is_url(path):
@@ -269,7 +269,7 @@ class Store(SpaceStore):
 
         Returns
         -------
-        Ids, keys and vectors, a row a sequence, in their order; NumPy takes it for the (n, dim) array of vectors.
+        Ids, keys and vectors, one row per sequence, in their order; NumPy takes it for the (n, dim) array of vectors.
 
         Raises
         ------
@@ -306,7 +306,7 @@ class Store(SpaceStore):
 
         Returns
         -------
-        Ids, keys and vectors, a row a sequence, in their order; NumPy takes it for the (n, dim) array of vectors.
+        Ids, keys and vectors, one row per sequence, in their order; NumPy takes it for the (n, dim) array of vectors.
 
         Raises
         ------
@@ -384,7 +384,7 @@ class Store(SpaceStore):
         return pin(self, name)
 
     def unpin(self, name: str) -> None:
-        """Remove a pin; what only it kept is collected some day.
+        """Remove a pin; what only it kept is collected later.
 
         Parameters
         ----------

@@ -62,7 +62,7 @@ class Embeddings(NDArrayOperatorsMixin):
         return f"<Embeddings {len(self):,} x {self.X.shape[1]} {self.X.dtype}>"
 
     def to_frame(self) -> Any:
-        """Return a pandas DataFrame: a row a sequence, the ids as its index."""
+        """Return a pandas DataFrame: one row per sequence, the ids as its index."""
         try:
             import pandas
         except ImportError as error:

@@ -349,7 +349,7 @@ def _training(classifier: Classifier) -> Section:
         Figures((loss_plot(about["epochs"], about["best_epoch"]),)),
     ]
     if classifier.network.kind != "linear":
-        hint = "Whether this head is worth its size is told by the simplest one on the same split: --network linear."
+        hint = "To see whether this head is worth its size, train the simplest one on the same split: --network linear."
         parts.insert(0, hint)
     return Section("How it was trained", tuple(parts))
 
@@ -358,7 +358,7 @@ def _origin(classifier: Classifier, made: Provenance) -> Section:
     """Return when, how and from what the page was made."""
     schema, options = classifier.schema, classifier.about.get("options")
     versions = classifier.about.get("versions")
-    seed = options.get("seed") if isinstance(options, dict) else None  # whoever made the classifier wrote this
+    seed = options.get("seed") if isinstance(options, dict) else None  # the classifier may come from anybody
     others = versions if isinstance(versions, dict) else {}
     facts = [
         *made.facts,

@@ -139,7 +139,7 @@ def shared_samples(samples: Samples, targets: Sequence[SpaceTarget]) -> tuple[Sa
             f"Cannot compare on {samples.origin}: expected samples with a vector in every space, found none: {found}. "
             "Compute them with --fill."
         )
-    return samples.take(np.flatnonzero(kept)), {"samples": int((~kept).sum()), "lacked_by_space": counts}
+    return samples.take(np.flatnonzero(kept)), {"samples": int((~kept).sum()), "missing_by_space": counts}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -219,7 +219,7 @@ def _mean_defined(found: Floats, axis: int) -> Floats:
 
 
 Matrix = NDArray[np.float32]
-"""(n, d) float32: a row a sample."""
+"""(n, d) float32: one row per sample."""
 
 Similarities = NDArray[np.float64]
 """(n, n) float64."""
@@ -453,7 +453,7 @@ def _measured(sets: Sequence[FeatureSet], measured: Measured) -> dict[str, Any]:
 
 def _space_facts(target: SpaceTarget) -> dict[str, Any]:
     facts = {"name": target.name, "id": target.recipe.id, "molecule": target.recipe.molecule, "dim": target.recipe.dim}
-    return {**facts, "seconds_per_letter": seconds_per_residue(target)}
+    return {**facts, "seconds_per_residue": seconds_per_residue(target)}
 
 
 def _similarity(targets: Sequence[SpaceTarget], samples: Samples, seed: int) -> dict[str, Any]:

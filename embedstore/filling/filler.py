@@ -78,7 +78,7 @@ def fill(
 
     Parameters
     ----------
-    records : what is to be filled, with what could not be read of it.
+    records : sequences to fill, and records that could not be read.
     target : the space, as `find_target` or `Store.target` return it.
     options : device, limits of segments; None: the defaults.
     on_progress : called often, with the same object each time; first before anything is looked up.
@@ -104,7 +104,7 @@ def open_intake(records: Iterable[Record | Rejection], target: SpaceTarget, *, a
 
 
 class Windows(Protocol):
-    """What is to be filled, window by window, and how much was read for it so far; `Intake` is the usual one."""
+    """Sequences to fill, window by window, and how much was read for them so far; `Intake` is the usual one."""
 
     @property
     def read(self) -> int:
@@ -154,7 +154,7 @@ def run(
 
     Parameters
     ----------
-    windows : what is to be filled.
+    windows : sequences to fill.
     backlog : a new one for the target.
     computing : computes what is missing.
     selection : see `fill`.

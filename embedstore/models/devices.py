@@ -109,7 +109,7 @@ def arithmetic(precision: Precision, device: torch.device) -> torch.dtype:
 def _set_up_cuda() -> None:
     """Choose how the whole process computes on CUDA.
 
-    Float32 is float32. Sums of float16 products are kept in float32. And cuDNN's attention, which plans anew for each
+    Float32 is float32. Sums of float16 products are kept in float32. And cuDNN's attention, which plans again for each
     shape (20 to 40 ms, where a pack takes 100), is not used; the context manager that says so for a while is no
     alternative: it too is for the whole process, and two workers would undo each other's.
     """

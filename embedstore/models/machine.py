@@ -79,7 +79,7 @@ def kept_rate(recipe: Recipe, device: str | None = None) -> float | None:
     here, arithmetic = processor(), "float16" if recipe.precision == "half" else "float32"
     rates = []
     for entry in _entries("rates").values():
-        rate = entry.get("letters_per_second")
+        rate = entry.get("residues_per_second")
         known = (entry.get("model"), entry.get("processor"), entry.get("torch"))
         if known != (_model_name(recipe), here, _torch_version()) or not isinstance(rate, float) or not rate > 0:
             continue
@@ -92,7 +92,7 @@ def keep_rate(recipe: Recipe, place: Place, residues_per_second: float) -> bool:
     """Keep the speed of a model on this machine; return whether that was possible."""
     model = _model_name(recipe)
     about = {"model": model, **asdict(place), "processor": processor(), "torch": _torch_version()}
-    return _keep("rates", f"{model}, {_on_this_machine(place)}", {**about, "letters_per_second": residues_per_second})
+    return _keep("rates", f"{model}, {_on_this_machine(place)}", {**about, "residues_per_second": residues_per_second})
 
 
 def kept_file() -> Path:

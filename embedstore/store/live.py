@@ -1,10 +1,10 @@
-"""The live segments of a space: `SpaceView` is one moment of them, `LiveView` the moment that is looked up in now.
+"""The live segments of a space: `SpaceView` is their state at one moment, `LiveView` follows what others publish.
 
-Of a key that several segments hold, the oldest segment's row is the one that is found.
+If several segments hold a key, the row in the oldest of them is read.
 
-Others publish, merge and remove at any time, and a listing may be older than a commit. So a commit that was there is
-gone only if asking for it says so; and where a file has vanished that was live when the space was listed, it is listed
-again, and the question is asked again.
+Others publish, merge and remove at any time, and a listing may be older than a commit. So a commit that was seen before
+is gone only if it cannot be read either; and if a file that was live when the space was listed has vanished, the space
+is listed again and the look-up repeated.
 
     Space.contains → LiveView.ask → SpaceView.find → KeyIndex.find → Segment.gather → Blob.rows
 """

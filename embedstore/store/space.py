@@ -76,7 +76,7 @@ class SpaceUpstream(Protocol):
         ...
 
     def settle(self) -> None:
-        """Store in the local store what was found and is to be kept."""
+        """Store in the local store what was found upstream and not stored yet."""
         ...
 
 
@@ -93,7 +93,7 @@ class Space:
     segment_format : how new segments are written.
     pinned : ids of the commits that it consists of, whatever has been published since; None: the live ones.
     trust : who signs what is published, and whose signature what is read must have.
-    is_made : whether the local store has the space; it is made when something is to be stored.
+    is_made : whether the local store has the space; it is made when the first vector is stored.
 
     Attributes
     ----------
@@ -278,7 +278,7 @@ class Space:
             self.upstream.refresh()
 
     def settle(self) -> None:
-        """Store what was found upstream and is to be kept."""
+        """Store what was found upstream and not stored yet."""
         if self.upstream is not None:
             self.upstream.settle()
 
