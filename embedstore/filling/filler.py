@@ -24,8 +24,7 @@ from embedstore.filling.committing import SegmentLimits
 from embedstore.filling.intake import DistinctKeys, Intake, Selection, Window
 from embedstore.filling.local import LocalComputing
 from embedstore.filling.pool import Backlog
-from embedstore.filling.summary import DryRun, FillReport, SpaceSummary
-from embedstore.filling.summary import OnProgress as OnProgress
+from embedstore.filling.summary import DryRun, FillReport, OnProgress, SpaceSummary
 from embedstore.filling.target import SpaceTarget
 from embedstore.interruption import signal_of, uninterrupted
 from embedstore.models.machine import kept_rate

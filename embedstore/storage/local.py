@@ -370,7 +370,7 @@ def _content(name: str, descriptor: int, size_bytes: int) -> bytes:
 
 def _entries_in(folder: str, path: str) -> list[Entry]:
     with os.scandir(path) as found:
-        return sorted(entry for item in found if (entry := _entry_of(folder, item)) is not None)
+        return sorted([entry for item in found if (entry := _entry_of(folder, item)) is not None])
 
 
 def _entry_of(folder: str, item: os.DirEntry[str]) -> Entry | None:
