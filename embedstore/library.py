@@ -19,7 +19,7 @@ from embedstore.home import expanded
 from embedstore.models.embedder import Embedder, Model
 from embedstore.models.resolution import ModelOptions
 from embedstore.retrieval import Embeddings, Retrieved, fill_and_retrieve, present_of, retrieve
-from embedstore.sequences.intake import records_of
+from embedstore.sequences.in_memory import records_of
 from embedstore.sharing.tiers import Tiers, Upstream, upstream_places
 from embedstore.storage.file_systems import share
 from embedstore.storage.locations import Location, is_url, open_storage
@@ -224,7 +224,7 @@ class Store(SpaceStore):
 
         Parameters
         ----------
-        sequences : a path, or what holds sequences; see `sequences.intake.records_of`.
+        sequences : a path, or what holds sequences; see `sequences.in_memory.records_of`.
         model : name or directory of a model.
         name : of the space, if it is not to be called like the model.
         options : weights, precision, what happens to long sequences.

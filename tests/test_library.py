@@ -23,7 +23,7 @@ from embedstore.library import Store, default_place, details, make_store, overvi
 from embedstore.models.composition import residues_and_pairs
 from embedstore.records import Record, Rejection
 from embedstore.retrieval import Retrieved, fill_and_retrieve, retrieve
-from embedstore.sequences.intake import records_of
+from embedstore.sequences.in_memory import records_of
 
 SEQUENCES = ["MKTAYIAKQR", "GSHMASMTGG", "WWWWW"]
 

@@ -462,7 +462,7 @@ def _similarity(targets: Sequence[SpaceTarget], samples: Samples, seed: int) -> 
     count = min(len(by_id), _SIMILARITY_SAMPLES)
     drawn = np.random.default_rng(seed).choice(len(by_id), count, replace=False)
     some = samples.take(by_id[np.sort(drawn)])
-    vectors = {target.name: view(some, [target]).rows() for target in targets}
+    vectors = {target.name: view(some, [target], check=False).rows() for target in targets}
     pairs = [
         {
             "spaces": [one.name, other.name],

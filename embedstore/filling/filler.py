@@ -2,7 +2,7 @@
 
     records ─▶ window of canonical sequences and keys ─▶ look-up ─▶ backlog of missing ones ─▶ computing ─▶ report
 
-`run` is given what computes (`Computing`): `local` in this process, `embedstore.distributed` with workers. Nothing else
+`run` is given what computes (`Computing`): `computing` in this process, `embedstore.distributed` with workers. Nothing else
 differs between fills.
 
 Only the model's work depends on how much is missing: if every vector is there, the model is not even loaded. To resume
@@ -21,8 +21,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embedstore.filling.committing import SegmentLimits
+from embedstore.filling.computing import LocalComputing
 from embedstore.filling.intake import DistinctKeys, Intake, Selection, Window
-from embedstore.filling.local import LocalComputing
 from embedstore.filling.pool import Backlog
 from embedstore.filling.summary import DryRun, FillReport, OnProgress, SpaceSummary
 from embedstore.filling.target import SpaceTarget
