@@ -2,8 +2,8 @@
 
     records ─▶ window of canonical sequences and keys ─▶ look-up ─▶ backlog of missing ones ─▶ computing ─▶ report
 
-`run` is given what computes (`Computing`): `computing` in this process, `embedstore.distributed` with workers. Nothing else
-differs between fills.
+`run` is given what computes: `computing` in this process, `embedstore.distributed` with workers. Nothing else differs
+between fills.
 
 Only the model's work depends on how much is missing: if every vector is there, the model is not even loaded. To resume
 a fill, run it again. Memory is bounded by a window, a pool, and two segments, whatever the input.
