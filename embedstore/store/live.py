@@ -54,7 +54,7 @@ class SpaceView:
         self._uncovered = [segment for segment in self.segments if segment.commit_id not in covered]
         self.delta = build_index(self._uncovered)
         self._base_ranks, self._delta_ranks = (
-            np.array([*(ranks[segment.commit_id] for segment in some), -1], np.int64)  # the last is that of number -1
+            np.array([ranks[segment.commit_id] for segment in some] + [-1], np.int64)  # the last is that of number -1
             for some in (self._covered, self._uncovered)
         )
 
