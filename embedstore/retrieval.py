@@ -10,9 +10,9 @@ import numpy as np
 from numpy.lib.mixins import NDArrayOperatorsMixin
 
 from embedstore.errors import MissingDependencyError, MissingEmbeddingError, SequenceError
-from embedstore.filling.filler import FillOptions, OnProgress, fill, open_intake
+from embedstore.filling.filler import FillOptions, fill, open_intake
 from embedstore.filling.intake import Selection
-from embedstore.filling.summary import SpaceSummary
+from embedstore.filling.summary import OnProgress, SpaceSummary
 from embedstore.filling.target import SpaceTarget
 from embedstore.identity import Recipe, key_text, sequence_key
 from embedstore.records import KEY_BYTES, Keys, Record, Rejection, Vectors

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from typer.core import TyperCommand, TyperGroup, TyperOption
+from typer.core import TyperArgument, TyperCommand, TyperGroup, TyperOption
 
 TASKS: Mapping[str, tuple[str, ...]] = {
     "Embed and read": ("fill", "get", "models"),
@@ -127,6 +127,20 @@ class Command(TyperCommand):
             if param.name in ctx.params:
                 ctx.params[param.name] = _meant(ctx.params[param.name], param.metavar in _PLACES)
         return super().invoke(ctx)
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        """Write arguments and options; an argument is called by what is given, not by its type in Python."""
+        rows: dict[str, list[tuple[str, str]]] = {"Arguments": [], "Options": []}
+        for param in self.get_params(ctx):
+            record = param.get_help_record(ctx)
+            if record is not None and isinstance(param, TyperArgument):
+                rows["Arguments"].append((record[0].partition(" <")[0], record[1]))
+            elif record is not None:
+                rows["Options"].append(record)
+        for title, some in rows.items():
+            if some:
+                with formatter.section(title):
+                    formatter.write_dl(some)
 
     def format_epilog(self, ctx: Any, formatter: Any) -> None:
         """Write examples, unwrapped to be copied, and exit codes."""

@@ -419,7 +419,7 @@ def _tested(
     on_trained: OnTrained | None,
 ) -> list[Scores]:
     """Train on one set with each seed; return the scores of the test parts."""
-    features, scores = view(samples, some.spaces), []
+    features, scores = view(samples, some.spaces, check=False), []
     for training, split in splits:
         trained = fit_classifier(features, samples, split, training, name=some.name)
         if on_trained is not None:
@@ -462,7 +462,7 @@ def _similarity(targets: Sequence[SpaceTarget], samples: Samples, seed: int) -> 
     count = min(len(by_id), _SIMILARITY_SAMPLES)
     drawn = np.random.default_rng(seed).choice(len(by_id), count, replace=False)
     some = samples.take(by_id[np.sort(drawn)])
-    vectors = {target.name: view(some, [target]).rows() for target in targets}
+    vectors = {target.name: view(some, [target], check=False).rows() for target in targets}
     pairs = [
         {
             "spaces": [one.name, other.name],

@@ -18,8 +18,8 @@ from typing import Any
 
 from embedstore.errors import EmbedStoreError, InputError, ModelError
 from embedstore.filling.committing import SegmentLimits
+from embedstore.filling.computing import LocalComputing, prepare_space
 from embedstore.filling.intake import Window
-from embedstore.filling.local import LocalComputing, prepare_space
 from embedstore.filling.pool import Backlog, Pack
 from embedstore.filling.summary import FillProgress
 from embedstore.filling.target import SpaceTarget

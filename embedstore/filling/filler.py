@@ -2,8 +2,8 @@
 
     records ─▶ window of canonical sequences and keys ─▶ look-up ─▶ backlog of missing ones ─▶ computing ─▶ report
 
-`run` is given what computes (`Computing`): `local` in this process, `embedstore.distributed` with workers. Nothing else
-differs between fills.
+`run` is given what computes: `computing` in this process, `embedstore.distributed` with workers. Nothing else differs
+between fills.
 
 Only the model's work depends on how much is missing: if every vector is there, the model is not even loaded. To resume
 a fill, run it again. Memory is bounded by a window, a pool, and two segments, whatever the input.
@@ -21,11 +21,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embedstore.filling.committing import SegmentLimits
+from embedstore.filling.computing import LocalComputing
 from embedstore.filling.intake import DistinctKeys, Intake, Selection, Window
-from embedstore.filling.local import LocalComputing
 from embedstore.filling.pool import Backlog
-from embedstore.filling.summary import DryRun, FillReport, SpaceSummary
-from embedstore.filling.summary import OnProgress as OnProgress
+from embedstore.filling.summary import DryRun, FillReport, OnProgress, SpaceSummary
 from embedstore.filling.target import SpaceTarget
 from embedstore.interruption import signal_of, uninterrupted
 from embedstore.models.machine import kept_rate

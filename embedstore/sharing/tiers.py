@@ -34,7 +34,7 @@ from embedstore.errors import (
 )
 from embedstore.filling import canaries
 from embedstore.home import expanded
-from embedstore.records import KEY_BYTES, EmbeddingBatch, Keys, Vectors
+from embedstore.records import KEY_BYTES, EmbeddingBatch, Keys, Vectors, not_finite
 from embedstore.storage.locations import Location, is_url
 from embedstore.storage.retrying import redacted_url
 from embedstore.store.documents import SpaceDocument
@@ -199,7 +199,8 @@ class UpstreamSpace:
             found = self._read_block(space, keys[start:stop])
             if found is not None:
                 vectors[start:stop] = found
-                whole[start:stop] = np.isfinite(found).all(axis=1)
+                whole[start:stop] = True
+                whole[start + not_finite(found)] = False
                 continue
             failures += 1
             if stop - start > 1 and failures < _MAX_DAMAGED_BLOCKS:
