@@ -19,6 +19,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, cast
@@ -55,6 +56,7 @@ _USUAL_WIDTH = 64  # of a head
 _FACTOR = 1e9  # makes any state overflow in float16
 _SHOWN_KERNELS = 6
 _KERNEL_NAME = 60  # those of templates go on for hundreds of characters
+_ATTENTION_KINDS = ("flash", "mem_efficient", "cudnn", "math")
 _LIBRARIES = ("embedstore-bio", "torch", "tokenizers", "safetensors", "numpy")
 
 
@@ -77,6 +79,15 @@ class Selftest:
     def healthy(self) -> bool:
         """Whether nothing fails."""
         return all(finding.state != "fail" for finding in self.findings)
+
+    @property
+    def verdict(self) -> str:
+        """Whether stores may be filled on this device, a sentence."""
+        failed = [f"{finding.check} of {finding.group}" for finding in self.findings if finding.state == "fail"]
+        if failed:
+            return f"Verdict: do not fill stores on {self.device}: {', '.join(failed)}."
+        noted = sum(finding.state == "warn" for finding in self.findings)
+        return f"Verdict: stores may be filled on {self.device}{f'; {noted} to note' if noted else ''}."
 
     def to_json(self) -> dict[str, Any]:
         """Everything as JSON values."""
@@ -106,23 +117,36 @@ def selftest(
     ModelError : the model cannot be loaded.
     """
     started = time.perf_counter()
+    if model is not None:
+        _require_weights(model, weights)
     place = pick_device(device)
     name = torch.cuda.get_device_name(place) if place.type == "cuda" else processor()
     with tempfile.TemporaryDirectory(prefix="embedstore-selftest-") as folder:
         own = SpaceStore.open(Path(folder, "store"), create=True)
-        subjects = [_Subject(str(each), ModelOptions(), place, own) for each in tiny_checkpoints(Path(folder))]
+        subjects = [partial(_Subject, str(each), ModelOptions(), place, own) for each in tiny_checkpoints(Path(folder))]
         if model is not None:
-            subjects.append(_Subject(model, ModelOptions(weights=weights), place, own, named=True, store=store))
-        findings = [*_device_findings(place, name)]
+            options = ModelOptions(weights=weights)
+            subjects.append(partial(_Subject, model, options, place, own, named=True, store=store))
+        loaded: list[Finding] = []
         for subject in subjects:
-            findings += subject.findings()
+            try:
+                loaded += subject().findings()
+            except RuntimeError as error:  # whatever torch says of a copy to the device
+                loaded.append(_broken(Path(subject.args[0]).name, "loading", error))
+        findings = [*_device_findings(place, name), *loaded]  # in which attention is as loading has set it
     return Selftest(f"{place} ({name})", tuple(findings), time.perf_counter() - started)
+
+
+def _require_weights(name: str, weights: Path | None) -> None:
+    shape = resolve(name, ModelOptions(weights=weights)).shape
+    if shape is None or shape.layers is None:
+        raise InputError(f"Cannot test {name}: it is built in and has no weights. Give a language model.")
 
 
 def _device_findings(place: torch.device, name: str) -> Iterator[Finding]:
     versions: dict[str, Any] = {"python": platform.python_version()} | {each: version(each) for each in _LIBRARIES}
     if place.type == "cuda":
-        versions |= {"cuda": torch.version.cuda, "cudnn": torch.backends.cudnn.version()}
+        versions |= {"cuda": torch.version.cuda, "cudnn": torch.backends.cudnn.version()}  # type: ignore[no-untyped-call]
     yield Finding("device", "versions", "ok", ", ".join(f"{each} {versions[each]}" for each in versions), data=versions)
     data: dict[str, Any] = {"device": str(place), "name": name}
     found = name
@@ -134,19 +158,13 @@ def _device_findings(place: torch.device, name: str) -> Iterator[Finding]:
     yield Finding("device", "device", "ok", found, data=data)
     flash = has_flash(place, torch.float16, _USUAL_WIDTH)
     data = {"flash": flash}
-    found = "a call for neighbours of equal length, nothing is padded"
+    found = "calls for neighbours of equal length, nothing is padded"
     if place.type == "cuda":
-        backends = torch.backends.cuda
-        data |= {
-            "flash_sdp": backends.flash_sdp_enabled(),
-            "memory_efficient_sdp": backends.mem_efficient_sdp_enabled(),
-            "cudnn_sdp": backends.cudnn_sdp_enabled(),
-        }
-        proteins = "one flash call for a whole pack" if flash else "a call for neighbours of similar length"
-        there = ", ".join(
-            each.removesuffix("_sdp").replace("_", " ") for each in data if each != "flash" and data[each]
-        )
-        found = f"proteins in half: {proteins}; all else: calls for neighbours of similar length, padded ({there})"
+        kinds = {kind: getattr(torch.backends.cuda, f"{kind}_sdp_enabled")() for kind in _ATTENTION_KINDS}
+        data |= {"allowed": kinds}
+        proteins = "one flash call for a whole pack" if flash else "calls for neighbours of similar length"
+        allowed = ", ".join(kind for kind, is_allowed in kinds.items() if is_allowed)
+        found = f"proteins in half: {proteins}; all else: calls for neighbours of similar length, by {allowed}"
     yield Finding("device", "attention", "ok", found, data=data)
 
 
@@ -165,8 +183,6 @@ class _Subject:
     ) -> None:
         self._place, self._named = place, named
         self._model = resolve(name, options)
-        if self._model.shape is None or self._model.shape.layers is None:
-            raise InputError(f"Cannot test {name}: it is built in and has no weights. Give a language model.")
         self._on_device = _loaded(self._model, str(place))
         self._in_full = resolve(name, ModelOptions(precision="full", weights=options.weights))
         self._exact = _loaded(self._in_full, "cpu")
@@ -177,17 +193,16 @@ class _Subject:
         self._own_space = own.create_space(self._model.recipe, self._model.name, canaries.compute(self._exact))
 
     def findings(self) -> Iterator[Finding]:
-        yield self._numbers()
-        yield self._packs()
-        yield self._canaries()
-        yield self._kernels()
-        yield self._speed()
-        yield self._memory()
-        yield self._overflow()
+        first = (self._numbers, self._packs, self._canaries)
+        for check in (*first, self._kernels, self._speed, self._memory, self._overflow):
+            try:
+                yield check()
+            except RuntimeError as error:  # whatever torch says of a kernel
+                yield _broken(self._model.name, check.__name__.strip("_"), error)
 
     def _finding(self, check: str, difference: float, found: str, advice: str, **data: Any) -> Finding:
         fine = difference <= self._tolerance
-        text = f"{found}: differ by {difference:.1e} of the largest value, at most {self._tolerance:g} is allowed"
+        text = f"{found}: differs by {difference:.1g} of the largest value, {self._tolerance:g} is allowed"
         data |= {"difference": difference, "tolerance": self._tolerance}
         return Finding(self._model.name, check, "ok" if fine else "fail", text, "" if fine else advice, data)
 
@@ -258,7 +273,7 @@ class _Subject:
 
         overflowing = self._on_device.with_encoder(_TooLarge(self._on_device.encoder), load_in_full)
         difference = _difference(_vectors(self._exact, self._sequences), _vectors(overflowing, self._sequences))
-        advice = "Use --precision full on this device."
+        advice = "Make spaces with `embedstore fill --precision full` on this device."
         return self._finding("overflow", difference, "what overflows, computed once more in float32", advice)
 
     def _kernels(self) -> Finding:
@@ -324,6 +339,13 @@ def slow_attention(kernels: Sequence[str], *, flash: bool) -> str:
     if any("softmax" in name for name in names):
         return "Attention was computed step by step: no fused kernel took these shapes. Say which torch, in an issue."
     return ""
+
+
+def _broken(group: str, check: str, error: RuntimeError) -> Finding:
+    """Say that a check ended with an error of torch."""
+    said = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    advice = "Do not fill stores on this device; say what it is and which torch, in an issue."
+    return Finding(group, check, "fail", f"torch failed: {said}", advice, {"error": type(error).__name__})
 
 
 def _on_gpu(embedder: PackedEmbedder, sequences: Sequence[bytes]) -> dict[str, float]:
