@@ -169,7 +169,7 @@ def test_a_device_that_was_chosen_is_kept(wish: str, tmp_path: Path) -> None:
 
 def test_a_task_of_a_gpu_travels_without_a_warning(store: Store) -> None:
     """Dask warns of messages of more than 10 MB; warnings are errors here."""
-    long = ["A" * 12_000_000 + sequence for sequence in SEQUENCES[:2]]
+    long = ["M" * 12_000_000 + sequence for sequence in SEQUENCES[:2]]
     toy = Toy(recipe=replace(RECIPE, weights_sha256="0" * 64), scale=1e-3)
     options = FillOptions(device="cpu")
     with running_cluster() as cluster:
