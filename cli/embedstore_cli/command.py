@@ -76,8 +76,8 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
     "doctor": ("embedstore doctor", "embedstore doctor s3://bucket/embeddings"),
     "selftest": (
         "embedstore selftest",
-        "embedstore selftest --device cuda -m esm2_t33_650m",
-        "embedstore selftest --device cpu -m esm2_t33_650m --weights ~/weights/esm2 --json",
+        "embedstore selftest --device cuda",
+        "embedstore selftest -m esm2_t33_650m --weights ~/weights/esm2 --json",
     ),
     "compact": ("embedstore compact", "embedstore compact aac_dpc"),
     "gc": ("embedstore gc --dry-run", "embedstore gc --max-size 500GB --yes"),
