@@ -20,7 +20,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, cast
 
@@ -31,6 +30,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from embedstore.doctor.findings import Finding
+from embedstore.doctor.installation import installed
 from embedstore.doctor.tiny_models import random_sequences, tiny_checkpoints
 from embedstore.errors import InputError
 from embedstore.filling import canaries
@@ -144,7 +144,7 @@ def _require_weights(name: str, weights: Path | None) -> None:
 
 
 def _device_findings(place: torch.device, name: str) -> Iterator[Finding]:
-    versions: dict[str, Any] = {"python": platform.python_version()} | {each: version(each) for each in _LIBRARIES}
+    versions: dict[str, Any] = {"python": platform.python_version()} | {each: installed(each) for each in _LIBRARIES}
     if place.type == "cuda":
         versions |= {"cuda": torch.version.cuda, "cudnn": torch.backends.cudnn.version()}  # type: ignore[no-untyped-call]
     yield Finding("device", "versions", "ok", ", ".join(f"{each} {versions[each]}" for each in versions), data=versions)
@@ -280,7 +280,10 @@ class _Subject:
         on_gpu = self._place.type == "cuda"
         embedder = self._on_device.with_setting(Setting(workers=1))
         spent = (_on_gpu if on_gpu else _on_cpu)(embedder, self._sequences)
-        total = sum(spent.values()) or 1.0
+        total = sum(spent.values())
+        if total == 0:
+            said, advice = "the profiler saw none", "Where profiling is allowed, the selftest names them."
+            return Finding(self._model.name, "kernels", "warn", said, advice, {"shares": {}})
         shares = {name: spent[name] / total for name in sorted(spent, key=lambda name: -spent[name]) if spent[name] > 0}
         shown = list(shares.items())[:_SHOWN_KERNELS]
         found = ", ".join(f"{name[:_KERNEL_NAME]} {share:.0%}" for name, share in shown)

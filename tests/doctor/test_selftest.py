@@ -160,6 +160,26 @@ def test_the_speed_of_a_named_model_is_kept_for_the_estimates_of_dry_runs(found:
 
 
 @pytest.mark.parametrize(
+    ("name", "capability", "proteins"),
+    [
+        ("Tesla T4", (7, 5), "calls for neighbours of similar length; all else"),
+        ("NVIDIA H100", (9, 0), "one flash call for a whole pack; all else"),
+    ],
+)
+def test_a_gpu_is_told_by_capability_memory_and_attention(
+    name: str, capability: tuple[int, int], proteins: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (14_500_000_000, 15_800_000_000))
+    versions, device, attention = examining._device_findings(torch.device("cuda"), name)
+    assert {"cuda", "cudnn"} <= set(versions.data)
+    major, minor = capability
+    assert device.found == f"{name}, compute capability {major}.{minor}, 14.5 of 15.8 GB free"
+    assert attention.found.startswith(f"proteins in half: {proteins}")
+    assert attention.data["flash"] == (capability >= (8, 0))
+
+
+@pytest.mark.parametrize(
     ("kernels", "flash", "said"),
     [
         (["ampere_fp16_s16816gemm", "pytorch_flash::flash_fwd_kernel<…>"], True, ""),
