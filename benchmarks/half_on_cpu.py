@@ -17,13 +17,14 @@ core, on the projections of ESM-2's shapes; the weights are split beforehand, th
 from __future__ import annotations
 
 import argparse
+import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from benchmarks.timing import Task, environment, interleaved, parser, print_report, rounded
+from benchmarks.timing import environment, parser, print_report, rounded
 from embedstore.models.devices import single_threaded
 
 SHAPES: Mapping[str, tuple[int, int]] = {"8m": (320, 1280), "150m": (640, 2560), "650m": (1280, 5120)}
@@ -75,17 +76,24 @@ def errors(states: Tensor, weights: Tensor) -> dict[str, float]:
     return {name: rounded(float((values.double() - exact).abs().max() / largest)) for name, values in found.items()}
 
 
+def best_seconds(runs: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, float]:
+    """Time of the processor that each takes in its best round; all take turns, after one that warms up."""
+    found: dict[str, list[float]] = {name: [] for name in runs}
+    for _ in range(1 + rounds):
+        for name, run in runs.items():
+            started = time.thread_time()  # waiting for other programs does not count
+            run()
+            found[name].append(time.thread_time() - started)
+    return {name: min(seconds[1:]) for name, seconds in found.items()}
+
+
 def measure(width: int, between: int, tokens: int, rounds: int) -> dict[str, Any]:
     """Measure one shape."""
     states, weights = torch.randn(tokens, width), torch.randn(width, between) * width**-0.5
     runs = contenders(states, weights)
     left_out = {"float16"} if not torch.ops.mkldnn._is_mkldnn_fp16_supported() else set()  # a hundred times slower
-    tasks = {name: Task(lambda _, run=run: run()) for name, run in runs.items() if name not in left_out}  # type: ignore[misc]
     with single_threaded(), torch.inference_mode():
-        for task in tasks.values():
-            task.run(0)
-        timings = interleaved(tasks, rounds)
-    best = {name: min(seconds) for name, seconds in timings.seconds.items()}
+        best = best_seconds({name: run for name, run in runs.items() if name not in left_out}, rounds)
     flops = 2 * tokens * width * between
     return {
         "speed": {name: rounded(flops / best[name] / 1e9) for name in best if name not in ("three", "composed")},
