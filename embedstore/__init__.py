@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from embedstore.errors import (
         CanaryError,
         CorruptStoreError,
+        DeviceWarning,
         EmbedStoreError,
         FormatVersionError,
         InputError,
@@ -110,6 +111,7 @@ _HOME = {
     "Comparison": "comparison.comparing",
     "CopyReport": "sharing",
     "CorruptStoreError": "errors",
+    "DeviceWarning": "errors",
     "DifferingVector": "auditing",
     "DryRun": "filling.summary",
     "EmbedStoreError": "errors",
@@ -224,6 +226,7 @@ __all__ = [
     "Comparison",
     "CopyReport",
     "CorruptStoreError",
+    "DeviceWarning",
     "DifferingVector",
     "DryRun",
     "EmbedStoreError",

@@ -18,7 +18,7 @@ TASKS: Mapping[str, tuple[str, ...]] = {
     "Classify": ("prepare", "merge", "train", "evaluate", "predict", "compare", "import-classifier"),
     "Look at a store": ("init", "ls", "info", "pin", "rm"),
     "Share a store": ("push", "pull", "sync", "publish-index"),
-    "Check and clean up": ("verify", "audit", "doctor", "compact", "gc"),
+    "Check and clean up": ("verify", "audit", "doctor", "selftest", "compact", "gc"),
     "This machine": ("tune", "bench", "cache", "completion"),
 }
 """Every command, once."""
@@ -74,6 +74,11 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
     "verify": ("embedstore verify --deep", "embedstore verify --deep --repair"),
     "audit": ("embedstore audit proteins.faa -m esm2_t33_650m --sample 50",),
     "doctor": ("embedstore doctor", "embedstore doctor s3://bucket/embeddings"),
+    "selftest": (
+        "embedstore selftest",
+        "embedstore selftest --device cuda",
+        "embedstore selftest -m esm2_t33_650m --weights ~/weights/esm2 --json",
+    ),
     "compact": ("embedstore compact", "embedstore compact aac_dpc"),
     "gc": ("embedstore gc --dry-run", "embedstore gc --max-size 500GB --yes"),
     "pin": ("embedstore pin paper-2025", "embedstore pin paper-2025 --remove"),

@@ -1,6 +1,6 @@
 """What is known of this machine: the setting that is fastest for a model, and how fast that is.
 
-`tune` and `bench` measure it, loading a model and dry runs use it. All is in one file,
+`tune`, `bench` and `selftest` measure it, loading a model and dry runs use it. All is in one file,
 `$XDG_CACHE_HOME/embedstore/machine.json`, by model, device, arithmetic and release of torch: one home directory may
 serve many machines. Without the file, or with a damaged one, the defaults hold. None of it changes what is computed
 beyond the tolerance.
