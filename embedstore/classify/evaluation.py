@@ -79,8 +79,7 @@ def evaluate(
     y = _classes(samples, features.schema, classifier)
     rows = np.flatnonzero(y >= 0)
     rows = rows[np.argsort(samples.ids[rows], kind="stable")]
-    network, calibration = classifier.network, classifier.calibration
-    scores = score(features, samples, rows, y[rows], classifier.labels, network, calibration)
+    scores = score(features, samples, rows, y[rows], classifier.labels, classifier.head, classifier.calibration)
     metrics = {
         **assess(scores, seed, samples.preparation.chunk_length),
         "unlabelled": int((y < 0).sum()),

@@ -281,7 +281,7 @@ def forest_problems(found: Tensors, dim: int, classes: int) -> list[str]:
         if found[name].dtype != kind
     ]
     nodes = found["trees.column"].size
-    shapes = {name: (nodes,) for name in FOREST_DTYPES} | {"trees.share": (nodes, classes)}
+    shapes = dict.fromkeys(FOREST_DTYPES, (nodes,)) | {"trees.share": (nodes, classes)}
     shapes["trees.starts"] = (found["trees.starts"].size,)
     wrong += [
         f"expected {name} of {shape}, found {found[name].shape}"

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embedstore.classify import fitting
-from embedstore.classify.fitting import Classes, CrossFitted, Floats, OnFitted, PartRows, moments
+from embedstore.classify.fitting import CrossFitted, Floats, OnFitted, PartRows, moments
 from embedstore.classify.heads import (
     DROPOUT,
     HIDDEN_UNITS,

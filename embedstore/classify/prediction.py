@@ -239,7 +239,7 @@ def _scored(classifier: Classifier, targets: Sequence[SpaceTarget], samples: Sam
     present = np.flatnonzero(~absent)
     if len(present):
         rows = view(samples.take(present), targets).rows()
-        scores[present] = classifier.calibration.probabilities(classifier.network.logits(rows))
+        scores[present] = classifier.calibration.probabilities(classifier.head.logits(rows))
     return scores
 
 

@@ -1,0 +1,220 @@
+"""From logits to calibrated probabilities, of samples and of sequences that are made of several samples.
+
+*Samples.* Each class's logit times a scale plus a shift, then softmax. Temperature scaling has one scale for all and no
+shift; vector scaling has a scale and a shift for each class, which for two classes is Platt's (Guo et al. 2017, On
+calibration of modern neural networks).
+
+*Sequences.* The mean logit of n samples says more, the more there are, but not n times as much, since they are alike:
+its scale is a · n^b, its shift s + t · log n, all four fitted.
+
+Both are fitted to logits out of fold, of heads that have not seen the sample.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from embedstore.classify.heads import CalibrationKind
+from embedstore.classify.metrics import Probabilities
+from embedstore.errors import InputError
+
+_RIDGE = 1e-3
+"""Pull towards leaving logits as they are, which keeps a fit to separable classes finite."""
+_LARGEST_LOG_SCALE = 5.0
+_LARGEST_NUMBER = 1e9
+_KINDS: dict[str, CalibrationKind] = {"temperature": "temperature", "vector": "vector", "none": "none"}
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """Scale and shift of each class's logit.
+
+    Raises
+    ------
+    InputError : they differ in number, or one is not a finite number.
+    """
+
+    kind: CalibrationKind
+    scale: tuple[float, ...]
+    shift: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        if len(self.scale) != len(self.shift) or not all(map(math.isfinite, self.scale + self.shift)):
+            raise InputError(
+                f"Cannot calibrate: expected as many finite scales as shifts, found {self.scale} and {self.shift}."
+            )
+
+    def probabilities(self, logits: NDArray[np.float32]) -> Probabilities:
+        """(n, classes) logits to probabilities."""
+        scaled = logits.astype(np.float64) * np.array(self.scale) + np.array(self.shift)
+        return _softmax(scaled)
+
+    def to_json(self) -> dict[str, Any]:
+        """The calibration as JSON values."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, document: object, classes: int) -> Self:
+        """Read a calibration back.
+
+        Raises
+        ------
+        InputError : it is not one for so many classes.
+        """
+        if not isinstance(document, dict) or set(document) != {"kind", "scale", "shift"}:
+            raise InputError("expected a calibration of kind, scale and shift")
+        lists = (document["scale"], document["shift"])
+        if not all(isinstance(numbers, list) and len(numbers) == classes for numbers in lists):
+            raise InputError(f"expected lists of {classes} numbers as scale and shift of the calibration")
+        if not all(_is_number(number) for numbers in lists for number in numbers):
+            raise InputError(
+                f"expected finite numbers up to {_LARGEST_NUMBER:.0e} as scale and shift of the calibration"
+            )
+        kind = _KINDS.get(str(document["kind"]))
+        if kind is None:
+            raise InputError(f"expected a calibration of kind {', '.join(_KINDS)}")
+        return cls(kind, tuple(map(float, lists[0])), tuple(map(float, lists[1])))
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= _LARGEST_NUMBER
+
+
+def uncalibrated(classes: int) -> Calibration:
+    """Leave logits as they are."""
+    return Calibration("none", (1.0,) * classes, (0.0,) * classes)
+
+
+def calibrate(
+    logits: NDArray[np.float32], y: NDArray[np.int64], weights: NDArray[np.float64], kind: CalibrationKind
+) -> Calibration:
+    """Fit to labelled samples by their mean log loss.
+
+    Parameters
+    ----------
+    logits : (n, classes). y : (n,). weights : (n,), how much each counts.
+    """
+    classes = logits.shape[1]
+    if kind == "none":
+        return uncalibrated(classes)
+    wide = logits.astype(np.float64)
+
+    def spread(parameters: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        scale = np.exp(np.clip(parameters[: 1 if kind == "temperature" else classes], -_LARGEST_LOG_SCALE, None))
+        shift = np.zeros(classes) if kind == "temperature" else parameters[classes:]
+        return np.broadcast_to(scale, (classes,)), shift
+
+    def loss(parameters: NDArray[np.float64]) -> float:
+        scale, shift = spread(parameters)
+        return _log_loss(wide * scale + shift, y, weights) + _RIDGE * float(parameters @ parameters)
+
+    found = _minimum(loss, 1 if kind == "temperature" else 2 * classes)
+    scale, shift = spread(found)
+    return Calibration(kind, tuple(scale.tolist()), tuple(shift.tolist()))
+
+
+def _minimum(loss: Callable[[NDArray[np.float64]], float], parameters: int) -> NDArray[np.float64]:
+    from scipy.optimize import minimize
+
+    bounds = [(-_LARGEST_LOG_SCALE, _LARGEST_LOG_SCALE)] * parameters
+    found = minimize(loss, np.zeros(parameters), method="L-BFGS-B", bounds=bounds)
+    return np.asarray(found.x, np.float64)
+
+
+def _log_loss(logits: NDArray[np.float64], y: NDArray[np.int64], weights: NDArray[np.float64]) -> float:
+    right = np.log(np.maximum(_softmax(logits)[np.arange(len(y)), y], np.finfo(np.float64).tiny))
+    return -float(np.average(right, weights=weights))
+
+
+def _softmax(logits: NDArray[np.float64]) -> Probabilities:
+    powers = np.exp(logits - logits.max(axis=1, keepdims=True))
+    found: Probabilities = powers / powers.sum(axis=1, keepdims=True)
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class SequenceCalibration:
+    """Calibration of the mean logit of the samples of a sequence, by their number n.
+
+    Attributes
+    ----------
+    log_scale, log_scale_slope : the scale of all logits is exp(log_scale + log_scale_slope · log n).
+    shift, shift_slope : of each class: shift + shift_slope · log n is added.
+
+    Raises
+    ------
+    InputError : a number is not finite, or the lists differ in length.
+    """
+
+    log_scale: float
+    log_scale_slope: float
+    shift: tuple[float, ...]
+    shift_slope: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        found = (self.log_scale, self.log_scale_slope, *self.shift, *self.shift_slope)
+        if len(self.shift) != len(self.shift_slope) or not all(map(math.isfinite, found)):
+            raise InputError("expected as many finite shifts as slopes in the calibration of sequences")
+
+    def probabilities(self, mean_logits: NDArray[np.float64], counts: NDArray[np.int64]) -> Probabilities:
+        """(n, classes) mean logits and (n,) numbers of samples to probabilities."""
+        logs = np.log(counts.astype(np.float64))[:, None]  # (n, 1)
+        scale = np.exp(np.clip(self.log_scale + self.log_scale_slope * logs, -_LARGEST_LOG_SCALE, _LARGEST_LOG_SCALE))
+        return _softmax(mean_logits * scale + np.array(self.shift) + np.array(self.shift_slope) * logs)
+
+    def to_json(self) -> dict[str, Any]:
+        """The calibration as JSON values."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, document: object, classes: int) -> Self:
+        """Read a calibration back.
+
+        Raises
+        ------
+        InputError : it is not one for so many classes.
+        """
+        names = {"log_scale", "log_scale_slope", "shift", "shift_slope"}
+        if not isinstance(document, dict) or set(document) != names:
+            raise InputError(f"expected a calibration of sequences of {', '.join(sorted(names))}")
+        lists = (document["shift"], document["shift_slope"])
+        if not all(isinstance(numbers, list) and len(numbers) == classes for numbers in lists):
+            raise InputError(f"expected lists of {classes} numbers as shift and shift_slope of the calibration")
+        numbers = [document["log_scale"], document["log_scale_slope"], *lists[0], *lists[1]]
+        if not all(map(_is_number, numbers)):
+            raise InputError("expected finite numbers in the calibration of sequences")
+        return cls(float(numbers[0]), float(numbers[1]), tuple(map(float, lists[0])), tuple(map(float, lists[1])))
+
+
+def calibrate_sequences(
+    mean_logits: NDArray[np.float64], counts: NDArray[np.int64], y: NDArray[np.int64], weights: NDArray[np.float64]
+) -> SequenceCalibration:
+    """Fit to labelled sequences by their mean log loss.
+
+    Parameters
+    ----------
+    mean_logits : (n, classes). counts : (n,) samples of each. y : (n,). weights : (n,), how much each counts.
+    """
+    classes = mean_logits.shape[1]
+    logs = np.log(counts.astype(np.float64))[:, None]
+
+    def made(parameters: NDArray[np.float64]) -> SequenceCalibration:
+        shifts = parameters[2:].reshape(2, classes)
+        shifts = shifts - shifts.mean(axis=1, keepdims=True)
+        return SequenceCalibration(
+            float(parameters[0]), float(parameters[1]), tuple(shifts[0].tolist()), tuple(shifts[1].tolist())
+        )
+
+    def loss(parameters: NDArray[np.float64]) -> float:
+        shifts = parameters[2:].reshape(2, classes)
+        scale = np.exp(np.clip(parameters[0] + parameters[1] * logs, -_LARGEST_LOG_SCALE, _LARGEST_LOG_SCALE))
+        logits = mean_logits * scale + shifts[0] + shifts[1] * logs
+        return _log_loss(logits, y, weights) + _RIDGE * float(parameters @ parameters)
+
+    return made(_minimum(loss, 2 + 2 * classes))
