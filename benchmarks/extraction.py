@@ -177,7 +177,7 @@ def main() -> None:
         "workload": {
             "lengths": options.lengths if shape.molecule == "protein" else f"chunks of {CHUNK_BASES} bases",
             "sequences": len(sequences),
-            "letters": sum(map(len, sequences)),
+            "residues": sum(map(len, sequences)),
             "tokens": sum(tokens),
             "longest": max(map(len, sequences)),
             "rounds": options.rounds,

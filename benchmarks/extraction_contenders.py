@@ -24,9 +24,9 @@ from transformers.utils import logging as transformers_logging
 
 from benchmarks.extraction_dnabert import dnabert_one_at_a_time
 from benchmarks.extraction_workload import Run, UnavailableError, Vectors, Workload
+from embedstore.models.batching import packs
 from embedstore.models.checkpoint import find_checkpoint
 from embedstore.models.devices import single_threaded
-from embedstore.models.embedder import packs
 from embedstore.models.esm import VOCABULARY, ProteinTokenizer
 from embedstore.models.packed import Tokenizer
 from embedstore.models.resolution import ModelOptions, resolve

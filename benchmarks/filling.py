@@ -112,7 +112,7 @@ def _bare_loop_own_parts(fasta: Path) -> list[bytes]:
 
 
 def _fill(store: Path, fasta: Path) -> FillReport:
-    """Fill as the command does: the store is opened anew."""
+    """Fill as the command does: the store is opened first."""
     opened = SpaceStore.open(store, create=True)
     return fill(read([fasta]), find_target(opened, _MODEL, ModelOptions()))
 

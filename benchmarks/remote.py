@@ -2,7 +2,7 @@
 
 Two workloads: every second row of a segment (dense), and few of many (sparse). Three servers: moto, an S3 server in
 Python; a server of files that answers like S3 and costs little; and that one with a delay before each answer, as object
-stores have it. Cold is a store opened anew, with its commits, index and keys; warm is the same store
+stores have it. Cold is a freshly opened store, with its commits, index and keys; warm is the same store
 again. Every answer is compared with what the local store reads. At last, a store of very many segments is opened and
 asked, locally and from the server of files.
 """

@@ -1,7 +1,7 @@
 """A second read through the local store against a plain local read, and a push against a copy of the same files.
 
 The store that is looked up second lies behind `python -m http.server`. The first read fetches from there and keeps what
-it finds (pull-through); the second one, by a store opened anew, should cost what a local store costs.
+it finds (pull-through); the second one, by a freshly opened store, should cost what a local store costs.
 """
 
 from __future__ import annotations

@@ -47,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
             "environment": described,
             "model_shape": given.model_shape,
             "proteins": len(sequences),
-            "letters": sum(map(len, sequences)),
+            "residues": sum(map(len, sequences)),
             "workers": given.workers,
             "rounds": given.rounds,
             **_measured(folder, fasta, checkpoint, given.workers, given.rounds),

@@ -1,9 +1,9 @@
 """A content-addressed store of sequence embeddings: embed a sequence once, read it everywhere.
 
-    import embedstore
-
-    store = embedstore.open("lab-store", create=True)
-    X = store.embed(["MKTAYIAKQR", "GSHMASMTGG"], model="aac_dpc")  # (2, 420)
+>>> import embedstore
+>>> store = embedstore.open("lab-store", create=True)
+>>> store.embed(["MKTAYIAKQR", "GSHMASMTGG"], model="aac_dpc").X.shape
+(2, 420)
 
 Public names are imported when they are first used, so that importing this package costs nothing; torch is imported
 only when a model that needs it is loaded.
@@ -15,13 +15,18 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from embedstore.auditing import AuditOptions, AuditReport, DifferingVector
     from embedstore.classify.blocks import Reading
+    from embedstore.classify.calibration import Calibration
     from embedstore.classify.classifier import Classifier, load_classifier
-    from embedstore.classify.evaluation import evaluate
-    from embedstore.classify.heads import TrainOptions
-    from embedstore.classify.prediction import PredictOptions, predict
-    from embedstore.classify.training import train
-    from embedstore.comparison.comparing import compare
+    from embedstore.classify.evaluation import Evaluation, evaluate
+    from embedstore.classify.heads import Forest, Network, TrainOptions
+    from embedstore.classify.prediction import PredictOptions, PredictProgress, PredictReport, predict
+    from embedstore.classify.scores import Scores
+    from embedstore.classify.splitting import Split
+    from embedstore.classify.tables import Tally
+    from embedstore.classify.training import Trained, TrainReport, train
+    from embedstore.comparison.comparing import Comparison, compare
     from embedstore.errors import (
         CanaryError,
         CorruptStoreError,
@@ -46,65 +51,135 @@ if TYPE_CHECKING:
         WeightsNotFoundError,
         WorkerError,
     )
-    from embedstore.features import Features, Schema, merge, open_features
-    from embedstore.filling import FillOptions, FillReport
+    from embedstore.features import (
+        Batch,
+        Block,
+        Categories,
+        Features,
+        FillFrom,
+        Preparation,
+        Samples,
+        Schema,
+        merge,
+        open_features,
+    )
+    from embedstore.features.torch_dataset import FeaturesDataset
+    from embedstore.filling import FillOptions, FillProgress, FillReport, SegmentLimits, SpaceTarget
+    from embedstore.filling.summary import DryRun, SpaceSummary
     from embedstore.identity import Recipe, canonical, key_array, key_from_text, key_text, sequence_key
     from embedstore.library import Store
     from embedstore.library import open_store as open
     from embedstore.models.registry import MODELS
     from embedstore.models.resolution import ModelOptions
-    from embedstore.records import EmbeddingBatch, Record, Rejection
+    from embedstore.records import Canaries, EmbeddingBatch, Record, Rejection
     from embedstore.retrieval import Embeddings
-    from embedstore.samples import PrepareOptions, PrepareReport, prepare, read_samples
+    from embedstore.samples import (
+        LabelledInput,
+        PrepareCounts,
+        PrepareOptions,
+        PrepareReport,
+        Sample,
+        SampleBatch,
+        prepare,
+        read_samples,
+    )
     from embedstore.sequences import read
-    from embedstore.sharing import CopyReport, pull, push, sync
+    from embedstore.sequences.translation import GeneticCode
+    from embedstore.sharing import CopyReport, SpaceCopy, pull, push, sync
+    from embedstore.store import Problem, SpaceInfo, SpaceStore, VerifyReport
+    from embedstore.store.pins import Pin
     from embedstore.store.space import Space
+    from embedstore.store.store import Opening
+    from embedstore.upkeep import CollectReport, CompactReport, RepairReport
 
     __version__: str
 
 _HOME = {
-    "Embeddings": "retrieval",
+    "AuditOptions": "auditing",
+    "AuditReport": "auditing",
+    "Batch": "features",
+    "Block": "features",
+    "Calibration": "classify.calibration",
+    "Canaries": "records",
     "CanaryError": "errors",
-    "CorruptStoreError": "errors",
-    "FormatVersionError": "errors",
-    "InputError": "errors",
-    "MissingDependencyError": "errors",
-    "ModelError": "errors",
-    "MoleculeError": "errors",
-    "SequenceError": "errors",
-    "SequenceFileError": "errors",
-    "SpaceConflictError": "errors",
-    "SpaceNotFoundError": "errors",
-    "StorageError": "errors",
-    "StoreError": "errors",
-    "StoreNotFoundError": "errors",
-    "UnknownModelError": "errors",
-    "WeightsError": "errors",
-    "WeightsNotFoundError": "errors",
-    "WorkerError": "errors",
+    "Categories": "features",
     "Classifier": "classify.classifier",
+    "CollectReport": "upkeep",
+    "CompactReport": "upkeep",
+    "Comparison": "comparison.comparing",
     "CopyReport": "sharing",
+    "CorruptStoreError": "errors",
+    "DifferingVector": "auditing",
+    "DryRun": "filling.summary",
     "EmbedStoreError": "errors",
     "EmbeddingBatch": "records",
+    "Embeddings": "retrieval",
+    "Evaluation": "classify.evaluation",
     "Features": "features",
+    "FeaturesDataset": "features.torch_dataset",
+    "FillFrom": "features",
     "FillOptions": "filling",
+    "FillProgress": "filling",
     "FillReport": "filling",
+    "Forest": "classify.heads",
+    "FormatVersionError": "errors",
+    "GeneticCode": "sequences.translation",
+    "InputError": "errors",
+    "LabelledInput": "samples",
     "MODELS": "models.registry",
+    "MissingDependencyError": "errors",
     "MissingEmbeddingError": "errors",
+    "ModelError": "errors",
     "ModelOptions": "models.resolution",
+    "MoleculeError": "errors",
+    "Network": "classify.heads",
+    "Opening": "store.store",
+    "Pin": "store.pins",
     "PredictOptions": "classify.prediction",
+    "PredictProgress": "classify.prediction",
+    "PredictReport": "classify.prediction",
+    "Preparation": "features",
+    "PrepareCounts": "samples",
     "PrepareOptions": "samples",
     "PrepareReport": "samples",
+    "Problem": "store",
     "Reading": "classify.blocks",
     "Recipe": "identity",
     "Record": "records",
     "Rejection": "records",
+    "RepairReport": "upkeep",
+    "Sample": "samples",
+    "SampleBatch": "samples",
+    "Samples": "features",
     "Schema": "features",
     "SchemaError": "errors",
+    "Scores": "classify.scores",
+    "SegmentLimits": "filling",
+    "SequenceError": "errors",
+    "SequenceFileError": "errors",
     "Space": "store.space",
+    "SpaceConflictError": "errors",
+    "SpaceCopy": "sharing",
+    "SpaceInfo": "store",
+    "SpaceNotFoundError": "errors",
+    "SpaceStore": "store",
+    "SpaceSummary": "filling.summary",
+    "SpaceTarget": "filling",
+    "Split": "classify.splitting",
+    "StorageError": "errors",
     "Store": "library",
+    "StoreError": "errors",
+    "StoreNotFoundError": "errors",
+    "Tally": "classify.tables",
     "TrainOptions": "classify.heads",
+    "TrainReport": "classify.training",
+    "Trained": "classify.training",
+    "UnknownModelError": "errors",
     "UpstreamWarning": "errors",
+    "VerifyReport": "store",
+    "WeightsError": "errors",
+    "WeightsNotFoundError": "errors",
+    "WorkerError": "errors",
     "canonical": "identity",
     "compare": "comparison.comparing",
     "evaluate": "classify.evaluation",
@@ -132,44 +207,87 @@ _OTHER_NAME = {"open": "open_store"}
 
 __all__ = [
     "MODELS",
+    "AuditOptions",
+    "AuditReport",
+    "Batch",
+    "Block",
+    "Calibration",
+    "Canaries",
     "CanaryError",
+    "Categories",
     "Classifier",
+    "CollectReport",
+    "CompactReport",
+    "Comparison",
     "CopyReport",
     "CorruptStoreError",
+    "DifferingVector",
+    "DryRun",
     "EmbedStoreError",
     "EmbeddingBatch",
     "Embeddings",
+    "Evaluation",
     "Features",
+    "FeaturesDataset",
+    "FillFrom",
     "FillOptions",
+    "FillProgress",
     "FillReport",
+    "Forest",
     "FormatVersionError",
+    "GeneticCode",
     "InputError",
+    "LabelledInput",
     "MissingDependencyError",
     "MissingEmbeddingError",
     "ModelError",
     "ModelOptions",
     "MoleculeError",
+    "Network",
+    "Opening",
+    "Pin",
     "PredictOptions",
+    "PredictProgress",
+    "PredictReport",
+    "Preparation",
+    "PrepareCounts",
     "PrepareOptions",
     "PrepareReport",
+    "Problem",
     "Reading",
     "Recipe",
     "Record",
     "Rejection",
+    "RepairReport",
+    "Sample",
+    "SampleBatch",
+    "Samples",
     "Schema",
     "SchemaError",
+    "Scores",
+    "SegmentLimits",
     "SequenceError",
     "SequenceFileError",
     "Space",
     "SpaceConflictError",
+    "SpaceCopy",
+    "SpaceInfo",
     "SpaceNotFoundError",
+    "SpaceStore",
+    "SpaceSummary",
+    "SpaceTarget",
+    "Split",
     "StorageError",
     "Store",
     "StoreError",
     "StoreNotFoundError",
+    "Tally",
     "TrainOptions",
+    "TrainReport",
+    "Trained",
     "UnknownModelError",
     "UpstreamWarning",
+    "VerifyReport",
     "WeightsError",
     "WeightsNotFoundError",
     "WorkerError",

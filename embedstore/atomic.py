@@ -37,7 +37,9 @@ def check_folder(path: Path, marker: str, what: str) -> None:
 
     Parameters
     ----------
-    marker : name of the file that all such folders hold. what : the folder, for the message: "a classifier".
+    path : of the folder.
+    marker : name of the file that all such folders hold.
+    what : the folder, for the message: "a classifier".
 
     Raises
     ------
@@ -56,9 +58,14 @@ def complete(path: Path) -> Iterator[Path]:
 
     After an error nothing new is there, and what was at `path` still is.
 
+    Parameters
+    ----------
+    path : where the file or folder is to be.
+
     Raises
     ------
-    InputError : a folder is missing. StorageError : it cannot be written.
+    InputError : a folder is missing.
+    StorageError : it cannot be written.
     """
     if not path.parent.is_dir():
         raise InputError(f"Cannot write {path}: there is no folder {path.parent}. Create it first.")

@@ -13,7 +13,7 @@ import secrets
 import time
 from collections.abc import Iterable
 from contextlib import closing
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
@@ -24,7 +24,8 @@ from embedstore.errors import InputError, MissingEmbeddingError
 from embedstore.filling import canaries
 from embedstore.filling.filler import open_intake
 from embedstore.filling.intake import DistinctKeys, Intake, Window
-from embedstore.filling.pool import Pool, embed_packs
+from embedstore.filling.local import embed_packs
+from embedstore.filling.pool import Pool, packs_of
 from embedstore.filling.summary import SpaceSummary
 from embedstore.filling.target import SpaceTarget
 from embedstore.identity import key_array, key_text
@@ -32,6 +33,7 @@ from embedstore.models.embedder import Embedder
 from embedstore.records import Record, Rejection
 from embedstore.store.space import Space
 from embedstore.store.store import recipe_conflict
+from embedstore.strict_json import facts
 
 _SEED_BITS = 32
 
@@ -43,12 +45,12 @@ class AuditOptions:
     Attributes
     ----------
     sample : how many distinct sequences to compute again, at most.
-    seed : the same seed picks the same sequences; None: drawn anew, so that nobody can prepare for it.
+    seed : the same seed picks the same sequences; None: a new one each time, so that nobody can prepare for it.
     device : where the model runs, "cpu", "cuda:0"; None: the best there is.
     any_molecule : take proteins that look like DNA.
     """
 
-    sample: int
+    sample: int = 100
     seed: int | None = None
     device: str | None = None
     any_molecule: bool = False
@@ -62,7 +64,8 @@ class DifferingVector:
     ----------
     id : of the first record that had the sequence.
     key : `SQ.…`.
-    difference, allowed : largest absolute difference of a value (NaN if one is not finite), and how large it may be.
+    difference : largest absolute difference of a value; NaN if one is not finite.
+    allowed : how large it may be.
     commit : id of the commit that it is read from; empty, as what follows, if that is in an upstream store.
     created : when that was published, by the storage's clock, ISO 8601 in UTC.
     signed_by : whose valid signatures the commit has: names of members, else fingerprints of keys.
@@ -85,7 +88,8 @@ class AuditReport:
 
     Attributes
     ----------
-    read : records. held : distinct sequences of them that the space has.
+    read : records.
+    held : distinct sequences of them that the space has.
     sampled : how many of these were computed again.
     largest_difference : between a stored vector and its computation, relative to the largest value of the vector.
     failed : sequences that the space has a vector for, and the model has not.
@@ -111,16 +115,9 @@ class AuditReport:
 
     def to_json(self) -> dict[str, Any]:
         return {
-            "space": self.space.to_json(),
+            **facts(self),
             "clean": self.clean,
-            "seed": self.seed,
-            "read": self.read,
-            "held": self.held,
-            "sampled": self.sampled,
-            "matching": self.matching,
-            "differing": [{**asdict(each), "difference": _finite(each.difference)} for each in self.differing],
-            "failed": [each._asdict() for each in self.failed],
-            "rejected": [each._asdict() for each in self.rejected],
+            "differing": [{**facts(each), "difference": _finite(each.difference)} for each in self.differing],
             "largest_difference": _finite(self.largest_difference),
             "seconds": round(self.seconds, 3),
         }
@@ -132,13 +129,16 @@ def audit(records: Iterable[Record | Rejection], target: SpaceTarget, options: A
     Parameters
     ----------
     records : sequences to choose from; those that are missing from the space are skipped.
+    target : the model and its space.
+    options : how many, which ones, and where to compute.
 
     Raises
     ------
     InputError : there is no such space yet, or it has none of the sequences.
     MoleculeError : the input is of the other molecule than the space.
     CanaryError : the model does not give the space's fixed vectors, so it cannot judge the others.
-    ModelError : the model is not available. CorruptStoreError : a stored vector is damaged.
+    ModelError : the model is not available.
+    CorruptStoreError : a stored vector is damaged.
     """
     started = time.perf_counter()
     space = target.space
@@ -234,7 +234,7 @@ class _Comparison:
         chosen = self._sample.chosen
         window = Window([record for record, _ in chosen.values()], [each for _, each in chosen.values()], list(chosen))
         pool.add(window, range(len(chosen)))
-        packs = pool.packs(embedder.pack_residues, embedder.workers)
+        packs = packs_of(pool.sequences, embedder.pack_residues, embedder.workers)
         with closing(embed_packs(embedder, packs)) as results:
             for pack, embedded in results:
                 self.failed += pool.rejections({pack.keys[row]: reason for row, reason in embedded.failures.items()})

@@ -210,4 +210,4 @@ class MissingDependencyError(ModelError):
 
 
 class UpstreamWarning(UserWarning):
-    """A store that is looked up after another one cannot be reached or read, wholly or in part; work goes on."""
+    """A store that is looked up after another one cannot be reached or read, wholly or in part; work continues."""

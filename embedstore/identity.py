@@ -10,12 +10,14 @@ import base64
 import binascii
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import MISSING, asdict, dataclass, fields
 from functools import cached_property
 from typing import Any, Literal, Self, get_args
 
 import numpy as np
+from numpy.typing import NDArray
 
 from embedstore.errors import FormatVersionError, InputError, SequenceError
 from embedstore.records import KEY_BYTES, Keys
@@ -29,6 +31,7 @@ MAX_DIM = 1 << 20
 CANONICALISATION: dict[Molecule, str] = {"dna": "dna/1", "protein": "protein/1"}
 """Tag of the canonical form, raised whenever the same input would get another key."""
 
+_HEX_KEY = re.compile(rf"[0-9a-fA-F]{{{2 * KEY_BYTES}}}")
 _WHITESPACE = b" \t\r\n\v\f"
 _NUCLEOTIDES = b"ACGTRYSWKMBDHVN"  # IUPAC-IUB 1984; U is written T
 _AMINO_ACIDS = b"ACDEFGHIKLMNPQRSTVWYBJOUXZ"
@@ -54,6 +57,11 @@ _TABLES: dict[Molecule, bytes] = {
 
 def canonical(sequence: bytes | str, molecule: Molecule) -> bytes:
     """Return the canonical form: whitespace removed, upper-case, U as T in DNA, one final `*` dropped in proteins.
+
+    Parameters
+    ----------
+    sequence : as it was read.
+    molecule : "dna" or "protein".
 
     Raises
     ------
@@ -116,7 +124,8 @@ def sequence_key(sequence: bytes | str, molecule: Molecule | None = None) -> byt
 
     Raises
     ------
-    InputError : a text without a molecule. SequenceError : not a sequence of the molecule.
+    InputError : a text without a molecule.
+    SequenceError : not a sequence of the molecule.
     """
     if molecule is not None:
         sequence = canonical(sequence, molecule)
@@ -149,6 +158,47 @@ def key_from_text(text: str) -> bytes:
 def key_array(keys: Iterable[bytes]) -> Keys:
     """Stack 24-byte keys into an (n, 24) uint8 array."""
     return np.frombuffer(b"".join(keys), dtype=np.uint8).reshape(-1, KEY_BYTES)
+
+
+KeysLike = Keys | Iterable[bytes | str | NDArray[np.uint8]]
+"""Keys: an (n, 24) uint8 array; or a list whose items are 24 bytes, text (`SQ.…`, or 48 hexadecimal digits), or rows of
+such an array.
+"""
+
+
+def as_keys(keys: KeysLike) -> Keys:
+    """Return keys as an array, (n, 24) uint8; such an array is returned as it is.
+
+    Raises
+    ------
+    InputError : one key in place of several, or something that is not a key.
+    """
+    if isinstance(keys, np.ndarray) and keys.dtype.kind not in "OU":
+        if keys.dtype == np.uint8 and keys.ndim == 2 and keys.shape[1] == KEY_BYTES:
+            return keys
+        raise _no_keys(f"{keys.shape} {keys.dtype}")
+    if isinstance(keys, str | bytes):
+        raise _no_keys(f"a single {type(keys).__name__}; put it into a list")
+    if isinstance(keys, Mapping | Set) or not isinstance(keys, Iterable):
+        raise _no_keys(type(keys).__name__)
+    return key_array(_key_bytes(each) for each in keys)
+
+
+def _key_bytes(key: object) -> bytes:
+    if isinstance(key, bytes) and len(key) == KEY_BYTES:
+        return key
+    if isinstance(key, str):
+        return bytes.fromhex(key) if _HEX_KEY.fullmatch(key) else key_from_text(key)
+    if isinstance(key, np.ndarray) and key.shape == (KEY_BYTES,) and key.dtype == np.uint8:
+        return key.tobytes()
+    raise _no_keys(f"{key!r:.80} among them")
+
+
+def _no_keys(found: str) -> InputError:
+    return InputError(
+        f"Cannot look up keys: expected an array of shape (n, {KEY_BYTES}) uint8, or a list of keys, each of "
+        f"{KEY_BYTES} bytes or a text (SQ.… or {2 * KEY_BYTES} hexadecimal digits), found {found}."
+    )
 
 
 @dataclass(frozen=True)

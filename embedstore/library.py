@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from embedstore.auditing import AuditOptions, AuditReport, audit
 from embedstore.errors import InputError, StoreError, plain
 from embedstore.filling.filler import FillOptions, OnProgress, fill
 from embedstore.filling.summary import FillReport
@@ -20,19 +21,23 @@ from embedstore.models.resolution import ModelOptions
 from embedstore.records import Record, Rejection
 from embedstore.retrieval import Embeddings, Retrieved, fill_and_retrieve, present_of, retrieve
 from embedstore.sequences.intake import records_of
-from embedstore.sharing.tiers import TieredStore, upstream_places
+from embedstore.sharing.tiers import Tiers, Upstream, upstream_places
 from embedstore.storage.file_systems import share
 from embedstore.storage.locations import Location, is_url, open_storage
 from embedstore.storage.protocol import is_stray
 from embedstore.storage.retrying import redacted_url
 from embedstore.store.documents import SegmentFormat
+from embedstore.store.pins import Pin, read_pins
 from embedstore.store.signing import trust_of
 from embedstore.store.space import Space
 from embedstore.store.store import SpaceStore
 from embedstore.store.verification import VerifyReport, verify
-from embedstore.upkeep import CollectReport, CompactReport, RepairReport, collect, compact, repair
+from embedstore.upkeep import CollectReport, CompactReport, RepairReport, collect, compact, pin, repair, unpin
 from embedstore.upkeep.collection import DEFAULT_GRACE_S
 from embedstore.upkeep.web_index import PublishedIndex, publish_web_index
+
+_SPACES_SHOWN = 5
+"""So many are named where a store is shown in one line."""
 
 OnError = Literal["raise", "skip", "nan"]
 
@@ -65,14 +70,14 @@ def open_store(
     pin: str | None = None,
     sign_with: str | Path | None = None,
     require_signed: str | Path | None = None,
-    upstream: Sequence[Location] | None = (),
+    upstream: Location | Sequence[Location] | None = None,
     pull_through: bool = False,
 ) -> Store:
     """Open the store in a folder, or at a URL.
 
     Parameters
     ----------
-    path : None: the default place, see `default_place`.
+    path : where it lies; None: $EMBEDSTORE_PATH, else the default place, see `default_place`.
     create : make a store where there is nothing, or an empty folder.
     segment_format : "zarr" or "hdf5", for a store that is made now.
     pin : read what the store held when that pin was made, bit for bit; nothing can be added then.
@@ -80,37 +85,43 @@ def open_store(
         None: $EMBEDSTORE_SIGNING_KEY, if that is set.
     require_signed : file of members' public keys, a line each: only what one of them has signed is read;
         None: $EMBEDSTORE_MEMBERS, if that is set.
-    upstream : folders or URLs of stores that are looked up after this one, in order; None: $EMBEDSTORE_UPSTREAM.
-        One that cannot be reached or read is done without, with an `UpstreamWarning`.
+    upstream : folders or URLs of stores that are looked up after this one, in order; `()`: none;
+        None: $EMBEDSTORE_UPSTREAM. One that cannot be reached or read is skipped, with an `UpstreamWarning`. A pinned
+        view is exact, and looks nothing up elsewhere.
     pull_through : keep in this store what is found in those.
 
     Raises
     ------
-    StoreNotFoundError : no store lies there. SpaceNotFoundError : no such pin.
-    CorruptStoreError, FormatVersionError : it cannot be read.
-    InputError : a file does not hold such keys. MissingDependencyError : cryptography is not installed.
+    StoreNotFoundError : no store lies there.
+    SpaceNotFoundError : no such pin.
+    CorruptStoreError : it cannot be read.
+    FormatVersionError : it needs a newer embedstore.
+    InputError : a file does not hold such keys.
+    MissingDependencyError : cryptography is not installed, or what the kind of URL needs.
     """
-    return Store.open(
-        default_place() if path is None else path,
-        create=create,
-        segment_format=segment_format,
-        pin=pin,
-        trust=trust_of(sign_with, require_signed),
-        upstream=upstream_places() if upstream is None else upstream,
-        pull_through=pull_through,
-    )
+    trust = trust_of(sign_with, require_signed)
+    place = default_place() if path is None else path
+    store = Store.open(place, create=create, segment_format=segment_format, pin=pin, trust=trust)
+    if pin is None:
+        given = [upstream] if isinstance(upstream, str | Path) else upstream
+        places = upstream_places() if given is None else given
+        store.tiers = Tiers(tuple(Upstream(each, trust) for each in places if each), pull_through)
+    return store
 
 
 def make_store(path: Location, *, segment_format: SegmentFormat = "zarr", shared: bool = False) -> Store:
-    """Make a store where there is nothing, or an empty folder; a store like it that is there already will do.
+    """Make a store where there is nothing, or an empty folder; a store like it that is there already is kept.
 
     Parameters
     ----------
+    path : folder or URL.
+    segment_format : "zarr" or "hdf5": how segments are written.
     shared : let the group of the folder write, and all that is ever made in it, whatever the umask of its members.
 
     Raises
     ------
-    StoreError : a store is there that writes the other format. StoreNotFoundError : something else is there.
+    StoreError : a store is there that writes the other format.
+    StoreNotFoundError : something else is there.
     InputError : a URL is to be shared.
     """
     if shared:
@@ -137,11 +148,14 @@ def verify_store(
 
     Parameters
     ----------
+    path : where it lies; None: as for `open_store`.
+    deep : read every byte.
     require_signed : as for `open_store`; then a commit that no member has signed is a problem.
 
     Raises
     ------
-    StoreNotFoundError : nothing of a store lies there. InputError : the file does not hold members' keys.
+    StoreNotFoundError : nothing of a store lies there.
+    InputError : the file does not hold members' keys.
     """
     members = trust_of(require_signed=require_signed).members
     storage = open_storage(default_place() if path is None else path)
@@ -150,12 +164,16 @@ def verify_store(
     return verify(storage, deep=deep, members=members)
 
 
-def repair_store(path: Location | None = None, *, sign_with: str | Path | None = None) -> RepairReport:
+def repair_store(
+    path: Location | None = None, *, sign_with: str | Path | None = None, require_signed: str | Path | None = None
+) -> RepairReport:
     """Remove what is damaged from a store, and keep all that is whole; the next fill computes the rest.
 
     Parameters
     ----------
-    sign_with : OpenSSH private key that signs what is written anew; None: as the environment says.
+    path : where it lies; None: as for `open_store`.
+    sign_with : OpenSSH private key that signs what is written; None: $EMBEDSTORE_SIGNING_KEY.
+    require_signed : as for `open_store`.
 
     Raises
     ------
@@ -164,32 +182,38 @@ def repair_store(path: Location | None = None, *, sign_with: str | Path | None =
     storage = open_storage(default_place() if path is None else path)
     if not storage.list("spaces/"):
         SpaceStore(storage)
-    return repair(storage, trust_of(sign_with))
+    return repair(storage, trust_of(sign_with, require_signed))
 
 
 def publish_index(path: Location | None = None) -> PublishedIndex:
     """Write `index.json`, by which a store can be read from any web server; see `web_index`.
 
+    Parameters
+    ----------
+    path : where it lies; None: as for `open_store`.
+
     Raises
     ------
-    StoreNotFoundError : no store lies there. CorruptStoreError : a commit is damaged.
+    StoreNotFoundError : no store lies there.
+    CorruptStoreError : a commit is damaged.
     """
     storage = open_storage(default_place() if path is None else path)
     SpaceStore(storage)
     return publish_web_index(storage)
 
 
-class Store(TieredStore):
-    """A store of embeddings; `embedstore.open` makes one.
+class Store(SpaceStore):
+    """A store of embeddings that fills itself; `embedstore.open` makes one.
 
     The model that was loaded last is kept, so that filling again with it does not load it again.
     """
 
+    tiers: Tiers = Tiers()
     _loaded: tuple[tuple[str, str | None], Embedder] | None = None
 
     def fill(
         self,
-        records: Sequences,
+        sequences: Sequences,
         model: str,
         *,
         name: str | None = None,
@@ -201,19 +225,26 @@ class Store(TieredStore):
 
         Parameters
         ----------
-        records : a path, or what holds sequences; see `sequences.intake.records_of`.
+        sequences : a path, or what holds sequences; see `sequences.intake.records_of`.
         model : name or directory of a model.
         name : of the space, if it is not to be called like the model.
         options : weights, precision, what happens to long sequences.
         how : device, limits.
+        on_progress : called often, with the same object each time.
+
+        Returns
+        -------
+        What was read, found and computed.
 
         Raises
         ------
-        MoleculeError, ModelError, StoreError : see `embedstore.filling.fill`.
+        MoleculeError : the sequences are of the other molecule than the model.
+        ModelError : vectors are missing, and the model is not available.
+        StoreError : the store refuses.
         KeyboardInterrupt : after what was computed has been stored.
         """
         target = self.target(model, name=name, options=options)
-        report = fill(as_records(records), target, how, on_progress=on_progress)
+        report = fill(as_records(sequences), target, how, on_progress=on_progress)
         report.raise_if_interrupted()
         return report
 
@@ -232,6 +263,8 @@ class Store(TieredStore):
         ----------
         sequences : a path, or what holds sequences, in any order, repeated or not.
         model : name or directory of a model, or name of a space.
+        name : of the space, if it is not called like the model.
+        options : weights, precision, what happens to long sequences.
         on_error : what happens to sequences without a vector: "raise", "skip" leaves them out, "nan" gives rows of NaN.
 
         Returns
@@ -240,7 +273,8 @@ class Store(TieredStore):
 
         Raises
         ------
-        MissingEmbeddingError : some have no vector yet. InputError : some are not sequences of the model's molecule.
+        MissingEmbeddingError : some have no vector yet.
+        InputError : some are not sequences of the model's molecule.
         """
         target = self.target(model, name=name, options=options)
         if _is_strict(on_error):
@@ -255,14 +289,20 @@ class Store(TieredStore):
         name: str | None = None,
         options: ModelOptions | None = None,
         how: FillOptions | None = None,
-        on_progress: OnProgress | None = None,
         on_error: OnError = "raise",
+        on_progress: OnProgress | None = None,
     ) -> Embeddings:
         """Read the vectors of sequences, computing and storing what is missing: `fill` and `get` in one pass.
 
         Parameters
         ----------
-        on_error : as for `get`.
+        sequences : a path, or what holds sequences, in any order, repeated or not.
+        model : name or directory of a model.
+        name : of the space, if it is not to be called like the model.
+        options : weights, precision, what happens to long sequences.
+        how : device, limits.
+        on_error : what happens to sequences without a vector: "raise", "skip" leaves them out, "nan" gives rows of NaN.
+        on_progress : called often, with the same object each time.
 
         Returns
         -------
@@ -271,6 +311,16 @@ class Store(TieredStore):
         Raises
         ------
         InputError : some are not sequences of the model's molecule, or the model has no vector for them.
+        ModelError : vectors are missing, and the model is not available.
+        StoreError : the store refuses.
+        KeyboardInterrupt : after what was computed has been stored.
+
+        Examples
+        --------
+        >>> store = open_store("lab-store", create=True)
+        >>> found = store.embed({"first": "MKTAYIAKQR", "second": "GSHMASMTGG"}, model="aac_dpc")
+        >>> found.ids, found.X.shape
+        (['first', 'second'], (2, 420))
         """
         target = self.target(model, name=name, options=options)
         if _is_strict(on_error):
@@ -279,20 +329,135 @@ class Store(TieredStore):
         space = fill_and_retrieve(records, target, how, on_progress=on_progress).space
         return present_of(records, target.recipe, space, skip=on_error == "skip")
 
+    def audit(
+        self,
+        sequences: Sequences,
+        model: str,
+        *,
+        name: str | None = None,
+        options: ModelOptions | None = None,
+        how: AuditOptions | None = None,
+    ) -> AuditReport:
+        """Compute some of the stored vectors again and compare; nothing is stored.
+
+        Parameters
+        ----------
+        sequences : to choose from: a path, or what holds sequences; those that have no vector are skipped.
+        model : name or directory of a model.
+        name : of the space, if it is not called like the model.
+        options : weights, precision, what happens to long sequences.
+        how : how many sequences, which, on which device.
+
+        Returns
+        -------
+        What was compared, and which vectors differ.
+
+        Raises
+        ------
+        InputError : there is no such space yet, or it has none of the sequences.
+        MoleculeError : the sequences are of the other molecule than the space.
+        CanaryError : the model does not give the space's fixed vectors, so it cannot judge the others.
+        ModelError : the model is not available.
+        CorruptStoreError : a stored vector is damaged.
+        """
+        target = self.target(model, name=name, options=options)
+        return audit(as_records(sequences), target, how or AuditOptions())
+
+    def pin(self, name: str) -> Pin:
+        """Keep all that the store holds now under a name; `embedstore.open(path, pin=name)` reads exactly that.
+
+        Spaces that cannot be read, damaged or of a newer version, are not in it; they are in `unreadable`.
+
+        Parameters
+        ----------
+        name : of the pin.
+
+        Returns
+        -------
+        The pin: the spaces and their commits.
+
+        Raises
+        ------
+        InputError : not a name, or taken.
+        StorageError : the segments were merged away again and again meanwhile.
+        """
+        return pin(self, name)
+
+    def unpin(self, name: str) -> None:
+        """Remove a pin; what only it kept is collected some day.
+
+        Parameters
+        ----------
+        name : of the pin.
+
+        Raises
+        ------
+        SpaceNotFoundError : there is none of that name.
+        """
+        unpin(self, name)
+
+    def pins(self) -> list[Pin]:
+        """Return all pins of the store, sorted by name.
+
+        Raises
+        ------
+        CorruptStoreError : one is damaged.
+        FormatVersionError : one needs a newer embedstore.
+        """
+        return read_pins(self.storage)
+
     def compact(self, space: str, *, only_small: bool = False) -> CompactReport:
-        """Merge the segments of a space into few; see `maintenance.compact`."""
+        """Merge the segments of a space into few; others may read and fill meanwhile.
+
+        Parameters
+        ----------
+        space : its name or id.
+        only_small : leave segments alone that are large already.
+
+        Raises
+        ------
+        SpaceNotFoundError : there is no such space.
+        StorageError : the storage refuses to take what was merged.
+        """
         return compact(self.space(space), only_small=only_small)
 
     def gc(self, *, grace_s: float = DEFAULT_GRACE_S, dry_run: bool = False) -> CollectReport:
-        """Remove what nothing needs; see `maintenance.collect`."""
+        """Remove what nothing needs any more.
+
+        Parameters
+        ----------
+        grace_s : how long ago that must have been noticed first, in seconds.
+        dry_run : only say what would be removed.
+
+        Raises
+        ------
+        StorageError : the storage refuses.
+        """
         return collect(self.storage, grace_s=grace_s, dry_run=dry_run, members=self.trust.members)
 
     def repair(self) -> RepairReport:
-        """Remove what is damaged, keep what is whole; see `maintenance.repair`."""
+        """Remove what is damaged, keep what is whole; the next fill computes the rest.
+
+        Raises
+        ------
+        StorageError : the storage refuses.
+        """
         return repair(self.storage, self.trust)
 
     def target(self, model: str, *, name: str | None = None, options: ModelOptions | None = None) -> SpaceTarget:
-        """Find the space that a model fills, or will fill; see `embedstore.filling.find_target`."""
+        """Find the space that a model fills, or will fill; see `embedstore.filling.find_target`.
+
+        Parameters
+        ----------
+        model : name or directory of a model, or name of a space.
+        name : of the space, if it is not to be called like the model.
+        options : weights, precision, what happens to long sequences.
+
+        Raises
+        ------
+        ModelError : no such model, and no such space either.
+        SpaceConflictError : that name is taken by another recipe, or that recipe's space is called otherwise.
+        """
         target = find_target(self, model, options or ModelOptions(), name)
 
         def obtain() -> Model:
@@ -309,16 +474,17 @@ class Store(TieredStore):
         return self._loaded[1]
 
     def __repr__(self) -> str:
-        spaces = self.own_spaces()
-        held = ", ".join(f"{plain(space.name)} ({len(space):,})" for space in spaces) or "empty"
-        return f"<Store {plain(self.location)}: {held}>"
+        spaces = self.local_spaces()
+        held = [f"{plain(space.name)} ({len(space):,})" for space in spaces[:_SPACES_SHOWN]]
+        held += [f"{len(spaces) - _SPACES_SHOWN} more"] if len(spaces) > _SPACES_SHOWN else []
+        return f"<Store {plain(self.location)}: {', '.join(held) or 'empty'}>"
 
     def _repr_html_(self) -> str:
         fields = ("name", "molecule", "dim", "dtype", "rows")
         head = "".join(f"<th>{field}</th>" for field in fields)
         rows = "".join(
             "<tr>" + "".join(f"<td>{html.escape(plain(overview(space)[field]))}</td>" for field in fields) + "</tr>"
-            for space in self.own_spaces()
+            for space in self.local_spaces()
         )
         return (
             f"<table><caption>Store <b>{html.escape(plain(self.location))}</b></caption><tr>{head}</tr>{rows}</table>"
@@ -328,15 +494,24 @@ class Store(TieredStore):
 def as_records(sequences: Sequences) -> Iterator[Record | Rejection]:
     """Make records of whatever holds sequences; see `sequences.intake.records_of`.
 
+    Parameters
+    ----------
+    sequences : a path, or what holds sequences.
+
     Raises
     ------
-    InputError : one sequence in place of many, or something that is no sequence, or could be meant in two ways.
+    InputError : one sequence in place of many, or something that is not a sequence, or is ambiguous.
     """
     return records_of(sequences)
 
 
 def overview(space: Space) -> dict[str, Any]:
-    """Describe a space in one row, as JSON values; the keys are a contract."""
+    """Describe a space in one row, as JSON values; the keys are a contract.
+
+    Parameters
+    ----------
+    space : to describe.
+    """
     info = space.info()
     return {
         "name": space.name,
@@ -353,9 +528,13 @@ def overview(space: Space) -> dict[str, Any]:
 def details(space: Space) -> dict[str, Any]:
     """Describe a space fully, as JSON values: `overview`, cost, commits ignored because no member has signed them, and
     recipe.
+
+    Parameters
+    ----------
+    space : to describe.
     """
     info = space.info()
-    cost = {"compute_seconds": round(info.compute_seconds, 3), "letters": info.letters}
+    cost = {"compute_seconds": round(info.compute_seconds, 3), "letters": info.residues}
     ignored = {"ignored_commits": space.ignored_commits}
     return {**overview(space), **cost, **ignored, "recipe": space.recipe.to_json()}
 

@@ -70,7 +70,7 @@ class Embeddings(NDArrayOperatorsMixin):
         return pandas.DataFrame(self.X, index=pandas.Index(self.ids, name="id", dtype=object))
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class Retrieved:
     """Records whose vectors a space holds, in the order of the input; the vectors are read when asked for.
 
@@ -78,7 +78,8 @@ class Retrieved:
     ----------
     ids : n ids.
     keys : (n, 24) uint8.
-    name, recipe : of the space.
+    name : of the space.
+    recipe : of the space.
     space : None if it has not been made; then there are no rows.
     rejected : records that are not sequences of the space's molecule.
     failed : records that the model has no vector for.
@@ -95,6 +96,11 @@ class Retrieved:
     def __len__(self) -> int:
         return len(self.ids)
 
+    def __repr__(self) -> str:
+        refused = f", {len(self.rejected):,} rejected" if self.rejected else ""
+        refused += f", {len(self.failed):,} failed" if self.failed else ""
+        return f"<Retrieved {len(self):,} x {self.recipe.dim} {self.recipe.dtype} of {self.name}{refused}>"
+
     def to_json(self) -> dict[str, Any]:
         """Say what was found, as JSON values, without the rows themselves."""
         return {
@@ -107,6 +113,11 @@ class Retrieved:
     def read(self, start: int = 0, stop: int | None = None) -> Vectors:
         """Read the vectors of rows [start, stop): (n, dim) in the space's dtype.
 
+        Parameters
+        ----------
+        start : the first row.
+        stop : behind the last one; None: all that follow.
+
         Raises
         ------
         CorruptStoreError : bytes are damaged or gone.
@@ -118,6 +129,12 @@ class Retrieved:
 
 def retrieve(records: Iterable[Record | Rejection], target: SpaceTarget, *, any_molecule: bool = False) -> Retrieved:
     """Find the vectors of records.
+
+    Parameters
+    ----------
+    records : in the order that the rows are to have.
+    target : the space to find them in.
+    any_molecule : take proteins that look like DNA.
 
     Raises
     ------
@@ -146,6 +163,13 @@ def fill_and_retrieve(
 ) -> Retrieved:
     """Fill what is missing, and find the vectors of all records but those that failed; the records are read once.
 
+    Parameters
+    ----------
+    records : in the order that the rows are to have.
+    target : the space to fill.
+    options : how to fill.
+    on_progress : called often, with the same object each time.
+
     Raises
     ------
     KeyboardInterrupt : Ctrl-C, after what was computed until then has been stored.
@@ -163,7 +187,15 @@ def fill_and_retrieve(
 
 
 def present_of(records: Sequence[Record | Rejection], recipe: Recipe, space: Space | None, *, skip: bool) -> Embeddings:
-    """Read the vectors that there are; a record without one is skipped, or has a row of NaN and a key of zeros."""
+    """Read the vectors that there are; a record without one is skipped, or has a row of NaN and a key of zeros.
+
+    Parameters
+    ----------
+    records : in the order that the rows are to have.
+    recipe : of the space.
+    space : None if it has not been made; then there are no vectors.
+    skip : leave out records without a vector.
+    """
     keys = np.zeros((len(records), KEY_BYTES), np.uint8)
     usable = np.zeros(len(records), np.bool_)
     for row, record in enumerate(records):

@@ -3,7 +3,7 @@
 #
 #   examples/virus.sh VIRUS_DIR NONVIRUS_DIR [TEST_VIRUS_DIR TEST_NONVIRUS_DIR]
 #
-# Folders of FASTA files, a genome each, plain or compressed. Both networks are trained on some of the genomes and
+# Folders of FASTA files, one genome per file, plain or compressed. Both networks are trained on some of the genomes and
 # tested on others, once for each seed, since a single split tests few genomes; with two more folders also on those.
 # Settings are environment variables:
 #
@@ -12,7 +12,7 @@
 #   OUT        build/virus   where everything is written, the store too
 #   LENGTH     500           bases of a chunk
 #   SEEDS      1 2 3 4 5     a split and a training each
-#   INPUT_DROPOUT  0.8       of mlp: genomes are few, so it should hold on to many features, not to a few
+#   INPUT_DROPOUT  0.8       of mlp: genomes are few, so it should use many features, not a few
 set -eu
 
 if [ $# -ne 2 ] && [ $# -ne 4 ]; then

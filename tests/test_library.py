@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -66,7 +68,7 @@ def test_missing_sequences_are_named_by_id_or_key(store: Store) -> None:
     assert caught.value.requested == 3
 
 
-def test_embed_fills_what_lacks_and_gives_all(store: Store) -> None:
+def test_embed_fills_what_is_missing_and_gives_all(store: Store) -> None:
     store.fill(SEQUENCES[:1], model="aac_dpc")
     np.testing.assert_array_equal(store.embed(SEQUENCES, model="aac_dpc"), composition(SEQUENCES))
     assert len(store.space("aac_dpc")) == 3
@@ -158,6 +160,53 @@ def test_a_store_maintains_itself(store: Store) -> None:
     np.testing.assert_array_equal(store.get(SEQUENCES, model="aac_dpc"), composition(SEQUENCES))
 
 
+def test_a_store_pins_and_unpins(store: Store) -> None:
+    store.fill(SEQUENCES[:1], model="aac_dpc")
+    made = store.pin("paper")
+    store.fill(SEQUENCES, model="aac_dpc")
+    assert store.pins() == [made]
+    assert len(embedstore.open(store.location, pin="paper").space("aac_dpc")) == 1
+    store.unpin("paper")
+    assert store.pins() == []
+    with pytest.raises(embedstore.SpaceNotFoundError, match="its pins: none"):
+        store.unpin("paper")
+
+
+def test_a_store_audits_itself(store: Store) -> None:
+    store.fill({"a": "MKV", "b": "WW"}, model="aac_dpc")
+    report = store.audit({"a": "MKV", "b": "WW", "c": "AAAA"}, model="aac_dpc")
+    assert report.clean
+    assert (report.read, report.held, report.sampled) == (3, 2, 2)
+    assert store.audit(["MKV", "WW"], "aac_dpc", how=embedstore.AuditOptions(1)).sampled == 1
+
+
+def test_upstream_stores_are_those_of_the_environment_unless_told_otherwise(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.fill(SEQUENCES, model="aac_dpc")
+    monkeypatch.setenv("EMBEDSTORE_UPSTREAM", store.location)
+    mine = embedstore.open(tmp_path / "mine", create=True)
+    np.testing.assert_array_equal(mine.get(SEQUENCES, model="aac_dpc"), composition(SEQUENCES))
+    assert mine.local_spaces() == []
+    with pytest.raises(MissingEmbeddingError):
+        embedstore.open(tmp_path / "mine", upstream=()).get(SEQUENCES, model="aac_dpc")
+    monkeypatch.delenv("EMBEDSTORE_UPSTREAM")
+    with pytest.raises(MissingEmbeddingError):
+        embedstore.open(tmp_path / "mine").get(SEQUENCES, model="aac_dpc")
+    named = embedstore.open(tmp_path / "mine", upstream=store.location)  # one store need not be in a list
+    assert named.space("aac_dpc").contains(store.space("aac_dpc").keys()).all()
+
+
+def test_what_upstream_stores_hold_is_neither_pinned_nor_copied(store: Store, tmp_path: Path) -> None:
+    store.fill(SEQUENCES, model="aac_dpc")
+    mine = embedstore.open(tmp_path / "mine", create=True, upstream=store.location)
+    mine.space("aac_dpc")
+    assert mine.pin("paper").spaces == {}
+    assert embedstore.pull(mine, store).copied == 3
+    assert [len(space) for space in mine.local_spaces()] == [3]  # seen at once
+    assert len(embedstore.open(tmp_path / "mine").space("aac_dpc")) == 3
+
+
 @pytest.mark.parametrize("way", ["embed", "get"])
 def test_what_has_no_vector_is_skipped_or_nan_where_asked(store: Store, way: str) -> None:
     given = {"a": "MKV", "bad": "M-V", "none": "XXX", "b": "WW"}
@@ -175,14 +224,22 @@ def test_what_has_no_vector_is_skipped_or_nan_where_asked(store: Store, way: str
 
 def test_the_loaded_model_is_kept(store: Store) -> None:
     first, second = store.target("aac_dpc"), store.target("aac_dpc")
-    assert first.load_model(None, "all") is second.load_model(None, "all")
+    assert first.get_model("all").load(None) is second.get_model("all").load(None)
 
 
 def test_representations_name_the_spaces(store: Store) -> None:
     assert "empty" in repr(store)
     store.fill(SEQUENCES, model="aac_dpc")
-    assert "aac_dpc (3)" in repr(store)
+    assert repr(store) == f"<Store {store.location}: aac_dpc (3)>"
     assert "<td>aac_dpc</td>" in store._repr_html_()
+
+
+def test_representations_are_one_short_line(store: Store) -> None:
+    report = store.fill([*SEQUENCES, "M-V", "XXX"], model="aac_dpc")
+    assert repr(report) == "<FillReport aac_dpc: 5 read, 0 found, 3 computed, 1 rejected, 1 failed>"
+    found = fill_and_retrieve(as_records(["MKV", "M-V"]), store.target("aac_dpc"))
+    assert repr(found) == "<Retrieved 1 x 420 float32 of aac_dpc, 1 rejected>"
+    assert repr(store.space("aac_dpc")).count("\n") == 0
 
 
 def test_overview_and_details_have_the_promised_keys(store: Store) -> None:
@@ -344,3 +401,22 @@ def test_fill_and_retrieve_leaves_out_what_is_rejected_or_failed(store: Store) -
     assert [item.id for item in found.rejected] == ["b"]
     assert [item.id for item in found.failed] == ["c"]
     assert isinstance(found.failed[0], Rejection)
+
+
+def test_the_examples_of_the_guide_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("pandas")
+    root = Path(__file__).resolve().parents[1]
+    blocks = re.findall(r"```python\n(.*?)```", (root / "docs/guide/library.md").read_text(), re.DOTALL)
+    assert len(blocks) == 4
+    (tmp_path / "proteins.faa").write_bytes((root / "examples" / "proteins.faa").read_bytes())
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {}
+    for block in blocks:
+        exec(compile(block, "docs/guide/library.md", "exec"), names)  # noqa: S102
+    key, space = names["key"], names["space"]
+    assert key in space
+    assert embedstore.key_text(key) in space
+    assert space.read([key]).shape == (1, 420)
+    assert space.missing([key, bytes(24)]).tolist() == [[0] * 24]
+    assert len(names["near"].local_spaces()[0]) == len(space)
+    assert names["store"].pins() == []

@@ -1,1 +1,1 @@
-"""The command line of embedstore: one file a command, no logic."""
+"""The command line of embedstore: a file for each group of commands, no logic."""

@@ -57,6 +57,7 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
     "compare": (
         "embedstore compare samples/samples.tsv -m tnf -m aac_dpc -m tnf,aac_dpc -o comparison --fill",
         "embedstore compare samples/samples.tsv -m old -m new -o comparison --seeds 5",
+        "embedstore compare others/samples.tsv -c old_classifier -c new_classifier -o comparison",
     ),
     "import-classifier": (
         "embedstore import-classifier 500_model.pth --dna dnabert_s --protein esm2_t36_3b --length 500 -o classifier",
@@ -82,10 +83,14 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
         "embedstore completion zsh >> ~/.zshrc",
         "embedstore completion fish > ~/.config/fish/completions/embedstore.fish",
     ),
-    "rm": ("embedstore rm aac_dpc", "embedstore rm aac_dpc tnf --yes"),
+    "rm": (
+        "embedstore rm aac_dpc tnf --dry-run",
+        "embedstore rm aac_dpc tnf --yes",
+        "embedstore rm --sequences withdrawn.faa",
+    ),
 }
 
-_PARTLY_DONE = frozenset({"fill", "get", "prepare", "predict"})
+_PARTLY_DONE = frozenset({"fill", "get", "prepare", "predict", "rm"})
 _CODES = (
     ("0", "all well"),
     ("1", "error, or something found wrong"),
@@ -95,7 +100,10 @@ _CODES = (
 )
 
 
-_PLACES = ("PATH|URL", "INPUT...", "INPUT", "[INPUT...]")
+ARGUMENTS = "embedstore.arguments"
+"""Where the context of a command keeps its arguments as they were typed."""
+
+_PLACES = ("PATH|URL", "STORE", "INPUT")
 """How arguments are called that are text and may be paths."""
 
 
@@ -104,6 +112,7 @@ class Command(TyperCommand):
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Read the arguments; what takes one value is refused if it has two."""
+        ctx.meta[ARGUMENTS] = tuple(args)
         given = self.make_parser(ctx).parse_args(list(args))[2]
         for param in self.get_params(ctx):
             times = given.count(param)

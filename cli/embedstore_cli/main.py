@@ -11,7 +11,7 @@ import io
 import os
 import sys
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, NoReturn
@@ -20,39 +20,18 @@ import typer
 
 from embedstore.errors import EmbedStoreError, UpstreamWarning, plain
 from embedstore.interruption import Interrupted, exit_code, heeded, signal_of
-from embedstore_cli.audit import audit
-from embedstore_cli.bench import bench
-from embedstore_cli.cache import cache
+from embedstore_cli.checking import audit, compact, doctor, gc, verify
+from embedstore_cli.classifying import evaluate, import_classifier, train
 from embedstore_cli.command import Command, Group
-from embedstore_cli.compact import compact
-from embedstore_cli.compare import compare
-from embedstore_cli.completion import completion
-from embedstore_cli.doctor import doctor
-from embedstore_cli.evaluate import evaluate
-from embedstore_cli.fill import fill
-from embedstore_cli.gc import gc
-from embedstore_cli.get import get
-from embedstore_cli.import_classifier import import_classifier
-from embedstore_cli.info import info
-from embedstore_cli.init import init
-from embedstore_cli.ls import ls
-from embedstore_cli.merge import merge
-from embedstore_cli.models import models
-from embedstore_cli.pin import pin
-from embedstore_cli.predict import predict
-from embedstore_cli.prepare import prepare
-from embedstore_cli.publish_index import publish_index
-from embedstore_cli.pull import pull
-from embedstore_cli.push import push
-from embedstore_cli.rm import rm
-from embedstore_cli.sync import sync
-from embedstore_cli.train import train
-from embedstore_cli.tune import tune
-from embedstore_cli.verify import verify
+from embedstore_cli.embedding import fill, get
+from embedstore_cli.exchange import publish_index, pull, push, sync
+from embedstore_cli.predicting import compare, predict
+from embedstore_cli.sampling import merge, prepare
+from embedstore_cli.storing import info, init, ls, pin, rm
+from embedstore_cli.this_machine import bench, cache, completion, models, tune
 
 _LONGEST_MESSAGE = 5_000
 _LEAST_OF_SIGNALS = 129
-_SET_BY_OPTIONS = ("EMBEDSTORE_SIGNING_KEY", "EMBEDSTORE_MEMBERS", "EMBEDSTORE_UPSTREAM", "EMBEDSTORE_PULL_THROUGH")
 
 app = typer.Typer(
     name="embedstore",
@@ -64,34 +43,9 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 for command in (
-    init,
-    fill,
-    get,
-    prepare,
-    merge,
-    train,
-    evaluate,
-    predict,
-    compare,
-    import_classifier,
-    ls,
-    info,
-    models,
-    tune,
-    bench,
-    push,
-    pull,
-    sync,
-    publish_index,
-    verify,
-    audit,
-    doctor,
-    compact,
-    gc,
-    pin,
-    rm,
-    cache,
-    completion,
+    *(init, fill, get, prepare, merge, train, evaluate, predict, compare, import_classifier),
+    *(ls, info, models, tune, bench, push, pull, sync, publish_index),
+    *(verify, audit, doctor, compact, gc, pin, rm, cache, completion),
 ):
     app.command(cls=Command)(command)
 
@@ -126,7 +80,6 @@ def run() -> NoReturn:
 
 def main(arguments: Sequence[str]) -> int:
     """Run a command line and return its exit code."""
-    before = {name: os.environ.get(name) for name in _SET_BY_OPTIONS}
     try:
         with heeded():
             code = _run_app(arguments)
@@ -141,8 +94,6 @@ def main(arguments: Sequence[str]) -> int:
         return _fail(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}")
     except KeyboardInterrupt as stop:
         return _stopped(stop)
-    finally:
-        _restore(before)
     return code
 
 
@@ -218,15 +169,6 @@ def _escape_what_cannot_be_encoded() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper) and not (stream.encoding == "utf-8" and stream.errors != "strict"):
             stream.reconfigure(errors="backslashreplace")
-
-
-def _restore(environment: Mapping[str, str | None]) -> None:
-    """Undo what options set for one command: others may follow in this process."""
-    for name, value in environment.items():
-        if value is None:
-            os.environ.pop(name, None)
-        else:
-            os.environ[name] = value
 
 
 def _flush() -> None:

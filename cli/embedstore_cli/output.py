@@ -7,15 +7,19 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, TypeVar
 
 from embedstore.errors import plain
 
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from embedstore.library import Store
     from embedstore.records import Rejection
+    from embedstore.store import Space
+
+T = TypeVar("T")
 
 _REJECTIONS_SHOWN = 20
 _ID_SHOWN = 80
@@ -86,6 +90,19 @@ def list_rejections(rejections: Sequence[Rejection], verb: str) -> None:
         notice(f"{verb} {rejection.file}:{rejection.line} {shown}: {rejection.reason}")
     if len(rejections) > _REJECTIONS_SHOWN:
         notice(f"… and {len(rejections) - _REJECTIONS_SHOWN:,} more {verb}; --json lists all")
+
+
+def of_each_space(store: Store, spaces: Sequence[Space], question: Callable[[Space], T]) -> Iterator[T]:
+    """Yield the answer of each space; those that cannot be read are named on standard error, and hide no other."""
+    from embedstore.errors import CorruptStoreError, FormatVersionError
+
+    for error in store.unreadable.values():
+        notice(f"Skipped: {error}")
+    for space in spaces:
+        try:
+            yield question(space)
+        except (CorruptStoreError, FormatVersionError) as error:
+            notice(f"Skipped space {space.name}: {error}")
 
 
 def count(number: int) -> str:

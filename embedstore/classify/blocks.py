@@ -7,7 +7,7 @@ with the classifier's schema before any work.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -36,13 +36,12 @@ from embedstore.features import (
     with_clusters,
     with_labels,
 )
-from embedstore.filling import FillReport, SpaceTarget, fill, find_target
-from embedstore.identity import Molecule, Recipe
+from embedstore.filling import SpaceTarget, find_target
+from embedstore.filling.target import NamedModel
+from embedstore.identity import Recipe
 from embedstore.models.embedder import Model
 from embedstore.models.registry import MODELS
 from embedstore.models.resolution import ModelOptions, resolve
-from embedstore.samples.outputs import DNA_NAME, PROTEIN_NAME
-from embedstore.sequences import read
 from embedstore.store.space import Space
 from embedstore.store.store import SpaceStore
 
@@ -55,8 +54,10 @@ class Reading:
 
     Attributes
     ----------
-    store, models : where a table of samples is given; a merged file needs neither.
-    labels, groups : tables that label samples, or put them into clusters that no split divides.
+    store : where a table of samples is given; a merged file needs none.
+    models : whose vectors make the columns, likewise.
+    labels : table that labels samples.
+    groups : table that puts them into clusters that no split divides.
     fill : compute missing vectors, see `embedstore.features.merge`.
     """
 
@@ -125,7 +126,6 @@ def relabelled(samples: Samples, how: Reading) -> Samples:
 
 
 _HINT = "Name the models or their directories with --models, in the order of the classifier's blocks."
-_FILE_NAMES: dict[Molecule, str] = {"dna": DNA_NAME, "protein": PROTEIN_NAME}
 
 
 def find_spaces(
@@ -138,7 +138,10 @@ def find_spaces(
 
     Parameters
     ----------
+    classifier : whose blocks.
+    store : where spaces are looked for, and made.
     models : names or directories of models, or spaces, one a block; none: those that the schema names.
+    options : model -> weights, precision and so on, where not the defaults.
 
     Raises
     ------
@@ -161,34 +164,6 @@ def require_schema(classifier: Classifier, targets: Sequence[SpaceTarget], prepa
     classifier.schema.require(Schema.of_spaces(spaces, preparation), what=what, owner=classifier.owner)
 
 
-def fill_spaces(targets: Sequence[SpaceTarget], source: FillFrom) -> tuple[tuple[SpaceTarget, ...], list[FillReport]]:
-    """Compute the vectors of prepared samples that are missing from spaces, one space after the other.
-
-    Returns
-    -------
-    The targets with spaces that were made since, and what was done for each.
-
-    Raises
-    ------
-    KeyboardInterrupt : Ctrl-C, after what was computed has been stored. EmbedStoreError : as `embedstore.filling.fill`.
-    """
-    # What `prepare` translated is protein, however much a repeat of A, C, G and T in it may look like DNA.
-    options = replace(source.options, any_molecule=True)
-    filled, reports = [], []
-    for target in targets:
-        records = read([source.folder / _FILE_NAMES[target.recipe.molecule]])
-        report = fill(records, target, options, on_progress=source.on_progress)
-        if source.on_report is not None:
-            source.on_report(report)
-        report.raise_if_interrupted()
-        space = target.space
-        if space is None and target.store is not None:
-            space = target.store.find_space(target.recipe)
-        filled.append(replace(target, space=space))
-        reports.append(report)
-    return tuple(filled), reports
-
-
 def _space_of(
     classifier: Classifier, block: Block, store: SpaceStore, options: Mapping[str, ModelOptions]
 ) -> SpaceTarget:
@@ -198,7 +173,8 @@ def _space_of(
         space = _space(store, block.space)
     if space is not None:
         chosen = _options_of(space.recipe, options.get(block.space, ModelOptions()))
-        return SpaceTarget(store, space.recipe, space.name, space, partial(_obtain, space, chosen))
+        source = NamedModel.of(space.recipe.model, chosen) if space.recipe.model in MODELS else None
+        return SpaceTarget(store, space.recipe, space.name, space, partial(_obtain, space, chosen), source=source)
     if block.space not in MODELS:
         raise UnknownModelError(
             f"Cannot find block {block} of {classifier.owner}: no model is named {plain(block.space)}, and the store "

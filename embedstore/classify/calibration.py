@@ -5,7 +5,8 @@ shift; vector scaling has a scale and a shift for each class, which for two clas
 calibration of modern neural networks).
 
 *Sequences.* The mean logit of n samples says more, the more there are, but not n times as much, since they are alike:
-its scale is a · n^b, its shift s + t · log n, all four fitted.
+its scale is a · n^b. Both numbers are fitted, and for vector scaling a shift of each class, the same for any n. A shift
+that depends on n was tried: the long sequences are of few genomes, which it then fits.
 
 Both are fitted to logits out of fold, of heads that have not seen the sample.
 """
@@ -26,6 +27,8 @@ from embedstore.errors import InputError
 
 _RIDGE = 1e-3
 """Pull towards leaving logits as they are, which keeps a fit to separable classes finite."""
+_SEQUENCE_RIDGE = 1e-2
+"""The same for sequences, of which there are few independent ones."""
 _LARGEST_LOG_SCALE = 5.0
 _LARGEST_NUMBER = 1e9
 _KINDS: dict[str, CalibrationKind] = {"temperature": "temperature", "vector": "vector", "none": "none"}
@@ -145,28 +148,26 @@ class SequenceCalibration:
     Attributes
     ----------
     log_scale, log_scale_slope : the scale of all logits is exp(log_scale + log_scale_slope · log n).
-    shift, shift_slope : of each class: shift + shift_slope · log n is added.
+    shift : of each class, added.
 
     Raises
     ------
-    InputError : a number is not finite, or the lists differ in length.
+    InputError : a number is not finite.
     """
 
     log_scale: float
     log_scale_slope: float
     shift: tuple[float, ...]
-    shift_slope: tuple[float, ...]
 
     def __post_init__(self) -> None:
-        found = (self.log_scale, self.log_scale_slope, *self.shift, *self.shift_slope)
-        if len(self.shift) != len(self.shift_slope) or not all(map(math.isfinite, found)):
-            raise InputError("expected as many finite shifts as slopes in the calibration of sequences")
+        if not all(map(math.isfinite, (self.log_scale, self.log_scale_slope, *self.shift))):
+            raise InputError("expected finite numbers in the calibration of sequences")
 
     def probabilities(self, mean_logits: NDArray[np.float64], counts: NDArray[np.int64]) -> Probabilities:
         """(n, classes) mean logits and (n,) numbers of samples to probabilities."""
         logs = np.log(counts.astype(np.float64))[:, None]  # (n, 1)
         scale = np.exp(np.clip(self.log_scale + self.log_scale_slope * logs, -_LARGEST_LOG_SCALE, _LARGEST_LOG_SCALE))
-        return _softmax(mean_logits * scale + np.array(self.shift) + np.array(self.shift_slope) * logs)
+        return _softmax(mean_logits * scale + np.array(self.shift))
 
     def to_json(self) -> dict[str, Any]:
         """The calibration as JSON values."""
@@ -180,41 +181,42 @@ class SequenceCalibration:
         ------
         InputError : it is not one for so many classes.
         """
-        names = {"log_scale", "log_scale_slope", "shift", "shift_slope"}
+        names = {"log_scale", "log_scale_slope", "shift"}
         if not isinstance(document, dict) or set(document) != names:
             raise InputError(f"expected a calibration of sequences of {', '.join(sorted(names))}")
-        lists = (document["shift"], document["shift_slope"])
-        if not all(isinstance(numbers, list) and len(numbers) == classes for numbers in lists):
-            raise InputError(f"expected lists of {classes} numbers as shift and shift_slope of the calibration")
-        numbers = [document["log_scale"], document["log_scale_slope"], *lists[0], *lists[1]]
+        shift = document["shift"]
+        if not isinstance(shift, list) or len(shift) != classes:
+            raise InputError(f"expected a list of {classes} numbers as shift of the calibration of sequences")
+        numbers = [document["log_scale"], document["log_scale_slope"], *shift]
         if not all(map(_is_number, numbers)):
             raise InputError("expected finite numbers in the calibration of sequences")
-        return cls(float(numbers[0]), float(numbers[1]), tuple(map(float, lists[0])), tuple(map(float, lists[1])))
+        return cls(float(numbers[0]), float(numbers[1]), tuple(map(float, shift)))
 
 
 def calibrate_sequences(
-    mean_logits: NDArray[np.float64], counts: NDArray[np.int64], y: NDArray[np.int64], weights: NDArray[np.float64]
+    mean_logits: NDArray[np.float64],
+    counts: NDArray[np.int64],
+    y: NDArray[np.int64],
+    weights: NDArray[np.float64],
+    kind: CalibrationKind,
 ) -> SequenceCalibration:
     """Fit to labelled sequences by their mean log loss.
 
     Parameters
     ----------
     mean_logits : (n, classes). counts : (n,) samples of each. y : (n,). weights : (n,), how much each counts.
+    kind : "temperature" has no shift.
     """
     classes = mean_logits.shape[1]
     logs = np.log(counts.astype(np.float64))[:, None]
 
     def made(parameters: NDArray[np.float64]) -> SequenceCalibration:
-        shifts = parameters[2:].reshape(2, classes)
-        shifts = shifts - shifts.mean(axis=1, keepdims=True)
-        return SequenceCalibration(
-            float(parameters[0]), float(parameters[1]), tuple(shifts[0].tolist()), tuple(shifts[1].tolist())
-        )
+        shift = parameters[2:] - parameters[2:].mean() if kind == "vector" else np.zeros(classes)
+        return SequenceCalibration(float(parameters[0]), float(parameters[1]), tuple(shift.tolist()))
 
     def loss(parameters: NDArray[np.float64]) -> float:
-        shifts = parameters[2:].reshape(2, classes)
         scale = np.exp(np.clip(parameters[0] + parameters[1] * logs, -_LARGEST_LOG_SCALE, _LARGEST_LOG_SCALE))
-        logits = mean_logits * scale + shifts[0] + shifts[1] * logs
-        return _log_loss(logits, y, weights) + _RIDGE * float(parameters @ parameters)
+        shift = parameters[2:] if kind == "vector" else 0.0
+        return _log_loss(mean_logits * scale + shift, y, weights) + _SEQUENCE_RIDGE * float(parameters @ parameters)
 
-    return made(_minimum(loss, 2 + 2 * classes))
+    return made(_minimum(loss, 2 + (classes if kind == "vector" else 0)))

@@ -1,4 +1,4 @@
-"""A classifier on disk: a folder of plain tensors and JSON, read strictly. There is no pickle in it.
+"""A classifier on disk: a folder of plain tensors and JSON, read strictly. Nothing in it is pickled.
 
 classifier.safetensors   the tensors of `heads.tensor_shapes`, float32, or of `heads.FOREST_DTYPES`
 classifier.json          format, version, head, schema, calibrations, SHA-256 of the tensors' file, and how it
@@ -48,10 +48,11 @@ _SPARE_BYTES = 64 << 20
 """How much larger than the network's tensors their file may be before it is not even read."""
 _SHOWN_CHARACTERS = 80
 _KINDS: dict[str, HeadKind] = {"mlp": "mlp", "linear": "linear", "trees": "trees"}
+_LABELS_SHOWN = 4
 _LARGEST_FOREST_BYTES = 1 << 30
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class Classifier:
     """A trained head with everything that decides whether features fit it.
 
@@ -82,6 +83,10 @@ class Classifier:
                 f"Cannot use {self.name}: its schema expects columns, classes and calibrated classes of {expected}, "
                 f"found {found} in its head and calibration."
             )
+
+    def __repr__(self) -> str:
+        shown = ", ".join(self.labels[:_LABELS_SHOWN]) + (", …" if len(self.labels) > _LABELS_SHOWN else "")
+        return plain(f"<Classifier {self.name}: {self.schema.dim:,} columns, {len(self.labels)} classes ({shown})>")
 
     @property
     def labels(self) -> tuple[str, ...]:

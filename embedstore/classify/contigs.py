@@ -1,187 +1,157 @@
-"""From samples to sequences: fragments of known genomes, which sequences of a length are calibrated and judged by.
+"""From the scores of samples to one row a sequence: its score, call, how sure it is, or why there is no call.
 
-What a user wants to know is the class of a contig. So genomes are cut at regular places into fragments of 0.5, 1, 3 and
-10 kb, as if those were the contigs; the logits of a fragment's samples, of heads that have not seen the genome, are
-averaged, calibrated by their number (see `calibration`), and measured by length. Fragments without a sample, since no
-frame of them is open, are counted where the source's length is known.
+The score of a sequence is calibrated from the mean logit of its samples and their number (`calibration`); with a
+classifier that has no calibration of sequences it is the mean of the scores of its samples.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from embedstore.classify.calibration import SequenceCalibration, calibrate_sequences
-from embedstore.classify.metrics import Classes, Floats, Measures, Probabilities
-from embedstore.classify.resampling import intervals
-from embedstore.features import Samples
-
-FRAGMENT_BASES = (500, 1000, 3000, 10_000)
-_LEAST_FRAGMENTS = 20
-"""Lengths of which there are fewer fragments, or not one of each class, are not reported."""
+from embedstore.atomic import cell
+from embedstore.classify.calibration import SequenceCalibration
+from embedstore.classify.metrics import Floats, Probabilities
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Fragments:
-    """Fragments of one or several lengths.
+class SourceCounts(NamedTuple):
+    """What was cut from one sequence.
 
     Attributes
     ----------
-    length_bases : (n,) of each. y, groups, folds : (n,) its class, group and fold, by number.
-    logits : (n, classes) float64, means over its samples. counts : (n,) its samples.
+    dropped : reasons why chunks gave no sample -> how many.
     """
 
-    length_bases: NDArray[np.int64]
-    y: Classes
-    groups: NDArray[np.int64]
-    folds: NDArray[np.int64]
-    logits: Floats
-    counts: NDArray[np.int64]
-
-    def __len__(self) -> int:
-        return len(self.y)
-
-    def take(self, rows: NDArray[Any]) -> Fragments:
-        """Some of them."""
-        return Fragments(
-            self.length_bases[rows],
-            self.y[rows],
-            self.groups[rows],
-            self.folds[rows],
-            self.logits[rows],
-            self.counts[rows],
-        )
+    source: str
+    length_bases: int
+    chunks: int
+    samples: int
+    dropped: dict[str, int]
 
 
-def fragments_of(
-    samples: Samples,
-    logits: NDArray[np.float32],
-    y: Classes,
-    folds: NDArray[np.int64],
-    lengths_bases: Sequence[int] = FRAGMENT_BASES,
-) -> Fragments:
-    """Cut the sources of samples into fragments, and average the logits of the samples within each.
+@dataclass(frozen=True, slots=True, eq=False)
+class Contig:
+    """One sequence and its scores.
 
-    A sample belongs to the fragment that holds its middle; a source's last bases that make no whole fragment are left out.
+    Attributes
+    ----------
+    scored : how many of its samples have a score.
+    scores : (classes,) of the sequence; None if none of its samples has one.
+    confidence : the smaller of the score of the call and of the share of samples that are called so themselves.
+    """
+
+    counts: SourceCounts
+    scored: int
+    scores: NDArray[np.float64] | None
+    confidence: float
+
+    @property
+    def call(self) -> int:
+        """The class with the highest score."""
+        return -1 if self.scores is None else int(self.scores.argmax())
+
+
+class ContigGatherer:
+    """Gathers the scores of samples, which come in the order of their sources, sequence by sequence.
 
     Parameters
     ----------
-    samples : n of them. logits : (n, classes). y, folds : (n,).
-    lengths_bases : those shorter than a chunk are left out.
+    sources : in the order of the samples; each says how many of them are its own.
+    sequences : calibration of sequences; None: the scores of samples are averaged.
     """
-    chunk = int((samples.end - samples.start + 1).max(initial=1))
-    chunk = samples.preparation.chunk_length or chunk
-    sources = samples.sources.codes.astype(np.int64)
-    ends = np.zeros(len(samples.sources.names) + 1, np.int64)
-    np.maximum.at(ends, sources, samples.end)
-    middle = (samples.start + samples.end) // 2 - 1
-    parts = []
-    for length in lengths_bases:
-        if length < chunk:
-            continue
-        place = middle // length
-        whole = np.flatnonzero((place + 1) * length <= ends[sources] + chunk // 2)
-        most = int(place.max(initial=0)) + 1
-        _, first, members, counts = np.unique(
-            sources[whole] * most + place[whole], return_index=True, return_inverse=True, return_counts=True
+
+    def __init__(
+        self, sources: Iterable[SourceCounts], classes: int, sequences: SequenceCalibration | None = None
+    ) -> None:
+        self._sources = iter(sources)
+        self._classes = classes
+        self._sequences = sequences
+        self._current: SourceCounts | None = None
+        self._left = 0
+        self._start(None)
+
+    def add(self, scores: Probabilities, logits: Floats) -> Iterator[Contig]:
+        """Add the scores and logits of more samples, NaN where a sample has none; yield sequences that are complete."""
+        while len(scores):
+            while self._current is None or not self._left:
+                yield from self._ended()
+                self._start(next(self._sources))
+            here, scores = scores[: self._left], scores[self._left :]
+            logits_here, logits = logits[: self._left], logits[self._left :]
+            self._left -= len(here)
+            present = ~np.isnan(here[:, 0])
+            scored = here[present]
+            self._sum += (scored if self._sequences is None else logits_here[present]).sum(axis=0)
+            self._scored += len(scored)
+            self._calls += np.bincount(scored.argmax(axis=1), minlength=self._classes)
+
+    def finish(self) -> Iterator[Contig]:
+        """Yield the sequences that are left, which have no further samples."""
+        yield from self._ended()
+        for counts in self._sources:
+            self._start(counts)
+            yield from self._ended()
+
+    def _ended(self) -> Iterator[Contig]:
+        if self._current is not None:
+            yield self._contig(self._current)
+            self._current = None
+
+    def _start(self, counts: SourceCounts | None) -> None:
+        self._current = counts
+        self._left = 0 if counts is None else counts.samples
+        self._sum = np.zeros(self._classes)
+        self._calls: NDArray[np.int64] = np.zeros(self._classes, np.int64)
+        self._scored = 0
+
+    def _contig(self, counts: SourceCounts) -> Contig:
+        if not self._scored:
+            return Contig(counts, 0, None, 0.0)
+        scores = self._sum / self._scored
+        if self._sequences is not None:
+            scores = self._sequences.probabilities(scores[None], np.array([self._scored]))[0]
+        call = int(scores.argmax())
+        return Contig(counts, self._scored, scores, min(float(scores[call]), float(self._calls[call] / self._scored)))
+
+
+class ContigTable:
+    """Writes `contigs.tsv`, the header at once."""
+
+    def __init__(self, stream: BinaryIO, labels: Sequence[str]) -> None:
+        self._stream = stream
+        self._labels = labels
+        names = (
+            "source",
+            "length",
+            "chunks",
+            "samples",
+            *(f"score_{cell(label)}" for label in labels),
+            "call",
+            "confidence",
         )
-        sums = np.zeros((len(counts), logits.shape[1]))
-        np.add.at(sums, members, logits[whole].astype(np.float64))
-        one = whole[first]
-        groups = samples.groups.codes[one].astype(np.int64)
-        lengths = np.full(len(counts), length, np.int64)
-        parts.append(Fragments(lengths, y[one], groups, folds[one], sums / counts[:, None], counts.astype(np.int64)))
-    return _concatenated(parts, logits.shape[1])
+        stream.write(("\t".join(names) + "\n").encode())
+
+    def write(self, contigs: Iterable[Contig]) -> None:
+        """Append rows."""
+        self._stream.write("".join([f"{self._row(contig)}\n" for contig in contigs]).encode())
+
+    def _row(self, contig: Contig) -> str:
+        counts = contig.counts
+        facts: list[Any] = [cell(counts.source), counts.length_bases, counts.chunks, counts.samples]
+        if contig.scores is None:
+            facts += [""] * len(self._labels) + [why_unscored(counts), ""]
+        else:
+            facts += [f"{number:.6f}" for number in contig.scores.tolist()]
+            facts += [cell(self._labels[contig.call]), f"{contig.confidence:.6f}"]
+        return "\t".join(map(str, facts))
 
 
-def _concatenated(parts: Sequence[Fragments], classes: int) -> Fragments:
-    nothing = np.empty(0, np.int64)
-    empty = Fragments(nothing, nothing, nothing, nothing, np.empty((0, classes)), nothing)
-    joined = (empty, *parts)
-    return Fragments(
-        *(
-            np.concatenate([getattr(part, name) for part in joined])
-            for name in ("length_bases", "y", "groups", "folds", "logits", "counts")
-        )
-    )
-
-
-def fragment_weights(fragments: Fragments, classes: int, group_exponent: float, *, balance: bool) -> Floats:
-    """(n,) how much each counts: all lengths alike, within a length as samples (see `fitting.row_weights`)."""
-    weights = np.zeros(len(fragments))
-    for length in np.unique(fragments.length_bases).tolist():
-        here = np.flatnonzero(fragments.length_bases == length)
-        _, members, sizes = np.unique(fragments.groups[here], return_inverse=True, return_counts=True)
-        each = sizes[members].astype(np.float64) ** -group_exponent
-        if balance:
-            each /= np.bincount(fragments.y[here], each, minlength=classes)[fragments.y[here]]
-        weights[here] = each / each.sum()
-    return weights
-
-
-def calibrated(
-    fragments: Fragments, weights: Floats, classes: int
-) -> tuple[SequenceCalibration | None, Probabilities | None]:
-    """Fit to all fragments; return that, and (n, classes) probabilities, each from a fit to the other folds.
-
-    None, where there are too few fragments, or not all classes in what is fitted to.
-    """
-    if not _all_there(fragments.y, classes):
-        return None, None
-    found = calibrate_sequences(fragments.logits, fragments.counts, fragments.y, weights)
-    crossed = np.empty((len(fragments), classes))
-    for fold in np.unique(fragments.folds).tolist():
-        held_out = fragments.folds == fold
-        others = np.flatnonzero(~held_out)
-        fit = found
-        if _all_there(fragments.y[others], classes):
-            fit = calibrate_sequences(
-                fragments.logits[others], fragments.counts[others], fragments.y[others], weights[others]
-            )
-        crossed[held_out] = fit.probabilities(fragments.logits[held_out], fragments.counts[held_out])
-    return found, crossed
-
-
-def _all_there(y: Classes, classes: int) -> bool:
-    return len(y) >= _LEAST_FRAGMENTS and len(np.unique(y)) == classes
-
-
-def assess_fragments(
-    fragments: Fragments,
-    before: Probabilities,
-    after: Probabilities,
-    labels: tuple[str, ...],
-    positive: int | None,
-    seed: int,
-) -> list[dict[str, Any]]:
-    """Return the metrics of fragments by length, with intervals, before and after calibration.
-
-    Parameters
-    ----------
-    before, after : (n, classes) probabilities: means over the samples, and calibrated for sequences.
-    positive : place of the class that is looked for; None: there is none.
-    """
-    found = []
-    for length in np.unique(fragments.length_bases).tolist():
-        here = np.flatnonzero(fragments.length_bases == length)
-        if not _all_there(fragments.y[here], len(labels)):
-            continue
-        y = fragments.y[here]
-        measures = Measures(y, after[here], labels)
-        metrics, uncalibrated = measures.at(), Measures(y, before[here], labels).at()
-        found.append(
-            {
-                "length_bases": length,
-                "fragments": len(here),
-                "groups": len(np.unique(fragments.groups[here])),
-                **({} if positive is None else {"positive": measures.of_positive(positive)}),
-                **metrics,
-                "before_calibration": {name: uncalibrated[name] for name in ("brier_balanced", "ece_balanced")},
-                "intervals": intervals(measures, y, fragments.groups[here], seed),
-            }
-        )
-    return found
+def why_unscored(counts: SourceCounts) -> str:
+    """Say why a sequence has no call: why its chunks were dropped."""
+    if counts.samples:
+        return "no vector"
+    return ", ".join(counts.dropped) or "no open frame"

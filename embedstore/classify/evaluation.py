@@ -14,16 +14,26 @@ from embedstore.classify.blocks import (
     FeatureInput,
     Reading,
     fill_source,
-    fill_spaces,
     find_spaces,
     relabelled,
     require_schema,
 )
 from embedstore.classify.classifier import REPORT_NAME, SCORES_NAME, Classifier, load_classifier
-from embedstore.classify.tables import Scores, score, write_scores
-from embedstore.classify.training import assess
+from embedstore.classify.provenance import Provenance
+from embedstore.classify.fragments import fragments_of
+from embedstore.classify.scores import Scores, logits_of, write_scores
+from embedstore.classify.training import assess, assess_contigs
 from embedstore.errors import InputError
-from embedstore.features import Features, Samples, Schema, is_merged_file, load_samples, open_features, view
+from embedstore.features import (
+    Features,
+    Samples,
+    Schema,
+    fill_spaces,
+    is_merged_file,
+    load_samples,
+    open_features,
+    view,
+)
 
 EVALUATION_NAME = "evaluation.json"
 
@@ -34,8 +44,8 @@ class Evaluation:
 
     Attributes
     ----------
-    metrics : JSON values, see `assessment.assess`; `unlabelled` samples were left out, `groups_seen_in_training` were
-        used to make the classifier.
+    metrics : JSON values, see `training.assess`; `contigs` are those of fragments by length, `unlabelled` samples were
+        left out, `groups_seen_in_training` were used to make the classifier.
     scores : what they are computed from.
     report_failed : why report.html could not be drawn; the numbers were written nevertheless.
     """
@@ -57,6 +67,8 @@ def evaluate(
     output: str | Path | None = None,
     *,
     seed: int = 1,
+    positive: str | None = None,
+    made: Provenance | None = None,
 ) -> Evaluation:
     """Score labelled samples and measure.
 
@@ -64,7 +76,9 @@ def evaluate(
     ----------
     given : features, a merged file, or samples; their vectors are read from the store of `reading`.
     output : folder for `evaluation.json`, `report.html` and `scores.tsv`; None: nothing is written.
-    seed : of the bootstrap.
+    seed : of the draws of groups.
+    positive : the class that reports look at first; None: that of the training.
+    made : what the page says of when and by which command; None: now, from Python.
 
     Raises
     ------
@@ -73,20 +87,28 @@ def evaluate(
     MissingEmbeddingError : samples have no vector. InputError : no sample has a label.
     """
     classifier = classifier if isinstance(classifier, Classifier) else load_classifier(classifier)
+    how, made = reading or Reading(), made or Provenance.now()
     if output is not None:
         check_folder(Path(output), EVALUATION_NAME, "an evaluation")
-    features, samples = _checked_input(given, classifier, reading or Reading())
+    features, samples = _checked_input(given, classifier, how)
     y = _classes(samples, features.schema, classifier)
     rows = np.flatnonzero(y >= 0)
     rows = rows[np.argsort(samples.ids[rows], kind="stable")]
-    scores = score(features, samples, rows, y[rows], classifier.labels, classifier.head, classifier.calibration)
+    logits = logits_of(features, rows, classifier.head)
+    probabilities = classifier.calibration.probabilities(logits)
+    scores = Scores(samples.take(rows), y[rows], probabilities, classifier.labels)
+    looked_for = positive or _positive_of(classifier)
+    fragments = fragments_of(scores.samples, logits, probabilities, scores.y, np.zeros(len(rows), np.int64))
     metrics = {
-        **assess(scores, seed, samples.preparation.chunk_length),
+        **assess(scores, seed, samples.preparation.chunk_length, looked_for),
+        "contigs": assess_contigs(fragments, classifier, looked_for, seed),
         "unlabelled": int((y < 0).sum()),
         "groups_seen_in_training": _seen(classifier, scores),
     }
     evaluation = Evaluation(classifier, metrics, scores)
-    return evaluation if output is None else _written(evaluation, Path(output))
+    if output is None:
+        return evaluation
+    return _written(evaluation, Path(output), made.of(given, how, classifier=classifier.name, seed=seed))
 
 
 def _checked_input(given: FeatureInput, classifier: Classifier, how: Reading) -> tuple[Features, Samples]:
@@ -104,7 +126,7 @@ def _checked_input(given: FeatureInput, classifier: Classifier, how: Reading) ->
     samples = relabelled(samples, how)
     source = fill_source(given, how)
     if source is not None:
-        targets, _ = fill_spaces(targets, source)
+        targets = tuple(fill_spaces(targets, source)[0])
     return view(samples, targets), samples
 
 
@@ -117,21 +139,30 @@ def _classes(samples: Samples, schema: Schema, classifier: Classifier) -> Any:
     return np.array([places.get(name, -1) for name in names] + [-1], np.int64)[samples.labels.codes]
 
 
+def _positive_of(classifier: Classifier) -> str | None:
+    """Return the class that the training looked for; None if it does not say, or names one that is not there."""
+    options = classifier.about.get("options")
+    stated = options.get("positive") if isinstance(options, dict) else None  # the classifier may be a stranger's
+    return stated if stated in classifier.labels else None
+
+
 def _seen(classifier: Classifier, scores: Scores) -> list[str]:
-    """Groups that training, early stopping or calibration used; of those tested on then, this is no second test."""
+    """Groups that training, early stopping or calibration used; for these it is not an independent test."""
     split = classifier.about.get("split")
     parts = split.get("groups") if isinstance(split, dict) else None
-    lists = parts.items() if isinstance(parts, dict) else ()  # whoever made the classifier wrote this
+    lists = parts.items() if isinstance(parts, dict) else ()  # the classifier may be a stranger's
     used = {str(name) for part, names in lists if part != "test" and isinstance(names, list) for name in names}
     codes = np.unique(scores.samples.groups.codes)
     return sorted(used & {scores.samples.groups.names[code] for code in codes.tolist() if code >= 0})
 
 
-def _written(evaluation: Evaluation, path: Path) -> Evaluation:
+def _written(evaluation: Evaluation, path: Path, made: Provenance) -> Evaluation:
     """Write the folder; return the evaluation with why its page could not be drawn, if so."""
     from embedstore.classify.report import drawn_or_why, evaluation_report
 
-    page, failed = drawn_or_why(lambda: evaluation_report(evaluation.classifier, evaluation.metrics, evaluation.scores))
+    page, failed = drawn_or_why(
+        lambda: evaluation_report(evaluation.classifier, evaluation.metrics, evaluation.scores, made)
+    )
     with complete(path.absolute()) as folder:
         folder.mkdir()
         write_scores(evaluation.scores, folder / SCORES_NAME)

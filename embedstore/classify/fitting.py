@@ -262,9 +262,8 @@ class _LinearProblem:
             slopes += flat.T @ piece
             bias_slopes += flat.sum(axis=0)
         gradient = np.empty_like(parameters)
-        bias_slopes = bias_slopes.reshape(self.count, self.classes)
-        gradient[..., -1] = bias_slopes
-        centred = slopes.reshape(gradient[..., :-1].shape) - bias_slopes[..., None] * self.mean[:, None, :]
+        gradient[..., -1] = bias_slopes.reshape(self.count, self.classes)
+        centred = slopes.reshape(gradient[..., :-1].shape) - gradient[..., -1:] * self.mean[:, None, :]
         gradient[..., :-1] = centred / self.deviation[:, None, :] + strength * parameters[..., :-1]
         return loss, gradient
 
@@ -328,7 +327,7 @@ def _path(
         each = log_losses(found, y) * weights
         tried.append(strength)
         logits.append(found)
-        losses.append(np.bincount(folds, each, minlength=problem.count))
+        losses.append(np.bincount(folds, each, minlength=problem.count).astype(np.float64))
         totals = [float(loss.sum()) for loss in losses]
         if on_fitted is not None:
             on_fitted(f"strength {strength:.3g}: log loss {totals[-1] / weights.sum():.4f} out of fold")

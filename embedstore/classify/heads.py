@@ -61,7 +61,7 @@ class TrainOptions:
     balance_classes: bool = True
     group_exponent: float = 0.5
     positive: str | None = None
-    calibration: CalibrationKind = "vector"
+    calibration: CalibrationKind = "temperature"
     strength: float | None = None
     members: int = 3
     trees: int = 300

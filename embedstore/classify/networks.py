@@ -229,7 +229,7 @@ class _Run:
             each = nn.functional.cross_entropy(self._module(x), y, reduction="none")  # (b,)
             loss = (each * weights).sum() / weights.sum()
             self._optimizer.zero_grad(set_to_none=True)
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             self._optimizer.step()
             total += loss.detach() * len(batch)
         return float(total) / len(order)

@@ -1,10 +1,11 @@
 """Prediction: from sequences to calls, in one pass over each of a few files, in memory that does not grow with them.
 
-    inputs ─ cut ─▶ samples.tsv, dna.fna, protein.faa, sources (in a hidden folder of the output)
+    inputs ─ cut ─▶ samples.tsv, sequences with their keys, sources (in a hidden folder of the output)
            ─ fill ─▶ the store: only missing vectors are computed, so a run that was killed can resume
            ─ view, network ─▶ batch by batch ─▶ predictions.tsv, contigs.tsv, predict.json
 
-The classifier's schema is compared with the spaces and the preparation before any of it begins.
+The classifier's schema is compared with the spaces and the preparation before any of it begins. Sequences are parsed,
+canonicalised and hashed once, when they are cut. A space looks up each batch when it is filled and when it is read.
 """
 
 from __future__ import annotations
@@ -13,29 +14,37 @@ import json
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
+from itertools import islice
 from os import PathLike
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, BinaryIO, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
-from embedstore.classify.blocks import fill_spaces, find_spaces, require_schema
+from embedstore.atomic import cell, from_cell
+from embedstore.classify.blocks import find_spaces, require_schema
 from embedstore.classify.classifier import Classifier, load_classifier
-from embedstore.classify.metrics import Probabilities
-from embedstore.classify.tables import PIECE_ROWS, ContigGatherer, SourceCounts, Tables, Tally, open_tables
+from embedstore.classify.contigs import ContigGatherer, SourceCounts
+from embedstore.classify.metrics import Floats, Probabilities
+from embedstore.classify.scores import PIECE_ROWS
+from embedstore.classify.tables import Tables, Tally, open_tables
 from embedstore.errors import InputError
-from embedstore.features import FillFrom, Preparation, Samples, collect, is_missing, view
+from embedstore.features import FillFrom, Preparation, Samples, collect, fill_spaces, is_missing, view
 from embedstore.filling import FillOptions, FillReport, SpaceTarget
-from embedstore.filling.filler import OnProgress
+from embedstore.filling.intake import WINDOW_RECORDS, WINDOW_RESIDUES, Window
+from embedstore.filling.summary import OnProgress
+from embedstore.identity import Molecule
 from embedstore.models.resolution import ModelOptions
-from embedstore.records import Rejection
+from embedstore.records import Record, Rejection
 from embedstore.samples import LabelledInput, PrepareCounts, PrepareOptions, cut_samples, read_samples
-from embedstore.samples.outputs import SAMPLES_NAME, OutputFolder, SampleFiles
+from embedstore.samples.cutting import CutSamples
+from embedstore.samples.outputs import SAMPLES_NAME, OutputFolder
 from embedstore.samples.sources import SourceReader, find_files, parse_input
+from embedstore.samples.table import SampleWriter
 from embedstore.store.store import SpaceStore
 
 REPORT_NAME = "predict.json"
@@ -54,9 +63,12 @@ class PredictOptions:
     Attributes
     ----------
     models : names or directories, one a block of the classifier; none: those that it names.
-    length_bases, genetic_code : None: as the classifier was trained; anything else is refused.
+    length_bases : of a chunk; None: as the classifier was trained; anything else is refused.
+    genetic_code : NCBI's table; None: as the classifier was trained; anything else is refused.
     min_length_bases : shorter sequences are not cut; None: 60.
     compat : "virnucpro" writes VirNucPro's two tables too.
+    fill : device, and when segments are committed.
+    model_options : model -> weights, precision and so on, where not the defaults.
     """
 
     models: Sequence[str] = ()
@@ -126,13 +138,17 @@ def predict(
     Parameters
     ----------
     inputs : files and folders as for `prepare`; `-` is standard input.
+    classifier : as `train` returns it, or its folder.
     output : folder for `predictions.tsv`, `contigs.tsv` and `predict.json`, which appear together at the end. Only one
         prediction may write into it at a time.
+    store : holds the vectors, and gets those that are missing.
+    options : models, and how to cut; None: as the classifier was trained.
+    progress : functions that are told how far it is.
 
     Raises
     ------
     SchemaError : the spaces, their order, or the preparation are not those of the classifier; both sides are named.
-    InputError, SequenceFileError, MoleculeError : as `prepare`. ModelError, StoreError : as `fill`.
+    EmbedStoreError : as `prepare` and `fill`.
     """
     started = time.monotonic()
     options, progress, output = options or PredictOptions(), progress or PredictProgress(), Path(output)
@@ -144,9 +160,10 @@ def predict(
     reader = SourceReader(files)
     with OutputFolder(output) as folder, _work_folder(output) as work:
         tables = open_tables(folder, classifier, preparing, _sources(work), compat=options.compat)
-        counts = _cut(reader, preparing, work, progress.on_cut)
-        targets, filled = fill_spaces(targets, FillFrom(work, options.fill, progress.on_fill))
-        tally = _score(classifier, targets, work, tables, counts.samples, progress.on_scored)
+        counts = _cut(reader, preparing, {target.recipe.molecule for target in targets}, work, progress.on_cut)
+        windows = partial(_CutWindows, work, preparing.length_bases)
+        filled_targets, filled = fill_spaces(targets, FillFrom(work, options.fill, progress.on_fill), windows)
+        tally = _score(_Scorer(classifier, filled_targets, filled), work, tables, counts.samples, progress.on_scored)
         report = PredictReport(
             output=output,
             classifier=classifier.name,
@@ -184,63 +201,113 @@ def prepare_options(classifier: Classifier, options: PredictOptions) -> PrepareO
     )
 
 
-def _cut(reader: SourceReader, options: PrepareOptions, work: Path, on_cut: OnCut | None) -> PrepareCounts:
-    """Write samples, their sequences, and a line a source."""
+def _cut(
+    reader: SourceReader, options: PrepareOptions, molecules: Set[Molecule], work: Path, on_cut: OnCut | None
+) -> PrepareCounts:
+    """Write samples, their sequences of some molecules with the keys, and a line a source."""
     counts = PrepareCounts()
-    with OutputFolder(work) as folder:
-        samples, sources = SampleFiles(folder), folder.create(_SOURCES_NAME)
+    with ExitStack() as stack:
+
+        def create(name: str) -> BinaryIO:
+            return stack.enter_context((work / name).open("xb"))
+
+        samples, sources = SampleWriter(create(SAMPLES_NAME)), create(_SOURCES_NAME)
+        sequences = {molecule: create(_sequences_name(molecule)) for molecule in molecules}
         for cut in cut_samples(reader, options):
-            samples.write(cut)
+            samples.write(cut.table)
+            for molecule, stream in sequences.items():
+                stream.write(b"".join(_sequence_lines(cut, molecule)))
             for one in cut.finished:
                 line = SourceCounts(one.source, one.length_bases, one.chunks, one.samples, one.dropped)
                 sources.write(json.dumps(line).encode() + b"\n")
             counts.add(cut, reader.read)
             if on_cut is not None:
                 on_cut(counts)
-        folder.publish(SAMPLES_NAME)
     return replace(counts, records=reader.read)
 
 
-def _score(
-    classifier: Classifier,
-    targets: Sequence[SpaceTarget],
-    work: Path,
-    tables: Tables,
-    expected: int,
-    on_scored: OnScored | None,
-) -> Tally:
+def _sequences_name(molecule: Molecule) -> str:
+    return f"{molecule}.tsv"
+
+
+def _sequence_lines(cut: CutSamples, molecule: Molecule) -> Iterator[bytes]:
+    """Write for each sample its key in hexadecimal, its sequence, and its id."""
+    keys = cut.table.dna_keys if molecule == "dna" else cut.table.protein_keys
+    for key, sequence, name in zip(keys, cut.sequences[molecule], cut.table.samples, strict=True):
+        yield b"%b\t%b\t%b\n" % (key.tobytes().hex().encode(), sequence, cell(name).encode())
+
+
+class _CutWindows:
+    """What was cut, window by window; canonical form and keys are known.
+
+    Parameters
+    ----------
+    work : the folder.
+    length_bases : none of the sequences is longer.
+    target : decides which molecule is read.
+    """
+
+    def __init__(self, work: Path, length_bases: int, target: SpaceTarget) -> None:
+        self._path = work / _sequences_name(target.recipe.molecule)
+        self._window_records = max(1, min(WINDOW_RECORDS, WINDOW_RESIDUES // length_bases))
+        self.read = 0
+        self.rejected: Sequence[Rejection] = ()
+
+    def __iter__(self) -> Iterator[Window]:
+        with self._path.open("rb") as lines:
+            while some := [line[:-1].split(b"\t") for line in islice(lines, self._window_records)]:
+                records = [
+                    Record(from_cell(name.decode()), sequence, "", number)
+                    for number, (_, sequence, name) in enumerate(some, start=self.read + 1)
+                ]
+                self.read += len(some)
+                keys = [bytes.fromhex(key.decode()) for key, _, _ in some]
+                yield Window(records, [sequence for _, sequence, _ in some], keys)
+
+
+def _score(scorer: _Scorer, work: Path, tables: Tables, expected: int, on_scored: OnScored | None) -> Tally:
     """Score samples batch by batch and write the tables."""
-    gatherer = ContigGatherer(_sources(work), len(classifier.labels))
-    tally = Tally(classifier.labels)
-    preparation = classifier.schema.preparation
+    labels, preparation = scorer.classifier.labels, scorer.classifier.schema.preparation
+    gatherer = ContigGatherer(_sources(work), len(labels), scorer.classifier.sequences)
+    tally = Tally(labels)
     done = 0
     for batch in read_samples(work / SAMPLES_NAME, PIECE_ROWS):
         samples = collect([batch], preparation, "the input")
-        scores = _scored(classifier, targets, samples)
-        contigs = list(gatherer.add(scores))
+        scores, logits = scorer.score(samples)
+        contigs = list(gatherer.add(scores, logits))
         tables.write(samples, scores, contigs)
         tally.add(scores, contigs)
         done += len(samples)
         if on_scored is not None:
             on_scored(done, expected)
     contigs = list(gatherer.finish())
-    tables.write(None, np.empty((0, len(classifier.labels))), contigs)
-    tally.add(np.empty((0, len(classifier.labels))), contigs)
+    tables.write(None, np.empty((0, len(labels))), contigs)
+    tally.add(np.empty((0, len(labels))), contigs)
     tables.finish()
     return tally
 
 
-def _scored(classifier: Classifier, targets: Sequence[SpaceTarget], samples: Samples) -> Probabilities:
-    """(n, classes); a row of NaN for a sample that a model has no vector for."""
-    absent: NDArray[np.bool_] = np.zeros(len(samples), np.bool_)
-    for target in targets:
-        absent |= is_missing(samples, target)
-    scores = np.full((len(samples), len(classifier.labels)), np.nan)
-    present = np.flatnonzero(~absent)
-    if len(present):
-        rows = view(samples.take(present), targets).rows()
-        scores[present] = classifier.calibration.probabilities(classifier.head.logits(rows))
-    return scores
+class _Scorer:
+    """Scores samples whose vectors are in spaces that have been filled."""
+
+    def __init__(self, classifier: Classifier, targets: Sequence[SpaceTarget], reports: Sequence[FillReport]) -> None:
+        self.classifier = classifier
+        self._targets = targets
+        self._complete = all(report.complete for report in reports)
+
+    def score(self, samples: Samples) -> tuple[Probabilities, Floats]:
+        """Return probabilities and logits, (n, classes); a row of NaN for a sample that a model has no vector for."""
+        scores = np.full((len(samples), len(self.classifier.labels)), np.nan)
+        logits = scores.copy()
+        present = np.arange(len(samples))
+        if not self._complete:
+            present = np.flatnonzero(~np.any([is_missing(samples, target) for target in self._targets], axis=0))
+            samples = samples.take(present)
+        if len(present):
+            rows = view(samples, self._targets, check=False).rows()
+            found = self.classifier.head.logits(rows)
+            logits[present], scores[present] = found, self.classifier.calibration.probabilities(found)
+        return scores, logits
 
 
 def _sources(work: Path) -> Iterator[SourceCounts]:

@@ -1,256 +1,61 @@
-"""Reports for people: one self-contained HTML page with the numbers of the JSON and plots of the scores.
+"""The pages of `train` and `evaluate`: which sections they have, and what these say.
 
-Plots are SVG text, drawn with Matplotlib's own objects, without its global state or any display.
+A page is a list of sections (`sections.page`); `training_report` and `evaluation_report` are these lists. A section is
+one function that returns a `Section`. The verdict on top names one number, `HEADLINE`, with its interval, and holds it
+against the base rate: what scores that ignore the sequence would give on the same samples.
 """
 
 from __future__ import annotations
 
-import html
-import io
-import re
-import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from embedstore.classify.classifier import Classifier
-from embedstore.classify.metrics import ECE_BINS
-from embedstore.classify.tables import Scores
-from embedstore.errors import EmbedStoreError, MissingDependencyError, plain
+from embedstore.classify.metrics import Measures, called
+from embedstore.classify.plots import (
+    calibration_plot,
+    class_scores_plot,
+    confusion_plot,
+    length_plot,
+    loss_plot,
+    precision_recall_plot,
+    roc_plot,
+    strength_plot,
+)
+from embedstore.classify.provenance import Provenance
+from embedstore.classify.scores import Scores
+from embedstore.classify.sections import Cell, Figures, Section, Table, decimal, page, with_interval
+from embedstore.errors import EmbedStoreError, plain
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-
-_COLORS = ("#2f6f9f", "#c0623a", "#4f8a5b", "#8a6fae", "#b08d2e", "#6b7b8c", "#a8466b", "#3a8f8f")
-_GREY = "#9aa3ab"
-_STYLE = {
-    "font.size": 9.0,
-    "axes.edgecolor": _GREY,
-    "axes.linewidth": 0.8,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "legend.frameon": False,
-    "svg.fonttype": "none",
-    "svg.hashsalt": "embedstore",
-    "text.parse_math": False,  # a $ in a label is a $
-}
-_CURVE_POINTS = 400
-_NAME_CHARACTERS = 40
-_BINS = np.linspace(0, 1, 41)
-
-
-def loss_plot(epochs: Sequence[dict[str, Any]], best_epoch: int) -> str:
-    """Training and validation loss of each epoch."""
-    with _figure("epoch", "loss") as (axes, finish):
-        numbers = [epoch["number"] for epoch in epochs]
-        for name, color in (("training_loss", _COLORS[0]), ("validation_loss", _COLORS[1])):
-            axes.plot(numbers, [epoch[name] for epoch in epochs], color=color, label=name.replace("_", " "))
-        axes.axvline(best_epoch, color=_GREY, linestyle=":", linewidth=1)
-        _legend(axes)
-        return finish()
-
-
-def roc_plot(scores: Scores) -> str:
-    """True against false positive rate, each class against the rest."""
-    from sklearn.metrics import roc_curve
-
-    with _figure("false positive rate", "true positive rate", square=True) as (axes, finish):
-        axes.plot([0, 1], [0, 1], color=_GREY, linestyle=":", linewidth=1)
-        for label, place, color in _classes(scores):
-            false_rate, true_rate, _ = roc_curve(scores.y == place, scores.probabilities[:, place])
-            axes.plot(*_thinned(false_rate, true_rate), color=color, label=label)
-        _legend(axes, loc="lower right")
-        return finish()
-
-
-def precision_recall_plot(scores: Scores) -> str:
-    """Precision against recall, each class against the rest."""
-    from sklearn.metrics import precision_recall_curve
-
-    with _figure("recall", "precision", square=True) as (axes, finish):
-        for label, place, color in _classes(scores):
-            precision, recall, _ = precision_recall_curve(scores.y == place, scores.probabilities[:, place])
-            axes.plot(*_thinned(recall, precision), color=color, label=label)
-            axes.axhline(float((scores.y == place).mean()), color=color, linestyle=":", linewidth=0.8)
-        axes.set_ylim(0, 1.02)
-        _legend(axes, loc="lower left")
-        return finish()
-
-
-def calibration_plot(scores: Scores) -> str:
-    """How often samples of a score are of the class, if classes count alike."""
-    with _figure("mean score", "share of the class", square=True) as (axes, finish):
-        axes.plot([0, 1], [0, 1], color=_GREY, linestyle=":", linewidth=1)
-        weights = 1 / np.maximum(np.bincount(scores.y, minlength=len(scores.labels)), 1)[scores.y]
-        for label, place, color in _classes(scores):
-            numbers = scores.probabilities[:, place]
-            bins = np.minimum((numbers * ECE_BINS).astype(np.int64), ECE_BINS - 1)
-            sizes = np.bincount(bins, weights=weights, minlength=ECE_BINS)
-            sums = (weights * numbers, weights * (scores.y == place))
-            means = [np.bincount(bins, weights=one, minlength=ECE_BINS) for one in sums]
-            held = sizes > 0
-            axes.plot(means[0][held] / sizes[held], means[1][held] / sizes[held], "o-", color=color, label=label, ms=3)
-        _legend(axes, loc="upper left")
-        return finish()
-
-
-def confusion_plot(confusion: Sequence[Sequence[int]], labels: Sequence[str]) -> str:
-    """Calls of the samples of each class, as shares of the class, with their numbers."""
-    counts = np.array(confusion, np.float64)
-    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    with _figure("called", "true", square=True, tight=True) as (axes, finish):
-        axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-        for row, column in np.ndindex(shares.shape):
-            color = "white" if shares[row, column] > 0.5 else "#333333"
-            text = f"{int(counts[row, column]):,}\n{shares[row, column]:.0%}"
-            axes.text(column, row, text, ha="center", va="center", color=color)
-        axes.set_xticks(range(len(labels)), [_name(label) for label in labels])
-        axes.set_yticks(range(len(labels)), [_name(label) for label in labels])
-        return finish()
-
-
-def class_scores_plot(scores: Scores) -> str:
-    """Distribution of the score of the last class in samples of each class."""
-    last = len(scores.labels) - 1
-    with _figure(f"score of {_name(scores.labels[last])}", "density of samples") as (axes, finish):
-        for place in np.unique(scores.y).tolist():
-            label, color = _name(scores.labels[place]), _COLORS[place % len(_COLORS)]
-            numbers = scores.probabilities[scores.y == place, last]
-            axes.hist(numbers, bins=_BINS.tolist(), density=True, color=color, alpha=0.5, label=label)
-        _legend(axes)
-        return finish()
-
-
-def length_plot(scores: Scores, parts: Sequence[dict[str, Any]]) -> str:
-    """Accuracy, and the score of the true class, by length of the samples."""
-    with _figure("length of the sample, bases", "share, score", tight=True) as (axes, finish):
-        places = range(len(parts))
-        lengths = scores.lengths_bases
-        of_truth = scores.probabilities[np.arange(len(scores.y)), scores.y]
-        pieces = [of_truth[(lengths >= part["from"]) & (lengths <= part["to"])] for part in parts]
-        axes.boxplot(pieces, positions=list(places), widths=0.5, showfliers=False, medianprops={"color": _COLORS[0]})
-        right = [part["accuracy"] for part in parts]
-        axes.plot(list(places), right, "s", color=_COLORS[1], ms=5, label="accuracy (boxes: score of the true class)")
-        axes.set_xticks(list(places), [f"{part['from']}–{part['to']}\nn={part['samples']:,}" for part in parts])
-        axes.set_ylim(0, 1.02)
-        _legend(axes, loc="lower right")
-        return finish()
-
-
-def intervals_plot(what: str, numbers: Mapping[str, tuple[float, float, float]]) -> str:
-    """Numbers with their intervals, (number, low, high) by name, above each other; dotted: 0."""
-    with _figure(what, "") as (axes, finish):
-        axes.axvline(0, color=_GREY, linestyle=":", linewidth=1)
-        for place, (name, (number, low, high)) in enumerate(numbers.items()):
-            axes.plot([low, high], [-place, -place], color=_COLORS[0], linewidth=1.5)
-            axes.plot([number], [-place], "o", color=_COLORS[0], ms=5)
-            axes.text(0.02, 0.25 - place, _name(name), transform=axes.get_yaxis_transform(), fontsize=8)
-        axes.set_ylim(-len(numbers) + 0.4, 0.7)
-        axes.set_yticks([])
-        return finish()
-
-
-def _classes(scores: Scores) -> Iterator[tuple[str, int, str]]:
-    """Classes that occur, with their colours; of two, whose curves mirror each other, both are shown."""
-    for place, label in enumerate(scores.labels):
-        if 0 < (scores.y == place).sum() < len(scores.y):
-            yield _name(label), place, _COLORS[place % len(_COLORS)]
-
-
-def _name(text: str) -> str:
-    """Write a label into a drawing, whatever it holds."""
-    shown = plain(text, _NAME_CHARACTERS)
-    return f" {shown}" if shown.startswith("_") else shown  # matplotlib leaves such curves out of a legend
-
-
-def _legend(axes: Axes, **options: Any) -> None:
-    """Name the curves, if there are any."""
-    if axes.get_legend_handles_labels()[1]:
-        axes.legend(**options)
-
-
-def _thinned(x: Any, y: Any) -> tuple[Any, Any]:
-    """Some points of a curve of many."""
-    kept = np.unique(np.linspace(0, len(x) - 1, min(len(x), _CURVE_POINTS)).astype(np.int64))
-    return x[kept], y[kept]
-
-
-@contextmanager
-def _figure(x: str, y: str, *, square: bool = False, tight: bool = False) -> Iterator[tuple[Axes, Callable[[], str]]]:
-    """Give axes to draw on, and a function that returns the drawing as an `<svg>` element.
-
-    Parameters
-    ----------
-    tight : make room for long labels, which takes twice the time.
-    """
-    try:
-        import matplotlib as mpl
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise MissingDependencyError(
-            "Cannot draw a report: matplotlib is not installed. Install it with `pip install 'embedstore-bio[train]'`."
-        ) from error
-    with mpl.rc_context(_STYLE):  # type: ignore[arg-type]
-        width = 3.6 if square else 4.8
-        figure = Figure(figsize=(width, 3.4))
-        axes = figure.add_axes((0.7 / width, 0.15, 1 - 0.8 / width, 0.82))  # a layout engine would draw all twice
-        axes.set_xlabel(x)
-        axes.set_ylabel(y)
-
-        def finish() -> str:
-            stream = io.StringIO()
-            with warnings.catch_warnings():
-                # Only its measure is not known: the text is in the drawing, and the browser has more fonts.
-                warnings.filterwarnings("ignore", r"Glyph .* missing", UserWarning)
-                figure.savefig(stream, format="svg", metadata={"Date": None}, bbox_inches="tight" if tight else None)
-            text = stream.getvalue()
-            return text[text.index("<svg") :]
-
-        yield axes, finish
-
+HEADLINE = ("balanced_accuracy", "balanced accuracy")
+"""The number of the verdict: of scores that ignore the sequence it is 1 / classes, however frequent each class is."""
 
 HEADLINES = (
+    HEADLINE,
     ("auroc", "AUROC"),
     ("auprc", "AUPRC"),
-    ("balanced_accuracy", "balanced accuracy"),
-    ("accuracy", "accuracy"),
     ("mcc", "MCC"),
     ("f1", "F1"),
     ("precision", "precision"),
     ("recall", "recall"),
-    ("brier", "Brier score"),
-    ("ece", "ECE"),
-    ("brier_balanced", "Brier score, classes balanced"),
-    ("ece_balanced", "ECE, classes balanced"),
+    ("accuracy", "accuracy"),
+    ("brier", "Brier score ↓"),
+    ("ece", "ECE ↓"),
+    ("brier_balanced", "Brier score, classes balanced ↓"),
+    ("ece_balanced", "ECE, classes balanced ↓"),
 )
 _OF_CLASS = (("auroc", "AUROC"), ("auprc", "AUPRC"), ("f1", "F1"), ("precision", "precision"), ("recall", "recall"))
 _GROUPS_SHOWN = 200
-_WITH_INTERVAL = re.compile(r"([–+\-0-9.*]+) <([–+\-0-9. to]+)>")
+_FEWEST_GROUPS = 3
+"""Of each class, for an interval from drawing groups to say anything."""
+_ENOUGH_GROUPS = 10
 UNDRAWABLE = (EmbedStoreError, OSError, ImportError, ValueError, RuntimeError, LookupError, TypeError, ArithmeticError,
               AttributeError, MemoryError)  # fmt: skip
 """What matplotlib and its fonts were seen to raise. Numbers that took hours are worth more than a page about them."""
-
-_PAGE_STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; color: #2b3238; background: #fff; max-width: 62em; margin: 2em auto;
-  padding: 0 1.2em }
-h1 { font-size: 1.5em; font-weight: 600; margin-bottom: .2em }
-h2 { font-size: 1.1em; font-weight: 600; margin: 2em 0 .6em }
-p.about { color: #66707a; margin-top: 0 }
-.plots { display: flex; flex-wrap: wrap; gap: 1.2em }
-figure { margin: 0 }
-figcaption { color: #66707a; font-size: .87em }
-svg { max-width: 100%; height: auto }
-.wide { overflow-x: auto }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums }
-td, th { padding: .2em 1em .2em 0; text-align: right; vertical-align: bottom }
-th { color: #66707a; font-weight: 500; border-bottom: 1px solid #d9dee2 }
-td:first-child, th:first-child { text-align: left }
-tr:nth-child(even) td { background: #f7f9fa }
-.interval { color: #8a949d }
-"""
 
 
 def drawn_or_why(draw: Callable[[], str]) -> tuple[str | None, str]:
@@ -261,172 +66,395 @@ def drawn_or_why(draw: Callable[[], str]) -> tuple[str | None, str]:
         return None, plain(error) or type(error).__name__
 
 
-def training_report(classifier: Classifier, test: Scores) -> str:
-    """Describe a classifier and how it did on its test part."""
-    about = classifier.about
-    split = about["split"]
-    blocks = ", ".join(f"{block.space} ({block.dim})" for block in classifier.schema.blocks)
-    facts = [
-        ("network", classifier.network.kind),
-        ("features", f"{classifier.schema.dim} columns: {blocks}"),
-        ("preparation", _preparation(classifier)),
-        ("trained on", str(about["trained_on"])),
-        ("best epoch", f"{about['best_epoch']} of {len(about['epochs'])}, seed {about['options']['seed']}"),
-        ("calibration", classifier.calibration.kind),
-        *[
-            (part, f"{samples:,} samples of {len(split['groups'][part]):,} groups")
-            for part, samples in split["samples"].items()
-        ],
-        ("groups kept together, as they share a sequence", str(sum(map(len, split["joined_groups"])))),
-        ("versions", ", ".join(f"{name} {found}" for name, found in about["versions"].items())),
+def training_report(classifier: Classifier, test: Scores, made: Provenance) -> str:
+    """Describe a classifier and how it did on its test part, or out of fold.
+
+    Parameters
+    ----------
+    classifier : with its metrics under `about["test"]`.
+    test : scores of the tested samples.
+    made : when, by which command and from what.
+    """
+    about, tested = classifier.about, Assessed(classifier.about["test"], test)
+    spaces = " + ".join(block.space for block in classifier.schema.blocks)
+    unseen = "that it has not seen" if tested.evaluation.get("tested_on") == "test" else "out of fold"
+    verdict = (
+        f"The {classifier.head.kind} head on {spaces}, trained on {about['trained_on']}, has a "
+        f"{tested.headline} on {tested.size} {unseen}: {tested.judgement}."
+    )
+    sections = [
+        *_evaluated(tested),
+        _training(classifier),
+        _origin(classifier, made),
     ]
-    parts = [
-        "<h2>How it was trained</h2>",
-        table((), facts),
-        figures([("Loss of each epoch; the dotted line is the one that was kept.",
-                 loss_plot(about["epochs"], about["best_epoch"]))]),
-    ]  # fmt: skip
-    lead = "How the classifier did on groups that were not used for training, early stopping or calibration."
-    return page(f"Classifier {Path(classifier.name).name}", lead, [*_evaluation(about["test"], test), *parts])
+    stamp = f"{made.stamp}, seed {about['options']['seed']}"
+    return page(f"Classifier {Path(classifier.name).name}", verdict, stamp, sections)
 
 
-def evaluation_report(classifier: Classifier, evaluation: Mapping[str, Any], scores: Scores) -> str:
-    """Describe how a classifier did on labelled samples."""
+def evaluation_report(classifier: Classifier, evaluation: Mapping[str, Any], scores: Scores, made: Provenance) -> str:
+    """Describe how a classifier did on labelled samples.
+
+    Parameters
+    ----------
+    evaluation : its metrics.
+    scores : what they were computed from.
+    made : when, by which command and from what.
+    """
+    tested, name = Assessed(evaluation, scores), Path(classifier.name).name
     seen = evaluation.get("groups_seen_in_training", [])
-    lead = f"On {scores.samples.origin}."
+    verdict = f"On {tested.size} of {scores.samples.origin}, the classifier {name} has a {tested.headline}"
     if seen:
-        lead += (
-            f" {len(seen)} of its groups were used to make the classifier, so this is no test: {', '.join(seen[:5])}."
+        verdict += (
+            f", but this is no test: {len(seen):,} of these groups were used to make it (see the table of groups)."
         )
-    return page(f"Evaluation of {Path(classifier.name).name}", lead, _evaluation(evaluation, scores))
+    else:
+        verdict += f": {tested.judgement}."
+    sections = [*_evaluated(tested), _origin(classifier, made)]
+    return page(f"Evaluation of {name}", verdict, made.stamp, sections)
 
 
-def _evaluation(evaluation: Mapping[str, Any], scores: Scores) -> list[str]:
-    intervals = evaluation["intervals"]
-    return [
-        "<h2>Metrics</h2>",
-        f"<p class=about>{evaluation['samples']:,.0f} samples of {evaluation['groups']:,} groups. Classes are averaged "
-        f"plainly. In grey: {intervals['level']:.0%} intervals, {intervals['replicates']} bootstrap samples of "
-        f"{escape(intervals['of'])}.</p>",
-        table(("metric", "value"), [(name, _number(evaluation, key)) for key, name in HEADLINES]),
-        "<h2>By class</h2>",
-        table(*_of_classes(evaluation)),
-        "<h2>Plots</h2>",
-        figures(_drawn(evaluation, scores)),
-        "<h2>By length of the sample</h2>",
-        table(*_summaries(evaluation["by_length"], "bases", scores.labels)),
-        "<h2>By group</h2>",
-        table(*_summaries(evaluation["by_group"][:_GROUPS_SHOWN], "group", scores.labels)),
+@dataclass(frozen=True, slots=True)
+class Assessed:
+    """Metrics of scored samples, and the scores, with what the verdict says of them.
+
+    Attributes
+    ----------
+    evaluation : what `training.assess` returns.
+    """
+
+    evaluation: Mapping[str, Any]
+    scores: Scores
+
+    @property
+    def size(self) -> str:
+        """How much was scored."""
+        return f"{self.evaluation['samples']:,.0f} samples of {self.evaluation['groups']:,} groups"
+
+    @property
+    def headline(self) -> str:
+        """The number of the verdict with its interval, "balanced accuracy of 0.81 (95% interval 0.7 to 0.9)"."""
+        key, name = HEADLINE
+        low, high = self._interval(key)
+        level = f"{self.evaluation['intervals']['level']:.0%}"
+        interval = "" if low is None else f" ({level} interval {decimal(low)} to {decimal(high)})"
+        return f"{name} of {decimal(self.evaluation[key])}{interval}"
+
+    @property
+    def judgement(self) -> str:
+        """Whether that number is better than the base rate, as far as the groups can tell."""
+        low, high = self._interval(HEADLINE[0])
+        base = self.base_rates()[HEADLINE[0]]
+        rate = f"ignoring the sequence, which gives {decimal(base)}"
+        counts = self.groups_by_label().values()
+        few = sum(count < _FEWEST_GROUPS for count in counts)
+        if few or low is None or high is None:
+            classes = f" ({few} of {len(counts)} classes have fewer than {_FEWEST_GROUPS})" if few else ""
+            return f"too few groups{classes} to say whether that is better than {rate}"
+        if low > base:
+            return f"better than {rate}"
+        return f"worse than {rate}" if high < base else f"not shown to be better than {rate}"
+
+    def base_rates(self) -> dict[str, Any]:
+        """All metrics of scores that are the shares of the classes, whatever the sequence."""
+        shares = np.bincount(self.scores.y, minlength=len(self.scores.labels)) / len(self.scores.y)
+        constant = np.tile(shares, (len(self.scores.y), 1))
+        found = Measures(self.scores.y, constant, self.scores.labels).at()
+        return {key: None if isinstance(value, float) and np.isnan(value) else value for key, value in found.items()}
+
+    def groups_by_label(self) -> dict[str, int]:
+        """In how many groups each class occurs, of those that do."""
+        codes = self.scores.samples.groups.codes
+        found = {label: len(np.unique(codes[self.scores.y == place])) for place, label in enumerate(self.scores.labels)}
+        return {label: count for label, count in found.items() if count}
+
+    def _interval(self, *names: str) -> tuple[float | None, float | None]:
+        """Return the interval of a metric. A label may hold any character, so names are not told apart by one."""
+        intervals = self.evaluation["intervals"]
+        low, high = intervals.get("numbers", intervals).get("/".join(names), (None, None))
+        return low, high
+
+    def number(self, *names: str) -> Cell:
+        """Write a metric with its interval."""
+        value: Any = self.evaluation
+        for name in names:
+            value = value[name]
+        return with_interval(value, self._interval(*names))
+
+
+def _evaluated(tested: Assessed) -> list[Section]:
+    """Return the sections about scored samples, the class that is looked for first."""
+    first = [_positive(tested)] if "positive" in tested.evaluation else []
+    contigs = [_contigs(tested)] if tested.evaluation.get("contigs") else []
+    others = [_metrics(tested), _classes(tested), _plots(tested), _groups(tested), _lengths(tested)]
+    return [*first, *contigs, *others]
+
+
+_OF_POSITIVE = (("auroc", "AUROC"), ("auprc", "AUPRC"), ("recall", "recall"), ("precision", "precision"))
+
+
+def _positive(tested: Assessed) -> Section:
+    found = tested.evaluation["positive"]
+    label = found["label"]
+    text = (
+        f"Samples called {label}, against all others. The AUPRC of scores that ignore the sequence is the share of the "
+        "class. Precision at a prevalence: where so many of the samples are of the class."
+    )
+    rows: list[tuple[Cell, ...]] = [("share of the class", decimal(found["base_rate"]))]
+    rows += [(name, tested.number("classes", label, key)) for key, name in _OF_POSITIVE]
+    rows.append(("false positive rate ↓", decimal(found["false_positive_rate"])))
+    rows += [
+        (f"precision at {float(prevalence):.0%} prevalence", decimal(precision))
+        for prevalence, precision in found["precision_at_prevalence"].items()
     ]
+    return Section(f"Looking for {label}", (text, Table(("metric", "value"), rows)))
 
 
-def _drawn(evaluation: Mapping[str, Any], scores: Scores) -> list[tuple[str, str]]:
-    return [
-        ("ROC: each class against the rest", roc_plot(scores)),
-        ("Precision and recall; dotted: share of the class", precision_recall_plot(scores)),
-        ("Calibration, classes weighted alike: a dot below the line is too sure", calibration_plot(scores)),
-        ("Confusion matrix: shares of each true class", confusion_plot(evaluation["confusion"], scores.labels)),
-        ("Scores by class", class_scores_plot(scores)),
-        ("Scores by length", length_plot(scores, evaluation["by_length"])),
-    ]
+def _contigs(tested: Assessed) -> Section:
+    """Return how fragments of the sources are called, by length."""
+    contigs, positive = tested.evaluation["contigs"], tested.evaluation.get("positive")
+    names = [] if positive is None else ["classes", positive["label"]]
+    text = (
+        "Sources cut into fragments of one length, each scored from the mean logit and the number of its samples, as "
+        "`predict` scores a sequence; fragments without a sample are not among them. In grey: intervals as below. "
+        "Brier score and ECE with classes balanced; before: the mean of the samples' scores."
+    )
+    header = ["bases", "fragments", "groups", "AUROC", "AUPRC", "recall"]
+    if positive is not None:
+        precisions = [f"precision at {float(each):.0%}" for each in positive["precision_at_prevalence"]]
+        header += ["false positive rate ↓", *precisions]
+    header += ["Brier score ↓", "before", "ECE ↓", "before"]
+    rows = []
+    for part in contigs:
+        one = Assessed(part, tested.scores)
+        cells: list[Cell] = [f"{part['length_bases']:,}", f"{part['fragments']:,}", f"{part['groups']:,}"]
+        cells += [one.number(*names, key) for key in ("auroc", "auprc", "recall")]
+        if positive is not None:
+            cells.append(decimal(part["positive"]["false_positive_rate"]))
+            cells += [decimal(each) for each in part["positive"]["precision_at_prevalence"].values()]
+        for key in ("brier_balanced", "ece_balanced"):
+            cells += [decimal(part[key]), decimal(part["before_calibration"][key])]
+        rows.append(cells)
+    title = "Contigs by length" if positive is None else f"Contigs by length: {positive['label']}"
+    return Section(title, (text, Table(header, rows)))
 
 
-def _of_classes(evaluation: Mapping[str, Any]) -> tuple[Sequence[str], list[Sequence[str]]]:
-    classes = evaluation["classes"]
+def _metrics(tested: Assessed) -> Section:
+    intervals, base = tested.evaluation["intervals"], tested.base_rates()
+    text = (
+        f"{tested.size}. Means over classes are unweighted. ↓: less is better. In grey: "
+        f"{intervals['level']:.0%} intervals, {intervals['of']}. "
+        "Base rate: what scores equal to the shares of the classes give, whatever the sequence."
+    )
+    few = {label: count for label, count in tested.groups_by_label().items() if count < _ENOUGH_GROUPS}
+    if few:
+        counts = ", ".join(f"{label} {count}" for label, count in few.items())
+        text += f" With so few groups of a class ({counts}), intervals are rough."
+    rows = [(name, tested.number(key), decimal(base[key])) for key, name in HEADLINES]
+    return Section("Metrics", (text, Table(("metric", "value", "base rate"), rows)))
+
+
+def _classes(tested: Assessed) -> Section:
+    classes, groups = tested.evaluation["classes"], tested.groups_by_label()
     first = next(iter(classes.values()))
     precisions, prevalences = first["recall_at_precision"], first["precision_at_prevalence"]
-    header = (
+    header = ("class", "samples", "groups", *(name for _, name in _OF_CLASS))
+    worth = (
         "class",
-        "samples",
-        *(name for _, name in _OF_CLASS),
         *(f"recall at precision {precision}" for precision in precisions),
         *(f"precision at {float(prevalence):.0%} prevalence" for prevalence in prevalences),
     )
-    rows: list[Sequence[str]] = [
+    rows = [
         (
             label,
             f"{numbers['samples']:,.0f}",
-            *(_number(evaluation, "classes", label, key) for key, _ in _OF_CLASS),
+            f"{groups.get(label, 0):,}",
+            *(tested.number("classes", label, key) for key, _ in _OF_CLASS),
+        )
+        for label, numbers in classes.items()
+    ]
+    worths = [
+        (
+            label,
             *(decimal(numbers["recall_at_precision"][precision]) for precision in precisions),
             *(decimal(numbers["precision_at_prevalence"][prevalence]) for prevalence in prevalences),
         )
         for label, numbers in classes.items()
     ]
-    return header, rows
+    text = "Recall where so many of the calls must be right; precision where so many of the samples are of the class."
+    return Section("By class", (Table(header, rows), text, Table(worth, worths)))
 
 
-def _summaries(
-    parts: Iterable[Mapping[str, Any]], what: str, labels: Sequence[str]
-) -> tuple[Sequence[str], list[Sequence[str]]]:
-    header = (what, "samples", "accuracy", "AUROC", *(f"recall of {label}" for label in labels))
+def _plots(tested: Assessed) -> Section:
+    evaluation, scores = tested.evaluation, tested.scores
+    figures = (
+        roc_plot(scores),
+        precision_recall_plot(scores),
+        confusion_plot(evaluation["confusion"], scores.labels),
+        calibration_plot(scores),
+        class_scores_plot(scores),
+        length_plot(scores, evaluation["by_length"]),
+    )
+    return Section("Plots", (Figures(figures),))
+
+
+def _groups(tested: Assessed) -> Section:
+    """Return each group with its true class and what it was called; the worst come first."""
+    rows = group_rows(tested.scores)
+    shown = f"The worst {_GROUPS_SHOWN:,} of {len(rows):,} groups" if len(rows) > _GROUPS_SHOWN else "The worst first"
+    text = f"{shown}: by the share of samples that are called right, then by the mean score of the true class."
+    header = [
+        "group",
+        "true class",
+        "mostly called",
+        "samples",
+        "called right",
+        "share",
+        "mean score of the true class",
+    ]
+    cells = [[*row.cells] for row in rows[:_GROUPS_SHOWN]]
+    seen = set(tested.evaluation.get("groups_seen_in_training", ()))
+    if seen:
+        header.append("used to make the classifier")
+        for row, written in zip(rows, cells, strict=False):
+            written.append("yes" if row.group in seen else "no")
+    return Section("By group", (text, Table(header, cells, names=3)))
+
+
+@dataclass(frozen=True, slots=True)
+class GroupRow:
+    """How the samples of a group were called.
+
+    Attributes
+    ----------
+    truth : its class; of several, each with its number of samples.
+    call : the most frequent one.
+    score : mean score of the true class.
+    """
+
+    group: str
+    truth: str
+    call: str
+    samples: int
+    right: int
+    score: float
+
+    @property
+    def cells(self) -> Sequence[str]:
+        """A row of the table."""
+        name = self.group or "(no group)"
+        counts = (f"{self.samples:,}", f"{self.right:,}", decimal(self.right / self.samples))
+        return name, self.truth, self.call, *counts, decimal(self.score)
+
+
+def group_rows(scores: Scores) -> list[GroupRow]:
+    """Summarise each group, the worst first."""
+    groups, calls = scores.samples.groups, called(scores.probabilities)
+    of_truth = scores.probabilities[np.arange(len(scores.y)), scores.y]
+    order = np.argsort(groups.codes, kind="stable")
+    codes, starts = np.unique(groups.codes[order], return_index=True)
+    found = []
+    for code, rows in zip(codes.tolist(), np.split(order, starts[1:]), strict=True):
+        truths = np.bincount(scores.y[rows], minlength=len(scores.labels))
+        present = np.flatnonzero(truths).tolist()
+        counts = [scores.labels[place] + (f" {truths[place]:,}" if len(present) > 1 else "") for place in present]
+        found.append(
+            GroupRow(
+                group=str(groups.names[code]) if code >= 0 else "",
+                truth=", ".join(counts),
+                call=scores.labels[int(np.bincount(calls[rows]).argmax())],
+                samples=len(rows),
+                right=int((calls[rows] == scores.y[rows]).sum()),
+                score=float(of_truth[rows].mean()),
+            )
+        )
+    return sorted(found, key=lambda row: (row.right / row.samples, row.score, row.group))
+
+
+def _lengths(tested: Assessed) -> Section:
+    labels = tested.scores.labels
+    header = ("bases", "samples", "accuracy", "AUROC", *(f"recall of {label}" for label in labels))
     rows = [
         (
-            part["group"] if "group" in part else f"{part['from']:,}–{part['to']:,}",
+            f"{part['from']:,}–{part['to']:,}",
             f"{part['samples']:,}",
             decimal(part["accuracy"]),
             decimal(part["auroc"]),
             *(decimal(part["recall"][label]) for label in labels),
         )
-        for part in parts
+        for part in tested.evaluation["by_length"]
     ]
-    return header, list(rows)
+    return Section("By length of the sample", (Table(header, rows),))
 
 
-def _number(evaluation: Mapping[str, Any], *names: str) -> str:
-    """Write a metric with its interval. A label may hold any character, so names are not told apart by one."""
-    value: Any = evaluation
-    for name in names:
-        value = value[name]
-    low, high = evaluation["intervals"]["numbers"].get("/".join(names), (None, None))
-    return decimal(value) if low is None else f"{decimal(value)} <{decimal(low)}–{decimal(high)}>"
+def _training(classifier: Classifier) -> Section:
+    about = classifier.about
+    split, fit = about["split"], about["fit"]
+    facts = [
+        ("head", classifier.head.kind),
+        *_fit_facts(fit),
+        ("calibration of the scores", classifier.calibration.kind),
+        *[
+            (part, f"{samples:,} samples of {len(split['groups'][part]):,} groups")
+            for part, samples in split["samples"].items()
+        ],
+        ("groups kept together, as they share a sequence", str(sum(map(len, split["joined_groups"])))),
+    ]
+    parts: list[str | Table | Figures] = [Table((), facts, names=2)]
+    if "path" in fit:
+        parts.append(Figures((strength_plot(fit["path"], fit["strength"]),)))
+    elif "curves" in fit:
+        parts.append(Figures((loss_plot(fit["curves"], fit["epochs"]),)))
+    if about.get("simple_head"):
+        parts.insert(0, simple_head_text(about["simple_head"]))
+    return Section("How it was trained", tuple(parts))
 
 
-def decimal(value: float | None) -> str:
-    """Write a number that may not be defined."""
-    return "–" if value is None else f"{value:.3f}"
+def _fit_facts(fit: Mapping[str, Any]) -> list[tuple[str, str]]:
+    if "strength" in fit:
+        others = ", ".join(f"{strength:.3g}" for strength in fit["strengths_of_folds"])
+        return [("strength of the penalty", f"{fit['strength']:.3g}; chosen for each fold by the others: {others}")]
+    if "epochs" in fit:
+        best = ", ".join(map(str, fit["best_epochs"]))
+        return [("epochs", f"{fit['epochs']}, the median of the best ones of the networks of the folds: {best}")]
+    return [("nodes", f"{fit['nodes']:,}")]
+
+
+def simple_head_text(found: Mapping[str, Any]) -> str:
+    """Say whether the default head is beaten, on the same folds."""
+    ours, simple = found["of_this_head"], found["head"]
+    if found["is_beaten"]:
+        said = f"This head beats the simple one ({simple}) on the same folds"
+    else:
+        said = f"This head does not beat the simple one ({simple}) on the same folds; use that one"
+    numbers = f"AUROC {decimal(ours['auroc'])} and {decimal(found['auroc'])}"
+    return f"{said} ({numbers}, log loss {decimal(ours['log_loss'])} and {decimal(found['log_loss'])})."
+
+
+def _origin(classifier: Classifier, made: Provenance) -> Section:
+    """Return when, how and from what the page was made."""
+    schema, options = classifier.schema, classifier.about.get("options")
+    versions = classifier.about.get("versions")
+    seed = options.get("seed") if isinstance(options, dict) else None  # whoever made the classifier wrote this
+    others = versions if isinstance(versions, dict) else {}
+    facts = [
+        *made.facts,
+        *[
+            (f"space {block.space}", f"{block.space_id}, {block.dim:,} columns of {block.molecule}")
+            for block in schema.blocks
+        ],
+        ("preparation", _preparation(classifier)),
+        ("classifier trained with seed", "not stated" if seed is None else str(seed)),
+        ("classifier trained with", ", ".join(f"{name} {found}" for name, found in others.items()) or "not stated"),
+    ]
+    return Section("How this was made", (Table((), facts, names=2),))
 
 
 def _preparation(classifier: Classifier) -> str:
     stated = classifier.schema.preparation
     facts = {
-        "chunks of": stated.chunk_length,
+        "chunks of": None if stated.chunk_length is None else f"{stated.chunk_length:,} bases",
         "genetic code": stated.genetic_code,
         "frames": stated.frames,
         "as by": stated.compat,
     }
     return ", ".join(f"{name} {value}" for name, value in facts.items() if value is not None) or "not stated"
-
-
-def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Return a table as HTML; of a cell `0.9 <0.8–1.0>` the interval is grey."""
-    head = "".join(f"<th>{escape(name)}</th>" for name in header)
-    body = "".join("<tr>" + "".join(f"<td>{_cell(text)}</td>" for text in row) + "</tr>" for row in rows)
-    return f"<div class=wide><table>{f'<tr>{head}</tr>' if head else ''}{body}</table></div>"
-
-
-def _cell(text: str) -> str:
-    """Escape a text; of a number with an interval in angle brackets, the interval is grey."""
-    found = _WITH_INTERVAL.fullmatch(text)
-    if found is None:
-        return escape(text)
-    return f"{escape(found[1])} <span class=interval>{escape(found[2])}</span>"
-
-
-def escape(text: str) -> str:
-    """Write a text as HTML; nothing in it is an element or a control character."""
-    return html.escape(plain(text))
-
-
-def figures(drawn: Iterable[tuple[str, str]]) -> str:
-    """Return plots, given as (what they show, SVG), as HTML."""
-    parts = (f"<figure>{svg}<figcaption>{escape(text)}</figcaption></figure>" for text, svg in drawn)
-    return f"<div class=plots>{''.join(parts)}</div>"
-
-
-def page(title: str, lead: str, parts: Iterable[str]) -> str:
-    """Return a self-contained page; `parts` are HTML."""
-    return (
-        f"<!doctype html>\n<html lang=en><head><meta charset=utf-8><title>{escape(title)}</title>"
-        f"<style>{_STYLE}</style></head>\n<body><h1>{escape(title)}</h1>\n"
-        f"<p class=about>{escape(lead)}</p>\n" + "\n".join(parts) + "\n</body></html>\n"
-    )

@@ -9,8 +9,9 @@ these cover 0.93 to 0.97 (`tests/classify/test_resampling.py` simulates both).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -63,9 +64,15 @@ def draws(y: Classes, groups: NDArray[np.int64], seed: int, replicates: int = RE
 
 
 class Drawn:
-    """The values of metrics in draws, by class."""
+    """The values of metrics in draws, by class.
 
-    def __init__(self) -> None:
+    Parameters
+    ----------
+    paths : of the metrics, in the order of their values.
+    """
+
+    def __init__(self, paths: Sequence[str]) -> None:
+        self._of_both_signs = np.array([path.rsplit("/", 1)[-1] in _OF_BOTH_SIGNS for path in paths])
         self._values: dict[int, list[Floats]] = {}
         self._groups: dict[int, int] = {}
 
@@ -74,34 +81,41 @@ class Drawn:
         self._values.setdefault(draw.stratum, []).append(values)
         self._groups[draw.stratum] = draw.groups
 
-    def intervals(self, values: Floats, *, shares: bool = True) -> NDArray[np.float64]:
-        """Return (..., 2): the interval of each metric; NaN where it is not defined.
+    def intervals(self, values: Floats, *, differences: bool = False) -> NDArray[np.float64]:
+        """Return (metrics, 2): the interval of each metric; NaN where it is not defined, or a class has one group only.
 
         Parameters
         ----------
-        values : of the metrics, in all samples.
-        shares : they are between 0 and 1; otherwise differences, of any size.
+        values : (metrics,) in all samples.
+        differences : they are differences of metrics, of any size, and not shares.
         """
         from scipy.stats import t as student
 
-        made = _logit if shares else np.asarray
-        parts, freedoms = [], []
+        variances, freedoms = [], []
         for stratum, each in self._values.items():
             count = self._groups[stratum]
-            drawn = made(np.stack(each))
-            enough = (~np.isnan(drawn)).sum(axis=0) > 1
-            variance = np.full(drawn.shape[1:], np.nan)
-            variance[enough] = np.nanvar(drawn[:, enough], axis=0) if drawn.ndim > 1 else np.nanvar(drawn)
-            parts.append(variance * count / max(count - 1, 1))
+            drawn = np.stack(each) if differences else self._straight(np.stack(each))
+            variance = np.full(len(values), np.nan)
+            enough = ((~np.isnan(drawn)).sum(axis=0) > 1) & (count > 1)
+            variance[enough] = np.nanvar(drawn[:, enough], axis=0) * count / max(count - 1, 1)
+            variances.append(variance)
             freedoms.append(max(count - 1, 1))
-        each_part = np.stack(parts)
-        total = np.nansum(each_part, axis=0)
-        squares = np.nansum(each_part**2 / np.array(freedoms).reshape(-1, *[1] * total.ndim), axis=0)
+        each_part = np.stack(variances)
+        total = each_part.sum(axis=0)
+        squares = (each_part**2 / np.array(freedoms)[:, None]).sum(axis=0)
         freedom = np.where(squares > 0, total**2 / np.where(squares > 0, squares, 1), 1)
         half = student.ppf(0.5 + LEVEL / 2, freedom) * np.sqrt(total)
-        middle = made(values)
+        if differences:
+            return np.stack([values - half, values + half], axis=-1)
+        middle = self._straight(values)
         ends = np.stack([middle - half, middle + half], axis=-1)
-        return np.clip(_from_logit(ends), 0, 1) if shares else ends
+        shares = np.clip(_from_logit(ends), 0, 1)
+        found: NDArray[np.float64] = np.where(self._of_both_signs[:, None], 2 * shares - 1, shares)
+        return found
+
+    def _straight(self, values: Floats) -> Floats:
+        """Turn metrics, (…, metrics), into logits of shares."""
+        return _logit(np.where(self._of_both_signs, (values + 1) / 2, values))
 
 
 def _logit(shares: Floats) -> Floats:
@@ -125,15 +139,12 @@ def intervals(
     groups : (n,) numbers of the samples' groups.
     """
     found = dict(numbers(measures.at()))
-    both = np.array([path.rsplit("/", 1)[-1] in _OF_BOTH_SIGNS for path in found])
-
-    def shares(values: Mapping[str, float]) -> Floats:
-        numbers_ = np.array(list(values.values()))
-        return np.where(both, (numbers_ + 1) / 2, numbers_)
-
-    drawn = Drawn()
+    drawn = Drawn(list(found))
     for draw in draws(y, groups, seed, replicates):
-        drawn.add(draw, shares(dict(numbers(measures.at(draw.times)))))
-    ends = drawn.intervals(shares(found))
-    ends = np.where(both[:, None], 2 * ends - 1, ends)
-    return {path: (float(low), float(high)) for path, (low, high) in zip(found, ends.tolist(), strict=True)}
+        drawn.add(draw, _values(measures.at(draw.times)))
+    ends = drawn.intervals(np.array(list(found.values()))).tolist()
+    return {path: (low, high) for path, (low, high) in zip(found, ends, strict=True)}
+
+
+def _values(metrics: Mapping[str, Any]) -> Floats:
+    return np.array([number for _, number in numbers(metrics)])

@@ -1,8 +1,5 @@
-"""Scores and the tables that are made of them.
-
-`Scores` are computed from features and a classifier, and written as the table that every number of a report can be
-checked against. `ContigGatherer` brings the scores of samples together to one row a sequence. A prediction writes a row
-a sample and a row a sequence, or the two files of VirNucPro for users who have scripts for them.
+"""The tables of a prediction: a row a sample and a row a sequence, or the two files of VirNucPro for users who have
+scripts for them; and the tally of calls.
 """
 
 from __future__ import annotations
@@ -14,232 +11,19 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any, BinaryIO, Literal, NamedTuple, Protocol
+from typing import IO, Any, BinaryIO, Literal, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
 from embedstore.atomic import cell
-from embedstore.classify.calibration import Calibration
 from embedstore.classify.classifier import Classifier
-from embedstore.classify.heads import Head
-from embedstore.classify.metrics import Classes, Probabilities, called
+from embedstore.classify.contigs import Contig, ContigTable, SourceCounts, why_unscored
+from embedstore.classify.metrics import Probabilities
 from embedstore.errors import InputError
-from embedstore.features import Features, Samples
-from embedstore.features.features import Indices
+from embedstore.features import Samples
 from embedstore.samples import PrepareOptions
 from embedstore.samples.outputs import OutputFolder
 from embedstore.sequences.translation import Bounds
-
-PIECE_ROWS = 4096
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Scores:
-    """Labelled samples with their scores.
-
-    Attributes
-    ----------
-    samples : n of them.
-    y : (n,) their true classes, places in `labels`.
-    probabilities : (n, classes).
-    labels : of the classifier.
-    """
-
-    samples: Samples
-    y: Classes
-    probabilities: Probabilities
-    labels: tuple[str, ...]
-
-    @property
-    def lengths_bases(self) -> NDArray[np.int64]:
-        """(n,) how much of its source each sample covers."""
-        return self.samples.end - self.samples.start + 1
-
-
-def logits_of(features: Features, rows: Indices, head: Head) -> NDArray[np.float32]:
-    """Compute the logits of rows of features, (k, classes), by pieces of bounded memory.
-
-    Raises
-    ------
-    InputError : a value is not finite; the sample is named.
-    """
-    found = [head.logits(features.rows(piece)) for piece in _pieces(rows)]
-    return np.concatenate(found) if found else np.empty((0, head.classes), np.float32)
-
-
-def score(
-    features: Features,
-    samples: Samples,
-    rows: Indices,
-    y: Classes,
-    labels: tuple[str, ...],
-    head: Head,
-    calibration: Calibration,
-) -> Scores:
-    """Score some samples of features.
-
-    Parameters
-    ----------
-    samples : of all the features. rows : which of them. y : (k,) their classes.
-    """
-    return Scores(samples.take(rows), y, calibration.probabilities(logits_of(features, rows, head)), labels)
-
-
-def write_scores(scores: Scores, path: Path) -> None:
-    """Write a table: sample, source, group, label, length, a score for each class, call; numbers in full."""
-    samples, labels = scores.samples, [cell(label) for label in scores.labels]
-    columns = (
-        map(cell, samples.ids.tolist()),
-        map(cell, samples.sources.texts().tolist()),
-        map(cell, samples.groups.texts().tolist()),
-        [labels[place] for place in scores.y.tolist()],
-        scores.lengths_bases.tolist(),
-        scores.probabilities.tolist(),
-        [labels[place] for place in called(scores.probabilities).tolist()],
-    )
-    header = ("sample", "source", "group", "label", "length", *(f"score_{label}" for label in labels), "call")
-    with path.open("w", encoding="utf-8", newline="\n") as stream:
-        stream.write("\t".join(header) + "\n")
-        for id_, source, group, label, length, numbers, call in zip(*columns, strict=True):
-            stream.write("\t".join([id_, source, group, label, str(length), *map(repr, numbers), call]) + "\n")
-
-
-def _pieces(rows: Indices) -> Iterator[Indices]:
-    for start in range(0, len(rows), PIECE_ROWS):
-        yield rows[start : start + PIECE_ROWS]
-
-
-class SourceCounts(NamedTuple):
-    """What was cut from one sequence.
-
-    Attributes
-    ----------
-    dropped : reasons why chunks gave no sample -> how many.
-    """
-
-    source: str
-    length_bases: int
-    chunks: int
-    samples: int
-    dropped: dict[str, int]
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Contig:
-    """One sequence and its scores.
-
-    Attributes
-    ----------
-    scored : how many of its samples have a score.
-    scores : (classes,) mean of its samples' scores; None if none has one.
-    confidence : the smaller of the score of the call and of the share of samples that are called so themselves.
-    """
-
-    counts: SourceCounts
-    scored: int
-    scores: NDArray[np.float64] | None
-    confidence: float
-
-    @property
-    def call(self) -> int:
-        """The class with the highest score."""
-        return -1 if self.scores is None else int(self.scores.argmax())
-
-
-class ContigGatherer:
-    """Gathers the scores of samples, which come in the order of their sources, sequence by sequence.
-
-    Parameters
-    ----------
-    sources : in the order of the samples; each says how many of them are its own.
-    """
-
-    def __init__(self, sources: Iterable[SourceCounts], classes: int) -> None:
-        self._sources = iter(sources)
-        self._classes = classes
-        self._current: SourceCounts | None = None
-        self._left = 0
-        self._start(None)
-
-    def add(self, scores: Probabilities) -> Iterator[Contig]:
-        """Add the scores of more samples, NaN where a sample has none; yield sequences that are complete."""
-        while len(scores):
-            while self._current is None or not self._left:
-                yield from self._ended()
-                self._start(next(self._sources))
-            here, scores = scores[: self._left], scores[self._left :]
-            self._left -= len(here)
-            scored = here[~np.isnan(here[:, 0])]
-            self._sum += scored.sum(axis=0)
-            self._scored += len(scored)
-            self._calls += np.bincount(scored.argmax(axis=1), minlength=self._classes)
-
-    def finish(self) -> Iterator[Contig]:
-        """Yield the sequences that are left, which have no further samples."""
-        yield from self._ended()
-        for counts in self._sources:
-            self._start(counts)
-            yield from self._ended()
-
-    def _ended(self) -> Iterator[Contig]:
-        if self._current is not None:
-            yield self._contig(self._current)
-            self._current = None
-
-    def _start(self, counts: SourceCounts | None) -> None:
-        self._current = counts
-        self._left = 0 if counts is None else counts.samples
-        self._sum = np.zeros(self._classes)
-        self._calls: NDArray[np.int64] = np.zeros(self._classes, np.int64)
-        self._scored = 0
-
-    def _contig(self, counts: SourceCounts) -> Contig:
-        if not self._scored:
-            return Contig(counts, 0, None, 0.0)
-        scores = self._sum / self._scored
-        call = int(scores.argmax())
-        return Contig(counts, self._scored, scores, min(float(scores[call]), float(self._calls[call] / self._scored)))
-
-
-class ContigTable:
-    """Writes `contigs.tsv`, the header at once."""
-
-    def __init__(self, stream: BinaryIO, labels: Sequence[str]) -> None:
-        self._stream = stream
-        self._labels = labels
-        names = (
-            "source",
-            "length",
-            "chunks",
-            "samples",
-            *(f"score_{cell(label)}" for label in labels),
-            "call",
-            "confidence",
-        )
-        stream.write(("\t".join(names) + "\n").encode())
-
-    def write(self, contigs: Iterable[Contig]) -> None:
-        """Append rows."""
-        self._stream.write("".join([f"{self._row(contig)}\n" for contig in contigs]).encode())
-
-    def _row(self, contig: Contig) -> str:
-        counts = contig.counts
-        facts: list[Any] = [cell(counts.source), counts.length_bases, counts.chunks, counts.samples]
-        if contig.scores is None:
-            facts += [""] * len(self._labels) + [why_unscored(counts), ""]
-        else:
-            facts += [f"{number:.6f}" for number in contig.scores.tolist()]
-            facts += [cell(self._labels[contig.call]), f"{contig.confidence:.6f}"]
-        return "\t".join(map(str, facts))
-
-
-def why_unscored(counts: SourceCounts) -> str:
-    """Say why a sequence has no call: why its chunks were dropped."""
-    if counts.samples:
-        return "no vector"
-    return ", ".join(counts.dropped) or "no open frame"
-
 
 PREDICTIONS_NAME = "predictions.tsv"
 CONTIGS_NAME = "contigs.tsv"

@@ -2,8 +2,12 @@
 
     features ─ splitting ─▶ folds (and a test part, on request)
        each fold: a head that is fitted to the others ─▶ out-of-fold logits of every sample
-       out-of-fold logits ─▶ calibration of samples and of sequences ─▶ scores, honest ones, of every sample
+       out-of-fold logits ─▶ calibration of samples and of sequences ─▶ scores of every sample
        all folds ─▶ the head that is shipped ─▶ classifier.safetensors, .json ─▶ report.html
+
+Scores out of fold are calibrated by what all of them are calibrated by, which does not move one fold against another, as
+calibrating each by the other folds would: that costs the AUROC of all folds together one to two hundredths. How well a
+calibration by the other folds does is said beside (`calibrated_by_others`).
 
 `assess` is what a report says of scored samples: the class that is looked for first, metrics with intervals, by length
 and by group; sequences by length. The classifier is saved before its report is drawn: if drawing fails, the training is
@@ -27,13 +31,21 @@ from embedstore.atomic import replacing
 from embedstore.classify.blocks import FeatureInput, Reading, open_input
 from embedstore.classify.calibration import Calibration, SequenceCalibration, calibrate, uncalibrated
 from embedstore.classify.classifier import REPORT_NAME, SCORES_NAME, Classifier, check_output, save_classifier
-from embedstore.classify.contigs import Fragments, assess_fragments, calibrated, fragment_weights, fragments_of
 from embedstore.classify.fitting import CrossFitted, OnFitted, PartRows, cross_fit, log_losses, row_weights
+from embedstore.classify.fragments import (
+    Fragments,
+    assess_fragments,
+    calibrated,
+    fragment_weights,
+    fragments_of,
+    how_calibrated,
+)
 from embedstore.classify.heads import TrainOptions
 from embedstore.classify.metrics import PREVALENCES, Measures, Probabilities
+from embedstore.classify.provenance import Provenance
 from embedstore.classify.resampling import LEVEL, REPLICATES, intervals
+from embedstore.classify.scores import Scores, logits_of, write_scores
 from embedstore.classify.splitting import TEST, Split, given_split, split_samples
-from embedstore.classify.tables import Scores, logits_of, write_scores
 from embedstore.errors import InputError, StorageError, plain
 from embedstore.features import Features, Samples
 from embedstore.features.features import Indices
@@ -142,7 +154,8 @@ def _summary(scores: Scores, rows: Indices) -> dict[str, Any]:
     }
 
 
-_PACKAGES = ("embedstore-bio", "torch", "numpy", "scipy", "scikit-learn")
+_PACKAGES = {"embedstore": "embedstore-bio"} | {name: name for name in ("torch", "numpy", "scipy", "scikit-learn")}
+"""Names in `versions`, and of the distributions."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -187,6 +200,7 @@ def train(
     split: str | Path | None = None,
     on_fitted: OnFitted | None = None,
     on_split: Callable[[Split], object] | None = None,
+    made: Provenance | None = None,
 ) -> TrainReport:
     """Train a classifier, test it on groups that it has never seen, and write its folder.
 
@@ -195,6 +209,7 @@ def train(
     given : features, a merged file, or samples that `reading` joins with the spaces of a store.
     output : the classifier's folder; a classifier that is there is replaced once the new one is complete.
     split : table of sample, source or group, and part (train or fold 1, fold 2, …, and test); None: by groups, seeded.
+    made : what the page says of when and by which command; None: now, from Python.
 
     Raises
     ------
@@ -203,8 +218,9 @@ def train(
     """
     started = time.monotonic()
     options, output = options or TrainOptions(), Path(output)
+    reading, made = reading or Reading(), made or Provenance.now()
     check_output(output)
-    features, samples = open_input(given, reading or Reading())
+    features, samples = open_input(given, reading)
     if split is None:
         parts = split_samples(samples, options)
     else:
@@ -213,7 +229,12 @@ def train(
         on_split(parts)
     trained = fit_classifier(features, samples, parts, options, name=str(output), on_fitted=on_fitted)
     save_classifier(trained.classifier, output)
-    failed = _write_for_people(trained.classifier, trained.test, output)
+    failed = _write_for_people(
+        trained.classifier,
+        trained.test,
+        output,
+        made.of(given, reading, split=split, seed=options.seed),
+    )
     return TrainReport(output, trained.classifier, parts, trained.evaluation, time.monotonic() - started, failed)
 
 
@@ -262,38 +283,30 @@ def fit_classifier(
     weights = row_weights(y, samples.groups.codes[rows].astype(np.int64), len(labels), options)
     fitted = cross_fit(PartRows(features, rows, y), folds, weights, len(labels), options, on_fitted=on_fitted)
     folded = _Folded(samples.take(rows), y, folds, weights, fitted, labels, options)
-    calibration, probabilities = folded.calibrated()
-    fragments = folded.fragments()
-    sequences, of_fragments = folded.calibrated_fragments(fragments)
+    calibration = calibrate(fitted.logits, y, weights, options.calibration)
+    scores = Scores(folded.samples, y, calibration.probabilities(fitted.logits), labels)
+    fragments = fragments_of(folded.samples, fitted.logits, scores.probabilities, y, folds)
+    sequences, crossed = folded.calibrated_fragments(fragments)
     about = {
         "options": options.to_json(),
         "trained_on": samples.origin,
         "split": split.to_json(),
         "fit": fitted.about,
         "simple_head": _simple_head(features, folded, on_fitted),
-        "versions": {package: found for package in _PACKAGES if (found := _installed(package))},
+        "versions": {name: found for name, package in _PACKAGES.items() if (found := _installed(package))},
     }
     schema = replace(features.schema, labels=labels)
     classifier = Classifier(schema, fitted.head, calibration, about, name, sequences)
-    scores = Scores(folded.samples, y, probabilities, labels)
+    calibrations = folded.calibrations(calibration)
     if TEST in split.rows:
-        scores, fragments, of_fragments = _tested(features, samples, split.rows[TEST], classifier)
-    evaluation = assess(scores, options.seed, samples.preparation.chunk_length, options.positive)
-    evaluation["tested_on"] = "a test part" if TEST in split.rows else "all samples, out of fold"
-    evaluation["contigs"] = (
-        []
-        if of_fragments is None
-        else jsonable(
-            assess_fragments(
-                fragments,
-                calibration.probabilities(fragments.logits.astype(np.float32)),
-                of_fragments,
-                labels,
-                positive_class(labels, options.positive),
-                options.seed,
-            )
-        )
-    )
+        scores, fragments = _tested(features, samples, split.rows[TEST], classifier)
+        crossed, calibrations = None, {}
+    evaluation = {
+        "tested_on": "test" if TEST in split.rows else "folds",
+        **assess(scores, options.seed, samples.preparation.chunk_length, options.positive),
+        **calibrations,
+        "contigs": assess_contigs(fragments, classifier, options.positive, options.seed, crossed),
+    }
     classifier = replace(classifier, about={**about, "test": evaluation})
     return Trained(classifier, scores, evaluation)
 
@@ -310,32 +323,52 @@ class _Folded:
     labels: tuple[str, ...]
     options: TrainOptions
 
-    def calibrated(self) -> tuple[Calibration, Probabilities]:
-        """Fit to all logits out of fold; return that, and probabilities, those of a fold from a fit to the others."""
-        kind, logits = self.options.calibration, self.fitted.logits
+    def calibrations(self, calibration: Calibration) -> dict[str, Any]:
+        """Compare the scores as they are with those before calibration, and calibrated by a fit to the other folds."""
+        logits, kind = self.fitted.logits, self.options.calibration
         if kind == "none":
-            calibration = uncalibrated(len(self.labels))
-            return calibration, calibration.probabilities(logits)
-        probabilities = np.empty((len(self.y), len(self.labels)))
+            return {}
+        crossed = np.empty((len(self.y), len(self.labels)))
         for fold in np.unique(self.folds).tolist():
             others = self.folds != fold
             found = calibrate(logits[others], self.y[others], self.weights[others], kind)
-            probabilities[~others] = found.probabilities(logits[~others])
-        return calibrate(logits, self.y, self.weights, kind), probabilities
-
-    def fragments(self) -> Fragments:
-        """Cut the sources into fragments."""
-        return fragments_of(self.samples, self.fitted.logits, self.y, self.folds)
+            crossed[~others] = found.probabilities(logits[~others])
+        before = uncalibrated(len(self.labels)).probabilities(logits)
+        return {
+            "before_calibration": how_calibrated(self.y, before, self.labels),
+            "calibrated_by_others": how_calibrated(self.y, crossed, self.labels),
+        }
 
     def calibrated_fragments(self, fragments: Fragments) -> tuple[SequenceCalibration | None, Probabilities | None]:
         """Calibrate for sequences, unless samples are not calibrated either."""
-        if self.options.calibration == "none" or not len(fragments):
+        kind = self.options.calibration
+        if kind == "none":
             return None, None
         classes = len(self.labels)
         weights = fragment_weights(
             fragments, classes, self.options.group_exponent, balance=self.options.balance_classes
         )
-        return calibrated(fragments, weights, classes)
+        return calibrated(fragments, weights, classes, kind)
+
+
+def assess_contigs(
+    fragments: Fragments,
+    classifier: Classifier,
+    positive: str | None,
+    seed: int,
+    crossed: Probabilities | None = None,
+) -> list[dict[str, Any]]:
+    """Return the metrics of fragments, scored as `predict` scores sequences, by length, as JSON values.
+
+    Parameters
+    ----------
+    positive : the class that is looked for, see `positive_class`.
+    crossed : see `assess_fragments`.
+    """
+    sequences, place = classifier.sequences, positive_class(classifier.labels, positive)
+    scores = fragments.scores if sequences is None else sequences.probabilities(fragments.logits, fragments.counts)
+    found = assess_fragments(fragments, scores, classifier.labels, place, seed, crossed)
+    return jsonable(found)  # type: ignore[no-any-return]
 
 
 def _simple_head(features: Features, folded: _Folded, on_fitted: OnFitted | None) -> dict[str, Any] | None:
@@ -365,24 +398,19 @@ def _simple_head(features: Features, folded: _Folded, on_fitted: OnFitted | None
     return {"head": "linear", **theirs, "of_this_head": ours, "is_beaten": ours["auroc"] > theirs["auroc"]}
 
 
-def _tested(
-    features: Features, samples: Samples, rows: Indices, classifier: Classifier
-) -> tuple[Scores, Fragments, Probabilities | None]:
+def _tested(features: Features, samples: Samples, rows: Indices, classifier: Classifier) -> tuple[Scores, Fragments]:
     """Score a test part and its fragments by the head that is shipped."""
     y = samples.labels.codes[rows].astype(np.int64)
     logits = logits_of(features, rows, classifier.head)
-    chosen = samples.take(rows)
-    scores = Scores(chosen, y, classifier.calibration.probabilities(logits), classifier.labels)
-    fragments = fragments_of(chosen, logits, y, np.zeros(len(y), np.int64))
-    sequences = classifier.sequences
-    return scores, fragments, None if sequences is None else sequences.probabilities(fragments.logits, fragments.counts)
+    scores = Scores(samples.take(rows), y, classifier.calibration.probabilities(logits), classifier.labels)
+    return scores, fragments_of(scores.samples, logits, scores.probabilities, y, np.zeros(len(y), np.int64))
 
 
-def _write_for_people(classifier: Classifier, test: Scores, output: Path) -> str:
+def _write_for_people(classifier: Classifier, test: Scores, output: Path, made: Provenance) -> str:
     """Add the files that are for people to a classifier that is saved; return why that failed, if it did."""
     from embedstore.classify.report import drawn_or_why, training_report
 
-    page, failed = drawn_or_why(lambda: training_report(classifier, test))
+    page, failed = drawn_or_why(lambda: training_report(classifier, test, made))
     try:
         with replacing(output / SCORES_NAME) as table:
             write_scores(test, table)

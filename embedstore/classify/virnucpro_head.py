@@ -151,7 +151,7 @@ def read_head(file: Path) -> Tensors:
     try:
         problems = _problems(module)
     except (TypeError, ValueError, AttributeError, LookupError) as error:
-        raise _refused(file, f"its module is not put together as one: {error}") from error
+        raise _refused(file, f"its module has another structure: {error}") from error
     if problems:
         raise _refused(file, "; ".join(problems[:5]))
     tensors = {ours: _tensor(module, theirs) for theirs, ours in _TENSORS.items()}

@@ -1,40 +1,70 @@
-"""The page about a comparison, with the numbers of its JSON."""
+"""The page about a comparison, with the numbers of its JSON: which sections it has, and what its verdict says."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from embedstore.classify.report import HEADLINES, decimal, figures, intervals_plot, page, table
+from embedstore.classify.plots import intervals_plot
+from embedstore.classify.provenance import Provenance
+from embedstore.classify.report import HEADLINE, HEADLINES
+from embedstore.classify.sections import Cell, Figure, Figures, Section, Table, decimal, page, with_interval
+from embedstore.errors import plain
 
 DRAWN = (("auroc", "AUROC"), ("balanced_accuracy", "balanced accuracy"), ("mcc", "MCC"))
+_NO_STAR = "\u2007"
+"""As wide as a digit, so that numbers with a star and without stand below each other."""
+_TITLE_CHARACTERS = 80
+_LINE_CHARACTERS = 50
 _UNITS = {"dna": "base", "protein": "residue"}
 
 
-def comparison_report(found: Mapping[str, Any]) -> str:
-    """Describe a comparison."""
-    intervals, seeds = found["intervals"], [split["seed"] for split in found["splits"]]
-    how = (
-        f"Means over {len(seeds)} seeds, each with its own split, which is the same for every set. In grey: "
-        f"{intervals['level']:.0%} intervals, {intervals['replicates']} bootstrap samples of {intervals['of']}."
-    )
-    parts = [
-        "<h2>Differences</h2>",
-        f"<p class=about>Of each pair, how much more the first has than the second. * : 0 is not in the interval. Of "
-        f"Brier score and ECE less is better. {how}</p>",
-        figures([(f"Difference in {name}", _drawn(found["differences"], path, name)) for path, name in DRAWN]),
-        table(*_differences(found["differences"])),
-        "<h2>Each set</h2>",
-        table(*_sets(found["sets"])),
-        "<h2>Cost</h2>",
-        "<p class=about>Seconds inside the model, as recorded when the vectors were computed, on whichever machine. A "
-        "residue of a set counts with the three bases that it is translated from.</p>",
-        table(("set", "columns", "unit", "seconds per million residues or bases"), _costs(found)),
+def comparison_report(found: Mapping[str, Any], made: Provenance) -> str:
+    """Describe a comparison.
+
+    Parameters
+    ----------
+    found : the document of `comparing.compare`.
+    made : when, by which command and from what.
+    """
+    sections = [
+        _sets(found),
+        _differences(found),
+        _costs(found),
         *_similarity(found["similarity"]),
-        "<h2>Splits</h2>",
-        table(*_splits(found["splits"])),
+        _splits(found["splits"]),
+        _origin(found, made),
     ]
-    return page("Comparison of " + ", ".join(some["name"] for some in found["sets"]), lead(found), parts)
+    seeds = ", ".join(str(split["seed"]) for split in found["splits"])
+    title = "Comparison of " + ", ".join(some["name"] for some in found["sets"])
+    if len(title) > _TITLE_CHARACTERS:
+        title = f"Comparison of {len(found['sets'])} sets of features"
+    return page(title, verdict(found), f"{made.stamp}, {_noun(len(found['splits']), 'seed')} {seeds}", sections)
+
+
+def verdict(found: Mapping[str, Any]) -> str:
+    """Say in a sentence which set is the best, and whether it is told apart from the second."""
+    key, name = HEADLINE
+    defined = [some for some in found["sets"] if some["metrics"][key]["value"] is not None]
+    on = f"on {found['samples']:,} samples of {found['samples_of']}"
+    if len(defined) < 2:
+        return f"No {name} can be computed {on}."
+    best, second = sorted(defined, key=lambda some: -some["metrics"][key]["value"])[:2]
+    low, high = best["metrics"][key]["interval"]
+    level, head = f"{found['intervals']['level']:.0%}", found["options"]["head"]
+    base = 1 / len(found["labels"])
+    interval = "" if low is None else f"{level} interval {decimal(low)} to {decimal(high)}; "
+    difference, low, high = _between(found["differences"], best["name"], second["name"])
+    if low is None or high is None:
+        said = f"whether that is more than {second['name']}, the second, cannot be said"
+    else:
+        told = "which is more than" if low > 0 else "but not shown to be better than"
+        of_it = f"{_signed(low)} to {_signed(high)}"
+        said = f"{told} {second['name']}, the second (difference {_signed(difference)}, {of_it})"
+    return (
+        f"Of {len(found['sets'])} sets of features with a {head} head {on}, {best['name']} has the highest {name}, "
+        f"{decimal(best['metrics'][key]['value'])} ({interval}ignoring the sequence gives {decimal(base)}), {said}."
+    )
 
 
 def lead(found: Mapping[str, Any]) -> str:
@@ -54,54 +84,107 @@ def pair_name(difference: Mapping[str, Any]) -> str:
     return f"{difference['of']} − {difference['minus']}"
 
 
-def difference_text(metric: Mapping[str, Any], brackets: str = "<>") -> str:
+def difference_text(metric: Mapping[str, Any]) -> str:
     """Write a difference with its interval in brackets, and a star if 0 is not in that."""
+    cell = _difference_cell(metric)
+    return cell if isinstance(cell, str) else f"{cell[0].rstrip(_NO_STAR)} ({cell[1]})".replace("−", "-")
+
+
+def _difference_cell(metric: Mapping[str, Any]) -> Cell:
     low, high = metric["interval"]
     if metric["value"] is None or low is None:
         return "–"
-    star = "*" if low > 0 or high < 0 else ""
-    return f"{metric['value']:+.3f}{star} {brackets[0]}{low:+.3f} to {high:+.3f}{brackets[1]}"
+    star = "*" if low > 0 or high < 0 else _NO_STAR
+    return f"{_signed(metric['value'])}{star}", f"{_signed(low)} to {_signed(high)}"
 
 
-def _drawn(differences: Sequence[Mapping[str, Any]], path: str, name: str) -> str:
+def _signed(number: float | None) -> str:
+    return "–" if number is None else f"{number:+.3f}".replace("-", "−")
+
+
+def _between(
+    differences: Sequence[Mapping[str, Any]], name: str, other: str
+) -> tuple[float | None, float | None, float | None]:
+    """Difference of the headline of two sets, and its interval, whichever of them comes first."""
+    for difference in differences:
+        metric = difference["metrics"][HEADLINE[0]]
+        value, (low, high) = metric["value"], metric["interval"]
+        if (difference["of"], difference["minus"]) == (name, other):
+            return value, low, high
+        if (difference["minus"], difference["of"]) == (name, other) and None not in (value, low, high):
+            return -value, -high, -low
+    return None, None, None
+
+
+def _sets(found: Mapping[str, Any]) -> Section:
+    sets, intervals, seeds = found["sets"], found["intervals"], len(found["splits"])
+    tested = [_tested_groups(split) for split in found["splits"]]
+    groups = f"{min(tested):,}" if min(tested) == max(tested) else f"{min(tested):,} to {max(tested):,}"
+    groups += f" {_noun(max(tested), 'group')}"
+    how = (
+        f"{lead(found)} Means over {seeds} {_noun(seeds, 'seed')}, each with its own split, which is the same for "
+        f"every set, and {groups} to be tested on. In grey: {intervals['level']:.0%} intervals, "
+        f"{intervals['of']}. ↓: less is better."
+    )
+    header = ("metric", *(some["name"] for some in sets))
+    rows = [
+        (name, *(with_interval(some["metrics"][path]["value"], some["metrics"][path]["interval"]) for some in sets))
+        for path, name in HEADLINES
+    ]
+    return Section("Each set", (how, Table(header, rows)))
+
+
+def _tested_groups(split: Mapping[str, Any]) -> int:
+    """Count the groups of the test part; without one, all are tested on, out of fold."""
+    groups = split["groups"]
+    return len(groups["test"]) if "test" in groups else sum(map(len, groups.values()))
+
+
+def _differences(found: Mapping[str, Any]) -> Section:
+    differences = found["differences"]
+    text = (
+        "Of each pair, how much more the first has than the second, on the same groups in every draw. *: 0 is not in "
+        f"the interval. {len(differences) * len(HEADLINES):,} intervals stand here, uncorrected: decide beforehand "
+        "which one counts, since some stars are there by chance."
+    )
+    header = ("metric", *map(pair_name, differences))
+    rows = [(name, *(_difference_cell(some["metrics"][path]) for some in differences)) for path, name in HEADLINES]
+    figures = tuple(_drawn(differences, path, name) for path, name in DRAWN)
+    return Section("Differences", (text, Figures(figures), Table(header, rows)))
+
+
+def _drawn(differences: Sequence[Mapping[str, Any]], path: str, name: str) -> Figure:
     rows = {}
     for difference in differences:
         metric = difference["metrics"][path]
         if metric["value"] is not None and metric["interval"][0] is not None:
-            rows[pair_name(difference)] = (metric["value"], *metric["interval"])
+            pair = pair_name(difference)
+            if len(pair) > _LINE_CHARACTERS:
+                pair = f"{plain(difference['of'])}\n− {plain(difference['minus'])}"
+            rows[pair] = (metric["value"], *metric["interval"])
     return intervals_plot(f"difference in {name}", rows)
 
 
-def _differences(differences: Sequence[Mapping[str, Any]]) -> tuple[Sequence[str], list[Sequence[str]]]:
-    header = ("metric", *map(pair_name, differences))
-    return header, [
-        (name, *(difference_text(some["metrics"][path]) for some in differences)) for path, name in HEADLINES
-    ]
-
-
-def _sets(sets: Sequence[Mapping[str, Any]]) -> tuple[Sequence[str], list[Sequence[str]]]:
-    def text(metric: Mapping[str, Any]) -> str:
-        low, high = metric["interval"]
-        return f"{decimal(metric['value'])} <{decimal(low)}–{decimal(high)}>"
-
-    header = ("metric", *(some["name"] for some in sets))
-    return header, [(name, *(text(some["metrics"][path]) for some in sets)) for path, name in HEADLINES]
-
-
-def _costs(found: Mapping[str, Any]) -> list[Sequence[str]]:
+def _costs(found: Mapping[str, Any]) -> Section:
+    text = (
+        "Seconds inside the model, as recorded when the vectors were computed, on whichever machine. A residue of a "
+        "set counts with the three bases that it is translated from."
+    )
     sets = [(some["name"], some["dim"], "residue", some["seconds_per_residue"]) for some in found["sets"]]
     spaces = [
         (f"space {space['name']}", space["dim"], _UNITS[space["molecule"]], space["seconds_per_letter"])
         for space in found["spaces"]
     ]
-    return [(name, f"{dim:,}", unit, _million(seconds)) for name, dim, unit, seconds in (*sets, *spaces)]
+    rows = [(name, unit, f"{dim:,}", _million(seconds)) for name, dim, unit, seconds in (*sets, *spaces)]
+    header = ("set or space", "unit", "columns", "seconds per million units")
+    return Section("Cost", (text, Table(header, rows, names=2)))
 
 
 def _million(seconds: float | None) -> str:
     return "not recorded" if seconds is None else f"{seconds * 1e6:,.3g}"
 
 
-def _similarity(similarity: Mapping[str, Any]) -> list[str]:
+def _similarity(similarity: Mapping[str, Any]) -> list[Section]:
     def canaries(cosines: Sequence[float] | None) -> str:
         return "not comparable" if cosines is None else ", ".join(map(decimal, cosines))
 
@@ -116,21 +199,40 @@ def _similarity(similarity: Mapping[str, Any]) -> list[str]:
         )
         for pair in similarity["pairs"]
     ]
+    text = (
+        f"On {similarity['samples']:,} of the samples. Linear CKA, unbiased: 1 if one space is the other turned and "
+        f"scaled, about 0 if they have nothing in common. Neighbours: which share of the {similarity['neighbours']} "
+        f"nearest samples by cosine is the same, by chance {decimal(similarity['overlap_by_chance'])}. Canaries: "
+        "cosines of the fixed sequences that both spaces keep; not comparable if dimensions or sequences differ."
+    )
     return [
-        "<h2>Similarity of the spaces</h2>",
-        f"<p class=about>On {similarity['samples']:,} of the samples. Linear CKA, unbiased: 1 if one space is the "
-        f"other turned and scaled, about 0 if they have nothing in common. Neighbours: which share of the "
-        f"{similarity['neighbours']} nearest samples by cosine is the same, by chance "
-        f"{decimal(similarity['overlap_by_chance'])}. Canaries: cosines of the fixed sequences that both spaces keep; "
-        "not comparable if the dimensions or the sequences differ.</p>",
-        table(("spaces", "linear CKA", "neighbours", "canaries"), rows),
+        Section("Similarity of the spaces", (text, Table(("spaces", "linear CKA", "neighbours", "canaries"), rows)))
     ]
 
 
-def _splits(splits: Sequence[Mapping[str, Any]]) -> tuple[Sequence[str], list[Sequence[str]]]:
+def _splits(splits: Sequence[Mapping[str, Any]]) -> Section:
     names = list(splits[0]["samples"])
 
     def sizes(split: Mapping[str, Any]) -> Sequence[str]:
         return [f"{split['samples'][part]:,} of {len(split['groups'][part]):,} groups" for part in names]
 
-    return ("seed", *names), [(str(split["seed"]), *sizes(split)) for split in splits]
+    rows = [(str(split["seed"]), *sizes(split)) for split in splits]
+    return Section("Splits", ("Samples and groups of each part.", Table(("seed", *names), rows)))
+
+
+def _origin(found: Mapping[str, Any], made: Provenance) -> Section:
+    """Return when, how and from what the page was made."""
+    facts = [
+        *made.facts,
+        *[
+            (f"space {space['name']}", f"{space['id']}, {space['dim']:,} columns of {space['molecule']}")
+            for space in found["spaces"]
+        ],
+        ("head", found["options"]["head"]),
+        ("classes", ", ".join(found["labels"])),
+    ]
+    return Section("How this was made", (Table((), facts, names=2),))
+
+
+def _noun(count: int, noun: str) -> str:
+    return noun if count == 1 else f"{noun}s"

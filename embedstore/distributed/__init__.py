@@ -7,7 +7,7 @@ Workers are processes of this machine (`processes`) or of a Dask cluster (`dask_
 among jobs that do not communicate.
 """
 
-from embedstore.distributed.coordination import fill_with_workers
+from embedstore.distributed.coordination import computing_with, fill_with_workers
 from embedstore.distributed.dask_workers import DaskCluster, DaskScheduler, read_cluster_file
 from embedstore.distributed.processes import LocalProcesses
 from embedstore.distributed.sharding import Shard, fill_shard
@@ -17,6 +17,7 @@ __all__ = [
     "DaskScheduler",
     "LocalProcesses",
     "Shard",
+    "computing_with",
     "fill_shard",
     "fill_with_workers",
     "read_cluster_file",

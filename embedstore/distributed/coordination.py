@@ -1,7 +1,7 @@
 """Filling a space with many workers: the steps of an ordinary fill, but missing sequences are handed out in tasks.
 
 `TaskPlan` cuts the queue into tasks that take a worker some seconds, smaller ones towards the end. `Workers` and
-`Executor` are what coordination needs of the workers, whoever runs them. `fill_with_workers` brings both together.
+`Executor` are what coordination needs of the workers, whatever runs them. `fill_with_workers` brings both together.
 
 A task whose worker died is tried again; if that kills a worker too, it is split in halves, and those again, until the
 sequence that causes it stands alone: it is reported as failed, and all others are computed. Each worker makes its
@@ -11,9 +11,10 @@ vectors durable before it sends its receipt, so that only the report depends on 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Sequence
-from contextlib import AbstractContextManager, ExitStack
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -21,14 +22,13 @@ import numpy as np
 
 from embedstore.distributed.working import Job, Receipt, Task
 from embedstore.errors import InputError, WorkerError
-from embedstore.filling.filler import Fill, FillOptions, KeyFilter, OnProgress, Walk, residues_per_second
-from embedstore.filling.intake import DistinctKeys, Selection, Window
-from embedstore.filling.pool import Pack, Pool
-from embedstore.filling.summary import FillReport
+from embedstore.filling.filler import Computing, FillOptions, KeyFilter, fill, residues_per_second
+from embedstore.filling.intake import Selection
+from embedstore.filling.pool import Backlog, Pack
+from embedstore.filling.summary import FillReport, OnProgress
 from embedstore.filling.target import SpaceTarget
-from embedstore.identity import key_array
 from embedstore.interruption import uninterrupted
-from embedstore.records import Keys, Record, Rejection
+from embedstore.records import Record, Rejection
 from embedstore.storage.locations import is_url
 from embedstore.store.store import SpaceStore
 
@@ -184,7 +184,8 @@ class Workers(Protocol):
 
         Raises
         ------
-        WorkerError : they are not available. InputError : the options do not suit.
+        WorkerError : they are not available.
+        InputError : the options do not suit.
         MissingDependencyError : an extra is not installed.
         """
         ...
@@ -211,9 +212,13 @@ def fill_with_workers(
 
     Parameters
     ----------
+    records : as in `fill`.
     target : as `Store.target` or `find_target` return it.
     workers : `LocalProcesses`, `DaskScheduler` or `DaskCluster`. None is started before something has to be computed.
-    options, on_progress, selection, only : as in `fill`.
+    options : as in `fill`.
+    on_progress : as in `fill`.
+    selection : as in `fill`.
+    only : as in `fill`.
 
     Returns
     -------
@@ -222,107 +227,77 @@ def fill_with_workers(
     Raises
     ------
     WorkerError : workers are not available, or die whatever they are given.
-    MoleculeError, CanaryError, ModelError, StoreError : as in `fill`; after what was computed was stored.
+    EmbedStoreError : as in `fill`; after what was computed was stored.
     """
-    with DistinctKeys() as distinct, ExitStack() as stack:
-        walk = Walk(on_progress, selection, only, distinct)
-        return _DistributedFill(records, target, options or FillOptions(), walk, workers, stack).run()
+    how = replace(options or FillOptions(), workers=partial(computing_with, workers))
+    return fill(records, target, how, on_progress=on_progress, selection=selection, only=only)
 
 
-class _DistributedFill(Fill):
-    """One run of `fill_with_workers`."""
+@contextmanager
+def computing_with(workers: Workers, options: FillOptions) -> Iterator[Computing]:
+    """Open workers that compute what a fill finds missing: with them bound, the `workers` of `FillOptions`.
 
-    def __init__(
-        self,
-        records: Iterable[Record | Rejection],
-        target: SpaceTarget,
-        options: FillOptions,
-        walk: Walk,
-        workers: Workers,
-        stack: ExitStack,
-    ) -> None:
-        super().__init__(records, target, options, walk)
+    None of them is left when the context ends.
+
+    Parameters
+    ----------
+    workers : as for `fill_with_workers`.
+    options : device, limits.
+    """
+    with ExitStack() as stack:
+        yield _WorkersComputing(workers, options, stack)
+
+
+class _WorkersComputing:
+    """Has the sequences of a backlog computed by workers; see `filler.Computing`."""
+
+    def __init__(self, workers: Workers, options: FillOptions, stack: ExitStack) -> None:
         self._workers = workers
+        self._options = options
         self._stack = stack
         self._executor: Executor | None = None
         self._plan = TaskPlan(None, 1)
-        self._handed_out: list[Pool] = []
-        """Pools whose sequences are in the plan or with workers; each until all of them are settled."""
-        self._computed = 0
         self._losses_in_a_row = 0
         self._new_rows = False
 
-    def _work(self) -> None:
-        for window in self._intake:
-            self._look_up(window)
-            self._exchange(timeout_s=0)
-            if self._pool.full:
-                self._hand_out(f"at least {len(self._pool)}")
-                while not self._plan.scarce:
-                    self._exchange(timeout_s=None)
-        self._hand_out(str(len(self._pool)))
-        while self._executor is not None and (self._plan or self._executor.in_hand):
-            self._exchange(timeout_s=None)
+    def keep_up(self, backlog: Backlog) -> None:
+        """Give out tasks, take what is done, and read what the workers have committed."""
+        self._exchange(backlog, timeout_s=0)
+        if self._new_rows:
+            _find_space(backlog)
+            self._new_rows = False
 
-    def _commit_rest(self) -> None:
+    def compute(self, backlog: Backlog, *, more: bool) -> None:
+        """Queue all sequences in the plan, and have tasks computed."""
+        if len(backlog.queued):
+            if self._executor is None:
+                self._executor = self._opened(backlog, more=more)
+            sequences = backlog.take()
+            self._plan.add(list(sequences), list(sequences.values()))
+        while self._executor is not None and (not self._plan.scarce if more else self._plan or self._executor.in_hand):
+            self._exchange(backlog, timeout_s=None)
+
+    def close(self, backlog: Backlog) -> None:
         """Let the workers store what they have computed; nothing is left to do when all went well."""
         executor, self._executor = self._executor, None
         if executor is not None:
-            for outcome in executor.stop():
-                self._take_last(outcome)
-            self._find_space()
+            for _, receipt in executor.stop():
+                if isinstance(receipt, Receipt):  # the store tells which sequences that are
+                    self._count(backlog, receipt)
+                    backlog.settle(receipt.failures)
+            _find_space(backlog)
 
-    def _look_up(self, window: Window) -> None:
-        if self._new_rows:
-            self._find_space()
-            self._new_rows = False
-        super()._look_up(window)
-
-    def _find_space(self) -> None:
-        """Read what the workers have committed."""
-        if self._space is not None:
-            self._space.refresh()
-        elif self._target.store is not None:
-            self._space = self._target.store.find_space(self._target.recipe, self._target.name)
-
-    def _hand_out(self, missing: str) -> None:
-        """Queue all pooled sequences in the plan, except those that it holds already."""
-        if not len(self._pool):
-            return
-        if self._executor is None:
-            self._executor = self._opened(missing)
-        known = set().union(*(each.sequences.keys() for each in self._handed_out))
-        pool, self._pool = self._pool, Pool()
-        self._handed_out.append(pool)  # at once, so that an interrupted fill counts it among what is left
-        new = {key: sequence for key, sequence in pool.sequences.items() if key not in known}
-        self._plan.add(list(new), list(new.values()))
-
-    def _opened(self, missing: str) -> Executor:
-        executor = self._stack.enter_context(self._workers.open(self._job(missing)))
-        rate = residues_per_second(self._target, self._options.device)
+    def _opened(self, backlog: Backlog, *, more: bool) -> Executor:
+        missing = len(backlog.queued)
+        job = _job(backlog, self._options, f"at least {missing}" if more else str(missing))
+        backlog.tell("starting the workers")
+        executor = self._stack.enter_context(self._workers.open(job))
+        rate = residues_per_second(backlog.target, self._options.device)
         rate = None if rate is None else rate / self._workers.residues_per_second_divisor
         self._plan = TaskPlan(rate, executor.workers)
         return executor
 
-    def _job(self, missing: str) -> Job:
-        target, options = self._target, self._options
-        if target.store is None:
-            raise InputError(f"Cannot fill space {target.name}: there is no store. Create one first.")
-        if target.source is None:
-            raise InputError(
-                f"Cannot fill space {target.name} with other processes: its model exists in this process only. "
-                "Use fill, or a target from find_target."
-            )
-        target.store.require_writable(self._space)
-        if self._space is not None:  # maybe in an upstream store only, whose canaries the workers must reproduce
-            own = SpaceStore(target.store.storage, trust=target.store.trust)
-            own.create_space(target.recipe, target.name, self._space.canaries)
-        target.get_model(missing)  # if it must be fetched, once, and not by every worker
-        location = target.store.location
-        location = location if is_url(location) else str(Path(location).absolute())
-        return Job(location, target.recipe, target.name, target.source, options.device, options.limits)
-
-    def _exchange(self, timeout_s: float | None) -> None:
+    def _exchange(self, backlog: Backlog, timeout_s: float | None) -> None:
         """Give tasks to workers that have none, and take what others have done."""
         executor = self._executor
         if executor is None:
@@ -332,10 +307,10 @@ class _DistributedFill(Fill):
         with uninterrupted():  # no receipt is lost
             for task, outcome in executor.outcomes():
                 if isinstance(outcome, Loss):
-                    self._lose(task, outcome, executor)
+                    self._lose(backlog, task, outcome, executor)
                 else:
                     self._losses_in_a_row = 0
-                    self._take(task, outcome)
+                    self._take(backlog, task, outcome)
         self._give(executor)
 
     def _give(self, executor: Executor) -> None:
@@ -345,47 +320,31 @@ class _DistributedFill(Fill):
                 return
             executor.submit(task)
 
-    def _take(self, task: Task, receipt: Receipt) -> None:
+    def _take(self, backlog: Backlog, task: Task, receipt: Receipt) -> None:
         """Record what a worker did with a task."""
-        self._count(receipt)
+        self._count(backlog, receipt)
         if receipt.error is not None:
             raise receipt.error
         if task.losses:  # workers of this fill died of it, and may have stored some of it before
-            self._computed += receipt.present
+            backlog.computed += receipt.present
         self._plan.learn(receipt.residues, receipt.compute_seconds)
-        self._settle(task.pack.keys)
-        self._tell_progress()
+        backlog.settle(task.pack.keys)
+        backlog.tell("computing")
 
-    def _take_last(self, outcome: Outcome) -> None:
-        """Record what a stopped worker did: the store tells which sequences that are."""
-        receipt = outcome[1]
-        if isinstance(receipt, Receipt):
-            self._count(receipt)
-            self._settle(receipt.failures)
-
-    def _count(self, receipt: Receipt) -> None:
-        self._computed += receipt.computed
-        self._compute_seconds += receipt.compute_seconds
-        self._progress.computed += receipt.computed
-        self._progress.residues_computed += receipt.residues
+    def _count(self, backlog: Backlog, receipt: Receipt) -> None:
+        backlog.computed += receipt.computed
+        backlog.count(receipt.computed, receipt.residues, receipt.compute_seconds)
         self._new_rows = True
         if receipt.failures:
-            self._failures.update(receipt.failures)
-            for pool in (*self._handed_out, self._pool):
-                self._failed.extend(pool.rejections(receipt.failures))
+            backlog.fail(receipt.failures)
 
-    def _settle(self, keys: Iterable[bytes]) -> None:
-        for pool in (*self._handed_out, self._pool):
-            pool.settle(key for key in keys if key in pool.sequences)
-        self._handed_out = [pool for pool in self._handed_out if len(pool)]
-
-    def _lose(self, task: Task, loss: Loss, executor: Executor) -> None:
+    def _lose(self, backlog: Backlog, task: Task, loss: Loss, executor: Executor) -> None:
         """Try a task again, or halves of it; or report its only sequence as the one that kills workers."""
         self._losses_in_a_row += 1
         most = _MOST_LOSSES_IN_A_ROW + _MOST_LOSSES_IN_A_ROW_PER_WORKER * executor.workers
         if self._losses_in_a_row > most:
             raise WorkerError(
-                f"Cannot fill space {self._target.name}: {self._losses_in_a_row} times in a row a worker died, "
+                f"Cannot fill space {backlog.target.name}: {self._losses_in_a_row} times in a row a worker died, "
                 f"whatever it was given; the last one {loss.reason}. Look at its memory, and fill with fewer workers."
             )
         losses, pack = task.losses + 1, task.pack
@@ -394,23 +353,45 @@ class _DistributedFill(Fill):
         elif len(pack) > 1:
             middle = np.arange(len(pack)) < len(pack) // 2
             for half in (pack.only(middle), pack.only(~middle)):
-                # A sequence that stands alone is tried twice, so that it does not pay for another one's death.
+                # A sequence that stands alone is tried twice, so that it does not pay for another worker's death.
                 self._plan.put_back(Task(half, losses - 1 if len(half) > 1 else 0))
         else:
-            self._fail(pack, f"{losses} times the worker that computed it {loss.reason}")
+            reason = f"{losses} times the worker that computed it {loss.reason}"
+            backlog.fail(dict.fromkeys(pack.keys, reason))
+            backlog.settle(pack.keys)
+            backlog.tell()
 
-    def _fail(self, pack: Pack, reason: str) -> None:
-        self._count(Receipt(failures=dict.fromkeys(pack.keys, reason)))
-        self._settle(pack.keys)
-        self._tell_progress()
 
-    def _count_computed(self) -> int:
-        return self._computed
+def _find_space(backlog: Backlog) -> None:
+    """Read what the workers have committed."""
+    if backlog.space is not None:
+        backlog.refresh()
+    elif backlog.target.store is not None:
+        backlog.space = backlog.target.store.find_space(backlog.target.recipe, backlog.target.name)
 
-    def _count_waiting(self) -> tuple[int, int]:
-        pools = (*self._handed_out, self._pool)
-        return sum(map(len, pools)), sum(pool.residues for pool in pools)
 
-    def _waiting(self) -> Keys:
-        keys = set(self._pool.sequences).union(*(pool.sequences.keys() for pool in self._handed_out))
-        return key_array(keys)
+def _job(backlog: Backlog, options: FillOptions, missing: str) -> Job:
+    """Return what workers must know, after everything that could refuse them was asked.
+
+    Raises
+    ------
+    InputError : there is no store, or no other process can get the model.
+    EmbedStoreError : as `fill`.
+    """
+    target, space = backlog.target, backlog.space
+    if target.store is None:
+        raise InputError(f"Cannot fill space {target.name}: there is no store. Create one first.")
+    if target.source is None:
+        raise InputError(
+            f"Cannot fill space {target.name} with other processes: its model exists in this process only. "
+            "Use fill, or a target from find_target."
+        )
+    target.store.require_writable(space)
+    if space is not None:  # maybe in an upstream store only, whose canaries the workers must reproduce
+        own = SpaceStore(target.store.storage, trust=target.store.trust)
+        own.create_space(target.recipe, target.name, space.canaries)
+    target.get_model(missing)  # if it must be fetched, once, and not by every worker
+    location = target.store.location
+    location = location if is_url(location) else str(Path(location).absolute())
+    files = target.store.trust.files
+    return Job(location, target.recipe, target.name, target.source, options.device, options.limits, files)

@@ -11,7 +11,7 @@ A cluster file is YAML:
       memory: 32GB
 
 Dask gives the task of a worker that died to another worker, several times, before it reports a failure; only then is
-the task halved. Whoever can reach a Dask scheduler can run code on its workers: let it listen on trusted networks only.
+the task halved. Anyone who can reach a Dask scheduler can run code on its workers: keep it on trusted networks.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def read_cluster_file(path: Path) -> DaskCluster:
     if unknown:
         raise InputError(
             f"Cannot start the cluster of {path}: expected {', '.join(sorted(_FIELDS))}, found {', '.join(unknown)}. "
-            "What the class of the cluster takes belongs under options."
+            "Options of the cluster's class belong under options."
         )
     kind, options = document.get("kind"), document.get("options") or {}
     if kind not in CLASSES:
@@ -139,7 +139,8 @@ class DaskCluster:
     Attributes
     ----------
     kind : see `CLASSES`.
-    minimum, maximum : number of workers; if they differ, Dask chooses between them.
+    minimum : fewest workers.
+    maximum : most workers; if that is more, Dask chooses between them.
     options : arguments of the class.
     """
 
@@ -188,7 +189,7 @@ class DaskCluster:
     def _started(self) -> Any:
         module, name = CLASSES[self.kind]
         starts = getattr(_imported(module), name)
-        # The usual port of the dashboard may be taken: any free one will do.
+        # The usual port of the dashboard may be taken: any free one is fine.
         if self.kind == "local":
             self._refuse_unknown_options(starts)
             threads = max(1, physical_cores() // self.maximum)
@@ -259,7 +260,7 @@ class _DaskTasks:
     def stop(self) -> list[Outcome]:
         found: list[Outcome] = []
         if self._running:
-            with suppress(OSError):  # who cannot be reached is not waited for
+            with suppress(OSError):  # a worker that cannot be reached is not waited for
                 self._client.run(_end_fill, self._fill, on_error="ignore")
                 found = self._last_outcomes()
         self.cancel()

@@ -234,7 +234,7 @@ def _serve(connection: Connection, job: Job, threads: int) -> None:
     try:
         _serve_tasks(connection, job)
     except (EOFError, BrokenPipeError, ConnectionResetError):
-        return  # who started it is gone
+        return  # the process that started it is gone
     except BaseException as error:
         with suppress(OSError):
             connection.send(_Broken(f"{type(error).__name__}: {error}"))
@@ -249,5 +249,5 @@ def _serve_tasks(connection: Connection, job: Job) -> None:
         return
     connection.send(_Prepared())
     while (task := connection.recv()) is not None:
-        # What comes while it works is the wish that it ends, or the end of who started it.
+        # What comes while it works: it is asked to end, or the process that started it is gone.
         connection.send(work(job, task, connection.poll))

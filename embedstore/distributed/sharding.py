@@ -136,7 +136,10 @@ def fill_shard(
     Parameters
     ----------
     read : reads all records, the same each time.
+    target : the space.
+    shard : which part.
     fill : fills from records what lies within a filter: `filling.fill`, `fill_with_workers` or `preview`.
+    any_molecule : take proteins that look like DNA.
 
     Returns
     -------
@@ -145,7 +148,8 @@ def fill_shard(
 
     Raises
     ------
-    MoleculeError : the input is of the other molecule than the model. Besides, what `fill` raises.
+    MoleculeError : the input is of the other molecule than the model.
+    EmbedStoreError : what `fill` raises.
     """
     report = fill(read(), shard_keys(read(), target, shard, any_molecule=any_molecule))
     return report if shard.number == 1 else replace(report, rejected=())

@@ -1,7 +1,7 @@
 """What a worker does: load the model once, then for each task embed, append its own segments, and return a receipt.
 
-A worker process knows nothing of the input, of other tasks, or of who started it. What it may use of its machine
-(cores, GPUs) is decided here too, for all workers of the machine.
+A worker process knows nothing of the input, of other tasks, or of the process that started it. What it may use of its
+machine (cores, GPUs) is decided here too, for all workers of the machine.
 """
 
 from __future__ import annotations
@@ -17,15 +17,17 @@ from pathlib import Path
 from typing import Any
 
 from embedstore.errors import EmbedStoreError, InputError, ModelError
-from embedstore.filling.committing import Committer, SegmentLimits
-from embedstore.filling.filler import Fill, FillOptions, Walk, prepare_space
-from embedstore.filling.intake import DistinctKeys
-from embedstore.filling.pool import Pack
+from embedstore.filling.committing import SegmentLimits
+from embedstore.filling.intake import Window
+from embedstore.filling.local import LocalComputing, prepare_space
+from embedstore.filling.pool import Backlog, Pack
 from embedstore.filling.summary import FillProgress
 from embedstore.filling.target import SpaceTarget
 from embedstore.identity import Recipe
 from embedstore.models.embedder import Embedder, Model
+from embedstore.models.machine import usable_processors
 from embedstore.records import Record
+from embedstore.store.signing import trust_of
 from embedstore.store.store import SpaceStore
 
 _SIBLINGS = "/sys/devices/system/cpu/cpu{}/topology/thread_siblings_list"
@@ -33,7 +35,7 @@ _SIBLINGS = "/sys/devices/system/cpu/cpu{}/topology/thread_siblings_list"
 
 def physical_cores() -> int:
     """Count the cores that this process may use: physical ones, within its affinity and `OMP_NUM_THREADS`."""
-    processors = os.sched_getaffinity(0)
+    processors = usable_processors()
     try:
         cores = len({Path(_SIBLINGS.format(number)).read_text() for number in processors})
     except OSError:  # not every system tells
@@ -82,6 +84,7 @@ class Job:
     name : of the space, which the first worker creates if it is missing.
     source : gives the model; picklable, and equal if it gives the same.
     device : see `FillOptions.device`.
+    trust_files : see `Trust.files`; what is not named is as the worker's environment says.
     """
 
     location: str
@@ -90,6 +93,7 @@ class Job:
     source: Callable[[], Model]
     device: str | None
     limits: SegmentLimits
+    trust_files: tuple[Path | None, Path | None] = (None, None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +149,7 @@ def prepare(job: Job) -> None:
 
     Raises
     ------
-    ModelError, StoreError, InputError : as in `filling.fill`.
+    EmbedStoreError : as in `filling.fill`.
     """
     _prepared(job)
 
@@ -155,15 +159,41 @@ def work(job: Job, task: Task, stopped: Callable[[], bool] = lambda: False) -> R
 
     Parameters
     ----------
+    job : what is filled; its model stays loaded.
+    task : the sequences.
     stopped : asked after each pack; when it is true, what is computed by then is stored, and the rest left.
     """
     with _ONE_AT_A_TIME:
         try:
             embedder, target = _prepared(job)
-            with DistinctKeys() as distinct:
-                return _TaskFill(task, target, embedder, FillOptions(job.device, True, job.limits), stopped, distinct)()
+            return _worked(task.pack, target, LocalComputing(job.device, job.limits, embedder), stopped)
         except EmbedStoreError as error:
             return Receipt(error=transportable(error))
+
+
+def _worked(pack: Pack, target: SpaceTarget, computing: LocalComputing, stopped: Callable[[], bool]) -> Receipt:
+    """Compute a pack for which the coordinator has looked up everything but what others have stored since."""
+
+    def watch(_: FillProgress) -> None:
+        if stopped():
+            raise KeyboardInterrupt
+
+    backlog = Backlog(target, watch)
+    records = [Record("", b"", "", row) for row in range(len(pack))]  # failures are told by key
+    backlog.queued.add(Window(records, pack.sequences, pack.keys), range(len(pack)))
+    try:
+        computing.compute(backlog, more=False)
+    except KeyboardInterrupt:
+        pass
+    finally:
+        computing.close(backlog)
+    return Receipt(
+        computed=backlog.computed,
+        present=len(pack) - backlog.computed - len(backlog.failures) - backlog.count_left(),
+        residues=backlog.progress.residues_computed,
+        compute_seconds=backlog.compute_seconds,
+        failures=backlog.failures,
+    )
 
 
 def transportable(error: EmbedStoreError) -> EmbedStoreError:
@@ -186,54 +216,8 @@ def _prepared(job: Job) -> tuple[Embedder, SpaceTarget]:
             f"Cannot fill space {job.name}: a worker found a different model ({differences}). "
             "Give all machines the same weights."
         )
-    store = SpaceStore.open(job.location)
+    store = SpaceStore.open(job.location, trust=trust_of(*job.trust_files))
     target = SpaceTarget(store, job.recipe, job.name, store.find_space(job.recipe, job.name), lambda: model)
     embedder = model.load(job.device)
     space = prepare_space(target, embedder)
     return embedder, SpaceTarget(store, job.recipe, job.name, space, lambda: model)
-
-
-class _TaskFill(Fill):
-    """A fill of one task's sequences, with a model that is loaded already, and without cleaning up after it."""
-
-    def __init__(
-        self,
-        task: Task,
-        target: SpaceTarget,
-        embedder: Embedder,
-        options: FillOptions,
-        stopped: Callable[[], bool],
-        distinct: DistinctKeys,
-    ) -> None:
-        # The line tells which sequence of the task it is.
-        records = [Record("", sequence, "", row) for row, sequence in enumerate(task.pack.sequences)]
-        super().__init__(records, target, options, Walk(self._watch, None, None, distinct))
-        self._keys = task.pack.keys
-        self._loaded = embedder
-        self._stopped = stopped
-
-    def __call__(self) -> Receipt:
-        report = self.run()
-        return Receipt(
-            computed=report.computed,
-            present=report.hits,
-            residues=self._progress.residues_computed,
-            compute_seconds=report.compute_seconds,
-            failures={self._keys[failure.line]: failure.reason for failure in report.failed},
-        )
-
-    def _watch(self, progress: FillProgress) -> None:
-        del progress
-        if self._stopped():
-            raise KeyboardInterrupt
-
-    def _prepared(self, missing: str) -> tuple[Embedder, Committer]:
-        del missing
-        if self._committer is None:
-            space = self._target.space
-            assert space is not None  # noqa: S101 - made before the first task
-            self._embedder, self._committer = self._loaded, Committer(space, self._options.limits)
-        return self._loaded, self._committer
-
-    def _tend(self) -> None:
-        """Nothing: the coordinator does, once."""

@@ -73,7 +73,7 @@ class _Counts:
     most_small: int = 0
     """Small segments of the space that has most of them."""
     orphans: int = 0
-    """Segments that no commit names: a crashed writer's, or one that is at work."""
+    """Segments that no commit names: a crashed writer's, or of one that is still writing."""
     temporary: int = 0
     collections: int = 0
     oldest_collection_s: float = 0.0
@@ -116,11 +116,15 @@ def _maintenance(counts: _Counts) -> Iterator[Finding]:
     data = {"segments": counts.orphans, "temporary_files": counts.temporary}
     found = f"{counts.orphans:,} segments without a commit, {counts.temporary:,} temporary files"
     left = counts.orphans or counts.temporary
-    advice = "Left by stopped processes, or of one at work; `embedstore gc` removes what is old." if left else ""
+    advice = (
+        "Left by stopped processes, or of one that is still running; `embedstore gc` removes what is old."
+        if left
+        else ""
+    )
     yield Finding(_GROUP, "left over", "ok", found, advice, data)
     if counts.collections:
         days = counts.oldest_collection_s / 86_400
         found = f"{counts.collections} not finished, the oldest {days:.1f} days old"
-        advice = "`embedstore gc` goes on with them after the grace period."
+        advice = "`embedstore gc` continues them after the grace period."
         data_of = {"unfinished": counts.collections, "oldest_s": counts.oldest_collection_s}
         yield Finding(_GROUP, "collections", "ok", found, advice, data_of)

@@ -98,7 +98,7 @@ def _removed(place: Path) -> Iterator[Finding]:
     """Say so if we could write, but not delete, or if a doctor was killed here."""
     left = sorted(path.name for path in place.glob(f"{TEMPORARY_PREFIX}doctor-*"))
     if left:
-        advice = f"Delete them by hand, unless a doctor is at work: {place / left[0]}"
+        advice = f"Delete them by hand, unless a doctor is running: {place / left[0]}"
         yield Finding("access", "deleting", "warn", f"{len(left)} folders of a doctor are there", advice)
 
 
@@ -122,7 +122,9 @@ def _remote(url: str) -> Iterator[Finding]:
     if url.lower().startswith(("http://", "https://")):
         found = "read-only: a web server"
         yield from ranges_findings(storage, ROOT_NAME)
-        yield Finding("remote", "writing", "ok", found, "Publish it anew with `embedstore publish-index`.")
+        yield Finding(
+            "remote", "writing", "ok", found, "Publish its index again with `embedstore publish-index` after changes."
+        )
     else:
         yield from writing_findings(storage)
 

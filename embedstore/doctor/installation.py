@@ -48,7 +48,7 @@ def version_findings() -> Iterator[Finding]:
     missing = {extra: names for extra in _EXTRAS if (names := _not_installed(extra))}
     if missing:
         found_text = "; ".join(f"{extra} ({_EXTRAS[extra]})" for extra in missing)
-        advice = f"Where you want them: pip install 'embedstore-bio[{','.join(missing)}]'"
+        advice = f"If you want them: pip install 'embedstore-bio[{','.join(missing)}]'"
         yield Finding(_GROUP, "extras", "warn", f"not installed: {found_text}", advice, {"missing": missing})
     else:
         yield Finding(_GROUP, "extras", "ok", "all installed", "", {"missing": {}})
@@ -62,7 +62,7 @@ def _checksums() -> Finding:
     data = {"implementation": google_crc32c.implementation}
     if native:
         return Finding(_GROUP, "checksums", "ok", "by the processor's own instructions", "", data)
-    advice = "Install a google-crc32c with its C extension: reading is hundreds of times slower without."
+    advice = "Install a google-crc32c with its C extension: reading is hundreds of times slower without it."
     return Finding(_GROUP, "checksums", "warn", "in plain Python", advice, data)
 
 

@@ -218,7 +218,7 @@ def mount_findings(folder: Path) -> Iterator[Finding]:
     }
     where = f"{mount.name}, mounted at {mount.point}{', read-only' if mount.is_read_only else ''}"
     if mount.name in _FORGETTING:
-        yield Finding(_MOUNT, "mount", "warn", where, "It forgets: keep stores on a disk that stays.", data)
+        yield Finding(_MOUNT, "mount", "warn", where, "It is emptied at a restart: keep stores on a disk.", data)
     else:
         reading = "" if mount.is_mapped else "; read in place, not mapped"
         yield Finding(_MOUNT, "mount", "ok", f"{where}{reading}", "", data)
@@ -228,7 +228,7 @@ def mount_findings(folder: Path) -> Iterator[Finding]:
             "other machines",
             "ok",
             f"may list a new file up to {mount.listing_lag_s:g} s late",
-            "Nothing gets lost by it; at worst a sequence is computed twice.",
+            "Nothing is lost by it; at worst a sequence is computed twice.",
             {"listing_lag_s": mount.listing_lag_s},
         )
 
@@ -273,10 +273,10 @@ def ranges_findings(storage: Storage, name: str) -> Iterator[Finding]:
         return
     data = {"ranges": answered}
     if answered:
-        yield Finding(_REMOTE, "ranges", "ok", "sends parts of files, where these are asked for", "", data)
+        yield Finding(_REMOTE, "ranges", "ok", "sends parts of files when asked for them", "", data)
     else:
         found = "sends whole files, where parts of them are asked for"
-        advice = "Reading works, by way of temporary files (TMPDIR). nginx, Apache and object stores send parts."
+        advice = "Reading works through temporary files (TMPDIR). nginx, Apache and object stores send parts."
         yield Finding(_REMOTE, "ranges", "warn", found, advice, data)
 
 
@@ -308,7 +308,7 @@ def writing_findings(storage: Storage) -> Iterator[Finding]:
     if not right:
         yield Finding(_REMOTE, "writing", "fail", "what is read back is something else", "Use another service.", data)
     elif not listed:
-        advice = "Nothing gets lost by it; at worst a sequence is computed twice."
+        advice = "Nothing is lost by it; at worst a sequence is computed twice."
         yield Finding(_REMOTE, "writing", "warn", "works, but new files are listed late", advice, data)
     else:
         yield Finding(_REMOTE, "writing", "ok", "writes, lists at once, deletes", "", data)
@@ -320,7 +320,7 @@ def _clock(written: float, before: float, after: float) -> Finding:
     offset_s = 0.0 if before <= written <= after else written - (before + after) / 2
     found = f"the storage's differs from this machine's by {offset_s:+.1f} s"
     if abs(offset_s) > _MAX_CLOCK_OFFSET_S:
-        advice = "embedstore goes by the storage's clock; set this machine's by NTP."
+        advice = "embedstore uses the storage's clock; set this machine's by NTP."
         return Finding(_REMOTE, "clock", "warn", found, advice, {"offset_s": offset_s})
     return Finding(_REMOTE, "clock", "ok", found, "", {"offset_s": offset_s})
 
@@ -472,7 +472,7 @@ def _listing(place: Path) -> Finding:
     found = f"a new file is listed at once, by another process too ({worst * 1e3:.1f} ms)"
     if worst > 1:
         found = f"a new file is listed after {worst:.1f} s"
-        advice = "Nothing gets lost by it; look again if something is missing."
+        advice = "Nothing is lost by it; look again if something is missing."
         return Finding(_FILES, "listing", "warn", found, advice, data)
     return Finding(_FILES, "listing", "ok", found, "", data)
 
@@ -518,7 +518,7 @@ def _file_clock(place: Path) -> Finding:
     data = {"offset_s": offset_s}
     if abs(offset_s) > _MAX_FILE_CLOCK_OFFSET_S:
         ahead = "ahead of" if offset_s > 0 else "behind"
-        advice = "embedstore goes by the storage's clock; other programs may not: set the clocks by NTP."
+        advice = "embedstore uses the storage's clock; other programs may not: set the clocks by NTP."
         found = f"the storage is {abs(offset_s):,.1f} s {ahead} this machine"
         return Finding(_FILES, "clock", "warn", found, advice, data)
     return Finding(_FILES, "clock", "ok", f"the storage's agrees with this machine's ({offset_s:+.2f} s)", "", data)

@@ -14,7 +14,16 @@ from embedstore.features.files import (
     read_preparation,
     write_features,
 )
-from embedstore.features.merging import FillFrom, is_missing, merge, schema_of, view, with_clusters, with_labels
+from embedstore.features.merging import (
+    FillFrom,
+    fill_spaces,
+    is_missing,
+    merge,
+    schema_of,
+    view,
+    with_clusters,
+    with_labels,
+)
 from embedstore.features.schema import Block, Preparation, Schema
 
 __all__ = [
@@ -29,6 +38,7 @@ __all__ = [
     "Schema",
     "StoreRows",
     "collect",
+    "fill_spaces",
     "is_merged_file",
     "is_missing",
     "load_samples",

@@ -27,12 +27,15 @@ import google_crc32c
 import numpy as np
 from numpy.typing import NDArray
 
+from embedstore.array_files import TEXT, Column
 from embedstore.errors import FormatVersionError, InputError, plain
-from embedstore.features.features import TEXT, Categories, Features, Samples
+from embedstore.features.features import Categories, Features, Samples
 from embedstore.features.schema import LARGEST_DIM, Schema
 from embedstore.identity import Molecule
 from embedstore.records import KEY_BYTES, Keys
 from embedstore.store.documents import Part
+from embedstore.store.segment_files import row_checksums
+from embedstore.strict_json import json_object
 
 HEADER = "embedstore_features"
 FORMAT = "embedstore-features"
@@ -56,28 +59,6 @@ _MOLECULES: tuple[Molecule, ...] = ("dna", "protein")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Column:
-    """One array on its way into a file.
-
-    Attributes
-    ----------
-    dtype : `samples.TEXT` for texts.
-    block_rows : how many rows a block has, but for the last one.
-    blocks : yields them in order.
-    """
-
-    name: str
-    shape: tuple[int, ...]
-    dtype: np.dtype[Any]
-    block_rows: int
-    blocks: Callable[[], Iterator[NDArray[Any]]]
-
-    @property
-    def is_text(self) -> bool:
-        return self.dtype == TEXT
-
-
-@dataclass(frozen=True, slots=True, eq=False)
 class Content:
     """What was found in a file.
 
@@ -86,7 +67,8 @@ class Content:
     header : the JSON text.
     columns : all but `X`.
     shape : of `X`, (n, d).
-    folder, parts : where its rows lie as raw bytes; files are named from the folder.
+    folder : in which its files lie.
+    parts : where its rows lie as raw bytes; files are named from the folder.
     """
 
     header: str
@@ -96,14 +78,14 @@ class Content:
     parts: tuple[Part, ...]
 
 
-def row_checksums(rows: NDArray[Any]) -> NDArray[np.uint32]:
-    """CRC-32C (Castagnoli, RFC 3720) of the bytes of each row: (n,) uint32."""
-    checksum = google_crc32c.value
-    return np.fromiter((checksum(row) for row in rows), dtype=np.uint32, count=len(rows))
-
-
 def header_of(schema: Schema, columns: Sequence[Column]) -> str:
-    """Return the JSON text of features whose rows have all passed."""
+    """Return the JSON text of features whose rows have all passed.
+
+    Parameters
+    ----------
+    schema : of the features.
+    columns : all of them, `X` too, which is left out of the checksum.
+    """
     checksum = _checksum(schema, {column.name: column.blocks for column in columns if column.name != "X"})
     document = {"format": FORMAT, "version": FORMAT_VERSION, "schema": schema.to_json(), "crc32c": checksum}
     return json.dumps(document, indent=1)
@@ -112,15 +94,20 @@ def header_of(schema: Schema, columns: Sequence[Column]) -> str:
 def schema_from(content: Content) -> Schema:
     """Read the schema out of the JSON text, and check everything but the rows.
 
+    Parameters
+    ----------
+    content : what was found in a file.
+
     Raises
     ------
-    InputError : it is not such a text, or something is damaged. FormatVersionError : a newer embedstore wrote it.
+    InputError : it is not such a text, or something is damaged.
+    FormatVersionError : a newer embedstore wrote it.
     """
     try:
-        document = json.loads(content.header)
+        document = json_object(content.header.encode())
     except ValueError as error:
-        raise InputError(f"expected JSON in {HEADER}, found {content.header[:20]!r}") from error
-    if not isinstance(document, dict) or document.get("format") != FORMAT:
+        raise InputError(f"{HEADER}: {error}") from error
+    if document.get("format") != FORMAT:
         raise InputError(f"expected the format {FORMAT} in {HEADER}")
     version = document.get("version")
     if version != FORMAT_VERSION:
@@ -157,6 +144,12 @@ def columns_of(features: Features) -> list[Column]:
 
 def samples_from(columns: Mapping[str, NDArray[Any]], schema: Schema, origin: str) -> Samples:
     """Put the samples of a file together.
+
+    Parameters
+    ----------
+    columns : all but `X`.
+    schema : of the features.
+    origin : where they come from, for messages.
 
     Raises
     ------
@@ -200,14 +193,14 @@ class _Rows:
     def blocks(self) -> Iterator[NDArray[Any]]:
         for start, rows in self._features.batches(self.block_rows):
             block = rows.astype(ROW_DTYPE, copy=False)
-            self.checksums[start : start + len(block)] = row_checksums(block)
+            self.checksums[start : start + len(block)] = row_checksums(None, block)
             yield block
 
 
 def _column(name: str, array: NDArray[Any]) -> Column:
     if array.dtype == TEXT and any("\0" in text for block in _blocks(array) for text in block.tolist()):
         raise InputError(
-            f"Cannot write features: a text in column {name} holds a NUL character, which no file can keep."
+            f"Cannot write features: a text in column {name} holds a NUL character, which no format can store."
         )
     return Column(name, array.shape, array.dtype, _BLOCK_ROWS, partial(_blocks, array))
 
@@ -259,7 +252,7 @@ def expect_columns(found: Mapping[str, tuple[tuple[int, ...], np.dtype[Any]]]) -
 
     Parameters
     ----------
-    found : name -> shape and dtype; any dtype of text is `samples.TEXT`.
+    found : name -> shape and dtype; any dtype of text is `TEXT`.
 
     Raises
     ------

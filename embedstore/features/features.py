@@ -9,20 +9,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple, Protocol, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from embedstore.errors import InputError, MissingDependencyError
+from embedstore.array_files import TEXT
+from embedstore.errors import InputError
 from embedstore.features.schema import Preparation, Schema
 from embedstore.identity import Molecule
-from embedstore.records import KEY_BYTES, Keys
+from embedstore.records import KEY_BYTES, Keys, not_finite
 from embedstore.store.segment_files import as_strings
 from embedstore.store.space import Space
 
-TEXT = np.dtypes.StringDType()
-"""Variable-width text: its items are `str`, and it takes a quarter of what fixed-width text takes."""
+if TYPE_CHECKING:
+    from embedstore.features.torch_dataset import FeaturesDataset
 
 Texts = NDArray[Any]
 """(n,) of dtype `TEXT`."""
@@ -45,7 +46,7 @@ class Categories:
 
     @classmethod
     def of(cls, texts: Sequence[str] | Texts) -> Self:
-        """Encode texts; an empty one is none."""
+        """Encode texts; an empty one stands for no category."""
         numbers: dict[str, int] = {}
         met = np.fromiter((numbers.setdefault(text, len(numbers)) for text in texts), np.int32, len(texts))
         return cls.numbered(numbers, met)
@@ -88,8 +89,10 @@ class Samples:
     sources : the sequence that each was cut from.
     groups : what must not be divided by a split (a genome).
     labels : class of each, -1 where it has none.
-    start, end : (n,) int64, place in the source, 1-based, both ends included, on its forward strand.
-    strand : (n,) int8, 1 or -1. frame : (n,) int8, 1 to 3, from the chunk's first base on the strand.
+    start : (n,) int64, first base in the source, 1-based, on its forward strand.
+    end : (n,) int64, last base, included.
+    strand : (n,) int8, 1 or -1.
+    frame : (n,) int8, 1 to 3, from the chunk's first base on the strand.
     keys : (n, 24) uint8 for each molecule that the samples have a sequence of.
     preparation : how they were cut.
     origin : where they come from, for messages.
@@ -267,8 +270,9 @@ class Features:
         ------
         MissingDependencyError : torch is not installed.
         """
+        from embedstore.features.torch_dataset import FeaturesDataset
 
-        return make_dataset(self)
+        return FeaturesDataset(self)
 
     def to_json(self) -> dict[str, Any]:
         """Describe the features as JSON values, without their rows."""
@@ -285,16 +289,12 @@ class Features:
 
     def _gather(self, indices: Indices, rows: NDArray[np.float32]) -> None:
         self._source.gather(indices, rows)
-        # A sum is finite only if all terms are, and is many times faster; terms are looked at only if it is not.
-        with np.errstate(over="ignore", invalid="ignore"):
-            doubtful = not np.isfinite(rows.sum())
-        if doubtful and not np.isfinite(rows).all():
-            self._refuse_not_finite(indices, rows)
+        bad = not_finite(rows)
+        if len(bad):
+            self._refuse_not_finite(indices, rows, bad)
 
-    def _refuse_not_finite(self, indices: Indices, rows: NDArray[np.float32]) -> None:
-        finite = np.isfinite(rows)
-        bad = np.flatnonzero(~finite.all(axis=1))
-        column = int(np.flatnonzero(~finite[bad[0]])[0])
+    def _refuse_not_finite(self, indices: Indices, rows: NDArray[np.float32], bad: Indices) -> None:
+        column = int(np.flatnonzero(~np.isfinite(rows[bad[0]]))[0])
         block = next(block for block in self.schema.blocks if column < block.stop)
         raise InputError(
             f"Cannot use {self.name}: {len(bad)} of {len(rows)} rows read have values that are not finite, first "
@@ -332,6 +332,11 @@ class RowSource(Protocol):
 
         A source reads them in the order in which they lie.
 
+        Parameters
+        ----------
+        indices : (k,) row numbers.
+        rows : (k, d) float32, to be filled.
+
         Raises
         ------
         MissingEmbeddingError, CorruptStoreError : a row is gone or damaged.
@@ -358,46 +363,3 @@ class StoreRows:
             vectors = space.read(distinct.view(np.uint8).reshape(-1, KEY_BYTES))
             rows[:, start : start + space.dim] = vectors[which]
             start += space.dim
-
-
-try:
-    import torch
-    from torch.utils.data import Dataset
-except ImportError as error:
-    raise MissingDependencyError(
-        "Cannot make a dataset: torch is not installed. Install it with `pip install 'embedstore-bio[models]'`."
-    ) from error
-
-
-Item = tuple[torch.Tensor, torch.Tensor]
-
-
-class FeaturesDataset(Dataset[Item]):
-    """Rows and classes of features: an item is x (d,) float32 and y () int64, -1 where there is no label.
-
-    A list of numbers gives one batch, x (k, d) and y (k,), from one gather, which is many times faster than row by row:
-    `DataLoader(dataset, sampler=BatchSampler(RandomSampler(dataset), 1024, drop_last=False), batch_size=None)`.
-    """
-
-    def __init__(self, features: Features) -> None:
-        self._features = features
-        self._y = torch.from_numpy(features.y)
-
-    def __len__(self) -> int:
-        return len(self._features)
-
-    def __getitem__(self, index: int | Sequence[int]) -> Item:
-        if isinstance(index, int | np.integer):
-            if not 0 <= index < len(self):  # what ends a loop over a sequence
-                raise IndexError(index)
-            return torch.from_numpy(self._features.rows([index])[0]), self._y[index]
-        return torch.from_numpy(self._features.rows(index)), self._y[list(index)]
-
-    def __getitems__(self, indices: list[int]) -> list[Item]:
-        """A loader's own batches, gathered at once."""
-        return list(zip(*self[indices], strict=True))
-
-
-def make_dataset(features: Features) -> FeaturesDataset:
-    """Wrap features."""
-    return FeaturesDataset(features)

@@ -6,52 +6,42 @@ place, memory-mapped. Samples in memory take a few hundred bytes each.
 
 from __future__ import annotations
 
-import json
 import struct
 import zipfile
-from collections.abc import Callable, Iterable, Sequence
-from functools import partial
+from collections.abc import Iterable
 from pathlib import Path
 from tokenize import TokenError
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import zarr.errors
 from numpy.typing import NDArray
 
+from embedstore.array_files import SUFFIXES as SUFFIXES  # what features can be written to, too
+from embedstore.array_files import TEXT, check_path, write_columns
 from embedstore.atomic import complete
 from embedstore.errors import CorruptStoreError, FormatVersionError, InputError, plain
 from embedstore.features.columns import (
+    HEADER,
     ROW_DTYPE,
-    Column,
     Content,
     columns_of,
     header_of,
-    row_checksums,
     samples_from,
     schema_from,
 )
-from embedstore.features.features import ARRAYS, CATEGORIES, TEXT, Categories, Features, Indices, Samples, Texts
-from embedstore.features.layouts import read_hdf5, read_npz, read_zarr, write_hdf5, write_npz, write_zarr
+from embedstore.features.features import ARRAYS, CATEGORIES, Categories, Features, Indices, Samples, Texts
+from embedstore.features.layouts import read_hdf5, read_npz, read_zarr
 from embedstore.features.schema import Preparation
 from embedstore.identity import Molecule
-from embedstore.records import KEY_BYTES, Keys
+from embedstore.records import KEY_BYTES, Keys, not_finite
 from embedstore.samples.outputs import SETTINGS_NAME
 from embedstore.samples.table import SampleBatch, read_samples
 from embedstore.storage.local import LocalStorage
+from embedstore.store.segment_files import row_checksums
+from embedstore.strict_json import read_json
 
-
-class _Format(NamedTuple):
-    write: Callable[[Path, Sequence[Column], Callable[[], str]], None]
-    read: Callable[[Path], Content]
-
-
-_FORMATS = {
-    ".zarr": _Format(write_zarr, read_zarr),
-    ".h5": _Format(write_hdf5, read_hdf5),
-    ".npz": _Format(write_npz, read_npz),
-}
-SUFFIXES = tuple(_FORMATS)
+_READERS = {".zarr": read_zarr, ".h5": read_hdf5, ".npz": read_npz}
 _SHOWN_CHARACTERS = 500
 
 _UNREADABLE = (
@@ -72,7 +62,7 @@ _UNREADABLE = (
 
 def is_merged_file(path: Path) -> bool:
     """Tell by its name whether a path is one of features."""
-    return path.suffix in _FORMATS
+    return path.suffix in SUFFIXES
 
 
 def check_output(path: Path) -> None:
@@ -82,14 +72,16 @@ def check_output(path: Path) -> None:
     ------
     InputError : its suffix is none of `SUFFIXES`, or a folder of something else is there.
     """
-    if path.suffix not in _FORMATS:
-        raise InputError(f"Cannot write features to {path}: expected a name that ends in {', '.join(SUFFIXES)}.")
-    if path.is_dir() and not (path.suffix == ".zarr" and (path / "zarr.json").is_file()):
-        raise InputError(f"Cannot write features to {path}: another folder is there. Give another name.")
+    check_path(path, "write features to")
 
 
 def write_features(features: Features, path: Path) -> None:
     """Write a merged file; what was at `path` before is replaced once the new one is complete.
+
+    Parameters
+    ----------
+    features : from a store or from another file.
+    path : its suffix, one of `SUFFIXES`, says the format.
 
     Raises
     ------
@@ -99,22 +91,27 @@ def write_features(features: Features, path: Path) -> None:
     check_output(path)
     columns = columns_of(features)
     with complete(path) as temporary:
-        _FORMATS[path.suffix].write(temporary, columns, partial(header_of, features.schema, columns))
+        write_columns(temporary, path.suffix, columns, lambda: {HEADER: header_of(features.schema, columns)})
 
 
 def open_features(path: str | Path) -> Features:
     """Open a merged file; its rows are read when they are asked for.
 
+    Parameters
+    ----------
+    path : of the file.
+
     Raises
     ------
-    InputError : there is none, or it is damaged. FormatVersionError : a newer embedstore wrote it.
+    InputError : there is none, or it is damaged.
+    FormatVersionError : a newer embedstore wrote it.
     """
     path = Path(path)
-    if path.suffix not in _FORMATS or not path.exists():
+    if path.suffix not in SUFFIXES or not path.exists():
         found = "something else" if path.exists() else "nothing"
         raise InputError(f"Cannot open features {path}: expected a {', '.join(SUFFIXES)} file, found {found} there.")
     try:
-        content = _FORMATS[path.suffix].read(path)
+        content = _READERS[path.suffix](path)
         schema = schema_from(content)
         samples = samples_from(content.columns, schema, path.name)
         return Features(samples, schema, FileRows(content, len(samples), schema.dim, path.name), path.name)
@@ -166,8 +163,8 @@ class FileRows:
                     raise InputError(f"Cannot read {self._name}: {error.file}: {error.reason}. Merge again.") from error
                 rows[order[here]] = found.view(ROW_DTYPE)
         # A value that is not finite is the caller's to refuse, by name.
-        damaged = np.flatnonzero(row_checksums(rows.astype(ROW_DTYPE, copy=False)) != self._checksums[indices])
-        if len(damaged) and np.isfinite(rows).all():
+        damaged = np.flatnonzero(row_checksums(None, rows.astype(ROW_DTYPE, copy=False)) != self._checksums[indices])
+        if len(damaged) and not len(not_finite(rows)):
             raise InputError(
                 f"Cannot read {self._name}: it is damaged: {len(damaged)} of {len(rows)} rows fail their checksum, "
                 f"the first is row {indices[damaged[0]]}. Merge again."
@@ -183,6 +180,10 @@ def load_samples(path: str | Path) -> Samples:
 
     Without `prepare.json` nothing is stated of the preparation, and a schema that states something will not match.
 
+    Parameters
+    ----------
+    path : of the table.
+
     Raises
     ------
     InputError : one of the two is not what it should be, or an id occurs twice.
@@ -194,19 +195,22 @@ def load_samples(path: str | Path) -> Samples:
 def read_preparation(path: Path) -> Preparation:
     """Read how samples were prepared; nothing is stated where there is no such file.
 
+    Parameters
+    ----------
+    path : of `prepare.json`.
+
     Raises
     ------
     InputError : the file does not say it.
     """
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
+        document = read_json(path)
     except FileNotFoundError:
         return Preparation()
-    except (OSError, ValueError, RecursionError) as error:
+    except (OSError, ValueError) as error:
         raise InputError(f"Cannot read {path}: {error}. Prepare the samples again.") from error
-    preparation = document.get("preparation") if isinstance(document, dict) else None
     try:
-        return Preparation.from_json(preparation)
+        return Preparation.from_json(document.get("preparation"))
     except InputError as error:
         raise InputError(f"Cannot read {path}: {error} Prepare the samples again.") from error
 
@@ -216,6 +220,8 @@ def collect(batches: Iterable[SampleBatch], preparation: Preparation, origin: st
 
     Parameters
     ----------
+    batches : of rows of the table.
+    preparation : how the samples were cut.
     origin : where they come from, for messages.
 
     Raises
@@ -238,6 +244,11 @@ def collect(batches: Iterable[SampleBatch], preparation: Preparation, origin: st
 
 def refuse_repeated(ids: Texts, origin: str) -> None:
     """Refuse ids that occur twice.
+
+    Parameters
+    ----------
+    ids : of samples.
+    origin : where they come from, for messages.
 
     Raises
     ------

@@ -1,8 +1,7 @@
-"""The columns of a merged file in each of its three formats.
+"""Reading merged files in each of the three formats that `array_files` writes.
 
-*HDF5*: contiguous datasets of the root, with the JSON text as an attribute. *NPZ*: stored, not deflated, so that the
-rows can be mapped in place. *Zarr* v3: a group, in which the chunks of `X` are not compressed: each is a file of raw
-rows.
+All columns but `X` are read; of `X` it is found where its rows lie as raw bytes. A file may come from anybody: what it
+states of its sizes is compared with what is there before memory is asked for, and no link out of it is followed.
 """
 
 from __future__ import annotations
@@ -11,7 +10,6 @@ import math
 import struct
 import sys
 import zipfile
-from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -21,34 +19,26 @@ import zarr
 from numpy.typing import NDArray
 from zarr.codecs import BytesCodec, VLenUTF8Codec, ZstdCodec
 
+from embedstore.array_files import TEXT
 from embedstore.errors import InputError
-from embedstore.features.columns import HEADER, ROW_DTYPE, Column, Content, expect_columns
-from embedstore.features.features import TEXT
+from embedstore.features.columns import HEADER, ROW_DTYPE, Content, expect_columns
 from embedstore.store.documents import Part
 
 _TEXT_PLACE = np.dtype([("size_bytes", "<u4"), ("collection", "<u8"), ("object", "<u4")])
 """How HDF5 writes a text of variable length: HDF5 file format specification, IV.B."""
 
 
-def write_hdf5(path: Path, columns: Sequence[Column], header: Callable[[], str]) -> None:
-    """Write a new file; `header` is asked when all columns have passed."""
-    with h5py.File(path, "x", libver="v110", locking=False) as file:
-        for column in columns:
-            dtype = h5py.string_dtype("utf-8") if column.is_text else column.dtype
-            dataset = file.create_dataset(column.name, column.shape, dtype=dtype)
-            start = 0
-            for block in column.blocks():
-                dataset[start : start + len(block)] = block
-                start += len(block)
-        file.attrs[HEADER] = header()
-
-
 def read_hdf5(path: Path) -> Content:
     """Read all but the rows, and find where those lie.
 
+    Parameters
+    ----------
+    path : of the file.
+
     Raises
     ------
-    InputError : not such a file. Errors of h5py : it is damaged.
+    InputError : not such a file.
+    Errors of h5py : it is damaged.
     """
     with h5py.File(path, "r", locking=False) as file:
         size_bytes = path.stat().st_size
@@ -100,44 +90,12 @@ def _column(array: Any, path: Path, size_bytes: int) -> NDArray[Any]:
     return texts
 
 
-_TEXT_BLOCK_BYTES = 16 << 20
-
 _LOCAL_HEADER = struct.Struct("<26x2H")
 """Of a zip member: its last two fields are the lengths of the name and of the extra field that follow."""
 
 
-def write_npz(path: Path, columns: Sequence[Column], header: Callable[[], str]) -> None:
-    """Write a new file; `header` is asked when all columns have passed.
-
-    Texts are fixed-width unicode, since texts of variable width would have to be pickled.
-    """
-    with zipfile.ZipFile(path, "x", zipfile.ZIP_STORED) as archive:
-        for column in columns:
-            dtype = _unicode(column) if column.is_text else column.dtype
-            with archive.open(f"{column.name}.npy", "w", force_zip64=True) as member:
-                described = {
-                    "descr": np.lib.format.dtype_to_descr(dtype),
-                    "fortran_order": False,
-                    "shape": column.shape,
-                }
-                np.lib.format.write_array_header_1_0(member, described)
-                # As fixed width, one long text makes all of them as long: a few at a time.
-                step = max(1, _TEXT_BLOCK_BYTES // dtype.itemsize) if column.is_text else column.block_rows
-                for block in column.blocks():
-                    for start in range(0, len(block), step):
-                        some = block[start : start + step].astype(dtype, copy=False)
-                        member.write(np.ascontiguousarray(some).data)
-        with archive.open(f"{HEADER}.npy", "w") as member:
-            np.lib.format.write_array(member, np.array(header()), allow_pickle=False)
-
-
 def read_npz(path: Path) -> Content:
-    """Read all but the rows, and find where those lie.
-
-    Raises
-    ------
-    InputError : not such a file. Errors of zipfile and numpy : it is damaged.
-    """
+    """As `read_hdf5`; the errors of damaged files are those of zipfile and numpy."""
     with zipfile.ZipFile(path) as archive:
         members = {member.filename.removesuffix(".npy"): member for member in archive.infolist()}
         described = {name: _described(archive, member) for name, member in members.items() if name != "X"}
@@ -149,11 +107,6 @@ def read_npz(path: Path) -> Content:
         columns = {name: _array(archive, member) for name, member in members.items() if name != "X"}
     header = str(columns.pop(HEADER, ""))
     return Content(header, columns, shape, path.parent, (Part(path.name, offset, shape[0]),) if shape[0] else ())
-
-
-def _unicode(column: Column) -> np.dtype[Any]:
-    longest = max((int(np.strings.str_len(block).max()) for block in column.blocks()), default=0)
-    return np.dtype(f"<U{max(1, longest)}")
 
 
 def _described(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> tuple[tuple[int, ...], np.dtype[Any]]:
@@ -209,35 +162,8 @@ _TEXT_BYTES = 4
 """Of each text at least, its length; and of the number of texts, before the first."""
 
 
-def write_zarr(path: Path, columns: Sequence[Column], header: Callable[[], str]) -> None:
-    """Write a new group; `header` is asked when all columns have passed."""
-    group = zarr.open_group(path, mode="w-", zarr_format=3)
-    for column in columns:
-        count, width = column.shape[0], column.shape[1:]
-        array = group.create_array(
-            column.name,
-            shape=column.shape,
-            chunks=(min(count, column.block_rows) or 1, *width),
-            dtype="string" if column.is_text else column.dtype,
-            compressors=None if column.name == "X" else "auto",
-            # A chunk that is gone must not read as zeros, and none may be left out.
-            fill_value=np.nan if column.name == "X" else None,
-            config={"write_empty_chunks": True},
-        )
-        start = 0
-        for block in column.blocks():
-            array[start : start + len(block)] = block
-            start += len(block)
-    group.attrs[HEADER] = header()
-
-
 def read_zarr(path: Path) -> Content:
-    """Read all but the rows, and find where those lie.
-
-    Raises
-    ------
-    InputError : not such a group. Errors of zarr : it is damaged.
-    """
+    """As `read_hdf5`; the errors of damaged files are those of zarr."""
     # A group's own listing only warns of members that are damaged.
     names = [folder.name for folder in path.iterdir() if folder.is_dir()]
     for file in [path / "zarr.json", *(path / name / "zarr.json" for name in names)]:

@@ -24,8 +24,10 @@ from embedstore.errors import InputError, MissingEmbeddingError, plain
 from embedstore.features.features import Categories, Features, Samples, StoreRows
 from embedstore.features.files import check_output, load_samples, open_features, write_features
 from embedstore.features.schema import Schema
-from embedstore.filling import FillOptions, FillReport, SpaceTarget, fill, find_target
-from embedstore.filling.filler import OnProgress
+from embedstore.filling import FillOptions, FillReport, SpaceTarget, find_target
+from embedstore.filling.filler import Windows, open_intake, run
+from embedstore.filling.pool import Backlog
+from embedstore.filling.summary import OnProgress
 from embedstore.identity import Molecule
 from embedstore.models.resolution import ModelOptions
 from embedstore.samples.outputs import DNA_NAME, PROTEIN_NAME
@@ -56,6 +58,11 @@ class Assignments:
 def with_labels(samples: Samples, path: str | Path) -> Samples:
     """Label samples as a table says.
 
+    Parameters
+    ----------
+    samples : what to label.
+    path : of the table, see `read_assignments`.
+
     Raises
     ------
     InputError : it is not such a table, or names something that is not among the samples.
@@ -65,6 +72,11 @@ def with_labels(samples: Samples, path: str | Path) -> Samples:
 
 def with_clusters(samples: Samples, path: str | Path) -> Samples:
     """Group samples by the clusters that a table gives.
+
+    Parameters
+    ----------
+    samples : what to group.
+    path : of the table, see `read_assignments`.
 
     Raises
     ------
@@ -153,6 +165,8 @@ class FillFrom:
     Attributes
     ----------
     folder : with `dna.fna` and `protein.faa`.
+    options : device, limits of segments.
+    on_progress : told the progress of each space; see `embedstore.filling.fill`.
     on_report : told what was filled, after each space.
     """
 
@@ -177,6 +191,7 @@ def merge(
     Parameters
     ----------
     samples : a `samples.tsv`, or what was loaded from one.
+    store : whose spaces have the vectors.
     models : names or directories of models, or names of spaces.
     output : write a merged file (`.zarr`, `.h5`, `.npz`) and return its features; None: return a view on the store.
     fill : compute missing vectors, from `dna.fna` and `protein.faa` beside the table, or as `FillFrom` says.
@@ -187,7 +202,8 @@ def merge(
     ------
     MissingEmbeddingError : samples have no vector; counts and names them. Nothing is written.
     InputError : a table is wrong, ids repeat, the samples have no sequences of a model's molecule, a vector is not
-        finite. ModelError, StoreError : as `find_target` and `fill`.
+        finite.
+    ModelError, StoreError : as `find_target` and `fill`.
     """
     if output is not None:
         check_output(Path(output))
@@ -202,8 +218,10 @@ def merge(
         samples = with_labels(samples, labels)
     targets = [find_target(store, model, (options or {}).get(model, ModelOptions()), None) for model in models]
     schema = schema_of(targets, samples)
-    failures = [_fill(target, source) if source is not None else {} for target in targets]
-    features = _view(samples, schema, [_found_again(target) for target in targets], failures)
+    reports: Sequence[FillReport] = ()
+    if source is not None:
+        targets, reports = fill_spaces(targets, source)
+    features = _view(samples, schema, targets, reports)
     if output is None:
         return features
     write_features(features, Path(output))
@@ -212,6 +230,11 @@ def merge(
 
 def schema_of(targets: Sequence[SpaceTarget], samples: Samples) -> Schema:
     """Arrange the spaces of some targets for samples; none of them needs to exist yet.
+
+    Parameters
+    ----------
+    targets : a model and its space each, in the order of the columns.
+    samples : what the features are of.
 
     Raises
     ------
@@ -227,19 +250,31 @@ def schema_of(targets: Sequence[SpaceTarget], samples: Samples) -> Schema:
     return Schema.of_spaces(spaces, samples.preparation, samples.labels.names.tolist())
 
 
-def view(samples: Samples, targets: Sequence[SpaceTarget]) -> Features:
+def view(samples: Samples, targets: Sequence[SpaceTarget], *, check: bool = True) -> Features:
     """Return features that are read from the store; nothing is written.
+
+    Parameters
+    ----------
+    samples : what the features are of.
+    targets : a model and its space each, in the order of the columns.
+    check : look now whether every sample has its vectors; otherwise that is found out when its row is read.
 
     Raises
     ------
     MissingEmbeddingError : samples have no vector; counts and names them.
     InputError : see `schema_of`.
     """
-    return _view(samples, schema_of(targets, samples), targets, [{}] * len(targets))
+    return _view(samples, schema_of(targets, samples), targets, check=check)
 
 
 def is_missing(samples: Samples, target: SpaceTarget) -> NDArray[np.bool_]:
-    """Tell which samples have no vector in a space, (n,) bool."""
+    """Tell which samples have no vector in a space, (n,) bool.
+
+    Parameters
+    ----------
+    samples : what the features are of.
+    target : a model and its space.
+    """
     keys = samples.keys[target.recipe.molecule]
     absent = np.ones(len(keys), np.bool_)
     if target.space is not None:
@@ -248,32 +283,60 @@ def is_missing(samples: Samples, target: SpaceTarget) -> NDArray[np.bool_]:
     return absent
 
 
-def _fill(target: SpaceTarget, source: FillFrom) -> dict[str, str]:
-    """Compute missing vectors; return why records have no vector, by their ids."""
-    # What `prepare` translated is protein, however much a repeat of A, C, G and T in it may look like DNA.
-    options = replace(source.options, any_molecule=True)
-    records = read([source.folder / _FILE_NAMES[target.recipe.molecule]])
-    report = fill(records, target, options, on_progress=source.on_progress)
-    if source.on_report is not None:
-        source.on_report(report)
-    report.raise_if_interrupted()
-    return {failed.id: failed.reason for failed in (*report.rejected, *report.failed)}
+def fill_spaces(
+    targets: Sequence[SpaceTarget], source: FillFrom, windows_of: Callable[[SpaceTarget], Windows] | None = None
+) -> tuple[list[SpaceTarget], list[FillReport]]:
+    """Compute the vectors of prepared samples that are missing from spaces, one space after the other.
 
+    Parameters
+    ----------
+    targets : the spaces.
+    source : where the sequences are, and who is told what.
+    windows_of : gives the sequences for a space; None: they are read from the FASTA files of `source`.
 
-def _found_again(target: SpaceTarget) -> SpaceTarget:
-    """Return the target with its space, if that was created since."""
-    if target.space is not None or target.store is None:
-        return target
-    return replace(target, space=target.store.find_space(target.recipe))
+    Returns
+    -------
+    The targets with spaces that were made since, and what was done for each.
+
+    Raises
+    ------
+    KeyboardInterrupt : Ctrl-C, after what was computed has been stored.
+    EmbedStoreError : as `embedstore.filling.fill`.
+    """
+    filled, reports = [], []
+    for target in targets:
+        if windows_of is not None:
+            windows = windows_of(target)
+        else:
+            # What `prepare` translated is protein, however much a repeat of A, C, G and T in it may look like DNA.
+            records = read([source.folder / _FILE_NAMES[target.recipe.molecule]])
+            windows = open_intake(records, target, any_molecule=True)
+        backlog = Backlog(target, source.on_progress)
+        with source.options.computing() as computing:
+            report = run(windows, backlog, computing)
+        if source.on_report is not None:
+            source.on_report(report)
+        report.raise_if_interrupted()
+        filled.append(replace(target, space=backlog.space))
+        reports.append(report)
+    return filled, reports
 
 
 def _view(
-    samples: Samples, schema: Schema, targets: Sequence[SpaceTarget], failures: Sequence[Mapping[str, str]]
+    samples: Samples,
+    schema: Schema,
+    targets: Sequence[SpaceTarget],
+    reports: Sequence[FillReport] = (),
+    *,
+    check: bool = True,
 ) -> Features:
+    """Make features; what is missing is named with the reason that the report of its space gives."""
     blocks = []
-    for target, reasons in zip(targets, failures, strict=True):
-        rows = np.flatnonzero(is_missing(samples, target))
+    for place, target in enumerate(targets):
+        rows = np.flatnonzero(is_missing(samples, target)) if check or target.space is None else ()
         if len(rows):
+            refused = (*reports[place].rejected, *reports[place].failed) if reports else ()
+            reasons = {each.id: each.reason for each in refused}
             ids = samples.ids[rows].tolist()
             labels = [f"{name} ({reasons[name]})" if name in reasons else name for name in ids]
             raise MissingEmbeddingError(target.name, labels, requested=len(samples))

@@ -13,6 +13,7 @@ from typing import Any, Self
 
 from embedstore.errors import InputError, SchemaError, plain
 from embedstore.identity import Molecule, Recipe
+from embedstore.strict_json import facts
 
 _ID_DIGITS = 8
 _SHOWN_CHARACTERS = 80
@@ -33,7 +34,8 @@ class Block:
     ----------
     space : its name, a label for people.
     space_id : what decides whether two blocks hold the same numbers, 64 hexadecimal digits.
-    start, stop : its columns.
+    start : its first column.
+    stop : the column after its last.
     """
 
     space: str
@@ -96,22 +98,29 @@ class Schema:
         for block in self.blocks:
             if block.start != start or block.stop <= start:
                 raise InputError(
-                    f"Cannot lay out features: expected block {block.space} to begin at column {start} and to be at "
+                    f"Cannot arrange features: expected block {block.space} to begin at column {start} and to be at "
                     f"least one wide, found columns {block.start} to {block.stop}."
                 )
             start = block.stop
         if not self.blocks:
-            raise InputError("Cannot lay out features without a block: name at least one model.")
+            raise InputError("Cannot arrange features without a block: name at least one model.")
         if len({block.space_id for block in self.blocks}) != len(self.blocks):
-            raise InputError(f"Cannot lay out features: a space occurs twice in {_listed(self.blocks)}.")
+            raise InputError(f"Cannot arrange features: a space occurs twice in {_listed(self.blocks)}.")
         if len(set(self.labels)) != len(self.labels):
-            raise InputError(f"Cannot lay out features: a class is named twice in {', '.join(self.labels)}.")
+            raise InputError(f"Cannot arrange features: a class is named twice in {', '.join(self.labels)}.")
 
     @classmethod
     def of_spaces(
         cls, spaces: Iterable[tuple[str, Recipe]], preparation: Preparation, labels: Sequence[str] = ()
     ) -> Self:
-        """Arrange spaces, given as (name, recipe), one after the other."""
+        """Arrange spaces, given as (name, recipe), one after the other.
+
+        Parameters
+        ----------
+        spaces : (name, recipe) of each.
+        preparation : of the samples.
+        labels : names of the classes.
+        """
         blocks, start = [], 0
         for name, recipe in spaces:
             blocks.append(Block(name, recipe.id, recipe.molecule, start, start + recipe.dim))
@@ -156,6 +165,12 @@ class Schema:
     def require_labels(self, found: Sequence[str], *, what: str, owner: str) -> None:
         """Refuse class names that this schema does not have; not all of them need to occur.
 
+        Parameters
+        ----------
+        found : names of classes.
+        what : what has them, for the message.
+        owner : what expects this schema, for the message.
+
         Raises
         ------
         SchemaError : names the unknown ones and those that are known.
@@ -171,11 +186,7 @@ class Schema:
 
     def to_json(self) -> dict[str, Any]:
         """The schema as JSON values; `from_json` reads it back."""
-        return {
-            "blocks": [asdict(block) for block in self.blocks],
-            "preparation": asdict(self.preparation),
-            "labels": list(self.labels),
-        }
+        return facts(self)
 
     @classmethod
     def from_json(cls, document: dict[str, Any]) -> Self:

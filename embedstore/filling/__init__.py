@@ -1,14 +1,15 @@
 """Filling spaces: from records to vectors that are stored.
 
-`filler` is the whole path (`fill`) and the dry run (`preview`); each of its steps has a module, in this order: `intake`
-(canonical form, keys, exact counts), `target` (which space, which model), `pool` (missing sequences, in packs, through
-the model), `canaries` (is it the right model?), `committing` (segments), `summary` (the report).
+`filler` is the whole path (`fill`) and the dry run (`preview`); each of its steps has a module, in this order: `target`
+(which space, which model), `intake` (canonical form, keys, exact counts), `pool` (what is missing, and what became of
+it), then what computes it, which a fill is given: `local` (this process), or the workers of `embedstore.distributed`.
+`local` has `canaries` (is it the right model?) and `committing` (segments). `summary` is the progress and the report.
 """
 
 from embedstore.filling.committing import SegmentLimits
 from embedstore.filling.filler import FillOptions, fill, preview
 from embedstore.filling.intake import Intake, Selection
-from embedstore.filling.summary import FillProgress, FillReport
+from embedstore.filling.summary import FillProgress, FillReport, NotebookProgress
 from embedstore.filling.target import SpaceTarget, find_target
 
 __all__ = [
@@ -16,6 +17,7 @@ __all__ = [
     "FillProgress",
     "FillReport",
     "Intake",
+    "NotebookProgress",
     "SegmentLimits",
     "Selection",
     "SpaceTarget",

@@ -88,16 +88,25 @@ def _refused(document: SpaceDocument, reason: str) -> CorruptStoreError:
     return CorruptStoreError(space_file(document.recipe.id), f"{reason}; it is not taken over from another store")
 
 
-def check(space: Space, embedder: Embedder) -> None:
+def check(space: Space, embedder: Embedder, computed: Canaries | None = None) -> None:
     """Embed the canaries that the space keeps and compare.
+
+    Parameters
+    ----------
+    space : whose canaries are to be reproduced.
+    embedder : the model.
+    computed : canaries that the model has embedded already, and that need not be embedded again.
 
     Raises
     ------
     CanaryError : a vector differs beyond the recipe's tolerance.
     ModelError : the model has no vector for one of them.
     """
-    expected = space.canaries.vectors
-    found = _vectors(embedder, space.canaries.sequences)
+    expected, sequences = space.canaries.vectors, space.canaries.sequences
+    if computed is not None and computed.sequences == sequences:
+        found = computed.vectors
+    else:
+        found = _vectors(embedder, sequences)
     if found.shape != expected.shape:
         raise CanaryError(
             f"Cannot fill space {space.name} ({space.id[:8]}…): expected vectors of length {expected.shape[1]}, "

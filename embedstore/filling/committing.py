@@ -39,7 +39,7 @@ class Cost:
 class Committer:
     """Commits what it is given, one segment at a time, in the background.
 
-    At most one commit is outstanding: who computes faster than the disk writes waits for it in `add`. An error of a
+    At most one commit is outstanding: a model that is faster than the disk waits for it in `add`. An error of a
     commit is raised by the next call.
     """
 

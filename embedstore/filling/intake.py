@@ -6,7 +6,7 @@ Distinct keys are counted exactly, in bounded memory however many there are: `Di
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import compress, islice
 from types import TracebackType
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from embedstore.errors import MoleculeError, SequenceError
 from embedstore.identity import Molecule, canonical, key_array, looks_like_dna, sequence_key
+from embedstore.models.registry import MODELS
 from embedstore.records import KEY_BYTES, Keys, Record, Rejection
 
 _PARTITIONS = 256
@@ -147,7 +148,6 @@ class Intake:
     records : as they are read; a Rejection is passed on to `rejected`.
     molecule : what the model embeds.
     any_molecule : accept sequences that look like the other molecule.
-    other_models : names of models of the other molecule, for the hint.
 
     Raises
     ------
@@ -157,7 +157,6 @@ class Intake:
     records: Iterable[Record | Rejection]
     molecule: Molecule
     any_molecule: bool = False
-    other_models: Sequence[str] = ()
     read: int = 0
     rejected: list[Rejection] = field(default_factory=list)
     _other_molecule: int = 0
@@ -208,14 +207,14 @@ class Intake:
             return
         other = "DNA" if self.molecule == "protein" else "protein"
         mine = "DNA" if self.molecule == "dna" else "protein"
-        models = ", ".join(self.other_models)
+        models = ", ".join(spec.name for spec in MODELS.values() if spec.molecule != self.molecule)
         insist = (
             "" if self.molecule == "dna" else " To embed them nonetheless, give --any-molecule (any_molecule=True)."
         )
         raise MoleculeError(
             f"Cannot embed this input with a {mine} model: expected {mine} sequences, found {other} in "
             f"{self._other_molecule} of the first {self.read} records. "
-            f"Use a {other} model{f' ({models})' if models else ''}.{insist}"
+            f"Use a {other} model ({models}).{insist}"
         )
 
 

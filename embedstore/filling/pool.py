@@ -1,25 +1,27 @@
-"""Sequences that are queued for the model: pooled, sorted by length into packs, and computed.
+"""Sequences that are queued for the model, with the records that asked for them, and what has become of them.
 
-Many are pooled together, so that sorting them by length pays. A loaded model computes packs in as many threads as it
-asks for.
+Many are pooled together, so that sorting them by length into packs pays. A `Backlog` is all that a fill and what
+computes for it share: the fill queues sequences, the other takes them, and settles each.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+import time
+from collections.abc import Collection, Mapping, Sequence, Set
 from dataclasses import dataclass
-from itertools import compress, islice
+from itertools import compress
 from operator import itemgetter
 
 import numpy as np
 from numpy.typing import NDArray
 
 from embedstore.filling.intake import Window
+from embedstore.filling.summary import FillProgress, OnProgress, Phase
+from embedstore.filling.target import SpaceTarget
 from embedstore.identity import key_array
-from embedstore.models.embedder import SMALL_PACKS_PER_WORKER, Embedded, Embedder, packs
-from embedstore.records import Keys, Rejection
+from embedstore.models.batching import SMALL_PACKS_PER_WORKER, packs
+from embedstore.records import Rejection
 
 POOL_RECORDS = 100_000
 POOL_RESIDUES = 64 << 20
@@ -75,30 +77,12 @@ class Pool:
                 sequence = self.sequences[key] = window.sequences[row]
                 self.residues += len(sequence)
 
-    def keys(self) -> Keys:
-        """(n, 24) uint8: keys of queued sequences."""
-        return key_array(self.sequences)
-
-    def settle(self, keys: Iterable[bytes]) -> None:
-        """Remove sequences from the queue."""
-        self.residues -= sum([len(self.sequences.pop(key)) for key in keys])
-
-    def packs(self, budget_residues: int, workers: int = 1) -> list[Pack]:
-        """Pack queued sequences by length.
-
-        The pack of the longest comes first, so that a machine with too little memory shows it at once; the others come
-        in random order, so that processes filling from the same input share the work, and the residues done so far tell
-        how long the others will take. The smaller ones that end the work of several workers stay at the end.
-        """
-        keys, sequences = list(self.sequences), list(self.sequences.values())
-        positions = packs([len(sequence) for sequence in sequences], budget_residues, workers)
-        full = max(1, len(positions) - (SMALL_PACKS_PER_WORKER * workers if workers > 1 else 0))
-        longest, others, last = positions[:1], positions[1:full], positions[full:]
-        random.shuffle(others)
-        return [
-            Pack([keys[place] for place in places], [sequences[place] for place in places])
-            for places in (array.tolist() for array in longest + others + last)
-        ]
+    def settle(self, keys: Collection[bytes]) -> None:
+        """Remove those of some sequences that are queued."""
+        for key in keys:
+            sequence = self.sequences.pop(key, None)
+            if sequence is not None:
+                self.residues -= len(sequence)
 
     def rejections(self, reasons: Mapping[bytes, str]) -> list[Rejection]:
         """Records whose sequence is among `reasons` (key -> why)."""
@@ -109,29 +93,115 @@ class Pool:
         ]
 
 
-_PACKS_IN_HAND_PER_WORKER = 2
+def packs_of(sequences: Mapping[bytes, bytes], budget_residues: int, workers: int = 1) -> list[Pack]:
+    """Pack sequences by length.
+
+    The pack of the longest comes first, so that a machine with too little memory shows it at once; the others come in
+    random order, so that processes filling from the same input share the work, and the residues done so far tell how
+    long the others will take. The smaller ones that end the work of several workers stay at the end.
+
+    Parameters
+    ----------
+    sequences : canonical sequences by their keys.
+    budget_residues : what a pack may hold.
+    workers : how many packs are computed at once.
+    """
+    keys, values = list(sequences), list(sequences.values())
+    positions = packs([len(sequence) for sequence in values], budget_residues, workers)
+    full = max(1, len(positions) - (SMALL_PACKS_PER_WORKER * workers if workers > 1 else 0))
+    longest, others, last = positions[:1], positions[1:full], positions[full:]
+    random.shuffle(others)
+    return [
+        Pack([keys[place] for place in places], [values[place] for place in places])
+        for places in (array.tolist() for array in longest + others + last)
+    ]
 
 
-def embed_packs(embedder: Embedder, packs: Iterable[Pack]) -> Generator[tuple[Pack, Embedded], None, None]:
-    """Yield packs with their vectors, in the order in which they are done; `packs` is drawn from on demand."""
-    if embedder.workers <= 1:
-        for pack in packs:
-            yield pack, embedder.embed(pack.sequences)
-    else:
-        yield from _embed_in_threads(embedder, iter(packs))
+class Backlog:
+    """Sequences that a fill has found missing, and what has become of them.
 
+    Attributes
+    ----------
+    target : where their vectors go.
+    space : where they are looked up; None until it exists.
+    queued : what has been taken by nobody yet.
+    uncommitted : keys that are computed and not in the space yet.
+    computed : vectors that were computed and stored.
+    compute_seconds : inside the model.
+    failures : key -> why it has no vector.
+    failed : the records that asked for those.
+    progress : what is told of all this.
+    """
 
-def _embed_in_threads(embedder: Embedder, packs: Iterator[Pack]) -> Generator[tuple[Pack, Embedded], None, None]:
-    executor = ThreadPoolExecutor(embedder.workers, thread_name_prefix="embedstore-model")
-    running: dict[Future[Embedded], Pack] = {}
-    try:
-        while True:
-            for pack in islice(packs, _PACKS_IN_HAND_PER_WORKER * embedder.workers - len(running)):
-                running[executor.submit(embedder.embed, pack.sequences)] = pack
-            if not running:
-                return
-            done, _ = wait(running, return_when=FIRST_COMPLETED)
-            for future in done:
-                yield running.pop(future), future.result()
-    finally:
-        executor.shutdown(cancel_futures=True)
+    def __init__(self, target: SpaceTarget, on_progress: OnProgress | None = None) -> None:
+        self.target = target
+        self.space = target.space
+        self.queued = Pool()
+        self.uncommitted: Set[bytes] = frozenset()
+        self.computed = 0
+        self.compute_seconds = 0.0
+        self.failures: dict[bytes, str] = {}
+        self.failed: list[Rejection] = []
+        unit = "bases" if target.recipe.molecule == "dna" else "residues"
+        self.progress = FillProgress(space=target.name, unit=unit)
+        self._on_progress = on_progress
+        self._pools = [self.queued]
+        """Those that were taken, each until all of its sequences are settled; then what is queued."""
+        self._refreshed_s: float | None = None
+
+    def refresh(self, after_s: float = 0.0) -> bool:
+        """Read what others have committed, unless that was done in the last `after_s`; tell whether it was now."""
+        now = time.monotonic()
+        if self.space is None or (self._refreshed_s is not None and now - self._refreshed_s < after_s):
+            return False
+        self.space.refresh()
+        self._refreshed_s = now
+        return True
+
+    def take(self) -> dict[bytes, bytes]:
+        """Take all that is queued and is not taken already: canonical sequences by their keys."""
+        known: set[bytes] = set().union(*[pool.sequences for pool in self._pools[:-1]])
+        taken, self.queued = self.queued, Pool()
+        self._pools.append(self.queued)
+        return {key: sequence for key, sequence in taken.sequences.items() if key not in known}
+
+    def settle(self, keys: Collection[bytes]) -> None:
+        """Cross off sequences that have a vector by now, or never will."""
+        for pool in self._pools:
+            pool.settle(keys)
+        self._pools = [pool for pool in self._pools if pool.sequences or pool is self.queued]
+
+    def fail(self, reasons: Mapping[bytes, str]) -> None:
+        """Note why sequences, which are not settled yet, have no vector."""
+        self.failures.update(reasons)
+        for pool in self._pools:
+            self.failed.extend(pool.rejections(reasons))
+
+    def count(self, rows: int, residues: int, seconds: float) -> None:
+        """Count what was computed, which may not be stored yet."""
+        self.compute_seconds += seconds
+        self.progress.computed += rows
+        self.progress.residues_computed += residues
+
+    def tell(self, phase: Phase | None = None) -> None:
+        """Say how far the fill is.
+
+        Parameters
+        ----------
+        phase : what it does from now on; None: what it did before.
+        """
+        if self._on_progress is None:
+            return
+        if phase is not None:
+            self.progress.begin(phase)
+        self.progress.failed = len(self.failed)
+        self.progress.waiting = sum(len(pool.sequences) for pool in self._pools)
+        self.progress.residues_waiting = sum(pool.residues for pool in self._pools)
+        self._on_progress(self.progress)
+
+    def count_left(self) -> int:
+        """Count distinct sequences without a vector: none, unless the fill was interrupted."""
+        waiting: set[bytes] = set().union(*[pool.sequences for pool in self._pools])
+        if self.space is None or not waiting:
+            return len(waiting)
+        return sum(key.tobytes() not in self.failures for key in self.space.missing(key_array(waiting)))

@@ -14,9 +14,10 @@ from embedstore.errors import (
     UnknownModelError,
     WeightsNotFoundError,
 )
+from embedstore.filling.summary import FillProgress, OnProgress
 from embedstore.home import expanded
 from embedstore.identity import Recipe
-from embedstore.models.embedder import Embedder, Model
+from embedstore.models.embedder import Model
 from embedstore.models.registry import MODELS
 from embedstore.models.resolution import ModelOptions, resolve
 from embedstore.store.space import Space
@@ -45,15 +46,6 @@ class SpaceTarget:
     notice: str | None = None
     source: Callable[[], Model] | None = None
 
-    def load_model(self, device: str | None, missing: str) -> Embedder:
-        """Load the model; see `get_model`, too.
-
-        Raises
-        ------
-        ModelError : it cannot be loaded.
-        """
-        return self.get_model(missing).load(device)
-
     def get_model(self, missing: str) -> Model:
         """Get the model, without loading it.
 
@@ -63,7 +55,8 @@ class SpaceTarget:
 
         Raises
         ------
-        ModelError : it is not available. SpaceConflictError : its recipe is not the space's.
+        ModelError : it is not available.
+        SpaceConflictError : its recipe is not the space's.
         InputError : signatures are required, and there is no key to sign with.
         """
         if self.store is not None:
@@ -99,22 +92,34 @@ class NamedModel:
         return resolve(self.model, self.options)
 
 
-def find_target(store: SpaceStore | None, model: str, options: ModelOptions, name: str | None = None) -> SpaceTarget:
+def find_target(
+    store: SpaceStore | None,
+    model: str,
+    options: ModelOptions,
+    name: str | None = None,
+    *,
+    on_progress: OnProgress | None = None,
+) -> SpaceTarget:
     """Find the space that a model fills, or will fill.
 
-    Where the model is unknown or its weights are not on this machine, a space that is called like it will do: what it
+    Where the model is unknown or its weights are not on this machine, a space of that name is used: what it
     holds can be read, and the model is fetched only when vectors are missing.
 
     Parameters
     ----------
+    store : None for a store that is not there yet.
     model : name or directory of a model, or name or id of a space.
+    options : weights, precision, what happens to long sequences.
     name : what the space is to be called; None: like the model.
+    on_progress : told before the model is looked for; hashing the weights of a large one takes a minute, once.
 
     Raises
     ------
     ModelError : no such model, and no such space either.
     SpaceConflictError : that name is taken by another recipe, or that recipe's space is called otherwise.
     """
+    if on_progress is not None:
+        on_progress(FillProgress(phase="finding the model", space=name or model))
     try:
         resolved = resolve(model, options, download=False)
     except (UnknownModelError, WeightsNotFoundError, MissingDependencyError):

@@ -120,6 +120,12 @@ class Sample:
 def sample_records(records: Iterable[Record | Rejection], model: Model, *, seed: int = 0) -> Sample:
     """Read all records, and keep a random sample that fits into memory.
 
+    Parameters
+    ----------
+    records : as they are read.
+    model : that would embed them.
+    seed : the same one draws the same sample.
+
     Raises
     ------
     InputError : no record is a sequence of the model's molecule.
@@ -250,7 +256,9 @@ def bench(
 
     Parameters
     ----------
+    model : any, a language model or a built-in one.
     records : whose lengths count, and whose fill is projected; None: realistic lengths.
+    device : "cpu", "cuda", "mps"; None: the best that is there.
     seconds : about how long each of five rounds of the model takes.
 
     Raises
@@ -415,7 +423,9 @@ def tune(
 
     Parameters
     ----------
+    model : a language model.
     records : whose lengths count; None: realistic ones.
+    device : "cpu", "cuda", "mps"; None: the best that is there.
     seconds : about how long each setting is measured in each of three rounds.
     on_setting : told what is measured next.
 

@@ -3,7 +3,8 @@
 Importing this package imports neither torch nor transformers nor huggingface_hub; `Model.load` does.
 """
 
-from embedstore.models.embedder import Embedded, Embedder, Model, packs
+from embedstore.models.batching import packs
+from embedstore.models.embedder import Embedded, Embedder, Model
 from embedstore.models.registry import MODELS, ModelSpec
 from embedstore.models.resolution import ModelOptions, resolve
 

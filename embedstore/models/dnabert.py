@@ -7,12 +7,12 @@ Canonical sequences are upper-case, so only N and the other IUPAC codes are unkn
 lower-case DNA, makes each base unknown.
 
 *Encoder.* A pack is a list of sequences written one after another. Every projection is one matrix product over the
-whole pack, and attention runs over groups of equal lengths: nothing is padded, and no vector depends on its neighbours.
+whole pack; attention stays within a sequence (`attention`), and no vector depends on its neighbours.
 The architecture is BERT (post-LN) as in DNABERT-2 (Zhou et al. 2023, arXiv:2306.15006; DNABERT-S: Zhou et al. 2024,
 arXiv:2402.08777). Instead of position embeddings it uses ALiBi (Press et al. 2021, arXiv:2108.12409), here symmetric:
 the score of tokens i and j is lowered by slope * |i - j|. A gated feed-forward block (Shazeer 2020, arXiv:2002.05202).
-Shapes in the comments: t tokens of the pack; n sequences of one length l; h heads of width e; d = h * e; f the width
-between the two feed-forward products.
+Shapes in the comments: t tokens of the pack; h heads of width e; d = h * e; f the width between the two feed-forward
+products.
 
 *Checkpoint.* `config.json`, `pytorch_model.bin` or `model.safetensors`, `tokenizer.json`. Names may start with `bert.`
 (DNABERT-2-117M); the pooler and the language-model head are left out by name: embeddings do not need them. The default
@@ -23,26 +23,24 @@ extends further, and the authors evaluated up to 5 000 tokens; but the training 
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
-from itertools import groupby
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from tokenizers import Tokenizer
+from tokenizers import Encoding, Tokenizer
 from torch import Tensor
 from torch.nn import functional
 
 from embedstore.errors import WeightsError, WeightsNotFoundError, plain
 from embedstore.identity import Recipe
+from embedstore.models.attention import Attend, attention
 from embedstore.models.checkpoint import Checkpoint, shown
-from embedstore.models.devices import arithmetic, machine_place, pick_device
-from embedstore.models.machine import kept_setting
-from embedstore.models.packed import PackedEmbedder
+from embedstore.models.packed import PackedEmbedder, load_packed
 from embedstore.models.weights import read_tensors
 
 CLS, SEP, UNK = "[CLS]", "[SEP]", "[UNK]"
@@ -73,7 +71,7 @@ class DnaTokenizer:
         Raises
         ------
         WeightsNotFoundError : there is no such file.
-        WeightsError : it is no tokenizer, or not one of DNABERT's kind.
+        WeightsError : it is not a tokenizer, or not one of DNABERT's kind.
         """
         if not path.is_file():
             raise WeightsNotFoundError(
@@ -125,16 +123,30 @@ class DnaTokenizer:
         -------
         (t,) int64, without [CLS] and [SEP].
         """
-        encoding = self._tokenizer.encode(sequence.decode("ascii"), add_special_tokens=False)
-        return np.array(encoding.ids, dtype=np.int64)
+        return self.contents([sequence])[0]
+
+    def contents(self, sequences: Sequence[bytes]) -> list[NDArray[np.int64]]:
+        """Tokenise canonical sequences of any length; other threads run meanwhile.
+
+        Returns
+        -------
+        (t,) int64 for each sequence, without [CLS] and [SEP].
+        """
+        texts = [sequence.decode("ascii") for sequence in sequences]
+        encodings = self._encode(texts, add_special_tokens=False)
+        return [np.array(encoding.ids, dtype=np.int64) for encoding in encodings]
+
+    @property
+    def _encode(self) -> Callable[..., list[Encoding]]:
+        """Encode many on all cores, outside the interpreter's lock; faster without the places of the tokens, if it can.
+
+        One by one they are encoded under the lock: nobody else runs.
+        """
+        return getattr(self._tokenizer, "encode_batch_fast", self._tokenizer.encode_batch)
 
 
 def _has_no(tokenizer: Tokenizer, token: str) -> bool:
     return tokenizer.token_to_id(token) is None
-
-
-_BIAS_NUMBERS_AT_ONCE = 2**26
-"""Numbers of ALiBi bias that may lie in a GPU's memory at once: 128 MiB of float16."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,23 +207,6 @@ def _geometric_slopes(heads: int) -> list[float]:
     return [2.0 ** (-8.0 * (head + 1) / heads) for head in range(heads)]
 
 
-@dataclass(frozen=True, slots=True)
-class _Group:
-    """Neighbours of one length in a pack: the tokens `start` … `start + count * length`."""
-
-    start: int
-    count: int
-    length: int
-
-
-def _groups(lengths: Sequence[int]) -> Iterator[_Group]:
-    start = 0
-    for length, run in groupby(lengths):
-        group = _Group(start, sum(1 for _ in run), length)
-        yield group
-        start += group.count * group.length
-
-
 class DnabertEncoder:
     """Weights of one checkpoint on one device, and the forward pass. Threads may share it: nothing in it changes.
 
@@ -236,6 +231,11 @@ class DnabertEncoder:
         """Type of the weights and of the arithmetic."""
         return self._tensors["embeddings.word_embeddings.weight"].dtype
 
+    @property
+    def parameters(self) -> int:
+        """Numbers in all weights."""
+        return sum(math.prod(sizes) for sizes in self.shape.tensors().values())
+
     def to(self, device: torch.device, dtype: torch.dtype) -> DnabertEncoder:
         """Return the encoder on another device or in another precision."""
         return DnabertEncoder(self.shape, {name: t.to(device, dtype) for name, t in self._tensors.items()})
@@ -251,17 +251,17 @@ class DnabertEncoder:
         Parameters
         ----------
         token_ids : (t,) int64. Sequences, each with its first and last special token, one after another.
-        lengths : tokens of each sequence; they add up to t. Any order is right; equal lengths side by side are fastest.
+        lengths : tokens of each sequence; they add up to t. In any order; similar lengths side by side are fastest.
 
         Returns
         -------
         (t, d) of the weights' dtype.
         """
-        groups = list(_groups(lengths))
-        bias = self._bias(max(lengths))  # (h, 2 l - 1) of the longest
+        width = self.shape.hidden // self.shape.heads
+        attend = attention(lengths, width=width, device=self.device, dtype=self.dtype, slopes=self._slopes)
         states = self._embed(token_ids)  # (t, d)
         for layer in range(self.shape.layers):
-            states = self._attend(f"encoder.layer.{layer}.attention.", states, groups, bias)  # (t, d)
+            states = self._attend(f"encoder.layer.{layer}.attention.", states, attend)  # (t, d)
             states = self._feed_forward(f"encoder.layer.{layer}.mlp.", states)  # (t, d)
         return states
 
@@ -270,16 +270,9 @@ class DnabertEncoder:
         words += self._tensors["embeddings.token_type_embeddings.weight"][0]  # every token is of type 0
         return self._norm("embeddings.LayerNorm", words)
 
-    def _attend(self, name: str, states: Tensor, groups: Sequence[_Group], bias: Tensor) -> Tensor:
-        heads, width = self.shape.heads, self.shape.hidden // self.shape.heads
-        qkv = self._linear(name + "self.Wqkv", states)  # (t, 3 d), that is (t, 3, h, e)
-        mixed = torch.empty_like(states)  # (t, d)
-        for group in groups:
-            tokens = slice(group.start, group.start + group.count * group.length)
-            sequences = qkv[tokens].view(group.count, group.length, 3, heads, width)  # (n, l, 3, h, e)
-            attended = _attention(sequences, bias, self._queries_at_once(group.length))  # (n, l, h, e)
-            mixed[tokens] = attended.reshape(-1, self.shape.hidden)  # (n l, d)
-        dense = self._linear(name + "output.dense", mixed)  # (t, d)
+    def _attend(self, name: str, states: Tensor, attend: Attend) -> Tensor:
+        qkv = self._linear(name + "self.Wqkv", states).view(len(states), 3, self.shape.heads, -1)  # (t, 3, h, e)
+        dense = self._linear(name + "output.dense", attend(qkv))  # (t, d)
         return self._norm(name + "output.LayerNorm", dense.add_(states))
 
     def _feed_forward(self, name: str, states: Tensor) -> Tensor:
@@ -295,48 +288,6 @@ class DnabertEncoder:
         weight, bias = self._tensors[name + ".weight"], self._tensors[name + ".bias"]
         return functional.layer_norm(states, (self.shape.hidden,), weight, bias, self.shape.norm_epsilon)
 
-    def _queries_at_once(self, length: int) -> int:
-        """Queries whose bias may be written down; the CPU kernel reads the view, so that there it never is."""
-        return length if self.device.type == "cpu" else max(1, _BIAS_NUMBERS_AT_ONCE // (self.shape.heads * length))
-
-    def _bias(self, longest: int) -> Tensor:
-        """ALiBi by distance, from -(longest - 1) to longest - 1, multiplied in float32: (h, 2 longest - 1)."""
-        distance = torch.arange(1 - longest, longest, device=self.device).abs()  # (2 l - 1,)
-        bias = -self._slopes[:, None] * distance  # (h, 2 l - 1)
-        return bias.to(self.dtype)  # what a kernel wants; rounded once, after the product
-
-
-def _attention(qkv: Tensor, bias: Tensor, queries_at_once: int) -> Tensor:
-    """Attend within each of n sequences of one length.
-
-    The l x l bias of a long sequence is never in memory. It depends on i - j only; with keys and values in reverse
-    order it depends on the *sum* of the indices, and such a matrix is a view of its 2 l - 1 values. Where a kernel
-    wants it written down, it gets so many queries at once that it stays small.
-
-    Parameters
-    ----------
-    qkv : (n, l, 3, h, e).
-    bias : (h, 2 m - 1) for some m >= l, by distance, 0 in the middle.
-    queries_at_once : l lets the kernel read the view; fewer give it blocks of the bias.
-
-    Returns
-    -------
-    (n, l, h, e).
-    """
-    length, heads = qkv.shape[1], qkv.shape[3]
-    query = qkv[:, :, 0].transpose(1, 2)  # (n, h, l, e)
-    key, value = qkv[:, :, 1:].flip(1).permute(2, 0, 3, 1, 4)  # (n, h, l, e) each, last token first
-    offset = bias.shape[1] // 2 + 1 - length  # of the bias of the first query and the first, that is last, key
-    blocks = []
-    for first in range(0, length, queries_at_once):
-        rows = min(queries_at_once, length - first)
-        mask = bias.as_strided((1, heads, rows, length), (0, bias.stride(0), 1, 1), offset + first)  # (1, h, rows, l)
-        if queries_at_once < length or bias.device.type != "cpu":
-            mask = mask.contiguous()
-        queries = query[:, :, first : first + rows]  # (n, h, rows, e)
-        blocks.append(functional.scaled_dot_product_attention(queries, key, value, attn_mask=mask))  # (n, h, rows, e)
-    return (blocks[0] if len(blocks) == 1 else torch.cat(blocks, 2)).transpose(1, 2)
-
 
 _PREFIX = "bert."
 _NOT_NEEDED = re.compile(r"pooler\.|cls\.|embeddings\.position_ids$")
@@ -345,27 +296,15 @@ _RESIDUES_PER_TOKEN = 4.8  # measured on real genomes
 
 
 def load(recipe: Recipe, checkpoint: Checkpoint, device: str | None) -> PackedEmbedder:
-    """Load a checkpoint, strictly. `half` computes in float16 on a GPU; everything else is computed in float32.
+    """Load a DNABERT; see `packed.load_packed`.
 
     Raises
     ------
     WeightsNotFoundError : there is no `tokenizer.json`.
-    WeightsError : the configuration, a tensor or the tokenizer is not DNABERT's, see `weights.read_tensors`; the
-        checkpoint is a stock BERT.
-    InputError : there is no such device.
+    WeightsError : the configuration, a tensor or the tokenizer is not DNABERT's; the checkpoint is a stock BERT.
     """
-    place = pick_device(device)
-    dtype = arithmetic(recipe.precision, place)
-    encoder = read_encoder(checkpoint).to(place, dtype)
-    in_full = cache(lambda: read_encoder(checkpoint).to(place, torch.float32))
-    return PackedEmbedder(
-        recipe,
-        _read_tokenizer(checkpoint, encoder.shape),
-        encoder,
-        full_encoder=None if dtype == torch.float32 else in_full,
-        residues_per_token=_RESIDUES_PER_TOKEN,
-        setting=kept_setting(checkpoint.shape, machine_place(place, dtype)),
-    )
+    tokenizer = _read_tokenizer(checkpoint, read_shape(checkpoint))
+    return load_packed(recipe, checkpoint, device, read_encoder, tokenizer, residues_per_token=_RESIDUES_PER_TOKEN)
 
 
 def read_encoder(checkpoint: Checkpoint) -> DnabertEncoder:

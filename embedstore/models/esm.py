@@ -5,26 +5,25 @@ fair-esm raises KeyError; here each residue that is missing from the vocabulary 
 `<unk>`.
 
 *Encoder* (ESM-2: Lin et al. 2023, doi:10.1126/science.ade2574). A pack is a list of sequences written one after
-another. Every projection is one matrix product over the whole pack, and attention runs over groups of equal lengths:
-nothing is padded, and no vector depends on its neighbours. Positions are rotary (Su et al. 2021, arXiv:2104.09864),
-with the frequencies that the checkpoint holds: where they were stored rounded, recomputed ones give other numbers.
+another. Every projection is one matrix product over the whole pack; attention stays within a sequence (`attention`),
+and no vector depends on its neighbours. Positions are rotary (Su et al. 2021, arXiv:2104.09864), with the frequencies
+that the checkpoint holds: where they were stored rounded, recomputed ones give other numbers.
 
-Two optimisations, neither of which changes what is computed. When the weights are read, the values of each query and
-key head are reordered so that the two that are rotated together are adjacent and make one complex number. And large
+Three optimisations, none of which changes what is computed. When the weights are read, the values of each query and
+key head are reordered so that the two that are rotated together are adjacent and make one complex number. Float16 pairs
+are rotated as they are, by the kernel that rounds the product once, as a copy in float32 and back would. And large
 intermediate results are changed in place: on a CPU, fresh memory costs more than the arithmetic.
 
-Shapes in the comments: t tokens of the pack; n sequences of one length l; h heads of width e; d = h * e; f the width
-between the two feed-forward products.
+Shapes in the comments: t tokens of the pack; h heads of width e; d = h * e; f the width between the two feed-forward
+products.
 """
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
-from itertools import groupby
-from typing import Any
 
 import numpy as np
 import torch
@@ -34,10 +33,10 @@ from torch.nn import functional
 
 from embedstore.errors import WeightsError
 from embedstore.identity import Recipe
+from embedstore.models.attention import Attend, attention
 from embedstore.models.checkpoint import Checkpoint, shown
-from embedstore.models.devices import arithmetic, machine_place, pick_device
-from embedstore.models.machine import kept_setting
-from embedstore.models.packed import PackedEmbedder
+from embedstore.models.devices import on_device
+from embedstore.models.packed import PackedEmbedder, load_packed
 from embedstore.models.weights import read_tensors
 
 VOCABULARY = (
@@ -66,11 +65,10 @@ class ProteinTokenizer:
         """(len(sequence),) int64, without `<cls>` and `<eos>`."""
         return self._ids[np.frombuffer(sequence, dtype=np.uint8)]
 
+    def contents(self, sequences: Sequence[bytes]) -> list[NDArray[np.int64]]:
+        """`content_ids` of each sequence."""
+        return [self.content_ids(sequence) for sequence in sequences]
 
-try:  # new in torch 2.10; needs a CUDA device
-    from torch.nn.attention.varlen import varlen_attn
-except ImportError:  # pragma: no cover
-    varlen_attn = None  # type: ignore[assignment]
 
 _TOKEN_DROPOUT_SCALE = 1 - 0.15 * 0.8
 """Trained with 15 % of tokens masked, 80 % of these blanked; inference scales as if that were so on average."""
@@ -158,19 +156,6 @@ class _Layer:
         )
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Pack:
-    """What all layers need of a pack."""
-
-    groups: Sequence[tuple[int, int, int]]
-    """(first token, count, length) of neighbours of one length."""
-    positions: Tensor
-    """(t,): of each token in its sequence."""
-    starts: Tensor
-    """(number of sequences + 1,) int32, for variable-length attention."""
-    longest: int
-
-
 class EsmEncoder:
     """Weights of one checkpoint on one device, and the forward pass. Threads may share it."""
 
@@ -187,7 +172,8 @@ class EsmEncoder:
         self._frequencies = tuple(frequencies)
         self._layers = tuple(layers)
         self._final_norm = final_norm
-        self._variable_length = _has_variable_length_attention(self.device, self.dtype)
+        self.add_projection = add_rounded_once if self.dtype == torch.float16 else _add_in_place
+        self._rotate = _rotate if self.dtype == torch.float16 and _rotates_float16(self.device) else _rotate_in_float32
 
     @classmethod
     def from_tensors(cls, shape: EsmShape, tensors: Mapping[str, Tensor]) -> EsmEncoder:
@@ -236,6 +222,11 @@ class EsmEncoder:
         """Type of the weights and of the arithmetic."""
         return self._embeddings.dtype
 
+    @property
+    def parameters(self) -> int:
+        """Numbers in all weights."""
+        return sum(math.prod(sizes) for sizes in self.shape.tensors().values())
+
     def to(self, device: torch.device, dtype: torch.dtype) -> EsmEncoder:
         """Return the encoder on another device or in another precision."""
         return EsmEncoder(
@@ -257,49 +248,48 @@ class EsmEncoder:
         Parameters
         ----------
         token_ids : (t,) int64. Sequences, each with `<cls>` and `<eos>`, one after another.
-        lengths : tokens of each sequence; they add up to t. Any order is right; equal lengths side by side are fastest.
+        lengths : tokens of each sequence; they add up to t. In any order; similar lengths side by side are fastest.
 
         Returns
         -------
         (t, d) of the weights' dtype.
         """
-        pack = self._pack(lengths)
+        attend = attention(lengths, width=self._width, device=self.device, dtype=self.dtype)
         states = functional.embedding(token_ids, self._embeddings)  # (t, d)
-        rotations = [self._rotation(frequencies, pack) for frequencies in self._frequencies]
+        positions, longest = self._positions(lengths), max(lengths)
+        rotations = [self._rotation(frequencies, positions, longest) for frequencies in self._frequencies]
         for layer in self._layers:
-            self._attend(layer, states, pack, rotations[layer.frequencies])
+            self._add_attention(layer, states, attend, rotations[layer.frequencies])
             self._feed_forward(layer, states)
         return self._norm(self._final_norm, states)
 
-    def _pack(self, lengths: Sequence[int]) -> _Pack:
-        starts = torch.tensor([0, *lengths], dtype=torch.int64).cumsum(0)
-        positions = torch.arange(int(starts[-1])) - torch.repeat_interleave(starts[:-1], starts.diff())
-        return _Pack(
-            groups=list(_groups(lengths)),
-            positions=positions.to(self.device, non_blocking=True),
-            starts=starts.to(torch.int32).to(self.device, non_blocking=True),
-            longest=max(lengths),
-        )
+    @property
+    def _width(self) -> int:
+        """Of a head."""
+        return self.shape.hidden // self.shape.heads
 
-    def _rotation(self, frequencies: Tensor, pack: _Pack) -> Tensor:
+    def _positions(self, lengths: Sequence[int]) -> Tensor:
+        """(t,): of each token in its sequence. Made on the host: a device would have to say how many they are."""
+        sizes = np.asarray(lengths, dtype=np.int64)
+        return on_device(np.arange(sizes.sum()) - np.repeat(np.cumsum(sizes) - sizes, sizes), self.device)
+
+    def _rotation(self, frequencies: Tensor, positions: Tensor, longest: int) -> Tensor:
         """Each token's angles as complex numbers of length one, (t, 1, 1, e / 2) complex64."""
-        angles = torch.arange(pack.longest, device=self.device).float()[:, None] * frequencies  # (l, e / 2)
-        return torch.polar(torch.ones_like(angles), angles)[pack.positions, None, None]
+        angles = torch.arange(longest, device=self.device).float()[:, None] * frequencies  # (l, e / 2)
+        return torch.polar(torch.ones_like(angles), angles).index_select(0, positions)[:, None, None]
 
-    def _attend(self, layer: _Layer, states: Tensor, pack: _Pack, rotation: Tensor) -> None:
+    def _add_attention(self, layer: _Layer, states: Tensor, attend: Attend, rotation: Tensor) -> None:
         """Add the layer's attention to the states."""
-        heads, width = self.shape.heads, self.shape.hidden // self.shape.heads
         normed = self._norm(layer.attention_norm, states)  # (t, d)
-        qkv = _project(layer.qkv, normed).view(-1, 3, heads, width)  # (t, 3, h, e)
-        _rotate(qkv[:, :2], rotation)
-        mixed = _variable_length_attention(qkv, pack) if self._variable_length else _attention(qkv, pack)  # (t, d)
-        _add_projection(states, layer.attention_out, mixed)
+        qkv = _project(layer.qkv, normed).view(-1, 3, self.shape.heads, self._width)  # (t, 3, h, e)
+        self._rotate(qkv[:, :2], rotation)
+        self.add_projection(states, layer.attention_out, attend(qkv))
 
     def _feed_forward(self, layer: _Layer, states: Tensor) -> None:
         """Add the layer's feed-forward block to the states."""
         inner = _project(layer.expand, self._norm(layer.norm, states))  # (t, f)
         torch.ops.aten.gelu_(inner)  # by the error function
-        _add_projection(states, layer.contract, inner)
+        self.add_projection(states, layer.contract, inner)
 
     def _norm(self, norm: _Affine, states: Tensor) -> Tensor:
         return functional.layer_norm(states, (self.shape.hidden,), norm.weight, norm.bias, self.shape.norm_epsilon)
@@ -322,48 +312,39 @@ def _project(affine: _Affine, states: Tensor) -> Tensor:
     return functional.linear(states, affine.weight, affine.bias)
 
 
-def _add_projection(states: Tensor, affine: _Affine, values: Tensor) -> None:
+def _add_in_place(states: Tensor, affine: _Affine, values: Tensor) -> None:
+    """Add a projection to the states; the fastest on a CPU."""
     states.add_(affine.bias).addmm_(values, affine.weight.t())
 
 
+def add_rounded_once(states: Tensor, affine: _Affine, values: Tensor) -> None:
+    """Do the same, and round the states once: in float16 that is where most of the error comes from."""
+    states.add_(_project(affine, values))
+
+
 def _rotate(vectors: Tensor, rotation: Tensor) -> None:
-    """Turn neighbouring values of (t, 2, h, e) by their angles, in float32 and in place."""
+    """Turn neighbouring values of (t, 2, h, e) by their angles, in place; of float16, the product is rounded once."""
+    torch.view_as_complex(vectors.view(*vectors.shape[:-1], -1, 2)).mul_(rotation)  # (t, 2, h, e / 2)
+
+
+def _rotate_in_float32(vectors: Tensor, rotation: Tensor) -> None:
+    """Do the same to values of any type."""
     full = vectors.float()  # the same memory if that is what they are
-    torch.view_as_complex(full.view(*full.shape[:-1], -1, 2)).mul_(rotation)  # (t, 2, h, e / 2)
+    _rotate(full, rotation)
     if full is not vectors:
         vectors.copy_(full)
 
 
-def _groups(lengths: Sequence[int]) -> Iterator[tuple[int, int, int]]:
-    start = 0
-    for length, run in groupby(lengths):
-        count = sum(1 for _ in run)
-        yield start, count, length
-        start += count * length
-
-
-def _has_variable_length_attention(device: torch.device, dtype: torch.dtype) -> bool:
-    """Flash attention wants float16 and a GPU of the Ampere generation or later."""
-    usable = varlen_attn is not None and device.type == "cuda" and dtype == torch.float16
-    return usable and torch.cuda.get_device_capability(device) >= (8, 0)
-
-
-def _variable_length_attention(qkv: Tensor, pack: _Pack) -> Tensor:
-    """Attend within each sequence, all in one kernel; (t, 3, h, e) -> (t, d)."""
-    query, key, value = qkv.unbind(1)  # (t, h, e) each
-    mixed: Any = varlen_attn(query, key, value, pack.starts, pack.starts, pack.longest, pack.longest)  # (t, h, e)
-    return torch.flatten(mixed, 1)
-
-
-def _attention(qkv: Tensor, pack: _Pack) -> Tensor:
-    """Attend within each sequence, a group of equal lengths at a time; (t, 3, h, e) -> (t, d)."""
-    parts = []
-    for start, count, length in pack.groups:
-        group = qkv[start : start + count * length].view(count, length, *qkv.shape[1:])  # (n, l, 3, h, e)
-        query, key, value = group.permute(2, 0, 3, 1, 4)  # (n, h, l, e) each
-        mixed = functional.scaled_dot_product_attention(query, key, value)  # (n, h, l, e)
-        parts.append(mixed.transpose(1, 2).flatten(0, 1))  # (n l, h, e)
-    return torch.cat(parts).flatten(1)
+def _rotates_float16(device: torch.device) -> bool:
+    """Tell whether the device multiplies complex numbers of float16, as CUDA does."""
+    try:
+        _rotate(
+            torch.ones(1, 2, 1, 8, dtype=torch.float16, device=device),
+            torch.ones(1, dtype=torch.complex64, device=device),
+        )
+    except (RuntimeError, TypeError):
+        return False
+    return True
 
 
 _LEFT_OUT = re.compile(r"(lm_head|contact_head|pooler)\.|embeddings\.(position_ids|position_embeddings\.weight)$")
@@ -395,26 +376,8 @@ _FAIR_ESM_NAMES = {
 
 
 def load(recipe: Recipe, checkpoint: Checkpoint, device: str | None) -> PackedEmbedder:
-    """Load an ESM-2 encoder.
-
-    `half` computes in float16 on a GPU; everything else is computed in float32.
-
-    Raises
-    ------
-    WeightsError : the configuration or a tensor is not that of an ESM-2, see `weights.read_tensors`.
-    InputError : there is no such device.
-    """
-    place = pick_device(device)
-    dtype = arithmetic(recipe.precision, place)
-    encoder = read_encoder(checkpoint).to(place, dtype)
-    in_full = cache(lambda: read_encoder(checkpoint).to(place, torch.float32))
-    return PackedEmbedder(
-        recipe,
-        ProteinTokenizer(),
-        encoder,
-        full_encoder=None if dtype == torch.float32 else in_full,
-        setting=kept_setting(checkpoint.shape, machine_place(place, dtype)),
-    )
+    """Load an ESM-2; see `packed.load_packed`."""
+    return load_packed(recipe, checkpoint, device, read_encoder, ProteinTokenizer())
 
 
 def read_encoder(checkpoint: Checkpoint) -> EsmEncoder:

@@ -153,7 +153,7 @@ _PICKLES_BEFORE_STORAGES = 5
 
 
 class TorchFileError(ValueError):
-    """It is no file of `torch.save`, or states larger sizes than it has; the message is a clause that says which."""
+    """It is not a file of `torch.save`, or states larger sizes than it has; the message is a clause that says which."""
 
 
 def read_pickle(file: Path, largest_bytes: int = LARGEST_PICKLE_BYTES) -> bytes:
@@ -161,7 +161,7 @@ def read_pickle(file: Path, largest_bytes: int = LARGEST_PICKLE_BYTES) -> bytes:
 
     Raises
     ------
-    TorchFileError : it is no such archive, or one that claims more than it holds.
+    TorchFileError : it is not such an archive, or claims more than it holds.
     """
     try:
         with zipfile.ZipFile(file) as archive:

@@ -1,9 +1,9 @@
 """What is known of this machine: the setting that is fastest for a model, and how fast that is.
 
 `tune` and `bench` measure it, loading a model and dry runs use it. All is in one file,
-`$XDG_CACHE_HOME/embedstore/machine.json`, by model, device, arithmetic and release of torch: one home for many machines
-will do. Without the file, or with a damaged one, the defaults hold. None of it changes what is computed beyond the
-tolerance.
+`$XDG_CACHE_HOME/embedstore/machine.json`, by model, device, arithmetic and release of torch: one home directory may
+serve many machines. Without the file, or with a damaged one, the defaults hold. None of it changes what is computed
+beyond the tolerance.
 """
 
 from __future__ import annotations
@@ -100,10 +100,17 @@ def kept_file() -> Path:
     return cache_file("machine.json")
 
 
+def usable_processors() -> frozenset[int]:
+    """Numbers of the processors that this process may use; of all of them on systems without affinity (macOS)."""
+    if hasattr(os, "sched_getaffinity"):
+        return frozenset(os.sched_getaffinity(0))
+    return frozenset(range(os.cpu_count() or 1))
+
+
 @cache
 def processor() -> str:
     """Name of the processor, and how much of it this process may use."""
-    cores = len(os.sched_getaffinity(0))
+    cores = len(usable_processors())
     limit = os.environ.get("OMP_NUM_THREADS", "")
     return f"{_processor_name()} × {min(cores, int(limit)) if limit.isdecimal() and int(limit) else cores}"
 

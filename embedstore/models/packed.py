@@ -4,20 +4,16 @@ An architecture brings a tokenizer and an encoder that works on packs, that is o
 without padding. Everything else is the same for all of them and is done here, in this order: a sequence becomes content
 tokens, is cut into windows, each window gets its special tokens, windows are packed by length and computed, the states
 of each are summed with weights that add up to one for each sequence, and vectors that are not finite are computed once
-more in full precision.
-
-Windows: a sequence of l content tokens is cut into the fewest windows of `max_length` tokens that overlap by at least
-`overlap`, evenly placed from its start to its end. A token in k windows counts 1/k in each of them, so that the pooled
-vector is the mean over all tokens of the mean of their states.
-
-Memory: a pack that does not fit is split, and later packs are made smaller.
+more in full precision. How sequences are divided, and what happens when memory runs out, is in `batching`.
 """
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 import numpy as np
@@ -26,16 +22,28 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from embedstore.identity import Recipe
-from embedstore.models.devices import cores, torch_threads
-from embedstore.models.embedder import Embedded, packs
-from embedstore.models.machine import Setting
+from embedstore.models.batching import MemoryBudget, compute_in_packs, is_out_of_memory, windows
+from embedstore.models.checkpoint import Checkpoint
+from embedstore.models.devices import (
+    Streams,
+    arithmetic,
+    cores,
+    give_back_memory,
+    machine_place,
+    on_device,
+    pick_device,
+    synchronize,
+    too_little_memory,
+    torch_threads,
+)
+from embedstore.models.embedder import Embedded
+from embedstore.models.machine import Setting, kept_setting
 
 
 def weighted_sums(states: Tensor, weights: Tensor, lengths: Sequence[int]) -> Tensor:
     """Sum the token states of each sequence of a pack, each state times its weight.
 
-    With weights that add up to one this is their mean. Sums are taken sequence by sequence: a value that is not finite
-    stays with its own sequence.
+    With weights that add up to one this is their mean. A value that is not finite stays with its own sequence.
 
     Parameters
     ----------
@@ -47,124 +55,12 @@ def weighted_sums(states: Tensor, weights: Tensor, lengths: Sequence[int]) -> Te
     -------
     (len(lengths), d) float32, same device.
     """
+    if states.device.type == "cuda":  # in one kernel
+        weighted = states * weights[:, None]  # (t, d) float32
+        sizes = on_device(np.asarray(lengths, dtype=np.int64), states.device)
+        return torch.segment_reduce(weighted, "sum", lengths=sizes, axis=0, unsafe=True)  # (n, d); unsafe: unchecked
     parts = zip(torch.split(weights, list(lengths)), torch.split(states.float(), list(lengths)), strict=True)
     return torch.stack([weight @ state for weight, state in parts])  # (n, d)
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Window:
-    """Content tokens `start` … `stop` of a sequence, and what each of them counts."""
-
-    start: int
-    stop: int
-    weights: NDArray[np.float64]
-    """(stop - start,): one by the number of windows that contain the token."""
-
-
-def windows(length: int, max_length: int | None, overlap: int) -> list[Window]:
-    """Cut a sequence of `length` tokens.
-
-    Parameters
-    ----------
-    max_length : tokens of a window; None: one window whatever the length.
-    overlap : tokens that neighbours share at least, below `max_length`.
-
-    Returns
-    -------
-    Windows that cover the sequence; their weights add up to `length`.
-    """
-    if max_length is None or length <= max_length:
-        return [Window(0, length, np.ones(length))]
-    count = -(-(length - overlap) // (max_length - overlap))
-    starts = [(length - max_length) * number // (count - 1) for number in range(count)]
-    times = np.zeros(length)
-    for start in starts:
-        times[start : start + max_length] += 1
-    return [Window(start, start + max_length, 1 / times[start : start + max_length]) for start in starts]
-
-
-Compute = Callable[[NDArray[np.int64]], NDArray[np.float32]]
-"""Positions of the sequences of a pack -> their vectors, (n, d), in that order."""
-
-_OUT_OF_MEMORY = ("DefaultCPUAllocator", "out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED")
-
-
-class MemoryBudget:
-    """Tokens that a pack may hold. Threads share it; it only decreases.
-
-    Parameters
-    ----------
-    tokens : to begin with: what is fastest on the machine.
-    """
-
-    def __init__(self, tokens: int) -> None:
-        self.tokens = tokens
-
-    def packs(self, lengths: NDArray[np.int64]) -> list[NDArray[np.int64]]:
-        """Partition sequences into packs of about equal size near the budget, see `embedder.packs`."""
-        total = int(lengths.sum())
-        parts = max(1, round(total / self.tokens))
-        return packs(lengths, -(-total // parts))
-
-    def lower(self, failed_tokens: int) -> None:
-        """Remember that a pack of so many tokens did not fit."""
-        self.tokens = max(1, min(self.tokens, failed_tokens // 2))
-
-
-def compute_in_packs(
-    lengths: Sequence[int], budget: MemoryBudget, compute: Compute
-) -> tuple[dict[int, NDArray[np.float32]], dict[int, str]]:
-    """Compute all sequences, in packs that fit.
-
-    Parameters
-    ----------
-    lengths : tokens of each sequence.
-    compute : called pack by pack. When it runs out of memory, the pack is split and the budget lowered.
-
-    Returns
-    -------
-    position -> vector (d,), and position -> reason for each sequence that does not fit even alone.
-
-    Raises
-    ------
-    Whatever else `compute` raises.
-    """
-    sizes = np.asarray(lengths, dtype=np.int64)
-    vectors: dict[int, NDArray[np.float32]] = {}
-    failures: dict[int, str] = {}
-    pending = budget.packs(sizes)[::-1]
-    while pending:
-        pack = pending.pop()
-        rows = _unless_out_of_memory(compute, pack)
-        if rows is not None:
-            vectors.update(zip(pack.tolist(), rows, strict=True))
-        elif len(pack) == 1:
-            failures[int(pack[0])] = f"memory does not suffice for its {sizes[pack[0]]} tokens at once"
-        else:
-            budget.lower(int(sizes[pack].sum()))
-            rest = np.concatenate([pack, *pending])
-            pending = [rest[part] for part in budget.packs(sizes[rest])][::-1]
-    return vectors, failures
-
-
-def _unless_out_of_memory(compute: Compute, pack: NDArray[np.int64]) -> NDArray[np.float32] | None:
-    """Result of `compute`, or None when memory did not suffice; what it had allocated is free again then."""
-    try:
-        return compute(pack)
-    except (MemoryError, RuntimeError) as error:
-        if not is_out_of_memory(error):
-            raise
-    # Only here, with the exception and its frames gone, can their tensors be given back to the device.
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
-    return None
-
-
-def is_out_of_memory(error: Exception) -> bool:
-    """Tell whether Python, the CPU's allocator or the GPU's ran out of memory."""
-    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or any(
-        sign in str(error) for sign in _OUT_OF_MEMORY
-    )
 
 
 _CPU_PACK_TOKENS = 2048
@@ -190,6 +86,10 @@ class Tokenizer(Protocol):
         """(t,) int64, without special tokens."""
         ...
 
+    def contents(self, sequences: Sequence[bytes]) -> list[NDArray[np.int64]]:
+        """`content_ids` of each sequence; other threads run meanwhile."""
+        ...
+
 
 class Encoder(Protocol):
     """Weights on a device. Threads may share it."""
@@ -210,6 +110,19 @@ class Encoder(Protocol):
 
     def operations(self, lengths: Sequence[int]) -> int:
         """Floating-point operations of the matrix products for sequences of so many tokens."""
+        ...
+
+
+class WholeEncoder(Encoder, Protocol):
+    """An encoder as `load_packed` gets it: float32 on the CPU."""
+
+    @property
+    def parameters(self) -> int:
+        """Numbers in all weights."""
+        ...
+
+    def to(self, device: torch.device, dtype: torch.dtype) -> Encoder:
+        """Return it on another device or in another precision."""
         ...
 
 
@@ -254,8 +167,9 @@ class PackedEmbedder:
         self.budget = MemoryBudget(tokens)
         self.encoder = encoder
         self._tokenizer = tokenizer
-        self._full_encoder = full_encoder
+        self._full = None if full_encoder is None else _Once(full_encoder)
         self._residues_per_token = residues_per_token
+        self._streams = Streams(encoder.device)
 
     @property
     def setting(self) -> Setting:
@@ -264,19 +178,31 @@ class PackedEmbedder:
 
     def with_setting(self, setting: Setting) -> PackedEmbedder:
         """Return an embedder that shares the weights and has another setting."""
-        return PackedEmbedder(
+        other = PackedEmbedder(
             self.recipe,
             self._tokenizer,
             self.encoder,
-            full_encoder=self._full_encoder,
             residues_per_token=self._residues_per_token,
             setting=setting,
+        )
+        other._full = self._full
+        return other
+
+    def with_encoder(self, encoder: Encoder, full_encoder: Callable[[], Encoder] | None = None) -> PackedEmbedder:
+        """Return an embedder with the same recipe, tokenizer and setting, and another encoder."""
+        return PackedEmbedder(
+            self.recipe,
+            self._tokenizer,
+            encoder,
+            full_encoder=full_encoder,
+            residues_per_token=self._residues_per_token,
+            setting=self.setting,
         )
 
     def operations(self, sequences: Sequence[bytes]) -> int:
         """Floating-point operations of the matrix products that embedding canonical sequences takes."""
-        contents = [self._tokenizer.content_ids(sequence) for sequence in sequences]
-        pieces = [piece for number, content in enumerate(contents) for piece in self._pieces(number, content)]
+        contents = enumerate(self._tokenizer.contents(sequences))
+        pieces = [piece for number, content in contents for piece in self._pieces(number, content)]
         return self.encoder.operations([len(piece.token_ids) for piece in pieces])
 
     def embed(self, sequences: Sequence[bytes]) -> Embedded:
@@ -284,8 +210,7 @@ class PackedEmbedder:
         vectors = np.zeros((len(sequences), self.recipe.dim), dtype=np.float32)
         failures: dict[int, str] = {}
         pieces: list[_Piece] = []
-        for number, sequence in enumerate(sequences):
-            content = self._tokenizer.content_ids(sequence)
+        for number, content in enumerate(self._tokenizer.contents(sequences)):
             reason = self._refusal(len(content))
             if reason is None:
                 pieces += self._pieces(number, content)
@@ -324,10 +249,10 @@ class PackedEmbedder:
 
     def _compute(self, pieces: Sequence[_Piece], vectors: NDArray[np.float32], failures: dict[int, str]) -> None:
         """Add the pieces' weighted sums to the rows of their sequences."""
-        found, refused = self._sums(pieces, self.encoder)
+        found, refused = self._sums(pieces, self.encoder, self.budget)
         broken = [number for number, row in found.items() if not np.isfinite(row).all()]
-        if broken and self._full_encoder is not None:
-            again, refused_again = self._sums([pieces[number] for number in broken], self._full_encoder())
+        if broken and self._full is not None:
+            again, refused_again = self._in_full([pieces[number] for number in broken], self._full)
             found.update({broken[number]: row for number, row in again.items()})
             refused.update({broken[number]: reason for number, reason in refused_again.items()})
         with np.errstate(invalid="ignore", over="ignore"):  # what is not finite is reported by sequence
@@ -335,13 +260,23 @@ class PackedEmbedder:
                 vectors[pieces[number].sequence] += row
         failures.update({pieces[number].sequence: reason for number, reason in refused.items()})
 
+    def _in_full(self, pieces: Sequence[_Piece], full: _Once) -> tuple[dict[int, NDArray[np.float32]], dict[int, str]]:
+        """Compute in float32; what fails for lack of memory are the pieces, never the run."""
+        encoder = full.get(self.budget, self.encoder.device)
+        if encoder is None:
+            reason = "it overflows in float16, and memory does not suffice for the weights in float32"
+            return {}, dict.fromkeys(range(len(pieces)), reason)
+        return self._sums(pieces, encoder, self.budget)
+
     def _sums(
-        self, pieces: Sequence[_Piece], encoder: Encoder
+        self, pieces: Sequence[_Piece], encoder: Encoder, budget: MemoryBudget
     ) -> tuple[dict[int, NDArray[np.float32]], dict[int, str]]:
         def compute(pack: NDArray[np.int64]) -> NDArray[np.float32]:
-            return _pooled([pieces[number] for number in pack], encoder)
+            with self._streams.one():
+                return _pooled([pieces[number] for number in pack], encoder)
 
-        return compute_in_packs([len(piece.token_ids) for piece in pieces], self.budget, compute)
+        give_back = partial(give_back_memory, encoder.device)
+        return compute_in_packs([len(piece.token_ids) for piece in pieces], budget, compute, give_back)
 
     def _not_storable(self, vectors: NDArray[np.float32], failures: dict[int, str]) -> dict[int, str]:
         largest = float(np.finfo(self.recipe.dtype).max)
@@ -351,20 +286,98 @@ class PackedEmbedder:
         return {int(row): reason for row in np.flatnonzero(~storable) if int(row) not in failures}
 
 
+class _Once:
+    """The encoder in float32, loaded when first needed, once for all threads."""
+
+    def __init__(self, load: Callable[[], Encoder]) -> None:
+        self._load = load
+        self._lock = threading.Lock()
+        self._tried = False
+        self._encoder: Encoder | None = None
+
+    def get(self, budget: MemoryBudget, device: torch.device) -> Encoder | None:
+        """Return it, or None if memory does not suffice, even while no thread computes; that is not tried again."""
+        with self._lock:
+            if not self._tried:
+                with budget.alone():
+                    give_back_memory(device)
+                    self._encoder = self._loaded(device)
+                self._tried = True
+            return self._encoder
+
+    def _loaded(self, device: torch.device) -> Encoder | None:
+        try:
+            encoder = self._load()
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+            return None
+        synchronize(device)  # other threads' streams read it, too
+        return encoder
+
+
 @torch.inference_mode()
 def _pooled(pieces: Sequence[_Piece], encoder: Encoder) -> NDArray[np.float32]:
     """Weighted sums of the states of one pack, (n, d)."""
     lengths = [len(piece.token_ids) for piece in pieces]
-    token_ids = _on(encoder.device, np.concatenate([piece.token_ids for piece in pieces]))  # (t,)
-    weights = _on(encoder.device, np.concatenate([piece.weights for piece in pieces]))  # (t,)
+    token_ids = on_device(np.concatenate([piece.token_ids for piece in pieces]), encoder.device)  # (t,)
+    weights = on_device(np.concatenate([piece.weights for piece in pieces]), encoder.device)  # (t,)
     states = encoder.hidden_states(token_ids, lengths)  # (t, d)
     sums = weighted_sums(states, weights, lengths)  # (n, d)
     result: NDArray[np.float32] = sums.cpu().numpy()
     return result
 
 
-def _on(device: torch.device, values: NDArray[np.int64] | NDArray[np.float32]) -> Tensor:
-    tensor = torch.from_numpy(values)
-    if device.type == "cpu":
-        return tensor
-    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
+def load_packed(
+    recipe: Recipe,
+    checkpoint: Checkpoint,
+    device: str | None,
+    read_encoder: Callable[[Checkpoint], WholeEncoder],
+    tokenizer: Tokenizer,
+    *,
+    residues_per_token: float = 1.0,
+) -> PackedEmbedder:
+    """Load a language model: what `load` of every architecture does.
+
+    `half` computes in float16 on a GPU; everything else is computed in float32.
+
+    Parameters
+    ----------
+    device : see `devices.pick_device`.
+    read_encoder : reads the weights, as float32 on the CPU.
+
+    Raises
+    ------
+    WeightsError : a tensor or the configuration is not that of the architecture.
+    InputError : there is no such device.
+    ModelError : memory does not suffice for the weights.
+    """
+    place = pick_device(device)
+    dtype = arithmetic(recipe.precision, place)
+    whole = _read(recipe, checkpoint, read_encoder)
+    need_bytes = whole.parameters * dtype.itemsize
+    try:
+        encoder = whole.to(place, dtype)
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        give_back_memory(place)
+        raise too_little_memory(recipe.model, place, need_bytes, dtype) from error
+    return PackedEmbedder(
+        recipe,
+        tokenizer,
+        encoder,
+        full_encoder=None if dtype == torch.float32 else lambda: read_encoder(checkpoint).to(place, torch.float32),
+        residues_per_token=residues_per_token,
+        setting=kept_setting(checkpoint.shape, machine_place(place, dtype)),
+    )
+
+
+def _read(recipe: Recipe, checkpoint: Checkpoint, read_encoder: Callable[[Checkpoint], WholeEncoder]) -> WholeEncoder:
+    try:
+        return read_encoder(checkpoint)
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        need_bytes = sum(file.stat().st_size for file in checkpoint.weights)
+        raise too_little_memory(recipe.model, torch.device("cpu"), need_bytes, torch.float32) from error

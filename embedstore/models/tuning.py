@@ -13,7 +13,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from embedstore.models.embedder import Embedder, packs
+from embedstore.models.batching import packs
+from embedstore.models.embedder import Embedder
 from embedstore.models.machine import Setting
 
 if TYPE_CHECKING:

@@ -1,6 +1,6 @@
 """Strict reading of a checkpoint's tensors: every one that is expected, none that is not, nothing executed.
 
-`safetensors` holds nothing but tensors. Pickled files (`pytorch_model.bin`, fair-esm's `.pt`) are read with torch's
+`safetensors` holds only tensors. Pickled files (`pytorch_model.bin`, fair-esm's `.pt`) are read with torch's
 `weights_only`, which refuses whatever is not a tensor or a plain value; fair-esm's configuration, an
 `argparse.Namespace`, is the one class allowed. A missing tensor is never filled with random numbers. Nothing is copied
 that the file does not hold: a tensor may be described as larger than its bytes (of strides 0), and is refused then.
@@ -21,6 +21,7 @@ from torch import Tensor
 
 from embedstore.errors import WeightsError
 from embedstore.interruption import uninterrupted
+from embedstore.models.batching import is_out_of_memory
 from embedstore.models.checkpoint import Checkpoint
 from embedstore.models.files import TorchFileError, check_sizes, is_archive
 
@@ -117,6 +118,8 @@ def _opened(file: Path, checkpoint: Checkpoint) -> Iterator[Mapping[str, Callabl
             with opened as tensors:
                 yield {name: _reader(tensors.get_tensor, name) for name in tensors.keys()}  # noqa: SIM118
         except (SafetensorError, OSError, RuntimeError, ValueError, LookupError, TypeError) as error:
+            if is_out_of_memory(error):
+                raise
             raise WeightsError(f"Cannot read {file}: {error}.") from error
     else:
         content = _unpickled(file)

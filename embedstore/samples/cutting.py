@@ -17,7 +17,7 @@ are written as they were read.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
 
@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embedstore.errors import InputError
-from embedstore.identity import canonical, key_array, sequence_key
+from embedstore.identity import Molecule, canonical, key_array, sequence_key
 from embedstore.samples.sources import GroupBy, Source
 from embedstore.samples.table import SampleBatch
 from embedstore.sequences.translation import (
@@ -135,8 +135,10 @@ class Frame(NamedTuple):
 
     Attributes
     ----------
-    id : of the sample. name : of its sequences in FASTA.
-    start, end : of its DNA in the source, 0-based, half-open, on the forward strand.
+    id : of the sample.
+    name : of its sequences in FASTA.
+    start : of its DNA in the source, 0-based, on the forward strand.
+    end : behind its DNA.
     """
 
     source: Source
@@ -157,6 +159,8 @@ def stop_free_frames(window: Window, frames: SixFrames, spans: Spans, is_sample:
 
     Parameters
     ----------
+    window : the chunks.
+    frames : the translations of the window's DNA.
     spans : (n, 6, 2) int64, in the window.
     is_sample : (n, 6) bool.
     """
@@ -272,6 +276,8 @@ def virnucpro_frames(window: Window, frames: SixFrames, spans: Spans, is_sample:
 
     Parameters
     ----------
+    window : the chunks.
+    frames : the translations of the window's DNA.
     spans : (n, 6, 2) int64, in the window.
     is_sample : (n, 6) bool.
     """
@@ -340,13 +346,15 @@ class CutSamples:
     Attributes
     ----------
     table : their rows.
-    frames : the same with their sequences, in the order of the rows.
+    frames : the same with their sequences as they are written, in the order of the rows.
+    sequences : the same in canonical form, of which the keys in `table` are.
     finished : summaries of the sources whose last chunk is in this window, with or without a sample.
     """
 
     window: Window
     table: SampleBatch
     frames: tuple[Frame, ...]
+    sequences: Mapping[Molecule, Sequence[bytes]]
     finished: tuple[SourceSummary, ...]
 
 
@@ -364,8 +372,13 @@ def cut_samples(sources: Iterable[Source], options: PrepareOptions) -> Iterator[
         is_sample &= (outcomes == _KEPT)[:, np.newaxis]
         cut = virnucpro_frames if options.compat == "virnucpro" else stop_free_frames
         rows = tuple(cut(window, frames, spans, is_sample))
+        dna = [frame.dna for frame in rows]  # of canonical sources, so it is canonical unless it is VirNucPro's
+        sequences: dict[Molecule, list[bytes]] = {
+            "dna": dna if options.compat is None else [canonical(each, "dna") for each in dna],
+            "protein": [frame.protein for frame in rows],
+        }
         finished = tally.add(window, outcomes, is_sample.sum(axis=1))
-        yield CutSamples(window, _table(rows), rows, finished)
+        yield CutSamples(window, _table(rows, sequences), rows, sequences, finished)
 
 
 def _outcomes(
@@ -384,7 +397,7 @@ def _outcomes(
     return np.select(conditions, list(range(len(REASONS))), default=_KEPT)
 
 
-def _table(frames: Sequence[Frame]) -> SampleBatch:
+def _table(frames: Sequence[Frame], sequences: Mapping[Molecule, Sequence[bytes]]) -> SampleBatch:
     return SampleBatch(
         tuple([frame.id for frame in frames]),
         tuple([frame.source.id for frame in frames]),
@@ -394,8 +407,8 @@ def _table(frames: Sequence[Frame]) -> SampleBatch:
         np.array([frame.end for frame in frames], dtype=np.int64),
         tuple([frame.strand for frame in frames]),
         np.array([frame.number for frame in frames], dtype=np.int64),
-        key_array([sequence_key(canonical(frame.dna, "dna")) for frame in frames]),
-        key_array([sequence_key(frame.protein) for frame in frames]),
+        key_array(map(sequence_key, sequences["dna"])),
+        key_array(map(sequence_key, sequences["protein"])),
     )
 
 

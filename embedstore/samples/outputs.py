@@ -29,7 +29,8 @@ class OutputFolder:
 
     Raises
     ------
-    InputError : the folder cannot be made or written. StorageError : writing fails later, as when the disk is full.
+    InputError : the folder cannot be made or written.
+    StorageError : writing fails later, as when the disk is full.
     """
 
     def __init__(self, path: Path) -> None:

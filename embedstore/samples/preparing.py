@@ -126,12 +126,14 @@ def prepare(
     ----------
     inputs : files and folders; a text may be `LABEL=PATH`. `-` is standard input.
     output : folder, created if missing; files of these names in it are replaced once all new ones are complete.
+    options : how to cut; None: the defaults.
     on_progress : called after every window of chunks.
 
     Raises
     ------
-    InputError : an input or an option is wrong. SequenceFileError : a file holds no sequences. MoleculeError : the
-        input is proteins. In each case nothing is written.
+    InputError : an input or an option is wrong; nothing is written, as for the others.
+    SequenceFileError : a file holds no sequences.
+    MoleculeError : the input is proteins.
     """
     started = time.monotonic()
     options = options or PrepareOptions()

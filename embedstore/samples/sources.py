@@ -62,7 +62,7 @@ _NUCLEOTIDES = {".fa", ".fna", ".fasta", ".ffn", ".fas", ".fsa", ".fq", ".fastq"
 
 @dataclass(frozen=True, slots=True)
 class LabelledInput:
-    """A file, a folder, or `-` for standard input; "" is no label.
+    """A file, a folder, or `-` for standard input; "" is none.
 
     Raises
     ------
@@ -128,6 +128,7 @@ def find_files(inputs: Sequence[LabelledInput], group_by: GroupBy | None = None)
 
     Parameters
     ----------
+    inputs : files, folders, or `-`.
     group_by : None: each record of a file that was named is a group; each file of a folder is one.
 
     Raises

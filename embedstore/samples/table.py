@@ -54,9 +54,16 @@ class SampleBatch:
 
     Parameters
     ----------
-    samples, sources, groups, labels, strands : n strings.
-    starts, ends, frames : (n,) int64.
-    dna_keys, protein_keys : (n, 24) uint8.
+    samples : n ids.
+    sources : n ids of the sequences that they were cut from.
+    groups : n names.
+    labels : n texts, "" for none.
+    starts : (n,) int64.
+    ends : (n,) int64.
+    strands : n of + and -.
+    frames : (n,) int64.
+    dna_keys : (n, 24) uint8.
+    protein_keys : (n, 24) uint8.
 
     Raises
     ------

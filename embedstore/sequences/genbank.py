@@ -66,7 +66,7 @@ class GenbankParser:
         return records
 
     def finish(self) -> list[Record | Rejection]:
-        """Return the last record, where nothing but the final line end is missing: the input ends here."""
+        """Return the last record, where only the final line end is missing: the input ends here."""
         last_line = self._buffer.rest()
         self._parts.append(last_line)
         has_end = last_line.rstrip() == b"//"

@@ -23,7 +23,7 @@ def records_of(given: Any) -> Iterator[Record | Rejection]:
 
     Raises
     ------
-    InputError : one sequence in place of many, or something that is no sequence, or could be meant in two ways.
+    InputError : one sequence in place of many, or something that is not a sequence, or is ambiguous.
     """
     if isinstance(given, Path) or (isinstance(given, str) and _is_file(given)):
         yield from read([given])
@@ -58,16 +58,16 @@ def _of_item(item: Any, position: int) -> Iterator[Record | Rejection]:
     elif isinstance(item, Path):
         yield from read([item])
     elif isinstance(item, tuple) and len(item) == 2:
-        yield Record(_id_text(item[0], position), _letters(item[1], position), "", position)
+        yield Record(_id_text(item[0], position), _sequence_bytes(item[1], position), "", position)
     elif _is_from(item, "Bio", "SeqRecord"):
-        yield Record(_id_text(item.id, position), _letters(item, position), "", position)
+        yield Record(_id_text(item.id, position), _sequence_bytes(item, position), "", position)
     else:
-        yield Record("", _letters(item, position), "", position)
+        yield Record("", _sequence_bytes(item, position), "", position)
 
 
 def _of_pairs(pairs: Iterable[tuple[Any, Any]]) -> Iterator[Record]:
     for position, (name, sequence) in enumerate(pairs, start=1):
-        yield Record(_id_text(name, position), _letters(sequence, position), "", position)
+        yield Record(_id_text(name, position), _sequence_bytes(sequence, position), "", position)
 
 
 def _pairs_of_frame(frame: Any) -> Iterable[tuple[Any, Any]]:
@@ -89,7 +89,7 @@ def _id_text(name: Any, position: int) -> str:
     return str(name)
 
 
-def _letters(item: Any, position: int) -> bytes:
+def _sequence_bytes(item: Any, position: int) -> bytes:
     if _is_from(item, "Bio", "SeqRecord"):
         item = item.seq
     if isinstance(item, bytes):

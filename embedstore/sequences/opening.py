@@ -121,7 +121,7 @@ class SequenceText:
     Attributes
     ----------
     file : name for records and messages.
-    format : None when it holds nothing but blank lines and comments.
+    format : None when it holds only blank lines and comments.
     line : 1-based line of the first record.
     blocks : cut anywhere, with `\n` line ends; raises DamagedDataError where compressed data breaks off.
     """

@@ -1,11 +1,11 @@
 """Sharing vectors between stores.
 
-`copying` brings over from another store what is missing in one (push, pull, sync). `tiers` looks up other stores behind
-the own one. Both go by space ids, which stand for recipes, and check every row or file that they bring over.
+`copying` copies to one store what it is missing and another has (push, pull, sync). `tiers` looks up other stores after
+the local one. Both go by space ids, which stand for recipes, and check every row or file that they bring over.
 """
 
 from embedstore.sharing.copying import pull, push, sync
 from embedstore.sharing.space_copier import CopyReport, SpaceCopy
-from embedstore.sharing.tiers import TieredSpace, TieredStore, upstream_places
+from embedstore.sharing.tiers import Tiers, Upstream, upstream_places
 
-__all__ = ["CopyReport", "SpaceCopy", "TieredSpace", "TieredStore", "pull", "push", "sync", "upstream_places"]
+__all__ = ["CopyReport", "SpaceCopy", "Tiers", "Upstream", "pull", "push", "sync", "upstream_places"]

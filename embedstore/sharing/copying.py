@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from typing import TypedDict, Unpack
 
 from embedstore.errors import (
     CorruptStoreError,
@@ -16,6 +17,7 @@ from embedstore.errors import (
     InputError,
     SpaceConflictError,
     SpaceNotFoundError,
+    StoreError,
 )
 from embedstore.filling import canaries
 from embedstore.sharing.space_copier import (
@@ -35,74 +37,75 @@ from embedstore.store.verification import Problem, reason
 _MIN_ID_PREFIX = 8
 
 
-@dataclass(frozen=True, slots=True)
-class _Wanted:
-    """What to copy; see `push`."""
+class CopyOptions(TypedDict, total=False):
+    """What `push`, `pull` and `sync` take by name.
 
-    spaces: Sequence[str]
+    Attributes
+    ----------
+    dry_run : only count.
+    on_copied : called after each segment.
+    """
+
     dry_run: bool
     on_copied: OnCopied | None
 
 
-def push(
+def push(near: SpaceStore, far: SpaceStore, spaces: Sequence[str] = (), **options: Unpack[CopyOptions]) -> CopyReport:
+    """Copy what is missing in the far store from the near one; see `copied`."""
+    return copied(near, far, ("push",), spaces, **options)
+
+
+def pull(near: SpaceStore, far: SpaceStore, spaces: Sequence[str] = (), **options: Unpack[CopyOptions]) -> CopyReport:
+    """Copy what is missing in the near store from the far one; see `copied`."""
+    return copied(near, far, ("pull",), spaces, **options)
+
+
+def sync(near: SpaceStore, far: SpaceStore, spaces: Sequence[str] = (), **options: Unpack[CopyOptions]) -> CopyReport:
+    """Copy in both directions what is missing in either store; see `copied`."""
+    return copied(near, far, ("pull", "push"), spaces, **options)
+
+
+def copied(
     near: SpaceStore,
     far: SpaceStore,
+    directions: Sequence[Direction],
     spaces: Sequence[str] = (),
-    *,
-    dry_run: bool = False,
-    on_copied: OnCopied | None = None,
+    **options: Unpack[CopyOptions],
 ) -> CopyReport:
-    """Copy what is missing in the far store from the near one.
+    """Copy between two stores what is missing.
 
     Parameters
     ----------
+    near : the store at hand.
+    far : the other one.
+    directions : "push" to the far store, "pull" from it, in this order.
     spaces : names or ids; none: all.
-    dry_run : only count.
-    on_copied : called after each segment.
+    options : `dry_run=True`: only count; `on_copied`: called after each segment.
 
     Raises
     ------
-    SpaceNotFoundError : a space that was named is not there. StorageError : a storage refuses, or cannot be reached.
-    InputError : both are the same store.
+    SpaceNotFoundError : a space that was named is not there.
+    StorageError : a storage refuses, or cannot be reached.
+    InputError : both are the same store, or what is copied to is read as it was pinned.
     """
-    return _copied(near, far, ("push",), _Wanted(spaces, dry_run, on_copied))
-
-
-def pull(
-    near: SpaceStore,
-    far: SpaceStore,
-    spaces: Sequence[str] = (),
-    *,
-    dry_run: bool = False,
-    on_copied: OnCopied | None = None,
-) -> CopyReport:
-    """Copy what is missing in the near store from the far one; see `push`."""
-    return _copied(near, far, ("pull",), _Wanted(spaces, dry_run, on_copied))
-
-
-def sync(
-    near: SpaceStore,
-    far: SpaceStore,
-    spaces: Sequence[str] = (),
-    *,
-    dry_run: bool = False,
-    on_copied: OnCopied | None = None,
-) -> CopyReport:
-    """Copy in both directions what is missing in either store; see `push`."""
-    return _copied(near, far, ("pull", "push"), _Wanted(spaces, dry_run, on_copied))
-
-
-def _copied(near: SpaceStore, far: SpaceStore, directions: Sequence[Direction], wanted: _Wanted) -> CopyReport:
     started = time.monotonic()
+    given = near, far
+    near, far = near.local, far.local  # what their upstream stores have is not theirs
     if near.location == far.location:  # not by their ids, which a store shares with its copies
         raise InputError(f"Cannot copy from {near.location} to itself. Name another store.")
     ways = [(near, far, each) if each == "push" else (far, near, each) for each in directions]
     for _, destination, _ in ways:
-        if destination.pin is not None:
+        if destination.pinned is not None:
             raise InputError(f"Cannot copy to {destination.location} as it was pinned. Open the store itself.")
-    _refuse_unknown(wanted.spaces, [source for source, _, _ in ways])
-    spaces = [done for source, destination, each in ways for done in _copy_spaces(source, destination, each, wanted)]
-    return CopyReport(near.location, far.location, tuple(spaces), time.monotonic() - started, wanted.dry_run)
+    _refuse_unknown(spaces, [source for source, _, _ in ways])
+    done: list[SpaceCopy] = []
+    for source, destination, direction in ways:
+        done += _copy_spaces(source, destination, direction, spaces, options)
+    for space in [space for store in given if store.tiers for space in store.local_spaces()]:
+        with suppress(StoreError):  # the next reader is told
+            space.refresh()
+    seconds = time.monotonic() - started
+    return CopyReport(near.location, far.location, tuple(done), seconds, options.get("dry_run", False))
 
 
 def _refuse_unknown(names: Sequence[str], stores: Sequence[SpaceStore]) -> None:
@@ -124,24 +127,28 @@ def _is_called(name: str, space_id: str, document: SpaceDocument | Problem) -> b
 
 
 def _copy_spaces(
-    source: SpaceStore, destination: SpaceStore, direction: Direction, wanted: _Wanted
+    source: SpaceStore,
+    destination: SpaceStore,
+    direction: Direction,
+    spaces: Sequence[str],
+    options: CopyOptions,
 ) -> Iterator[SpaceCopy]:
     for space_id, document in read_documents(source):
-        if wanted.spaces and not any(_is_called(name, space_id, document) for name in wanted.spaces):
+        if spaces and not any(_is_called(name, space_id, document) for name in spaces):
             continue
         if isinstance(document, SpaceDocument):
             done = SpaceCopy(document.name, space_id, direction)
-            _copy_space(SourceSpace(source, document), destination, done, wanted)
+            _copy_space(SourceSpace(source, document), destination, done, options)
         else:
             done = SpaceCopy(space_id, space_id, direction, problems=[document])
         yield done
 
 
-def _copy_space(source: SourceSpace, destination: SpaceStore, done: SpaceCopy, wanted: _Wanted) -> None:
+def _copy_space(source: SourceSpace, destination: SpaceStore, done: SpaceCopy, options: CopyOptions) -> None:
     document = source.document
     try:
         there = destination.find_space(document.recipe, canaries.adopted_name(document))
-        if wanted.dry_run:
+        if options.get("dry_run"):
             count_missing(source, there, done)
             return
         if there is None:
@@ -150,4 +157,4 @@ def _copy_space(source: SourceSpace, destination: SpaceStore, done: SpaceCopy, w
     except (SpaceConflictError, CorruptStoreError, FormatVersionError) as error:
         done.problems.append(Problem(f"{source.folder}space.json", reason(error)))
         return
-    SpaceCopier(source, there, destination.trust, done, wanted.on_copied).run()
+    SpaceCopier(source, there, destination.trust, done, options.get("on_copied")).run()

@@ -1,10 +1,4 @@
-"""What copying between stores did, as a value and as JSON.
-
-Files on their way from one storage to another: digested as they pass by, refused if not what they must be.
-
-The space that is copied from, read commit by commit, so that one damaged segment does not hide the others.
-
-Copying one space from a store to another.
+"""Copying one space from a store to another, and what was copied.
 
     segment by segment, older first ─▶ which of its rows are missing at the destination?
         all, and nothing speaks against it ─▶ its files as they are, each against its SHA-256, then its commit
@@ -13,10 +7,12 @@ Copying one space from a store to another.
 A segment that is copied as it is gets files of new names, since a collector may be about to remove what once had the
 old ones. Its commit says which it is a copy of, so who signed that still vouches for it. But a commit makes others dead
 by naming them, and at the destination those may hold rows that it does not have itself (after a repair). So one that
-replaces others goes over as it is only if it is signed and they are not there; one that is not signed goes without that
-list.
+replaces others is copied as it is only if it is signed and they are not there; one that is not signed is copied without
+that list.
 
-Vectors that are not finite, rows without their checksum, and keys that are not in order, do not go over.
+The space that is copied from is read commit by commit, so that one damaged segment does not hide the others. Files are
+digested as they pass by. Vectors that are not finite, rows without their checksum, and keys that are not in order are
+not copied.
 """
 
 from __future__ import annotations
@@ -45,6 +41,7 @@ from embedstore.store.segments import CRC_BYTES, Segment
 from embedstore.store.signing import CommitSignatures, Signature, Trust, signature_files
 from embedstore.store.space import Space
 from embedstore.store.verification import Problem, reason
+from embedstore.strict_json import facts
 
 Direction = Literal["push", "pull"]
 
@@ -56,8 +53,8 @@ class SpaceCopy:
     Attributes
     ----------
     direction : "push" to the far store, "pull" from it.
-    copied : rows that the destination lacked and has now, or would get.
-    skipped : rows of the source that the destination had.
+    copied : rows that were missing at the destination and are there now, or would be.
+    skipped : rows that were there already.
     size_bytes : of what was copied.
     problems : what could not be copied, and why; all else was.
     """
@@ -71,15 +68,8 @@ class SpaceCopy:
     problems: list[Problem] = field(default_factory=list)
 
     def to_json(self) -> dict[str, Any]:
-        return {
-            "name": self.name,
-            "id": self.id,
-            "direction": self.direction,
-            "copied": self.copied,
-            "skipped": self.skipped,
-            "bytes": self.size_bytes,
-            "problems": [problem._asdict() for problem in self.problems],
-        }
+        """Return it as JSON values; the keys are a contract."""
+        return facts(self, size_bytes="bytes")
 
 
 OnCopied = Callable[[SpaceCopy], object]
@@ -92,7 +82,8 @@ class CopyReport:
 
     Attributes
     ----------
-    near, far : where they lie.
+    near : where the one store lies.
+    far : where the other one lies.
     spaces : one for each space and direction.
     dry_run : nothing was copied; the numbers say what would be.
     """
@@ -164,15 +155,21 @@ class PassingFile:
     def copy_to(self, destination: Storage, name: str) -> None:
         """Write it under a name that was never used.
 
+        Parameters
+        ----------
+        destination : where it goes.
+        name : what it is called there.
+
         Raises
         ------
         CorruptStoreError : it is not what its commit says, or has vectors that are not finite.
-        FileNotFoundError : it is gone. StorageError : something else has the new name.
+        FileNotFoundError : it is gone.
+        StorageError : something else has the new name.
         """
         try:
             written = destination.write(name, self._pieces())
         except StorageError as error:
-            if self._damage is not None:  # the storage's own words for being given nothing more
+            if self._damage is not None:  # only says that the writing stopped
                 raise self._damage from error
             raise
         if self._damage is not None:
@@ -250,7 +247,7 @@ class SourceSpace:
     def vouching(self, segment: Segment) -> list[Signature]:
         """Return the signatures of a segment that vouch for it; those that are damaged, or false, are left out.
 
-        Where cryptography is not installed nobody can tell, and all go along: whoever reads them checks them.
+        Where cryptography is not installed nobody can tell, and all are copied: readers check them.
         """
         found = []
         for file in signature_files(self.storage, self.folder).get(segment.commit_id, []):
@@ -292,7 +289,9 @@ def count_missing(source: SourceSpace, destination: Space | None, done: SpaceCop
 
     Parameters
     ----------
+    source : the space that would be copied.
     destination : None: it has no such space.
+    done : takes the counts, and what cannot be read.
     """
     segments, done.problems = source.segments()
     total = 0

@@ -1,14 +1,12 @@
-"""A store that is looked up after another one. Whatever is wrong with it ends in a warning, and in doing without it.
+"""Stores that are looked up after the local one. What they have is used, and kept in the local store if that is wanted.
 
-Once it has failed it is not asked again by this process, lest every look-up waits for it. Rows that are damaged there
-count as not being there; so does a space whose documents or commits are.
+A `SpaceStore` has `Tiers`, its upstream stores in order; a `Space` has `UpstreamSpaces`, the spaces of its recipe in
+them. Spaces are matched by id; an upstream space of the same name that was made by another recipe does not count. As
+long as the local store has what is asked for, the others are not even opened.
 
-A space whose look-ups and reads go on in upstream stores.
-
-Tiers: the own store first, then others in order. What an upstream store has is used, and kept if that is wanted.
-
-Spaces are matched by id; an upstream space of the same name that was made by another recipe is none. As long as the own
-store has what is asked for, the others are not even opened.
+Whatever is wrong with an upstream store ends in a warning, and in going on without it. Once it has failed it is not
+asked again by this process, so that no look-up waits for it. Rows that are damaged there count as missing; so does a
+space whose documents or commits are damaged.
 """
 
 from __future__ import annotations
@@ -18,9 +16,9 @@ import shlex
 import threading
 import time
 import warnings
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Self, TypeVar
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,23 +34,20 @@ from embedstore.errors import (
 )
 from embedstore.filling import canaries
 from embedstore.home import expanded
-from embedstore.identity import Recipe, key_text
 from embedstore.records import KEY_BYTES, EmbeddingBatch, Keys, Vectors
-from embedstore.storage.locations import Location, is_url, open_storage
-from embedstore.storage.open_files import OpenFiles
-from embedstore.storage.protocol import Storage
+from embedstore.storage.locations import Location, is_url
 from embedstore.storage.retrying import redacted_url
-from embedstore.store.documents import Commit, SegmentFormat, SpaceDocument
+from embedstore.store.documents import SpaceDocument
 from embedstore.store.segment_files import as_strings
-from embedstore.store.signing import NO_TRUST, Trust, trust_of
+from embedstore.store.signing import NO_TRUST, Trust
 from embedstore.store.space import Space
-from embedstore.store.store import SpaceStore, recipe_conflict
+from embedstore.store.store import SpaceStore
 
 T = TypeVar("T")
 
 _REFRESH_S = 20.0
 _MAX_DAMAGED_BLOCKS = 256
-"""So often is a block that cannot be read halved, to find the rows that can; then what is left is given up."""
+"""So often is a block that cannot be read halved, to find the rows that can; the rest then counts as damaged."""
 
 
 class Upstream:
@@ -60,12 +55,13 @@ class Upstream:
 
     Parameters
     ----------
+    location : path or URL.
     trust : whose signature what is read must have.
 
     Attributes
     ----------
     location : where it lies, without anything secret.
-    is_gone : it failed, and is done without.
+    is_gone : it failed, and is skipped.
     """
 
     def __init__(self, location: Location, trust: Trust = NO_TRUST) -> None:
@@ -77,29 +73,40 @@ class Upstream:
 
     @property
     def store(self) -> SpaceStore | None:
-        """The store; None if it cannot be had."""
+        """The store; None if it cannot be opened."""
         if self._store is None:
             self._store = self.ask(self._opened, None)
         return self._store
 
     def spaces(self) -> list[Space]:
-        """Its spaces; none if it cannot be had."""
+        """Its spaces; none if it cannot be opened."""
         store = self.store
         return [] if store is None else self.ask(store.spaces, [])
 
     def ask(self, question: Callable[[], T], otherwise: T) -> T:
-        """Return the answer, or what there is without this store."""
+        """Return the answer, or `otherwise` if this store fails or has failed before.
+
+        Parameters
+        ----------
+        question : asks this store.
+        otherwise : what there is without it.
+        """
         if self.is_gone:
             return otherwise
         try:
             return question()
         except (StoreError, MissingDependencyError) as error:
             self.is_gone = True
-            self.warn(f"Going on without the store {self.location}: {error}")
+            self.warn(f"Skipping the store {self.location}: {error}")
             return otherwise
 
     def warn(self, text: str) -> None:
-        """Warn of this store."""
+        """Warn of this store.
+
+        Parameters
+        ----------
+        text : what is wrong, and what follows.
+        """
         warnings.warn(text, UpstreamWarning, stacklevel=2)
 
     def _opened(self) -> SpaceStore:
@@ -119,11 +126,16 @@ class UpstreamSpace:
 
     @property
     def store_id(self) -> str:
-        """Id of the store; empty if it cannot be had."""
+        """Id of the store; empty if it cannot be opened."""
         return self.upstream.store.id if self.upstream.store is not None else ""
 
     def contains(self, keys: Keys) -> NDArray[np.bool_]:
-        """Tell for each key whether it can be had there: (n,) bool."""
+        """Tell for each key whether that store has it: (n,) bool.
+
+        Parameters
+        ----------
+        keys : (n, 24) uint8.
+        """
         space = self._found()
         nothing = np.zeros(len(keys), np.bool_)
         if space is None or not len(keys):
@@ -134,7 +146,12 @@ class UpstreamSpace:
         return present
 
     def read(self, keys: Keys) -> tuple[NDArray[np.bool_], Vectors]:
-        """Read what can be had of some keys: which, (n,) bool, and the vectors of those, (k, dim), each checked."""
+        """Read those of some keys that the store has: which, (n,) bool, and their vectors, (k, dim), each checked.
+
+        Parameters
+        ----------
+        keys : (n, 24) uint8, distinct.
+        """
         present = self.contains(keys)
         space = self._space
         vectors = np.empty((0, 0)) if space is None else np.empty((int(present.sum()), space.dim), space.dtype)
@@ -167,7 +184,7 @@ class UpstreamSpace:
                 return question()
             except CorruptStoreError as error:
                 self._unusable = True
-                self.upstream.warn(f"Going on without space {self._name} of {self.upstream.location}: {error}")
+                self.upstream.warn(f"Skipping space {self._name} of {self.upstream.location}: {error}")
                 return otherwise
 
         return self.upstream.ask(minding_damage, otherwise)
@@ -217,16 +234,6 @@ _KEPT_BYTES = 128 << 20
 _READ_BYTES = 32 << 20
 
 
-@dataclass(frozen=True, slots=True)
-class OwnParts:
-    """What a space of the own store is made of; see `Space`."""
-
-    storage: Storage
-    files: OpenFiles
-    segment_format: SegmentFormat
-    trust: Trust
-
-
 @dataclass(slots=True)
 class _HeldBack:
     """Rows found upstream, to be stored together, and the ids of the stores that they are from."""
@@ -245,72 +252,62 @@ class _HeldBack:
         self.size_bytes += vectors.nbytes
 
 
-class TieredSpace(Space):
-    """A space of the own store, looked up there first and then in other stores.
-
-    Counts, segments, and what is written are those of the own store.
+class UpstreamSpaces:
+    """What lies behind a space of the local store: the spaces of its recipe in upstream stores. See `SpaceUpstream`.
 
     Parameters
     ----------
+    local : the space itself.
     upstream : in the order in which they are looked up.
-    keep : store here what is found there. That is done by and by; `settle` does the rest.
-    is_made : whether the own store has such a space; it is made when something is to be stored.
+    keep : store in the local space what is found. That is done as enough has been found; `settle` does the rest.
     """
 
-    def __init__(
-        self,
-        own: OwnParts,
-        document: SpaceDocument,
-        upstream: Sequence[UpstreamSpace],
-        *,
-        keep: bool = False,
-        is_made: bool = True,
-    ) -> None:
-        super().__init__(own.storage, own.files, document, own.segment_format, None, own.trust)
-        self.is_made = is_made
-        self._document = document
+    def __init__(self, local: Space, upstream: Sequence[UpstreamSpace], *, keep: bool = False) -> None:
+        self._local = local
         self._upstream = tuple(upstream)
         self._keep = keep
         self._held = _HeldBack()
         self._held_lock = threading.RLock()
 
     def contains(self, keys: Keys) -> NDArray[np.bool_]:
-        """Tell for each key whether it has a vector in one of the stores: (n,) bool."""
-        present = super().contains(keys)
-        missing = np.flatnonzero(~present)
-        if len(missing):
-            present[missing] = self._fetch(keys[missing]) if self._keep else self._is_upstream(keys[missing])
-        return present
+        """Tell for each key whether one of the stores has its vector: (n,) bool. Where it is to be kept, fetch it.
 
-    def read(self, keys: Keys) -> Vectors:
-        """Read vectors from the first store that has each; see `Space.read`. What is damaged upstream is not there."""
-        self.settle()
-        try:
-            return super().read(keys)
-        except MissingEmbeddingError:
-            return self._read_tiers(keys)
+        Parameters
+        ----------
+        keys : (n, 24) uint8, in any order, repeated or not.
+        """
+        return self._fetch(keys) if self._keep else self._is_upstream(keys)
+
+    def read_into(self, vectors: Vectors, rows: NDArray[np.int64], keys: Keys) -> NDArray[np.bool_]:
+        """Put the vectors of keys into some rows of an array, and tell which were found: (n,) bool.
+
+        Parameters
+        ----------
+        vectors : to be filled.
+        rows : (n,) those that the keys belong to.
+        keys : (n, 24) uint8, in any order, repeated or not.
+        """
+        distinct, which = _distinct(keys)
+        found = np.zeros(len(distinct), np.bool_)
+        for some in self._windows(np.arange(len(distinct))):
+            found[some], read = self._read_upstream(distinct[some])
+            here = np.flatnonzero((which >= some[0]) & (which <= some[-1]))
+            here = here[found[which[here]]]
+            place = np.cumsum(found[some]) - 1  # of each key of the window among those that were found
+            vectors[rows[here]] = read[place[which[here] - some[0]]]
+        return found[which]
 
     def refresh(self) -> None:
-        """See what has changed here, and every now and then upstream."""
-        super().refresh()
+        """See every now and then what has been added upstream."""
         for each in self._upstream:
             each.refresh()
 
-    def publish(
-        self, write: Callable[[], Commit | None], sign: Callable[[Commit], None] | None = None
-    ) -> Commit | None:
-        """Make the space, where the local store does not have it, and publish a segment; see `Space.publish`."""
-        if not self.is_made:
-            self.storage.write(f"{self.folder}space.json", [self._document.to_bytes()])
-            self.is_made = True
-        return super().publish(write, sign)
-
     def settle(self) -> None:
-        """Store what was found upstream and is to be kept."""
+        """Store in the local store what was found and is to be kept."""
         with self._held_lock:
             if self._held.keys:
                 self._store_held()
-                self.optimise()
+                self._local.optimise()
 
     def _is_upstream(self, keys: Keys) -> NDArray[np.bool_]:
         present = np.zeros(len(keys), np.bool_)
@@ -321,7 +318,7 @@ class TieredSpace(Space):
         return present
 
     def _fetch(self, keys: Keys) -> NDArray[np.bool_]:
-        """Fetch what upstream stores have, to be kept; tell which keys can be had: (n,) bool."""
+        """Fetch what upstream stores have, to be kept; tell which of the keys they have: (n,) bool."""
         distinct, which = _distinct(keys)
         with self._held_lock:
             present = np.fromiter((key.tobytes() in self._held.known for key in distinct), np.bool_, len(distinct))
@@ -330,30 +327,10 @@ class TieredSpace(Space):
                 present[some], _ = self._read_upstream(distinct[some])
             return present[which]
 
-    def _read_tiers(self, keys: Keys) -> Vectors:
-        gathered = np.empty((len(keys), self.dim), self.dtype.newbyteorder("<"))
-        own = Space.contains(self, keys)
-        gathered[own] = Space.read(self, keys[own])
-        rest = np.flatnonzero(~own)
-        distinct, which = _distinct(keys[rest])
-        found = np.zeros(len(distinct), np.bool_)
-        for some in self._windows(np.arange(len(distinct))):
-            found[some], vectors = self._read_upstream(distinct[some])
-            here = np.flatnonzero((which >= some[0]) & (which <= some[-1]))
-            here = here[found[which[here]]]
-            place = np.cumsum(found[some]) - 1  # of each key of the window among those that were found
-            gathered[rest[here]] = vectors[place[which[here] - some[0]]]
-        missing = rest[~found[which]]
-        if len(missing):
-            labels = [key_text(keys[row].tobytes()) for row in missing]
-            raise MissingEmbeddingError(self.name, labels, requested=len(keys))
-        self.settle()
-        return gathered
-
     def _read_upstream(self, keys: Keys) -> tuple[NDArray[np.bool_], Vectors]:
         """Read distinct keys from the first store that has each: which were found, (n,) bool, and their vectors."""
         present = np.zeros(len(keys), np.bool_)
-        vectors = np.empty((len(keys), self.dim), self.dtype)
+        vectors = np.empty((len(keys), self._local.dim), self._local.dtype)
         stores: set[str] = set()
         for each in self._upstream:
             missing = np.flatnonzero(~present)
@@ -376,14 +353,14 @@ class TieredSpace(Space):
         held, self._held = self._held, _HeldBack()
         try:
             batch = EmbeddingBatch(np.concatenate(held.keys), np.concatenate(held.vectors))
-            self.append(batch, {"copied_from": {"stores": sorted(held.stores)}})
+            self._local.append(batch, {"copied_from": {"stores": sorted(held.stores)}})
         except (StorageError, InputError) as error:
             self._keep = False
-            text = f"Going on without keeping what upstream stores have of space {self.name}: {error}"
+            text = f"Not keeping what upstream stores have of space {self._local.name}: {error}"
             warnings.warn(text, UpstreamWarning, stacklevel=2)
 
     def _windows(self, rows: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
-        step = max(1, _READ_BYTES // (self.dim * self.dtype.itemsize))
+        step = max(1, _READ_BYTES // (self._local.dim * self._local.dtype.itemsize))
         for start in range(0, len(rows), step):
             yield rows[start : start + step]
 
@@ -395,7 +372,7 @@ def _distinct(keys: Keys) -> tuple[Keys, NDArray[np.int64]]:
 
 
 def upstream_places(given: Sequence[str] | None = None) -> tuple[Location, ...]:
-    """Return the stores to look up after the own one.
+    """Return the stores to look up after the local one.
 
     Parameters
     ----------
@@ -417,102 +394,41 @@ def upstream_places(given: Sequence[str] | None = None) -> tuple[Location, ...]:
 
 @dataclass(frozen=True, slots=True)
 class Tiers:
-    """Where to look after the own store.
+    """The stores that are looked up after the local one.
 
     Attributes
     ----------
-    pull_through : keep in the own store what is found there.
+    upstream : in the order in which they are looked up.
+    pull_through : keep in the local store what is found there.
     """
 
     upstream: tuple[Upstream, ...] = ()
     pull_through: bool = False
 
+    def __len__(self) -> int:
+        return len(self.upstream)
 
-class TieredStore(SpaceStore):
-    """A store with others behind it; without any it is a plain store. `open` makes one."""
-
-    tiers = Tiers()
-
-    @classmethod
-    def open(
-        cls,
-        location: Location,
-        *,
-        create: bool = False,
-        segment_format: SegmentFormat = "zarr",
-        pin: str | None = None,
-        trust: Trust | None = None,
-        upstream: Sequence[Location] = (),
-        pull_through: bool = False,
-    ) -> Self:
-        """Open a store in a folder, or at a URL.
+    def documents(self, known: Container[str]) -> Iterator[SpaceDocument]:
+        """Yield what spaces those stores have, without those whose ids are known already, one after another.
 
         Parameters
         ----------
-        create, segment_format, pin, trust : as for `SpaceStore.open`.
-        upstream : stores to look up after this one, in order. A pinned view is exact, and has none.
-        pull_through : keep here what is found there.
-
-        Raises
-        ------
-        StoreNotFoundError : no store lies there. SpaceNotFoundError : no such pin.
-        CorruptStoreError, FormatVersionError : it cannot be read.
+        known : ids; asked before each space, so it may grow meanwhile.
         """
-        trust = trust_of() if trust is None else trust
-        store = cls(open_storage(location), create=create, segment_format=segment_format, pin=pin, trust=trust)
-        if pin is None and upstream:
-            store.tiers = Tiers(tuple(Upstream(place, trust) for place in upstream), pull_through)
-        return store
-
-    def spaces(self) -> list[Space]:
-        """All spaces, sorted by name; also those that only upstream stores have, if their names are not taken."""
-        taken = {space.name for space in super().spaces()}
-        for upstream in self.tiers.upstream:
+        for upstream in self.upstream:
             for space in upstream.spaces():
-                if space.id in self._spaces or space.id in self.unreadable:
-                    continue
-                try:
-                    document = canaries.adopted(SpaceDocument(space.name, space.recipe, space.canaries))
-                except CorruptStoreError as error:
-                    upstream.warn(f"Going on without space {space.name} of {upstream.location}: {error}")
-                    continue
-                if document.name not in taken:
-                    self._spaces[space.id] = self._tiered(document, is_made=False)
-                    taken.add(document.name)
-        return super().spaces()
+                if space.id not in known:
+                    try:
+                        yield canaries.adopted(SpaceDocument(space.name, space.recipe, space.canaries))
+                    except CorruptStoreError as error:
+                        upstream.warn(f"Skipping space {space.name} of {upstream.location}: {error}")
 
-    def own_spaces(self) -> list[Space]:
-        """The spaces of this store, without those that only upstream stores have."""
-        return [space for space in super().spaces() if self._is_own(space)]
+    def behind(self, space: Space) -> UpstreamSpaces:
+        """Return what lies behind a space of the local store.
 
-    def _is_own(self, space: Space) -> bool:
-        return not isinstance(space, TieredSpace) or space.is_made
-
-    def space(self, name_or_id: str) -> Space:
-        """Find a space by its name or id, here first; see `SpaceStore.space`."""
-        for space in super().spaces():
-            if name_or_id in (space.name, space.id):
-                return space
-        return super().space(name_or_id)
-
-    def find_space(self, recipe: Recipe, name: str | None = None) -> Space | None:
-        """Return the space of a recipe; see `SpaceStore.find_space`. Names that only upstream stores use are free."""
-        spaces = super().spaces()  # listed once: another process may make the space meanwhile
-        found = next((space for space in spaces if space.id == recipe.id), None)
-        if found is not None:
-            return found
-        self._refuse_unreadable(recipe, name)
-        for space in spaces:
-            if space.name == name and self._is_own(space):
-                raise recipe_conflict(space.name, space.recipe, recipe)
-        return next((space for space in self.spaces() if space.id == recipe.id), None) if self.tiers.upstream else None
-
-    def _space_of(self, document: SpaceDocument, pinned: Collection[str] | None) -> Space:
-        if not self.tiers.upstream:
-            return super()._space_of(document, pinned)
-        return self._tiered(document, is_made=True)
-
-    def _tiered(self, document: SpaceDocument, *, is_made: bool) -> TieredSpace:
-        own = OwnParts(self.storage, self._files, self.segment_format, self.trust)
-        upstream = [UpstreamSpace(each, document.recipe.id) for each in self.tiers.upstream]
-        return TieredSpace(own, document, upstream, keep=self.tiers.pull_through, is_made=is_made)
+        Parameters
+        ----------
+        space : of the local store.
+        """
+        upstream = [UpstreamSpace(each, space.id) for each in self.upstream]
+        return UpstreamSpaces(space, upstream, keep=self.pull_through)

@@ -1,18 +1,15 @@
-"""What the files of the AWS command line say, for libraries that only look at the environment.
+"""How the object store of each cloud is reached: its address, credentials and certificates.
 
-`~/.aws/credentials` has a section a profile, `~/.aws/config` one called `profile NAME` (or `default`). The variables
-AWS_PROFILE, AWS_SHARED_CREDENTIALS_FILE and AWS_CONFIG_FILE are read. The environment goes first.
+The library below reads most of the environment by itself; here is what it does not.
 
-Which certificate authorities are trusted beside the system's, and what to say when a certificate is not.
-
-`SSL_CERT_FILE` and `SSL_CERT_DIR` stand in place of the system's, which both libraries that we use read by themselves.
-`AWS_CA_BUNDLE`, `REQUESTS_CA_BUNDLE` and `CURL_CA_BUNDLE`, which other tools read, come in addition: the first that is
-set.
-
-What the environment says of a cloud's object store: its address, whether that may be `http://`, an emulator.
-
-The library below reads most of it by itself. It refuses `http://`, though, unless its client is told otherwise; whoever
-names such an address, or an emulator, wants it.
+- The files of the AWS command line: `~/.aws/credentials` has a section a profile, `~/.aws/config` one called `profile
+  NAME` (or `default`). The variables AWS_PROFILE, AWS_SHARED_CREDENTIALS_FILE and AWS_CONFIG_FILE are read. What the
+  environment says itself goes first.
+- `http://` and emulators: the library refuses them unless its client is told otherwise; users who name such an address
+  want it.
+- Certificate authorities: `SSL_CERT_FILE` and `SSL_CERT_DIR` stand in place of the system's, which both libraries that
+  we use read by themselves. `AWS_CA_BUNDLE`, `REQUESTS_CA_BUNDLE` and `CURL_CA_BUNDLE`, which other tools read, come in
+  addition: the first that is set.
 """
 
 from __future__ import annotations
@@ -179,6 +176,7 @@ def cloud_settings(scheme: str, environment: Mapping[str, str]) -> CloudSettings
     Parameters
     ----------
     scheme : s3, gs or az.
+    environment : `os.environ`.
 
     Raises
     ------

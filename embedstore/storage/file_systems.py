@@ -1,14 +1,12 @@
-"""What is known of the file systems that stores lie on: their kinds, by the mount table, and what their errors mean.
+"""What is known of the file systems that stores lie on, and how a folder is shared by a group.
 
 A memory map is for disks of this machine only: a page that cannot be read, of a file truncated on the server, a lost
 connection or a FUSE process that has died, is no error but a signal (SIGBUS) that ends the process. So only kinds that
-are known to be local are mapped. FUSE of any kind is not, nor is what has no mount table (macOS).
+are known to be local, by the mount table, are mapped. FUSE of any kind is not, nor is what has no mount table (macOS).
 
-Folders that a group shares, whatever the umask of its members.
-
-A store whose own folder is setgid and writable by its group is shared: all that is made in it belongs to the group
-(setgid sees to that) and is writable by it. What others may do follows from the store's folder: if they may read that,
-they may read all, and if not, nothing.
+A store whose own folder is setgid and writable by its group is shared, whatever the umask of the members: all that is
+made in it belongs to the group (setgid sees to that) and is writable by it. What others may do follows from the store's
+folder: if they may read that, they may read all, and if not, nothing.
 """
 
 from __future__ import annotations
@@ -67,7 +65,14 @@ def advice_for(error: OSError) -> str:
 
 
 def refused(action: str, place: str, error: OSError) -> StorageError:
-    """Return the error for something that the operating system refused to do."""
+    """Return the error for something that the operating system refused to do.
+
+    Parameters
+    ----------
+    action : what was to be done: "write".
+    place : what it was to be done to.
+    error : of the operating system.
+    """
     return StorageError(f"Cannot {action} {place}: {error.strerror or error}. {advice_for(error)}".rstrip())
 
 

@@ -1,4 +1,4 @@
-"""The folder of a store and the folders in it: made, synced, looked through and removed, and never by way of a link.
+"""The folder of a store and the folders in it: made, synced, looked through and removed, and never through a link.
 
 A folder in a store that is a symbolic link leads to what is not the store's: nothing is listed, written or deleted
 through it. The store's own folder may be reached through links.
@@ -19,7 +19,7 @@ from typing import NoReturn
 from embedstore.errors import CorruptStoreError, StorageError
 from embedstore.storage.file_systems import Modes, modes_of
 
-_STORE = "embedstore.json"  # what tells a store that was mounted anew from an empty mount point
+_STORE = "embedstore.json"  # what tells a store that was mounted again from an empty mount point
 
 
 class StoreFolders:
@@ -148,7 +148,7 @@ def _is_folder(path: str) -> bool:
     if stat.S_ISLNK(mode):
         refuse_link(path)
     if not stat.S_ISDIR(mode):
-        raise NotADirectoryError(errno.ENOTDIR, f"{path} is no folder")
+        raise NotADirectoryError(errno.ENOTDIR, f"{path} is not a folder")
     return True
 
 

@@ -63,7 +63,8 @@ class WebIndex:
 
         Raises
         ------
-        CorruptStoreError : it is not as it was written. FormatVersionError : it needs a newer embedstore.
+        CorruptStoreError : it is not as it was written.
+        FormatVersionError : it needs a newer embedstore.
         """
         document = unsealed(INDEX_NAME, content)
         with well_formed(INDEX_NAME):

@@ -13,7 +13,7 @@ reads instead of mapping (`open(…, mapped=False)`), so it says which file it w
 Links: no folder in a store is a symbolic link (`folders`). A file in `data/` may be one to a file anywhere, as in
 git-annex and link farms, since what is read of it is checked; removing it removes the link. A document may be one to a
 file inside the store, or in the git-annex of the repository that the store belongs to. Only regular files are opened:
-no FIFO, which would wait for ever, and no device.
+no FIFO, which would wait forever, and no device.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ import random
 import stat
 import time
 import uuid
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -88,13 +88,20 @@ class LocalStorage:
                 return self._write(name, parts)
         return self._write(name, parts)
 
-    def _write(self, name: str, parts: Iterable[Buffer]) -> Entry:
+    def replace(self, name: str, parts: Iterable[Buffer]) -> Entry:
+        """Write a file in place of the one that may be there; others see the old or the new one, whole."""
+        return self._write(name, parts, Path.replace)
+
+    def _write(
+        self, name: str, parts: Iterable[Buffer], give_name: Callable[[Path, Path], object] | None = None
+    ) -> Entry:
+        """Write a file under a temporary name, and give it its own; None: unless something has that already."""
         path = Path(self._folders.path(name))
         with self._explained("write", path):
             temporary, descriptor = self._create_temporary(_folder_of(name))
             try:
                 status = _write_synced(descriptor, parts)
-                ours = _publish(temporary, path)
+                ours = _publish(temporary, path) if give_name is None else bool(give_name(temporary, path))
             finally:
                 temporary.unlink(missing_ok=True)
             if not ours and path.is_symlink() and not path.exists():
@@ -103,19 +110,6 @@ class LocalStorage:
                 sync_folder(path.parent)
                 if not ours:
                     return self.entry(name)
-            return Entry(name, status.st_size, status.st_mtime_ns)
-
-    def replace(self, name: str, parts: Iterable[Buffer]) -> Entry:
-        """Write a file in place of the one that may be there; others see the old or the new one, whole."""
-        path = Path(self._folders.path(name))
-        with self._explained("write", path):
-            temporary, descriptor = self._create_temporary(_folder_of(name))
-            try:
-                status = _write_synced(descriptor, parts)
-                temporary.replace(path)
-            finally:
-                temporary.unlink(missing_ok=True)
-            sync_folder(path.parent)
             return Entry(name, status.st_size, status.st_mtime_ns)
 
     def list(self, folder: str) -> list[Entry]:
@@ -133,7 +127,7 @@ class LocalStorage:
             entry = entries.pop()
             if not entry.name.endswith("/"):
                 yield entry
-            elif not is_stray(entry.name):  # a folder that was listed is no link
+            elif not is_stray(entry.name):  # a folder that was listed is not a link
                 path = self._folders.path(entry.name)
                 with self._explained("list", path), suppress(FileNotFoundError):
                     entries += _entries_in(entry.name, path)
@@ -169,12 +163,12 @@ class LocalStorage:
             if not (mapped and self._mapped):
                 return PreadBlob(name, descriptor)
             try:
-                return MappedBlob(name, Path(path), descriptor, size_bytes)
+                return MappedBlob(name, descriptor, size_bytes)
             finally:
                 os.close(descriptor)
 
     def _opened(self, name: str, path: str) -> tuple[int, os.stat_result]:
-        """Open a regular file; nothing else is opened, as that could wait for ever, or do something."""
+        """Open a regular file; nothing else is opened, as that could wait forever, or do something."""
         status = os.lstat(path)
         linked = stat.S_ISLNK(status.st_mode)
         if linked:
@@ -249,35 +243,36 @@ class MappedBlob:
     in_order = False
     gather_bytes = 2 << 20  # stays in the processor's cache while it is checked and copied on
 
-    def __init__(self, name: str, path: Path, descriptor: int, size_bytes: int) -> None:
+    def __init__(self, name: str, descriptor: int, size_bytes: int) -> None:
         self._name = name
-        self._path = path
         self.identity = _identity(descriptor)
-        mapped = mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ) if size_bytes else b""
-        self._content = np.frombuffer(mapped, dtype=np.uint8)
+        self._map = mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ) if size_bytes else None
+        self._content = np.frombuffer(self._map if self._map is not None else b"", dtype=np.uint8)
 
     def bytes(self, start: int, length: int) -> NDArray[np.uint8]:
-        self._refuse_truncated()
+        if self._map is not None and self._map.size() < len(self._content):
+            raise self._truncated()
         return self._content[start : start + length]
 
     def rows(
         self, start: int, row_bytes: int, rows: NDArray[np.int64], out: NDArray[np.uint8] | None = None
     ) -> NDArray[np.uint8]:
-        self._refuse_truncated()
+        if self._map is not None and self._map.size() < len(self._content):
+            raise self._truncated()
         count = (len(self._content) - start) // row_bytes
-        if len(rows) and not (rows.min() >= 0 and rows.max() < count):
+        if len(rows) and not (np.minimum.reduce(rows) >= 0 and np.maximum.reduce(rows) < count):
             raise IndexError(f"{self._name} has {count} rows of {row_bytes} bytes, not {rows.min()} to {rows.max()}")
         table = self._content[start : start + count * row_bytes].reshape(count, row_bytes)
         # Any mode but "clip" would gather into a copy first.
         gathered = empty_rows(len(rows), row_bytes) if out is None else out
-        return np.take(table, rows, axis=0, out=gathered, mode="clip")
+        return table.take(rows, axis=0, out=gathered, mode="clip")
 
-    def _refuse_truncated(self) -> None:
-        """Touching pages beyond the end of a file kills the process, so ask before. A deleted file stays readable."""
-        with suppress(OSError):  # it cannot be seen any more, but its pages can
-            found = self._path.stat().st_size
-            if found < len(self._content):
-                raise CorruptStoreError(self._name, f"expected {len(self._content)} bytes, found {found}")
+    def _truncated(self) -> CorruptStoreError:
+        """Touching pages beyond the end of a file kills the process, so its size is asked before: of the file that is
+        mapped, whatever has become of its name.
+        """
+        found = 0 if self._map is None else self._map.size()
+        return CorruptStoreError(self._name, f"expected {len(self._content)} bytes, found {found}")
 
 
 class PreadBlob:

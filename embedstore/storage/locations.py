@@ -23,9 +23,14 @@ def is_url(location: Location) -> bool:
 def open_storage(location: Location) -> Storage:
     """Return the storage at a place; nothing is read or made yet.
 
+    Parameters
+    ----------
+    location : a folder, or a URL.
+
     Raises
     ------
-    InputError : no such kind of place is known. MissingDependencyError : the extra `remote` is not installed.
+    InputError : no such kind of place is known.
+    MissingDependencyError : the extra `remote` is not installed.
     StorageError : the settings of an object store cannot be used.
     """
     if not is_url(location):

@@ -1,27 +1,23 @@
-"""What a failure of an object store means, said plainly: the library below names it in a text, with all that was sent.
-
-Only what is found here by a pattern is passed on, or the first line, without credentials.
-
-Listing an S3 bucket that holds keys which are no paths: `a//b`, `../c`, control characters.
-
-Other programs write such keys. The library below cannot: one of them ends its listing of all the others. So the pages
-are asked for here, and such keys are skipped. What signs them is the library nevertheless, since it knows all sources
-of credentials: it signs an address and puts a name behind it, so the address is the listing's, and the name the value
-of a parameter without a meaning (`x-id`, as Amazon's own clients send it).
-
-A store below a prefix of an object store: `s3://bucket/prefix`, `gs://bucket/prefix`, `az://container/prefix`.
+"""A store below a prefix of an object store: `s3://bucket/prefix`, `gs://bucket/prefix`, `az://container/prefix`.
 
 The layout is that of a folder. Nothing depends on conditional writes, which not every server has: names are random or
 digests, so two writers of one name write the same bytes, and to look first is enough.
 
 Credentials and addresses come from the environment, or from the usual files of the cloud's own tools. They stay there:
-no message repeats them.
-
-Nothing that a server says is believed: a body is counted while it comes, and no more of it is taken than was asked for.
+no message repeats them. Nothing that a server says is believed: a body is counted while it comes, and no more of it is
+taken than was asked for.
 
 Failures that pass are met twice. The library below repeats a request that the server refused (500, 502, 503, 429) or
-that got no answer, parts of a large file too. What it gives up or does not repeat (half an answer) is done again here,
-all of which is harmless: reading changes nothing, writing a name again writes the same bytes.
+that got no answer, parts of a large file too. What it does not repeat (half an answer) is done again here, all of which
+is harmless: reading changes nothing, and writing a name again writes the same bytes. For a failure that stays, the
+library gives a text with all that was sent; a message has only what is found in it by a pattern, or its first line,
+without credentials.
+
+Other programs write keys that are not paths: `a//b`, `../c`, control characters. The library cannot list a bucket that
+holds one: it ends the whole listing. So the pages of an S3 listing are asked for here, and such keys are skipped. The
+library still signs them, since it knows all sources of credentials: it signs an address and puts a name behind it, so
+the address is the listing's, and the name the value of a parameter without a meaning (`x-id`, as Amazon's own clients
+send it).
 """
 
 from __future__ import annotations
@@ -88,7 +84,7 @@ def explained(scheme: str, action: str, error: Exception, secrets: Collection[st
         return f"there is no such {CONTAINERS[scheme]}", f"Make it, or check the address ({ADDRESSES[scheme]})."
     if isinstance(error, exceptions.InvalidPathError):
         said = ascii(text.partition("\n\nDebug source")[0].rpartition("path: ")[2][:200])
-        return f"a key that is no path lies there ({said})", (
+        return f"a key that is not a path lies there ({said})", (
             f"Delete it with the tool that wrote it, or give the store a {CONTAINERS[scheme]} of its own."
         )
     if any(host in text for host in _METADATA_SERVICES):
@@ -245,7 +241,8 @@ class ObjectStorage:
 
     Raises
     ------
-    InputError : not such a URL, or one that holds credentials. StorageError : its settings cannot be used.
+    InputError : not such a URL, or one that holds credentials.
+    StorageError : its settings cannot be used.
     """
 
     requests_at_once = REQUESTS_AT_ONCE

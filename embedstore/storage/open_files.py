@@ -24,9 +24,9 @@ def most_open_files() -> int:
 
 
 class OpenFiles:
-    """Open files of one storage; beyond `most` the one that was used longest ago is let go.
+    """Open files of one storage; beyond `most` the one that was used longest ago is closed.
 
-    Whoever keeps a mapped array keeps its file open too, so nobody does.
+    Keeping a mapped array keeps its file open too, so nothing does.
 
     Parameters
     ----------
@@ -56,9 +56,16 @@ class OpenFiles:
     def blob(self, name: str, size_bytes: int, sha256: str) -> Blob:
         """Return a file, opened now or before.
 
+        Parameters
+        ----------
+        name : of the file.
+        size_bytes : that it must have.
+        sha256 : that it must have, where digests are checked.
+
         Raises
         ------
-        FileNotFoundError : it is gone. CorruptStoreError : it has another size, or another digest where that is asked.
+        FileNotFoundError : it is gone.
+        CorruptStoreError : it has another size, or another digest where that is asked.
         StorageError : it cannot be opened.
         """
         with self._lock:
@@ -69,7 +76,8 @@ class OpenFiles:
                 self._refuse_other_digest(blob, name, size_bytes, sha256)
         with self._lock:
             self._blobs[name] = blob
-            self._let_go(self._most)
+            if len(self._blobs) > self._most:
+                self._let_go(self._most)
         return blob
 
     def _opened(self, name: str, size_bytes: int) -> Blob:

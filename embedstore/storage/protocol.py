@@ -63,18 +63,33 @@ def empty_rows(count: int, row_bytes: int) -> NDArray[np.uint8]:
     """Return (count, row_bytes) uint8, not initialised, that begins with a cache line.
 
     Large arrays of numpy begin 16 bytes behind the start of a page. Where rows are multiples of 1 KiB, copying them
-    there from a file took twice as long on AMD Zen 3, whose string instructions mind such neighbouring offsets.
+    there from a file took twice as long on AMD Zen 3, whose string instructions are slow at such neighbouring offsets.
+
+    Parameters
+    ----------
+    count : of rows.
+    row_bytes : of each.
     """
     block = np.empty(count * row_bytes + _CACHE_LINE_BYTES, np.uint8)
-    start = -block.ctypes.data % _CACHE_LINE_BYTES
+    start = -block.__array_interface__["data"][0] % _CACHE_LINE_BYTES
     return block[start : start + count * row_bytes].reshape(count, row_bytes)
 
 
 def side_by_side(operation: Callable[[A], B], arguments: Sequence[A], at_once: int) -> Iterator[B]:
-    """Yield the result for each argument, in order, while up to `at_once` of them are under way."""
-    if at_once <= 1 or len(arguments) <= 1:
-        yield from map(operation, arguments)
-        return
+    """Yield the result for each argument, in order, while up to `at_once` of them are under way.
+
+    Parameters
+    ----------
+    operation : is called in threads, unless one at a time is wanted.
+    arguments : one a call.
+    at_once : how many calls may be under way.
+    """
+    return (
+        map(operation, arguments) if at_once <= 1 or len(arguments) <= 1 else _threaded(operation, arguments, at_once)
+    )
+
+
+def _threaded(operation: Callable[[A], B], arguments: Sequence[A], at_once: int) -> Iterator[B]:
     with ThreadPoolExecutor(min(at_once, len(arguments)), thread_name_prefix="embedstore-storage") as executor:
         yield from executor.map(operation, arguments)
 
@@ -83,10 +98,16 @@ def one_ahead(operation: Callable[[A], B], arguments: Sequence[A]) -> Iterator[B
     """Yield the result for each argument, in order, while the next one is under way in another thread.
 
     For operations that leave Python's lock alone, such as numpy's copying.
+
+    Parameters
+    ----------
+    operation : is called in one other thread.
+    arguments : one a call.
     """
-    if len(arguments) <= 1:
-        yield from map(operation, arguments)
-        return
+    return map(operation, arguments) if len(arguments) <= 1 else _threaded_ahead(operation, arguments)
+
+
+def _threaded_ahead(operation: Callable[[A], B], arguments: Sequence[A]) -> Iterator[B]:
     with ThreadPoolExecutor(1, thread_name_prefix="embedstore-ahead") as executor:
         waiting = executor.submit(operation, arguments[0])
         for argument in arguments[1:]:
@@ -118,7 +139,13 @@ class Blob(Protocol):
         ...
 
     def bytes(self, start: int, length: int) -> NDArray[np.uint8]:
-        """Return `length` bytes from `start`; no copy where the file is mapped."""
+        """Return `length` bytes from `start`; no copy where the file is mapped.
+
+        Parameters
+        ----------
+        start : first byte.
+        length : in bytes.
+        """
         ...
 
     def rows(
@@ -128,13 +155,22 @@ class Blob(Protocol):
 
         Parameters
         ----------
+        start : byte of the file at which the array begins.
+        row_bytes : of each row.
+        rows : (k,) numbers of the rows wanted.
         out : where to put them, (k, row_bytes) uint8 in C order; None: in a new array.
         """
         ...
 
 
 def sha256_of(blob: Blob, size_bytes: int) -> str:
-    """Read a file of known size from its first byte to its last, piece by piece, and return its SHA-256."""
+    """Read a file of known size from its first byte to its last, piece by piece, and return its SHA-256.
+
+    Parameters
+    ----------
+    blob : an open file.
+    size_bytes : of the file.
+    """
     digest = hashlib.sha256()
     for start in range(0, size_bytes, _DIGESTED_BYTES):
         digest.update(memory(blob.bytes(start, min(_DIGESTED_BYTES, size_bytes - start))))
@@ -157,7 +193,13 @@ class Storage(Protocol):
     requests_at_once: int
 
     def read(self, name: str, limit_bytes: int = DOCUMENT_BYTES) -> bytes:
-        """Return the whole content of a small file; CorruptStoreError for one of more than `limit_bytes`."""
+        """Return the whole content of a small file; CorruptStoreError for one of more than `limit_bytes`.
+
+        Parameters
+        ----------
+        name : of the file.
+        limit_bytes : the most that is read.
+        """
         ...
 
     def write(self, name: str, parts: Iterable[Buffer]) -> Entry:
@@ -165,6 +207,11 @@ class Storage(Protocol):
 
         Of writers at once one wins, on an object store the last; they are to write the same, since names are digests
         of the content, or random.
+
+        Parameters
+        ----------
+        name : of the file.
+        parts : its bytes, one part after another.
         """
         ...
 
@@ -172,6 +219,11 @@ class Storage(Protocol):
         """Write a file in place of the one that may be there; others see the old or the new one, whole.
 
         For derived documents at a fixed name only: what a store consists of is never replaced.
+
+        Parameters
+        ----------
+        name : of the file.
+        parts : its bytes, one part after another.
         """
         ...
 
@@ -206,6 +258,8 @@ class Storage(Protocol):
 
         Parameters
         ----------
+        name : of the file.
+        size_bytes : that it must have.
         mapped : False: read it, even where it could be mapped. A disk that fails is an error then, not a signal.
         """
         ...

@@ -17,7 +17,6 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
@@ -33,7 +32,6 @@ REQUEST_BYTES = 8 << 20  # the delay of a request is then a small part of its ti
 KEPT_FILE_BYTES = 8 << 20  # keys and checksums of 100 000 rows and more; one request
 KEPT_BYTES = 256 << 20
 _GATHER_BYTES = 64 << 20
-_NO_NAME = Path("/nonexistent")
 
 Content = NDArray[np.uint8]
 
@@ -52,7 +50,7 @@ class Ranged(Protocol):
 
 
 class KeptFiles:
-    """Small files in memory, up to a number of bytes; beyond that the one that was used longest ago is let go."""
+    """Small files in memory, up to a number of bytes; beyond that the one that was used longest ago is dropped."""
 
     def __init__(self, most_bytes: int = KEPT_BYTES) -> None:
         self._most_bytes = most_bytes
@@ -113,7 +111,8 @@ class RangeReader:
 
         Raises
         ------
-        CorruptStoreError : it has another size. FileNotFoundError : it is gone.
+        CorruptStoreError : it has another size.
+        FileNotFoundError : it is gone.
         """
         content = self.kept.get(name)
         if content is None:
@@ -173,7 +172,7 @@ class RangedBlob:
         return self._whole().bytes(start, length)
 
     def _whole(self) -> Blob:
-        """Fetch the file once, whoever asks at the same time."""
+        """Fetch the file once, however many ask at the same time."""
         with self._lock:
             if self._mapped is None:
                 self._mapped = self._reader.mapped(self._name, self._size_bytes)
@@ -240,14 +239,13 @@ def mapped(name: str, size_bytes: int, pieces: Iterable[Buffer]) -> MappedBlob:
             file.flush()
             if received != size_bytes:
                 raise CorruptStoreError(name, f"expected {size_bytes} bytes, found {received}")
-            # Without a name nobody can truncate it, which is what the path is asked for.
-            return MappedBlob(name, _NO_NAME, file.fileno(), size_bytes)
+            return MappedBlob(name, file.fileno(), size_bytes)
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.ENOENT, errno.EACCES, errno.EROFS):
             raise
         raise StorageError(
             f"Cannot keep {name} ({size_bytes:,} bytes) in a temporary file: {error.strerror}. The server sends no "
-            "ranges, so it is fetched whole. Set TMPDIR to a folder with room for it."
+            "ranges, so the complete file is fetched. Set TMPDIR to a folder with room for it."
         ) from None
 
 
@@ -264,8 +262,10 @@ def coalesced(
     Parameters
     ----------
     rows : (k,) ascending, repeated or not.
+    row_bytes : of each row.
     start : byte at which row 0 begins.
     gap_bytes : how much that nobody wants is read rather than making another request.
+    request_bytes : the most that one request should fetch.
     """
     if not len(rows):
         return

@@ -1,9 +1,8 @@
-"""What must not be seen in a message: credentials, wherever a library put them.
-
-Doing again what failed for a reason that passes: a busy server, a lost connection, half an answer.
+"""Trying again what failed for a reason that passes: a busy server, a lost connection, half an answer.
 
 A server that sends a byte a second never fails, so time is bounded too: an answer must come within `Patience.limit_s`,
-and nothing is begun again after `Patience.total_s`.
+and nothing is begun again after `Patience.total_s`. What is said of a failure holds no credentials, wherever a library
+put them.
 """
 
 from __future__ import annotations
@@ -34,6 +33,7 @@ def redacted(text: str, secrets: Collection[str] = ()) -> str:
 
     Parameters
     ----------
+    text : of a library, perhaps.
     secrets : values that came from elsewhere, such as a file of credentials.
     """
     text = _QUERY.sub("?…", _USER.sub("", text))
@@ -60,8 +60,9 @@ class Patience:
     Attributes
     ----------
     attempts : how often a request is made in all, beside what the library below repeats by itself.
-    first_pause_s, longest_pause_s : pauses double from the first to the longest; each is shortened at random by up to
-        a half, so that many clients do not come back at once.
+    first_pause_s : before the second attempt; pauses double, and each is shortened at random by up to a half, so that
+        many clients do not come back at once.
+    longest_pause_s : they do not grow beyond it.
     timeout_s : of one request, with its body; long enough for 8 MiB at the rate of a poor line.
     connect_timeout_s : of making a connection.
     total_s : after this time nothing is tried once more.

@@ -1,10 +1,4 @@
-"""Asking a web server for files and ranges of them, until an answer is whole.
-
-Nothing that a server says is believed. A body is counted, and no more of it is read than was asked for; with its
-headers it must come as fast as `Patience.limit_s` says. A redirect is followed on the same server only, so that neither
-another host nor an unencrypted line answers in its place, or sees credentials.
-
-A store that a web server shows, for reading: `https://…` or `http://…`, any server that serves the folder.
+"""A store that a web server shows, for reading: `https://…` or `http://…`, any server that serves the folder.
 
 A web server cannot list, so `index.json` says what there is (see `web_index`). A cache on the way may answer with an
 old one. What then does not fit is noticed: an index older than one seen before, a file that is gone or has another
@@ -12,6 +6,10 @@ size. Rows are checked as everywhere.
 
 Servers that know ranges are asked for ranges. Others answer with the whole file, which is then kept for as long as it
 is open, in a temporary file without a name, and mapped; so is a file of which a range is refused later.
+
+Nothing that a server says is believed. A body is counted, and no more of it is read than was asked for; with its
+headers it must come as fast as `Patience.limit_s` says. A redirect is followed on the same server only, so that neither
+another host nor an unencrypted line answers in its place, or sees credentials.
 """
 
 from __future__ import annotations
@@ -111,7 +109,7 @@ class WebClient:
         return self._ask(name, {}, fetch)
 
     def unless_same(self, name: str, tag: str | None) -> tuple[Content, str | None] | None:
-        """Return a file past all caches, with its tag; None where the tag is still that one.
+        """Return a file as the server has it, not a cache, with its tag; None where the tag is still that one.
 
         Raises
         ------
@@ -244,7 +242,7 @@ class WebClient:
             same = _server(urlsplit(before)) == _server(urlsplit(after))
         except ValueError:
             raise StorageError(
-                f"Cannot read {self._named(name)}: the server redirects it to what is no address. Check the address."
+                f"Cannot read {self._named(name)}: the server redirects it to an invalid address. Check the address."
             ) from None
         if not same:
             raise StorageError(
@@ -520,7 +518,8 @@ class WebStorage:
             if name not in index.files:  # merged away and collected since we looked
                 raise
         raise CorruptStoreError(
-            name, f"it is gone, and {INDEX_NAME} of {_moment(index)} names it: write it anew with `publish-index`"
+            name,
+            f"it is gone, and {INDEX_NAME} of {_moment(index)} names it: write the index again with `publish-index`",
         )
 
     def _current(self) -> WebIndex:
@@ -547,7 +546,7 @@ class WebStorage:
         if before is not None and index.created_ns < before.created_ns:
             raise StorageError(
                 f"Cannot read {self.location}/{INDEX_NAME}: expected that of {_moment(before)} or a later one, found "
-                f"that of {_moment(index)}. A cache on the way is stale: let it not keep {INDEX_NAME}, and try again."
+                f"that of {_moment(index)}. A cache on the way is stale: exclude from it {INDEX_NAME}, and try again."
             )
         self._tag = found[1]
         return index

@@ -1,7 +1,7 @@
-"""What is going to be removed from a space: documents in `spaces/<id>/gc/`, a new one whenever somebody collects.
+"""What is going to be removed from a space: documents in `spaces/<id>/gc/`, a new one in each collection.
 
 A file is removed only after it stood condemned for a while, by the storage's clock, and if nothing has come to need
-it since. Whoever publishes a commit looks here before and after, so that no commit relies on what is about to go.
+it since. A writer looks here before and after it publishes a commit, so that no commit relies on what is about to go.
 
 The log of a space: its commits as they lie in `commits/`, which of them are live, and how one is added.
 
@@ -14,7 +14,7 @@ looks whether its files are condemned, or gone already, before its commit and af
 - condemned before: they are written again under another name, and there is no commit yet;
 - condemned after, or between: the collector may have listed the commits before ours was there, so ours is taken back,
   which nobody was told of, and all is written again;
-- there, and not condemned after: whoever condemns them from now on lists the commits later, and finds ours.
+- there, and not condemned after: a collector that condemns them from now on lists the commits later, and finds ours.
 
 All of this needs names that were never used before, see docs/design/0004.
 """
@@ -221,7 +221,8 @@ class CommitLog:
 
         Raises
         ------
-        StorageError : its files were collected again and again. CorruptStoreError : what is read back is something
+        StorageError : its files were collected again and again.
+        CorruptStoreError : what is read back is something
             else.
         """
         for _ in range(_MAX_ATTEMPTS):

@@ -365,7 +365,7 @@ def checked_provenance(provenance: Mapping[str, Any]) -> dict[str, Any]:
 
     Raises
     ------
-    InputError : it is not JSON, what it cost is not in numbers from 0 on, or `newest_ns` is no moment.
+    InputError : it is not JSON, what it cost is not in numbers from 0 on, or `newest_ns` is not a time.
     """
     try:
         canonical(provenance)

@@ -1,19 +1,22 @@
-"""What a space held at one moment: its live segments and the indexes over them. A refresh makes a new view.
+"""The live segments of a space: `SpaceView` is one moment of them, `LiveView` the moment that is looked up in now.
 
 Of a key that several segments hold, the oldest segment's row is the one that is found.
 
-What of a space is live: its commits as they are listed, their segments, and the view over them.
-
 Others publish, merge and remove at any time, and a listing may be older than a commit. So a commit that was there is
-gone only if asking for it says so, and where a file has vanished that was live when we listed, we list again.
+gone only if asking for it says so; and where a file has vanished that was live when the space was listed, it is listed
+again, and the question is asked again.
+
+    Space.contains → LiveView.ask → SpaceView.find → KeyIndex.find → Segment.gather → Blob.rows
 """
 
 from __future__ import annotations
 
+import operator
 import threading
-from collections.abc import Callable, Collection, Iterator, Sequence, Set
+from collections.abc import Callable, Collection, Sequence, Set
 from contextlib import suppress
-from typing import TypeVar
+from functools import partial
+from typing import Concatenate, ParamSpec, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,10 +27,13 @@ from embedstore.storage.open_files import OpenFiles
 from embedstore.storage.protocol import Storage, empty_rows, side_by_side
 from embedstore.store.commits import CommitLog, in_age, replaced_by
 from embedstore.store.documents import Commit
-from embedstore.store.index import KeyIndex, Places, build_index, is_index, open_index
+from embedstore.store.index import KeyIndex, Places, build_index, by_value, is_index, open_index
 from embedstore.store.segment_files import as_strings
 from embedstore.store.segments import Segment
 from embedstore.store.signing import CommitSignatures
+
+T = TypeVar("T")
+P = ParamSpec("P")
 
 
 class SpaceView:
@@ -41,34 +47,50 @@ class SpaceView:
 
     def __init__(self, segments: Sequence[Segment], base: KeyIndex | None) -> None:
         self.segments = tuple(segments)
-        self._at_once = segments[0].requests_at_once if segments else 1
         self.base = base
         ranks = {segment.commit_id: rank for rank, segment in enumerate(self.segments)}
-        covered = base.commits if base else ()
-        uncovered = [segment for segment in self.segments if segment.commit_id not in set(covered)]
-        self._base_ranks = np.array([ranks[commit] for commit in covered], np.int64)
-        self._delta_ranks = np.array([ranks[segment.commit_id] for segment in uncovered], np.int64)
-        self.delta = build_index(uncovered)
+        self._covered = [self.segments[ranks[commit]] for commit in base.commits] if base else []
+        covered = {segment.commit_id for segment in self._covered}
+        self._uncovered = [segment for segment in self.segments if segment.commit_id not in covered]
+        self.delta = build_index(self._uncovered)
+        self._base_ranks, self._delta_ranks = (
+            np.array([*(ranks[segment.commit_id] for segment in some), -1], np.int64)  # the last is that of number -1
+            for some in (self._covered, self._uncovered)
+        )
 
     def find(self, keys: Keys) -> Places:
-        """Look up keys: (rank of the segment or -1, row), both (n,) int64."""
-        ranks, rows = self._find_in(self.delta, self._delta_ranks, keys)
+        """Look up keys: (rank of the segment or -1, row), both (n,) int64.
+
+        Parameters
+        ----------
+        keys : (n, 24) uint8.
+        """
+        numbers, rows = self.delta.find(keys, self._uncovered)
+        ranks = self._delta_ranks[numbers]
         if self.base is None:
             return ranks, rows
-        base_ranks, base_rows = self._find_in(self.base, self._base_ranks, keys)
+        numbers, base_rows = self.base.find(keys, self._covered)
+        base_ranks = self._base_ranks[numbers]
         older = (base_ranks >= 0) & ((ranks < 0) | (base_ranks < ranks))
         return np.where(older, base_ranks, ranks), np.where(older, base_rows, rows)
 
     def read(self, keys: Keys, places: Places, row_bytes: int) -> NDArray[np.uint8]:
-        """Gather the vectors of keys that `find` found: (n, row_bytes) uint8, each checked."""
+        """Gather the vectors of keys that `find` found: (n, row_bytes) uint8, each checked.
+
+        Parameters
+        ----------
+        keys : (n, 24) uint8.
+        places : as `find` returned them.
+        row_bytes : of a vector.
+        """
         ranks, rows = places
         gathered = empty_rows(len(ranks), row_bytes)
-
-        def read(share: tuple[int, NDArray[np.int64]]) -> None:
-            rank, here = share
-            self.segments[rank].read_into(gathered, here, rows[here], keys[here])
-
-        for _ in side_by_side(read, list(by_value(ranks)), self._at_once):
+        reads = [
+            partial(self.segments[rank].read_into, gathered, here, rows[here], keys[here])
+            for rank, here in by_value(ranks)
+        ]
+        at_once = self.segments[0].requests_at_once if self.segments else 1
+        for _ in side_by_side(operator.call, reads, at_once):
             pass
         return gathered
 
@@ -77,9 +99,9 @@ class SpaceView:
         if self.base is None or not len(self.delta):
             return len(self.delta) + (len(self.base) if self.base else 0)
         added = []
-        for rank in self._delta_ranks:
-            keys = self.segments[rank].keys
-            added.append(keys[self._find_in(self.base, self._base_ranks, keys)[0] < 0])
+        for segment in self._uncovered:
+            keys = segment.keys
+            added.append(keys[self.base.find(keys, self._covered)[0] < 0])
         return len(self.base) + len(np.unique(as_strings(np.concatenate(added))))
 
     def keys(self) -> Keys:
@@ -96,39 +118,6 @@ class SpaceView:
         """Build one index over all segments."""
         return build_index(self.segments)
 
-    def _find_in(self, index: KeyIndex, ranks: NDArray[np.int64], keys: Keys) -> Places:
-        def holds(numbers: NDArray[np.int64], rows: NDArray[np.int64], wanted: Keys) -> NDArray[np.bool_]:
-            same = np.zeros(len(numbers), np.bool_)
-
-            def ask(share: tuple[int, NDArray[np.int64]]) -> None:
-                number, here = share
-                if number < len(ranks):  # a damaged index may name any number
-                    same[here] = self.segments[ranks[number]].holds(rows[here], wanted[here])
-
-            for _ in side_by_side(ask, list(by_value(numbers)), self._at_once):
-                pass
-            return same
-
-        numbers, rows = index.find(keys, holds)
-        found = numbers >= 0
-        numbers[found] = ranks[numbers[found]]
-        return numbers, rows
-
-
-def by_value(numbers: NDArray[np.int64]) -> Iterator[tuple[int, NDArray[np.int64]]]:
-    """Yield each value >= 0 with the positions where it stands, ascending."""
-    if not len(numbers):
-        return
-    order = np.argsort(numbers, kind="stable")
-    ordered = numbers[order]
-    starts = np.flatnonzero(ordered[1:] != ordered[:-1]) + 1
-    for here in np.split(order, starts):
-        value = int(numbers[here[0]])
-        if value >= 0:
-            yield value, here
-
-
-T = TypeVar("T")
 
 _MOST_LOOKS = 5  # of a reader whose files vanish, before it takes that for damage
 
@@ -145,7 +134,7 @@ class LiveView:
 
     Attributes
     ----------
-    ignored_commits : how many lacked a member's signature when it looked last, where signatures are required.
+    ignored_commits : how many had no member's signature at the last look, where signatures are required.
     """
 
     def __init__(
@@ -171,6 +160,11 @@ class LiveView:
         self._lock = threading.Lock()
 
     @property
+    def is_loaded(self) -> bool:
+        """Whether anything has been looked up yet."""
+        return self._view is not None
+
+    @property
     def current(self) -> SpaceView:
         """The view as it was made last."""
         if self._view is None:
@@ -183,15 +177,26 @@ class LiveView:
 
         Raises
         ------
-        CorruptStoreError : a commit is damaged. FormatVersionError : one needs a newer embedstore.
+        CorruptStoreError : a commit is damaged.
+        FormatVersionError : one needs a newer embedstore.
         """
         with self._lock:
             self._view = self._loaded(self._view)
 
     def add(self, commit_id: str, commit: Commit) -> None:
-        """See a commit that was published just now, whatever a listing says."""
+        """See a commit that was published just now, whatever a listing says; nothing is listed for it.
+
+        Parameters
+        ----------
+        commit_id : of the commit.
+        commit : as it was published.
+        """
         with self._lock:
             self._known[commit_id] = self._segment(commit_id, commit)
+            if self._view is not None:
+                with suppress(FileNotFoundError):  # of others' segments, removed since they were listed
+                    self._view = self._view_of_known(self._view)
+                    return
             self._view = self._loaded(self._view)
 
     def index_with(self, view: SpaceView, index: KeyIndex) -> None:
@@ -200,21 +205,49 @@ class LiveView:
             if self._view is view:  # as published it is mapped, and its memory can be given back
                 self._view = SpaceView(view.segments, self._open_base(set(index.commits)) or index)
 
-    def ask(self, question: Callable[[SpaceView], T]) -> T:
-        """Ask the current view; where a file has gone since it was made, a new one."""
-        return self.looking_again(lambda: question(self.current))
+    def ask(self, question: Callable[Concatenate[SpaceView, P], T], *given: P.args, **named: P.kwargs) -> T:
+        """Ask the current view; where a file has vanished since it was made, a new one.
 
-    def looking_again(self, question: Callable[[], T]) -> T:
-        """Ask; where a file has gone since we listed what is live, list again, and ask again."""
-        for _ in range(_MOST_LOOKS - 1):
+        Parameters
+        ----------
+        question : called with the view and what else is given.
+        given : for the question.
+        named : for the question, by name.
+        """
+        looks = 0
+        while True:
             try:
-                return question()
-            except FileNotFoundError:  # merged away and collected meanwhile
-                self.refresh()
-        try:
-            return question()
-        except FileNotFoundError as error:
+                return question(self.current, *given, **named)
+            except FileNotFoundError as error:
+                looks = self._look_again(looks, error)
+
+    def read(self, keys: Keys) -> tuple[NDArray[np.int64], NDArray[np.uint8] | None]:
+        """Look up keys and gather their vectors, both in the same view.
+
+        Parameters
+        ----------
+        keys : (n, 24) uint8.
+
+        Returns
+        -------
+        The rank of each key's segment, -1 where it is missing; and the vectors, (n, row_bytes) uint8, None if any is.
+        """
+        looks = 0
+        while True:
+            try:
+                view = self.current
+                places = view.find(keys)
+                ranks = places[0]
+                return ranks, None if (ranks < 0).any() else view.read(keys, places, self._row_bytes)
+            except FileNotFoundError as error:
+                looks = self._look_again(looks, error)
+
+    def _look_again(self, looks: int, error: FileNotFoundError) -> int:
+        """List again what is live, where a file has vanished that was: merged away and collected meanwhile."""
+        if looks + 1 == _MOST_LOOKS:
             raise self._damage(error) from error
+        self.refresh()
+        return looks + 1
 
     def _damage(self, error: FileNotFoundError) -> CorruptStoreError:
         """A file that is gone although, however often we look, a live commit names it."""
@@ -232,7 +265,7 @@ class LiveView:
             raise self._damage(error) from error
 
     def _load(self, before: SpaceView | None) -> SpaceView:
-        """List what is committed, and make the view of it, keeping what is open already."""
+        """List what is committed, and make the view of it."""
         listed = self._listed()
         for commit in self._known.keys() - listed:
             if not self._log.is_there(commit):
@@ -241,6 +274,10 @@ class LiveView:
         for error in found.unreadable.values():  # what it replaces is not known, so neither is what is live
             raise error
         self._known.update((name, self._segment(name, commit)) for name, commit in found.readable.items())
+        return self._view_of_known(before)
+
+    def _view_of_known(self, before: SpaceView | None) -> SpaceView:
+        """Make the view of the commits that are known, keeping what is open already."""
         commits = {name: segment.commit for name, segment in self._known.items()}
         live = commits.keys() - (replaced_by(commits.values()) if self.pinned is None else set())
         ordered = in_age(commits, live)
@@ -264,7 +301,7 @@ class LiveView:
         """Open the newest published index all of whose segments are live; one that cannot be read is skipped."""
         try:
             entries = self._storage.list(f"{self._folder}index/")
-        except StorageError:  # derived, so done without: its folder may be a link that leads out of the store
+        except StorageError:  # derived, so it is skipped: its folder may be a link that leads out of the store
             return None
         for entry in reversed(entries):
             if is_index(entry.name[len(self._folder) :]):

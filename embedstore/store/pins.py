@@ -22,6 +22,7 @@ class Pin:
 
     Attributes
     ----------
+    name : of the pin.
     spaces : space id -> ids of the commits that were live, older first.
     """
 
@@ -29,6 +30,7 @@ class Pin:
     spaces: Mapping[str, tuple[str, ...]]
 
     def to_bytes(self) -> bytes:
+        """Return the content of the pin's file."""
         spaces = {space: list(commits) for space, commits in self.spaces.items()}
         return sealed({"format": "embedstore-pin", "name": self.name, "spaces": spaces})
 
@@ -36,9 +38,15 @@ class Pin:
     def from_bytes(cls, file: str, content: bytes) -> Pin:
         """Read a pin.
 
+        Parameters
+        ----------
+        file : its name in the store.
+        content : of the file.
+
         Raises
         ------
-        CorruptStoreError : it is damaged, or not under its own name. FormatVersionError : it needs a newer embedstore.
+        CorruptStoreError : it is damaged, or not under its own name.
+        FormatVersionError : it needs a newer embedstore.
         """
         document = unsealed(file, content)
         with well_formed(file):

@@ -39,12 +39,19 @@ from embedstore.store.documents import MAX_CREATED_NS, Commit, FileFact, Part, S
 _PIECE_BYTES = 1 << 20  # stays in the processor's cache while it is checksummed, digested and written
 
 
-def row_checksums(keys: Keys, vectors: NDArray[Any]) -> NDArray[np.uint32]:
+def row_checksums(keys: Keys | None, vectors: NDArray[Any]) -> NDArray[np.uint32]:
     """CRC-32C (Castagnoli, RFC 3720) of each key followed by the bytes of its vector: (n,) uint32.
 
     The key is in it so that a damaged key, or a vector in another's place, cannot pass for a row.
+
+    Parameters
+    ----------
+    keys : (n, 24) uint8; None: of the vectors alone, as in a merged file.
+    vectors : n rows in C order.
     """
     value, extend = google_crc32c.value, google_crc32c.extend
+    if keys is None:
+        return np.fromiter(map(value, vectors), dtype=np.uint32, count=len(vectors))
     whole_keys = np.ascontiguousarray(keys).view(f"V{KEY_BYTES}").reshape(-1).tolist()  # faster than row by row
     return np.fromiter(map(extend, map(value, whole_keys), vectors), dtype=np.uint32, count=len(keys))
 

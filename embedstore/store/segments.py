@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,11 +22,25 @@ from embedstore.records import KEY_BYTES, Keys
 from embedstore.storage.open_files import OpenFiles
 from embedstore.storage.protocol import Blob, Storage, empty_rows, one_ahead, side_by_side
 from embedstore.store.documents import Commit, Part, SegmentFormat, commit_file
-from embedstore.store.index import same_keys
 from embedstore.store.segment_files import SegmentFiles, SortedRows, row_checksums, write_hdf5, write_zarr
 
 CRC_BYTES = 4
 _SPARE_BLOCKS = 3  # one is checked, one is gathered, one was just handed back
+
+
+class _Piece(NamedTuple):
+    """Rows [first, stop) of an array of the segment, which lie in one file.
+
+    Attributes
+    ----------
+    file : name, size and SHA-256, as `OpenFiles.blob` wants them.
+    offset : byte at which the first of the rows begins.
+    """
+
+    file: tuple[str, int, str]
+    offset: int
+    first: int
+    stop: int
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -35,19 +49,17 @@ class _Share:
 
     Attributes
     ----------
-    first : row of the segment that `part` begins with.
     rows : (k,) positions among what is asked for.
-    block : room for their bytes; or those, once they are gathered.
+    block : room for their bytes.
     """
 
     blob: Blob
-    part: Part
-    first: int
+    piece: _Piece
     rows: NDArray[np.int64]
     block: NDArray[np.uint8]
 
 
-_PIECE_BYTES = 16 << 20
+_CHECKED_BYTES = 16 << 20
 
 
 def write_segment(
@@ -88,47 +100,54 @@ class Segment:
         self.row_bytes = row_bytes
         self.commit_id = commit_id
         self.commit = commit
+        self.requests_at_once = files.requests_at_once
+        self._row_bytes = {"key": KEY_BYTES, "vectors": row_bytes, "row_crc": CRC_BYTES}
         self._refuse_impossible_places()
+        self._pieces = {array: tuple(self._pieces_of(parts)) for array, parts in commit.arrays.items()}
 
     def __len__(self) -> int:
         return self.commit.rows
 
     @property
-    def requests_at_once(self) -> int:
-        """How many segments are better read side by side."""
-        return self._files.requests_at_once
-
-    @property
     def keys(self) -> Keys:
         """(n, 24) uint8, sorted; mapped where the storage maps, so to be used at once and not kept."""
-        parts = [self._blob(part.file).bytes(part.offset, part.rows * KEY_BYTES) for part in self.commit.arrays["key"]]
-        joined = parts[0] if len(parts) == 1 else np.concatenate(parts)
+        found = [
+            self._files.blob(*piece.file).bytes(piece.offset, (piece.stop - piece.first) * KEY_BYTES)
+            for piece in self._pieces["key"]
+        ]
+        joined = found[0] if len(found) == 1 else np.concatenate(found)
         return joined.reshape(-1, KEY_BYTES)
-
-    def holds(self, rows: NDArray[np.int64], keys: Keys) -> NDArray[np.bool_]:
-        """Tell whether keys stand at some rows, which need not exist (a damaged index may name any): (k,) bool."""
-        inside = np.minimum(rows, len(self) - 1)
-        same: NDArray[np.bool_] = same_keys(self._gather("key", KEY_BYTES, inside), keys) & (rows == inside)
-        return same
 
     def keys_at(self, rows: NDArray[np.int64]) -> Keys:
         """Keys at some rows: (k, 24) uint8."""
-        return self._gather("key", KEY_BYTES, rows)
+        return self.gather("key", rows)
+
+    def gather(self, array: str, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
+        """Bytes of some rows of one of the arrays, unchecked, in the order asked: (k, bytes of a row) uint8."""
+        row_bytes = self._row_bytes[array]
+        gathered = np.empty((len(rows), row_bytes), np.uint8)
+        pieces = self._pieces[array]
+        if len(pieces) == 1 and len(rows):
+            return self._files.blob(*pieces[0].file).rows(pieces[0].offset, row_bytes, rows, gathered)
+        for piece, here in _by_piece(pieces, rows):
+            blob = self._files.blob(*piece.file)
+            gathered[here] = blob.rows(piece.offset, row_bytes, rows[here] - piece.first)
+        return gathered
 
     def whole_rows(self, dtype: np.dtype[Any]) -> NDArray[np.bool_]:
         """Tell which rows can be read, have their checksum, and are finite, whatever the files look like: (n,) bool."""
         whole = np.zeros(len(self), np.bool_)
         starts = {0, len(self)}
-        for parts in self.commit.arrays.values():  # no piece lies in two files, one of which may be gone
-            starts.update(np.cumsum([part.rows for part in parts]).tolist())
-        step = max(1, _PIECE_BYTES // self.row_bytes)
+        for pieces in self._pieces.values():  # nothing that is read at once lies in two files: one may be gone
+            starts.update(piece.stop for piece in pieces)
+        step = max(1, _CHECKED_BYTES // self.row_bytes)
         starts.update(range(0, len(self), step))
         edges = sorted(starts)
         for start, stop in pairwise(edges):
             rows = np.arange(start, stop)
             with suppress(CorruptStoreError, FileNotFoundError):
-                expected = self._gather("row_crc", CRC_BYTES, rows).view("<u4")[:, 0]
-                vectors = self._gather("vectors", self.row_bytes, rows)
+                expected = self.gather("row_crc", rows).view("<u4")[:, 0]
+                vectors = self.gather("vectors", rows)
                 whole[start:stop] = row_checksums(self.keys_at(rows), vectors) == expected
                 whole[start:stop] &= np.isfinite(vectors.view(dtype.newbyteorder("<"))).all(axis=1)
         return whole
@@ -155,22 +174,23 @@ class Segment:
         CorruptStoreError : a row does not have its checksum, or a file its size.
         """
         self._open_at_once(("row_crc", "vectors"), rows)
-        expected = self._gather("row_crc", CRC_BYTES, rows).view("<u4")[:, 0]
-        for share in one_ahead(partial(self._put, vectors, places, rows), list(self._shares(rows))):
-            some, block = share.rows, share.block
-            damaged = np.flatnonzero(row_checksums(keys[some], block) != expected[some])
+        expected = self.gather("row_crc", rows).view("<u4")[:, 0]
+        shares = list(self._shares(rows))
+        for share, block in zip(shares, one_ahead(partial(self._put, vectors, places, rows), shares), strict=True):
+            some = share.rows
+            damaged = (row_checksums(keys[some], block) != expected[some]).nonzero()[0]
             if len(damaged):
                 reason = f"{len(damaged)} of {len(some)} rows read do not have their checksum"
                 first = rows[some[damaged[0]]]
-                raise CorruptStoreError(f"{self._folder}{share.part.file}", f"{reason}, the first is row {first}")
+                raise CorruptStoreError(share.piece.file[0], f"{reason}, the first is row {first}")
 
     def _shares(self, rows: NDArray[np.int64]) -> Iterator[_Share]:
         """Split the reading of some rows into what is best read at once."""
         none = empty_rows(0, self.row_bytes)
         spare: list[NDArray[np.uint8]] = []  # small blocks: making a new one takes as long as filling it
         number = 0
-        for part, first, here in self._by_part("vectors", rows):
-            blob = self._blob(part.file)
+        for piece, here in _by_piece(self._pieces["vectors"], rows):
+            blob = self._files.blob(*piece.file)
             step = max(1, blob.gather_bytes // self.row_bytes)
             if blob.in_order and len(here) > step:  # pieces that lie apart, so that no range is read twice
                 here = here[np.argsort(rows[here], kind="stable")]
@@ -180,27 +200,26 @@ class Segment:
                     spare.append(empty_rows(len(some), self.row_bytes))
                 block = none if blob.in_order else spare[number % _SPARE_BLOCKS]
                 number += not blob.in_order
-                yield _Share(blob, part, first, some, block)
+                yield _Share(blob, piece, some, block)
 
     def _put(
         self, vectors: NDArray[np.uint8], places: NDArray[np.int64], rows: NDArray[np.int64], share: _Share
-    ) -> _Share:
-        """Gather the rows of one share where they are wanted; its `block` are then their bytes."""
-        wanted, stood = places[share.rows], rows[share.rows] - share.first
-        if wanted[-1] - wanted[0] == len(wanted) - 1 and (np.diff(wanted) == 1).all():
+    ) -> NDArray[np.uint8]:
+        """Gather the rows of one share where they are wanted, and return their bytes."""
+        wanted, stood = places[share.rows], rows[share.rows] - share.piece.first
+        if wanted[-1] - wanted[0] == len(wanted) - 1 and (wanted[1:] - wanted[:-1] == 1).all():
             out = vectors[wanted[0] : wanted[-1] + 1]
-            return replace(share, block=share.blob.rows(share.part.offset, self.row_bytes, stood, out))
+            return share.blob.rows(share.piece.offset, self.row_bytes, stood, out)
         out = share.block[: len(wanted)] if len(share.block) >= len(wanted) else empty_rows(len(wanted), self.row_bytes)
-        block = share.blob.rows(share.part.offset, self.row_bytes, stood, out)
+        block = share.blob.rows(share.piece.offset, self.row_bytes, stood, out)
         width = np.dtype(np.uint64 if self.row_bytes % 8 == 0 else np.uint8)  # in words: a tenth faster
         vectors.view(width)[wanted] = block.view(width)
-        return replace(share, block=block)
+        return block
 
     def _refuse_impossible_places(self) -> None:
         """Refuse rows beyond the end of their file, and rows of two arrays, or twice of one, at one place."""
-        widths = {"key": KEY_BYTES, "vectors": self.row_bytes, "row_crc": CRC_BYTES}
         places = sorted(
-            (part.file, part.offset, part.offset + part.rows * widths[array], array)
+            (part.file, part.offset, part.offset + part.rows * self._row_bytes[array], array)
             for array, parts in self.commit.arrays.items()
             for part in parts
         )
@@ -215,31 +234,25 @@ class Segment:
     def _misplaced(self, reason: str) -> CorruptStoreError:
         return CorruptStoreError(f"{self._folder}{commit_file(self.commit_id)}", reason)
 
-    def _gather(self, array: str, row_bytes: int, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
-        gathered = np.empty((len(rows), row_bytes), np.uint8)
-        for part, first, here in self._by_part(array, rows):
-            found = self._blob(part.file).rows(part.offset, row_bytes, rows[here] - first)
-            if len(here) == len(rows):
-                return found
-            gathered[here] = found
-        return gathered
-
-    def _by_part(self, array: str, rows: NDArray[np.int64]) -> Iterator[tuple[Part, int, NDArray[np.int64]]]:
-        """Yield the files that hold some of the rows, each with its first row and the positions in `rows` it holds."""
+    def _pieces_of(self, parts: Sequence[Part]) -> Iterator[_Piece]:
         first = 0
-        for part in self.commit.arrays[array]:
-            here = np.flatnonzero((rows >= first) & (rows < first + part.rows))
-            if len(here):
-                yield part, first, here
+        for part in parts:
+            fact = self.commit.files[part.file]
+            file = f"{self._folder}{part.file}", fact.size_bytes, fact.sha256
+            yield _Piece(file, part.offset, first, first + part.rows)
             first += part.rows
 
     def _open_at_once(self, arrays: Sequence[str], rows: NDArray[np.int64]) -> None:
         """Open the files that hold some rows side by side, where each of them would be waited for."""
         if self.requests_at_once > 1:
-            files = {part.file for array in arrays for part, _, _ in self._by_part(array, rows)}
-            for _ in side_by_side(self._blob, sorted(files), self.requests_at_once):
+            files = {piece.file for array in arrays for piece, _ in _by_piece(self._pieces[array], rows)}
+            for _ in side_by_side(lambda file: self._files.blob(*file), sorted(files), self.requests_at_once):
                 pass
 
-    def _blob(self, file: str) -> Blob:
-        fact = self.commit.files[file]
-        return self._files.blob(f"{self._folder}{file}", fact.size_bytes, fact.sha256)
+
+def _by_piece(pieces: Sequence[_Piece], rows: NDArray[np.int64]) -> Iterator[tuple[_Piece, NDArray[np.int64]]]:
+    """Yield the pieces that hold some of the rows, each with the positions in `rows` that it holds."""
+    for piece in pieces:
+        here = ((rows >= piece.first) & (rows < piece.stop)).nonzero()[0]
+        if len(here):
+            yield piece, here

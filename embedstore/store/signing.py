@@ -135,7 +135,8 @@ def read_signer(file: Path) -> Signer:
 
     Raises
     ------
-    InputError : it cannot be read, has a passphrase, or is no Ed25519 key. MissingDependencyError : cryptography is not
+    InputError : it cannot be read, has a passphrase, or is no Ed25519 key.
+    MissingDependencyError : cryptography is not
         installed.
     """
     content = _content(file, "a signing key")
@@ -194,6 +195,8 @@ class Trust:
     ----------
     signer : signs what is published; None: nobody does.
     members : only commits that one of them has signed are read; None: all are.
+    files : the private key and the members' keys as they were named, absolute, for other processes to read; None where
+        none was named, or the environment did.
 
     Raises
     ------
@@ -202,6 +205,7 @@ class Trust:
 
     signer: Signer | None = None
     members: Members | None = None
+    files: tuple[Path | None, Path | None] = (None, None)
 
     def __post_init__(self) -> None:
         if self.signer is None or self.members is None:
@@ -236,11 +240,16 @@ def trust_of(sign_with: str | Path | None = None, require_signed: str | Path | N
 
     Raises
     ------
-    InputError : a file is not what it should be. MissingDependencyError : cryptography is not installed.
+    InputError : a file is not what it should be.
+    MissingDependencyError : cryptography is not installed.
     """
     key = sign_with or os.environ.get("EMBEDSTORE_SIGNING_KEY")
     members = require_signed or os.environ.get("EMBEDSTORE_MEMBERS")
-    return Trust(read_signer(Path(key)) if key else None, read_members(Path(members)) if members else None)
+    named = (
+        Path(sign_with).absolute() if sign_with else None,
+        Path(require_signed).absolute() if require_signed else None,
+    )
+    return Trust(read_signer(Path(key)) if key else None, read_members(Path(members)) if members else None, named)
 
 
 @dataclass(frozen=True, slots=True)
@@ -332,7 +341,8 @@ class CommitSignatures:
 
         Raises
         ------
-        MissingDependencyError : cryptography is not installed. StorageError : a signature cannot be read.
+        MissingDependencyError : cryptography is not installed.
+        StorageError : a signature cannot be read.
         """
         if self.trust.members is None:
             return commits
@@ -346,7 +356,7 @@ class CommitSignatures:
     def mergeable(self, commits: Set[str]) -> Set[str]:
         """Return those commits that may be merged into one that is published with the same trust.
 
-        Without a key: those that nobody has signed, lest their signatures get lost. With a key: those that members have
+        Without a key: those that nobody has signed, so that no signature is lost. With a key: those that members have
         signed, or where there is no list of members, those that this key has signed: a signature vouches for all rows.
         """
         signer, members = self.trust.signer, self.trust.members

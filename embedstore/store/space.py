@@ -1,4 +1,4 @@
-"""A space: all vectors made by one recipe.
+"""A space: all vectors made by one recipe. It may have upstream stores behind it, which hold more of them.
 
 Appending publishes a segment: first its data under a name never used before, then the commit, which is read back; only
 then is it acknowledged. A crash at any point leaves the whole segment or an orphan that nothing refers to.
@@ -11,25 +11,23 @@ import uuid
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from embedstore.errors import CorruptStoreError, InputError, MissingEmbeddingError, StorageError, plain
-from embedstore.identity import Molecule, Recipe, key_from_text, key_text
-from embedstore.records import KEY_BYTES, Canaries, EmbeddingBatch, Keys, Vectors
+from embedstore.identity import KeysLike, Molecule, Recipe, as_keys, key_text
+from embedstore.records import Canaries, EmbeddingBatch, Keys, Vectors
 from embedstore.storage.open_files import OpenFiles
 from embedstore.storage.protocol import Storage
 from embedstore.store.commits import CommitLog
-from embedstore.store.documents import Commit, SegmentFormat, SpaceDocument, checked_provenance
-from embedstore.store.index import KeyIndex, Places, is_index
+from embedstore.store.documents import Commit, SegmentFormat, SpaceDocument, checked_provenance, space_file
+from embedstore.store.index import KeyIndex, is_index
 from embedstore.store.live import LiveView, SpaceView
 from embedstore.store.segment_files import SegmentFiles, SortedRows, as_strings
 from embedstore.store.segments import Segment, write_segment
 from embedstore.store.signing import NO_TRUST, CommitSignatures, Trust
-
-T = TypeVar("T")
 
 _ALWAYS_INDEXED_KEYS = 2_000_000  # writing their index takes a fraction of a second
 _MAX_UNCOVERED_SEGMENTS = 16
@@ -46,24 +44,71 @@ class SpaceInfo:
     size_bytes: int
     segments: int
     compute_seconds: float
-    letters: int
+    residues: int
     """Residues or bases embedded."""
+
+
+class SpaceUpstream(Protocol):
+    """What lies behind a space: other stores with vectors of its recipe; see `sharing.tiers`."""
+
+    def contains(self, keys: Keys) -> NDArray[np.bool_]:
+        """Tell for each key whether one of the stores has its vector: (n,) bool.
+
+        Parameters
+        ----------
+        keys : (n, 24) uint8.
+        """
+        ...
+
+    def read_into(self, vectors: Vectors, rows: NDArray[np.int64], keys: Keys) -> NDArray[np.bool_]:
+        """Put the vectors of keys into some rows of an array, and tell which were found: (n,) bool.
+
+        Parameters
+        ----------
+        vectors : to be filled.
+        rows : (n,) those that the keys belong to.
+        keys : (n, 24) uint8.
+        """
+        ...
+
+    def refresh(self) -> None:
+        """See what has been added to the stores."""
+        ...
+
+    def settle(self) -> None:
+        """Store in the local store what was found and is to be kept."""
+        ...
 
 
 class Space:
     """Vectors of one recipe; get one from a store. May be used from several threads.
 
+    Its counts, its segments, and what is written are those of the local store, whatever lies behind it.
+
     Parameters
     ----------
-    pinned : ids of the commits that it consists of, whatever has been published since; None: of what is live.
+    storage : where the store lies.
+    files : its open files.
+    document : what the space is.
+    segment_format : how new segments are written.
+    pinned : ids of the commits that it consists of, whatever has been published since; None: the live ones.
     trust : who signs what is published, and whose signature what is read must have.
+    is_made : whether the local store has the space; it is made when something is to be stored.
 
     Attributes
     ----------
-    name, id, dim, dtype, recipe, molecule, canaries : as its document says.
-    storage, folder : where it lies.
+    name : what it is called.
+    id : SHA-256 of the recipe.
+    recipe : what determined the vectors.
+    molecule : "dna" or "protein".
+    dim : length of a vector.
+    dtype : of the vectors.
+    canaries : sequences with their vectors, by which a model is recognised.
+    storage : where the store lies.
+    folder : of the space, in the storage.
     signatures : of its commits.
     segment_format : "zarr" or "hdf5": how new segments are written.
+    upstream : where keys are looked up that it does not hold; None: nowhere.
     """
 
     def __init__(
@@ -74,8 +119,13 @@ class Space:
         segment_format: SegmentFormat,
         pinned: Collection[str] | None = None,
         trust: Trust = NO_TRUST,
+        *,
+        is_made: bool = True,
     ) -> None:
+        self.upstream: SpaceUpstream | None = None
+        self.is_made = is_made
         self.storage = storage
+        self._document = document
         self.segment_format: SegmentFormat = segment_format
         self.folder = f"spaces/{document.recipe.id}/"
         self._trust = trust
@@ -92,7 +142,7 @@ class Space:
 
     @property
     def ignored_commits(self) -> int:
-        """How many commits lacked a member's signature when it looked last, where signatures are required."""
+        """How many commits had no member's signature at the last look, where signatures are required."""
         return self._live.ignored_commits
 
     @property
@@ -111,31 +161,51 @@ class Space:
         return self._live.ask(SpaceView.count)
 
     def __contains__(self, key: object) -> bool:
-        if isinstance(key, str):
-            key = key_from_text(key)
-        if not isinstance(key, bytes) or len(key) != KEY_BYTES:
-            return False
-        return bool(self.contains(np.frombuffer(key, np.uint8).reshape(1, KEY_BYTES))[0])
+        return bool(self.contains([key])[0])  # type: ignore[list-item]  # what is not a key is an InputError
 
     def keys(self) -> Keys:
         """All keys, sorted: (n, 24) uint8."""
         return self._live.ask(SpaceView.keys)
 
-    def contains(self, keys: Keys) -> NDArray[np.bool_]:
-        """Tell for each key whether it has a vector: (n,) bool."""
-        _, (ranks, _) = self._find(_checked(keys))
-        return ranks >= 0
-
-    def missing(self, keys: Keys) -> Keys:
-        """Return those keys that have no vector, in the order given: (m, 24) uint8."""
-        return keys[~self.contains(keys)]
-
-    def read(self, keys: Keys) -> Vectors:
-        """Read vectors.
+    def contains(self, keys: KeysLike) -> NDArray[np.bool_]:
+        """Tell for each key whether it has a vector: (n,) bool.
 
         Parameters
         ----------
-        keys : (n, 24) uint8, in any order, repeated or not.
+        keys : as for `read`.
+
+        Raises
+        ------
+        InputError : one key in place of several, or something that is not a key.
+        """
+        keys = as_keys(keys)
+        present = self._live.ask(SpaceView.find, keys)[0] >= 0
+        if self.upstream is not None and not present.all():
+            missing = np.flatnonzero(~present)
+            present[missing] = self.upstream.contains(keys[missing])
+        return present
+
+    def missing(self, keys: KeysLike) -> Keys:
+        """Return those keys that have no vector, in the order given: (m, 24) uint8.
+
+        Parameters
+        ----------
+        keys : as for `read`.
+
+        Raises
+        ------
+        InputError : one key in place of several, or something that is not a key.
+        """
+        keys = as_keys(keys)
+        return keys[~self.contains(keys)]
+
+    def read(self, keys: KeysLike) -> Vectors:
+        """Read vectors, each from the first store that has it; what is damaged upstream counts as missing there.
+
+        Parameters
+        ----------
+        keys : (n, 24) uint8, or a list of keys as 24 bytes or text (`SQ.…`, or 48 hexadecimal digits); in any order,
+            repeated or not.
 
         Returns
         -------
@@ -143,15 +213,21 @@ class Space:
 
         Raises
         ------
-        MissingEmbeddingError : a key has no vector. CorruptStoreError : its bytes are damaged or gone.
+        InputError : one key in place of several, or something that is not a key.
+        MissingEmbeddingError : a key has no vector.
+        CorruptStoreError : its bytes are damaged or gone.
         """
-        keys = _checked(keys)
-
-        def read() -> NDArray[np.uint8]:
-            view, places = self._find_all(keys)
-            return view.read(keys, places, self.dim * self.dtype.itemsize)
-
-        vectors: Vectors = self._live.looking_again(read).view(self.dtype.newbyteorder("<"))
+        keys = as_keys(keys)
+        if self.upstream is not None:
+            self.upstream.settle()
+        just_loaded = not self._live.is_loaded
+        ranks, rows = self._live.read(keys)
+        if rows is None and not just_loaded:
+            self.refresh()  # somebody may have filled it since
+            ranks, rows = self._live.read(keys)
+        if rows is None:
+            return self._read_upstream_too(keys, ranks)
+        vectors: Vectors = rows.view(self.dtype.newbyteorder("<"))
         return vectors
 
     def append(self, batch: EmbeddingBatch, provenance: Mapping[str, Any] | None = None) -> int:
@@ -191,39 +267,63 @@ class Space:
         return len(batch)
 
     def refresh(self) -> None:
-        """See what others have committed, and no longer what they have removed.
+        """See what others have committed, and no longer what they have removed; now and then in upstream stores too.
 
         Raises
         ------
         CorruptStoreError : a commit is damaged.
         """
         self._live.refresh()
+        if self.upstream is not None:
+            self.upstream.refresh()
 
     def settle(self) -> None:
-        """Store what is held back to be stored with others; a space without tiers holds nothing back."""
+        """Store what was found upstream and is to be kept."""
+        if self.upstream is not None:
+            self.upstream.settle()
 
     def segments(self) -> tuple[Segment, ...]:
         """What is live now, older first."""
         self.refresh()
         return self._live.current.segments
 
-    def sources(self, keys: Keys) -> list[Segment]:
-        """Return the segment that each key is read from, whose commit says when and how it was computed.
+    def sources(self, keys: KeysLike) -> list[Segment]:
+        """Return the local segment that each key is read from, whose commit says when and how it was computed.
+
+        Parameters
+        ----------
+        keys : as for `read`.
 
         Raises
         ------
-        MissingEmbeddingError : a key has no vector.
+        InputError : one key in place of several, or something that is not a key.
+        MissingEmbeddingError : a key has no vector in the local store.
         """
-        view, (ranks, _) = self._find_all(_checked(keys))
+        keys = as_keys(keys)
+        if not (self._live.ask(SpaceView.find, keys)[0] >= 0).all():
+            self.refresh()  # somebody may have filled it since
+        view, (ranks, _) = self._live.ask(lambda view: (view, view.find(keys)))
+        if (ranks < 0).any():
+            raise self._missing_error(keys, np.flatnonzero(ranks < 0))
         return [view.segments[rank] for rank in ranks.tolist()]
 
     def mergeable(self, segments: Sequence[Segment]) -> list[bool]:
-        """Tell for each segment whether it may be merged with others; see `CommitSignatures.mergeable`."""
+        """Tell for each segment whether it may be merged with others; see `CommitSignatures.mergeable`.
+
+        Parameters
+        ----------
+        segments : of this space.
+        """
         allowed = self.signatures.mergeable({segment.commit_id for segment in segments})
         return [segment.commit_id in allowed for segment in segments]
 
     def write_files(self, rows: SortedRows) -> SegmentFiles:
-        """Write the files of a new segment, which is part of the space when a commit names it; see `write_segment`."""
+        """Write the files of a new segment, which is part of the space when a commit names it; see `write_segment`.
+
+        Parameters
+        ----------
+        rows : sorted by key.
+        """
         about = {"space": self.name, "space_id": self.id, "recipe": self.recipe.to_json()}
         return write_segment(self.storage, self.folder, rows, self.segment_format, {"embedstore": about})
 
@@ -232,8 +332,11 @@ class Space:
     ) -> Commit | None:
         """Write a segment and its commit, and see it at once; see `CommitLog.publish`.
 
+        Where the local store does not have the space yet, it is made.
+
         Parameters
         ----------
+        write : writes the files of the segment, and returns its commit; None if there is nothing to publish.
         sign : writes the signatures of a commit; None: as the store's trust says.
 
         Raises
@@ -245,12 +348,15 @@ class Space:
             raise InputError(f"Cannot add to space {self.name}: it is read as it was pinned. Open the store itself.")
         if sign is None:
             self._trust.refuse_unsigned(self.name)
+        if not self.is_made:
+            self.storage.write(space_file(self.id), [self._document.to_bytes()])
+            self.is_made = True
         commit = CommitLog(self.storage, self.folder).publish(write, sign or self.signatures.sign)
         try:
             self.storage.entry(f"{self.folder}space.json")
         except FileNotFoundError:
             raise StorageError(
-                f"Cannot add to space {self.name}: it was removed meanwhile. Start again to make it anew."
+                f"Cannot add to space {self.name}: it was removed meanwhile. Start again to create it again."
             ) from None
         if commit is not None:
             self._live.add(commit.id, commit)
@@ -271,13 +377,13 @@ class Space:
             for file, fact in segment.commit.files.items():
                 name = f"{self.folder}{file}"
                 size_bytes = there.get(name)
-                if size_bytes is None:  # in an old listing, perhaps; if not, whoever asks looks again what is live
+                if size_bytes is None:  # in an old listing, perhaps; if not, the caller looks again what is live
                     size_bytes = self.storage.entry(name).size_bytes
                 if size_bytes != fact.size_bytes:
                     raise CorruptStoreError(name, f"expected {fact.size_bytes} bytes, found {size_bytes}")
 
     def optimise(self) -> None:
-        """Publish the merged index if opening would profit; it is derived, so a read-only member goes without."""
+        """Publish the merged index if opening would profit; it is derived, so a member who may only read skips it."""
         view = self._live.current
         covered = len(view.base) if view.base else 0
         uncovered = len(view.delta.commits)
@@ -298,7 +404,7 @@ class Space:
             size_bytes=sum(commit.size_bytes for commit in commits),
             segments=len(commits),
             compute_seconds=sum(float(commit.provenance.get("compute_seconds", 0)) for commit in commits),
-            letters=sum(int(commit.provenance.get("letters", 0)) for commit in commits),
+            residues=sum(int(commit.provenance.get("letters", 0)) for commit in commits),
         )
 
     def __repr__(self) -> str:
@@ -319,21 +425,30 @@ class Space:
         )
         return f"<table><caption>Space <b>{html.escape(plain(self.name))}</b></caption>{rows}</table>"
 
-    def _find_all(self, keys: Keys) -> tuple[SpaceView, Places]:
-        """Look up keys each of which must be there; MissingEmbeddingError names those that are not."""
-        view, places = self._find(keys)
-        if (places[0] < 0).any():
-            self.refresh()  # somebody may have filled it since
-            view, places = self._find(keys)
-        missing = np.flatnonzero(places[0] < 0)
+    def _read_upstream_too(self, keys: Keys, ranks: NDArray[np.int64]) -> Vectors:
+        """Read keys of which the local store does not have all; `ranks` is -1 for those."""
+        missing = np.flatnonzero(ranks < 0)
+        vectors = np.empty((len(keys), self.dim), self.dtype.newbyteorder("<"))
+        if self.upstream is not None:
+            here = np.flatnonzero(ranks >= 0)
+            vectors[here] = self._read_here(keys[here])
+            missing = missing[~self.upstream.read_into(vectors, missing, keys[missing])]
         if len(missing):
-            raise MissingEmbeddingError(
-                self.name, [key_text(keys[row].tobytes()) for row in missing], requested=len(keys)
-            )
-        return view, places
+            raise self._missing_error(keys, missing)
+        self.settle()
+        return vectors
 
-    def _find(self, keys: Keys) -> tuple[SpaceView, Places]:
-        return self._live.ask(lambda view: (view, view.find(keys)))
+    def _read_here(self, keys: Keys) -> Vectors:
+        """Read keys that the local store has."""
+        ranks, rows = self._live.read(keys)
+        if rows is None:
+            raise self._missing_error(keys, np.flatnonzero(ranks < 0))
+        vectors: Vectors = rows.view(self.dtype.newbyteorder("<"))
+        return vectors
+
+    def _missing_error(self, keys: Keys, rows: NDArray[np.int64]) -> MissingEmbeddingError:
+        labels = [key_text(key.tobytes()) for key in keys[rows]]
+        return MissingEmbeddingError(self.name, labels, requested=len(keys))
 
     def _publish_index(self, index: KeyIndex) -> None:
         folder = f"{self.folder}index/"
@@ -370,13 +485,13 @@ class Space:
     def _refuse_different_from_present(self, batch: EmbeddingBatch) -> NDArray[np.bool_]:
         """Compare with what is committed by now; return for each key whether it is there."""
         self.refresh()
-        present = Space.contains(self, batch.keys)  # here, whatever a space with tiers finds elsewhere
+        present = self._live.ask(SpaceView.find, batch.keys)[0] >= 0  # here, whatever upstream stores have
         here = np.flatnonzero(present)
         step = max(1, _COMPARED_BYTES // (self.dim * self.dtype.itemsize))
         for start in range(0, len(here), step):
             some = here[start : start + step]
             keys = batch.keys[some]
-            self._refuse_different(keys, batch.vectors[some], Space.read(self, keys))
+            self._refuse_different(keys, batch.vectors[some], self._read_here(keys))
         return present
 
     def _refuse_different(self, keys: Keys, some: Vectors, others: Vectors) -> None:
@@ -391,10 +506,3 @@ class Space:
                 f"{self.recipe.tolerance * largest[row]:.2g}, found {difference[row]:.2g}. "
                 "The recipe no longer describes what computed them."
             )
-
-
-def _checked(keys: Keys) -> Keys:
-    if not isinstance(keys, np.ndarray) or keys.dtype != np.uint8 or keys.ndim != 2 or keys.shape[1] != KEY_BYTES:
-        found = f"{keys.shape} {keys.dtype}" if isinstance(keys, np.ndarray) else type(keys).__name__
-        raise InputError(f"Cannot look up keys: expected an array of shape (n, {KEY_BYTES}) uint8, found {found}.")
-    return keys

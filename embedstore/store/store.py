@@ -1,14 +1,16 @@
 """A store: a folder of spaces, with one document that says how to read it.
 
 One space that cannot be read, damaged or of a newer version, hides none of the others: it is named where somebody asks
-for it, and listed in `unreadable`.
+for it, and listed in `unreadable`. A store may have others behind it, which are looked up after it: then a space *has*
+what lies behind it, and all that is written stays here.
 """
 
 from __future__ import annotations
 
 import uuid
-from collections.abc import Collection
-from typing import Self
+from collections import ChainMap
+from collections.abc import Container, Iterator, Sequence
+from typing import Any, Protocol, Self, TypedDict, Unpack
 
 from embedstore.errors import (
     CorruptStoreError,
@@ -30,106 +32,148 @@ from embedstore.store.commits import Unreadable
 from embedstore.store.documents import SPACE_NAME, Root, SegmentFormat, SpaceDocument, space_file, space_folders
 from embedstore.store.pins import read_pin
 from embedstore.store.signing import NO_TRUST, Trust, trust_of
-from embedstore.store.space import Space
+from embedstore.store.space import Space, SpaceUpstream
 from embedstore.store.verification import VerifyReport, verify
 
 _MIN_ID_PREFIX = 8
 
 
+class StoreUpstream(Protocol):
+    """What lies behind a store: others that are looked up after it; see `sharing.tiers`."""
+
+    def __len__(self) -> int:
+        """How many stores."""
+        ...
+
+    def documents(self, known: Container[str]) -> Iterator[SpaceDocument]:
+        """Yield what spaces those stores have, without those whose ids are known already, one after another.
+
+        Parameters
+        ----------
+        known : ids; asked before each space, so it may grow meanwhile.
+        """
+        ...
+
+    def behind(self, space: Space) -> SpaceUpstream:
+        """Return what lies behind a space of this store.
+
+        Parameters
+        ----------
+        space : of this store.
+        """
+        ...
+
+
+class Opening(TypedDict, total=False):
+    """How to open a store.
+
+    Attributes
+    ----------
+    create : make a store where there is nothing, or an empty folder; without it there must be one.
+    segment_format : "zarr" or "hdf5", for a store that is made now; without it "zarr".
+    pin : read what the store held when the pin of that name was made, bit for bit; nothing can be added then.
+    trust : who signs what is published, and whose signature what is read must have.
+    """
+
+    create: bool
+    segment_format: SegmentFormat
+    pin: str | None
+    trust: Trust
+
+
 class SpaceStore:
     """The spaces of one store. `open` makes one; the constructor is for storages of other kinds.
+
+    Parameters
+    ----------
+    storage : where the store lies.
+    how : see `Opening`; without `trust` nothing is signed and no signature required, whatever the environment says.
 
     Attributes
     ----------
     location : where it lies.
     id : random, given when it was made.
     segment_format : "zarr" or "hdf5": how new segments are written; both are read.
-    pin : the pinned view that is read; None: what is live.
+    pinned : the pin whose view is read; None: what is live.
     trust : who signs what is published, and whose signature what is read must have.
+    tiers : the stores that are looked up after this one; None: none are.
     unreadable : why spaces that `spaces` has met cannot be read, by id.
     """
 
-    def __init__(
-        self,
-        storage: Storage,
-        *,
-        create: bool = False,
-        segment_format: SegmentFormat = "zarr",
-        pin: str | None = None,
-        trust: Trust = NO_TRUST,
-    ) -> None:
+    tiers: StoreUpstream | None = None
+
+    def __init__(self, storage: Storage, **how: Unpack[Opening]) -> None:
         self.storage = storage
-        self.trust = trust
-        self._files = OpenFiles(storage, check_digests=trust.members is not None)
+        self.trust = how.get("trust", NO_TRUST)
+        self._files = OpenFiles(storage, check_digests=self.trust.members is not None)
         self._spaces: dict[str, Space] = {}
         self.unreadable: dict[str, Unreadable] = {}
-        root = _read_root(storage, create=create, segment_format=segment_format)
+        root = _read_root(storage, create=how.get("create", False), segment_format=how.get("segment_format", "zarr"))
         self.location = storage.location
         self.id = root.store_id
         self.segment_format: SegmentFormat = root.segment_format
-        self.pin = None if pin is None else read_pin(storage, pin)
+        pin = how.get("pin")
+        self.pinned = None if pin is None else read_pin(storage, pin)
 
     @classmethod
-    def open(
-        cls,
-        location: Location,
-        *,
-        create: bool = False,
-        segment_format: SegmentFormat = "zarr",
-        pin: str | None = None,
-        trust: Trust | None = None,
-    ) -> Self:
+    def open(cls, location: Location, **how: Unpack[Opening]) -> Self:
         """Open a store in a folder, or at a URL.
 
         Parameters
         ----------
-        create : make a store where there is nothing, or an empty folder.
-        segment_format : for a store that is made now.
-        pin : read what the store held when that pin was made, bit for bit.
-        trust : None: as the environment says, see `trust_of`.
+        location : path or URL.
+        how : see `Opening`; without `trust` as the environment says, see `trust_of`.
 
         Raises
         ------
-        StoreNotFoundError : no store lies there. SpaceNotFoundError : no such pin.
-        CorruptStoreError, FormatVersionError : it cannot be read.
+        StoreNotFoundError : no store lies there.
+        SpaceNotFoundError : no such pin.
+        CorruptStoreError : it cannot be read.
+        FormatVersionError : it needs a newer embedstore.
         """
-        trust = trust_of() if trust is None else trust
-        return cls(open_storage(location), create=create, segment_format=segment_format, pin=pin, trust=trust)
+        how.setdefault("trust", trust_of())
+        return cls(open_storage(location), **how)
+
+    @property
+    def local(self) -> SpaceStore:
+        """This store without those that are looked up after it."""
+        return SpaceStore(self.storage, trust=self.trust) if self.tiers else self
 
     def spaces(self) -> list[Space]:
         """All spaces that can be read, sorted by name; for the others see `unreadable`.
+
+        Also those that only upstream stores have, if their names are not taken.
 
         Raises
         ------
         StorageError : the storage refuses, and no space can be read.
         """
-        self.unreadable = {}
-        for folder in space_folders(self.storage):
-            space_id = folder.split("/")[1]
-            if space_id not in self._spaces:
-                try:
-                    space = self._open_space(space_id)
-                except (CorruptStoreError, FormatVersionError, StorageError) as error:
-                    self.unreadable[space_id] = error
-                    continue
-                if space is not None:
-                    self._spaces[space_id] = space
-        refused = [error for error in self.unreadable.values() if isinstance(error, StorageError)]
-        if refused and not self._spaces:
-            raise refused[0]
-        return sorted(self._spaces.values(), key=lambda space: (space.name, space.id))
+        taken = {space.name for space in self._met()}
+        known = ChainMap[str, Any](self._spaces, self.unreadable)
+        for document in self.tiers.documents(known) if self.tiers else ():
+            if document.name not in taken:
+                self._spaces[document.recipe.id] = self._space_of(document, is_made=False)
+                taken.add(document.name)
+        return self._sorted()
+
+    def local_spaces(self) -> list[Space]:
+        """The spaces of this store that can be read, sorted by name, without those that only upstream stores have."""
+        return [space for space in self._met() if space.is_made]
 
     def space(self, name_or_id: str) -> Space:
-        """Find a space by its name, its id, or the first eight or more digits of its id.
+        """Find a space by its name, its id, or the first eight or more digits of its id; here before upstream.
+
+        Parameters
+        ----------
+        name_or_id : one of those.
 
         Raises
         ------
-        SpaceNotFoundError : none, or several, fit. CorruptStoreError, FormatVersionError : it cannot be read.
+        SpaceNotFoundError : none, or several, fit.
+        CorruptStoreError : it cannot be read.
+        FormatVersionError : it needs a newer embedstore.
         """
-        spaces = self.spaces()
-        fitting = [space for space in spaces if space.name == name_or_id]
-        if not fitting and len(name_or_id) >= _MIN_ID_PREFIX:
-            fitting = [space for space in spaces if space.id.startswith(name_or_id)]
+        fitting = _fitting(self._met(), name_or_id) or _fitting(self.spaces(), name_or_id)
         if len(fitting) == 1:
             return fitting[0]
         if fitting:
@@ -139,7 +183,7 @@ class SpaceStore:
             # What a damaged one is called is not known, so it may be the one that is asked for.
             if not isinstance(error, FormatVersionError) or self._may_be(space_id, name_or_id, error):
                 raise error
-        known = ", ".join(space.name for space in spaces) or "none yet"
+        known = ", ".join(space.name for space in self._sorted()) or "none yet"
         raise SpaceNotFoundError(f"No space {name_or_id!r} in {self.location}; its spaces: {known}.")
 
     def find_space(self, recipe: Recipe, name: str | None = None) -> Space | None:
@@ -147,36 +191,45 @@ class SpaceStore:
 
         Parameters
         ----------
-        name : what it is to be called; checked against the names that are taken.
+        recipe : of the space.
+        name : what it is to be called; checked against the names that are taken here, not upstream.
 
         Raises
         ------
         SpaceConflictError : another recipe has that name.
-        CorruptStoreError, FormatVersionError : the space of that recipe, or of that name, is there and cannot be read.
+        CorruptStoreError : the space of that recipe, or of that name, is there and cannot be read.
+        FormatVersionError : so it is, and it needs a newer embedstore.
         """
-        spaces = self.spaces()
-        for space in spaces:
-            if space.id == recipe.id:
-                return space
+        spaces = self._met()  # listed once: another process may make the space meanwhile
+        found = next((space for space in spaces if space.id == recipe.id), None)
+        if found is not None:
+            return found
         self._refuse_unreadable(recipe, name)
         for space in spaces:
-            if space.name == name:
+            if space.name == name and space.is_made:
                 raise recipe_conflict(space.name, space.recipe, recipe)
-        return None
+        return next((space for space in self.spaces() if space.id == recipe.id), None) if self.tiers else None
 
     def create_space(self, recipe: Recipe, name: str, canaries: Canaries) -> Space:
         """Make the space of a recipe; where it exists (somebody was faster), return that one.
 
+        Parameters
+        ----------
+        recipe : what determines the vectors.
+        name : what it is to be called.
+        canaries : sequences with their vectors, by which the model is recognised later.
+
         Raises
         ------
-        InputError : not a name. SpaceConflictError : another recipe has that name.
+        InputError : not a name, or the store is read as it was pinned.
+        SpaceConflictError : another recipe has that name.
         """
         if not SPACE_NAME.fullmatch(name):
             raise InputError(f"Cannot name a space {name!r}: expected up to 100 of A-Z a-z 0-9 and . _ + -")
         existing = self.find_space(recipe, name)
         if existing is not None:
             return existing
-        if self.pin is not None:
+        if self.pinned is not None:
             raise InputError(f"Cannot make space {name}: the store is read as it was pinned. Open the store itself.")
         document = SpaceDocument(name, recipe, canaries)
         self.storage.write(space_file(recipe.id), [document.to_bytes()])
@@ -207,8 +260,35 @@ class SpaceStore:
             ) from error
 
     def verify(self, *, deep: bool = False) -> VerifyReport:
-        """Check that all that the store promises is there; `deep` reads every byte."""
+        """Check that all that the store promises is there.
+
+        Parameters
+        ----------
+        deep : read every byte.
+        """
         return verify(self.storage, deep=deep, members=self.trust.members)
+
+    def _met(self) -> list[Space]:
+        """List the spaces that are here, and return them with those that upstream stores were found to have before."""
+        self.unreadable = {}
+        for folder in space_folders(self.storage):
+            space_id = folder.split("/")[1]
+            met = self._spaces.get(space_id)
+            if met is None or not met.is_made:  # somebody may have made it here meanwhile
+                try:
+                    space = self._open_space(space_id)
+                except (CorruptStoreError, FormatVersionError, StorageError) as error:
+                    self.unreadable[space_id] = error
+                    continue
+                if space is not None:
+                    self._spaces.setdefault(space_id, space).is_made = True
+        refused = [error for error in self.unreadable.values() if isinstance(error, StorageError)]
+        if refused and not self._spaces:
+            raise refused[0]
+        return self._sorted()
+
+    def _sorted(self) -> list[Space]:
+        return sorted(self._spaces.values(), key=lambda space: (space.name, space.id))
 
     def _refuse_unreadable(self, recipe: Recipe, name: str | None) -> None:
         """Refuse to go on as if a space were not there that only cannot be read."""
@@ -224,18 +304,28 @@ class SpaceStore:
 
     def _open_space(self, space_id: str) -> Space | None:
         file = space_file(space_id)
-        if self.pin is not None and space_id not in self.pin.spaces:
+        if self.pinned is not None and space_id not in self.pinned.spaces:
             return None
-        pinned = None if self.pin is None else self.pin.spaces[space_id]
         try:
             content = self.storage.read(file)
         except FileNotFoundError:  # being made just now, or left by a crash
             return None
-        return self._space_of(SpaceDocument.from_bytes(file, content), pinned)
+        return self._space_of(SpaceDocument.from_bytes(file, content), is_made=True)
 
-    def _space_of(self, document: SpaceDocument, pinned: Collection[str] | None) -> Space:
-        """Make the space of a document; a store with tiers makes its own kind."""
-        return Space(self.storage, self._files, document, self.segment_format, pinned, self.trust)
+    def _space_of(self, document: SpaceDocument, *, is_made: bool) -> Space:
+        pinned = None if self.pinned is None else self.pinned.spaces[document.recipe.id]
+        space = Space(self.storage, self._files, document, self.segment_format, pinned, self.trust, is_made=is_made)
+        if self.tiers:
+            space.upstream = self.tiers.behind(space)
+        return space
+
+
+def _fitting(spaces: Sequence[Space], name_or_id: str) -> list[Space]:
+    """Return the spaces of a name, else those whose ids begin so."""
+    named = [space for space in spaces if space.name == name_or_id]
+    if named or len(name_or_id) < _MIN_ID_PREFIX:
+        return named
+    return [space for space in spaces if space.id.startswith(name_or_id)]
 
 
 def _read_root(storage: Storage, *, create: bool, segment_format: SegmentFormat) -> Root:
@@ -264,6 +354,6 @@ def recipe_conflict(name: str, recipe: Recipe, asked: Recipe) -> SpaceConflictEr
     fields = "; ".join(f"{field}: {there!r} there, {here!r} asked for" for field, (there, here) in differences.items())
     return SpaceConflictError(
         f"Space {name} ({recipe.id[:8]}…) was made by another recipe: {fields}. "
-        "Ask for what it holds, or give the new space another name (--name).",
+        "Ask for what it holds, or fill a space of another name (`embedstore fill --name NAME`).",
         differences,
     )

@@ -1,8 +1,8 @@
 """Checking a store: are all documents whole, is every file there that a live commit needs, and, deep, every byte?
 
 One damaged file does not hide the next: everything is looked at, and all that is wrong is reported. What nothing
-refers to (left by a crash, or not collected yet) is no damage; it is listed as orphaned. What needs a newer embedstore
-is no damage either; it is listed as unchecked.
+refers to (left by a crash, or not collected yet) is not damage; it is listed as orphaned. What needs a newer embedstore
+is not damage either; it is listed as unchecked.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class VerifyReport:
     checked_files: int = 0
     checked_bytes: int = 0
     signatures: int = 0
-    """Valid signatures of commits, whoever made them."""
+    """Valid signatures of commits, by any key."""
 
     @property
     def clean(self) -> bool:
@@ -306,7 +306,7 @@ class _SpaceCheck:
 
     def _digest(self, file: str, size_bytes: int) -> str:
         name = f"{self._folder}{file}"
-        if size_bytes <= _PIECE_BYTES:  # read anew: an opened file may come from memory
+        if size_bytes <= _PIECE_BYTES:  # read again: an opened file may come from memory
             return hashlib.sha256(self._storage.read(name)).hexdigest()
         return sha256_of(self._storage.open(name, size_bytes, mapped=False), size_bytes)
 

@@ -4,9 +4,10 @@ Everything here works beside readers and writers, on any storage, without locks;
 `store/commits` for what makes that safe.
 """
 
-from embedstore.upkeep.collection import CollectReport, collect, remove_space
+from embedstore.upkeep.collection import CollectReport, collect
 from embedstore.upkeep.compaction import CompactReport, compact, tend
 from embedstore.upkeep.pinning import pin, unpin
+from embedstore.upkeep.removal import remove_sequences, remove_space
 from embedstore.upkeep.repair import RepairReport, repair
 
 __all__ = [
@@ -16,6 +17,7 @@ __all__ = [
     "collect",
     "compact",
     "pin",
+    "remove_sequences",
     "remove_space",
     "repair",
     "tend",

@@ -1,16 +1,14 @@
 """Collecting what nothing needs any more, in two steps with a grace period between them.
 
-1. What is unneeded now is condemned: written down, by name, in the space's `gc/`. What a writer may still be at work on
+1. What is unneeded now is condemned: written down, by name, in the space's `gc/`. What a writer may still be writing
    is left until it is older than the grace period.
 2. What was condemned a grace period ago, by the storage's clock, and is still unneeded, is removed: first indexes that
    name dead commits, then dead commits (a replaced one before what replaces it, so that it never comes back to life),
    then data.
 
-Commits and pins are listed anew between the two. A writer looks at what is condemned before and after its commit, so
+Commits and pins are listed again between the two. A writer looks at what is condemned before and after its commit, so
 the grace period need not be longer than a write takes: it is for readers who have files open, and for listings that
 lag behind. On a full disk what is due goes first, and makes room for the document.
-
-Removing a space for good.
 """
 
 from __future__ import annotations
@@ -21,16 +19,15 @@ from collections.abc import Collection, Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass, field
 from typing import Any
 
-from embedstore.errors import StorageError, StoreError
+from embedstore.errors import StorageError
 from embedstore.storage.local import TEMPORARY_PREFIX
 from embedstore.storage.protocol import Entry, Storage
-from embedstore.store.commits import condemn, is_document
+from embedstore.store.commits import condemn
 from embedstore.store.documents import commit_file, commit_in, space_folders
 from embedstore.store.index import is_index
-from embedstore.store.pins import pinned_commits, read_pins
+from embedstore.store.pins import pinned_commits
 from embedstore.store.signing import Members
-from embedstore.store.space import Space
-from embedstore.store.store import SpaceStore
+from embedstore.strict_json import facts
 from embedstore.upkeep.inventory import Inventory, in_order_of_removal, stale_indexes, take_inventory
 
 DEFAULT_GRACE_S = 7 * 86_400.0
@@ -42,9 +39,12 @@ class CollectReport:
 
     Attributes
     ----------
-    removed_files, removed_bytes : gone now.
-    waiting_files, waiting_bytes : unneeded, and removed by a collection after the grace period.
-    evicted_rows, evicted_bytes : rows that were removed because they were too old, or the store too large.
+    removed_files : gone now.
+    removed_bytes : of these.
+    waiting_files : unneeded; a collection after the grace period removes them.
+    waiting_bytes : of these.
+    evicted_rows : removed because they were too old, or the store too large.
+    evicted_bytes : of these.
     damaged : commits and documents of spaces that cannot be read, damaged or of a newer version; nothing that they may
         need was removed.
     dry_run : nothing was changed; the numbers say what would be.
@@ -60,16 +60,8 @@ class CollectReport:
     damaged: list[str] = field(default_factory=list)
 
     def to_json(self) -> dict[str, Any]:
-        return {
-            "dry_run": self.dry_run,
-            "removed_files": self.removed_files,
-            "removed_bytes": self.removed_bytes,
-            "waiting_files": self.waiting_files,
-            "waiting_bytes": self.waiting_bytes,
-            "evicted_rows": self.evicted_rows,
-            "evicted_bytes": self.evicted_bytes,
-            "damaged": self.damaged,
-        }
+        """Return it as JSON values; the keys are a contract."""
+        return facts(self)
 
 
 def collect(
@@ -85,7 +77,8 @@ def collect(
 
     Parameters
     ----------
-    grace_s : how long something stays after it was first found unneeded. With 0 nobody else may be at work.
+    storage : of the store.
+    grace_s : how long something stays after it was first found unneeded. With 0 nobody else may be using the store.
     older_than_s : also evict rows that were computed longer ago, unless they are pinned.
     max_size_bytes : also evict the oldest rows until what is live is not larger, by the real sizes of its files, unless
         they are pinned.
@@ -114,7 +107,16 @@ def collect_space(
     report: CollectReport | None = None,
     members: Members | None = None,
 ) -> CollectReport:
-    """Remove what nothing needs from one space, `spaces/<id>/`; see `collect`."""
+    """Remove what nothing needs from one space, `spaces/<id>/`; see `collect`.
+
+    Parameters
+    ----------
+    storage : of the store.
+    folder : `spaces/<id>/`.
+    grace_s : see `collect`.
+    report : is added to; None: a new one.
+    members : see `collect`.
+    """
     report = report or CollectReport()
     inventory = take_inventory(storage, folder, _of(pinned_commits(storage), folder), members)
     report.damaged += _unreadable(folder, inventory)
@@ -132,11 +134,11 @@ def collect_space(
         due = inventory.removable(unneeded & due)
         _count(report, inventory, due | set(indexes), unneeded - due)
         return report
-    # What stands in a document from the future is condemned anew: nobody knows when it was written.
+    # What stands in a document from the future is condemned again: nobody knows when it was written.
     known = [each for each in inventory.condemned if each.since_ns <= now_ns]
     newly = settled - {name for each in known for name in each.files}
     postponed = _is_postponed(storage, folder, newly)
-    # Listed anew: what came before somebody could see it condemned must be seen here.
+    # Listed again: what came before somebody could see it condemned must be seen here.
     inventory = take_inventory(storage, folder, _of(pinned_commits(storage), folder), members)
     unneeded = inventory.unneeded()
     due = inventory.removable(_due(inventory, now_ns, grace_ns) & unneeded)
@@ -164,8 +166,14 @@ def _remove_empty_folders(storage: Storage, folder: str, inventory: Inventory) -
 def noted(storage: Storage, folder: str, names: Sequence[str]) -> Iterator[Sequence[str]]:
     """Condemn files, see `condemn`, and yield their names: all at once, or on a full disk in parts.
 
-    Whoever removes what was yielded makes room for the next part. For the first one the indexes of the space make room,
+    Removing what was yielded makes room for the next part. For the first one the indexes of the space make room,
     which are derived.
+
+    Parameters
+    ----------
+    storage : of the store.
+    folder : `spaces/<id>/`.
+    names : of files, from there, in the order in which they are to be removed.
 
     Raises
     ------
@@ -191,7 +199,13 @@ def noted(storage: Storage, folder: str, names: Sequence[str]) -> Iterator[Seque
 
 
 def remove_indexes(storage: Storage, folder: str) -> None:
-    """Remove the indexes of a space; they are derived, and published again by whoever writes next."""
+    """Remove the indexes of a space; they are derived, and published again by the next writer.
+
+    Parameters
+    ----------
+    storage : of the store.
+    folder : `spaces/<id>/`.
+    """
     for entry in storage.list(f"{folder}index/"):
         if is_index(entry.name[len(folder) :]):
             storage.delete(entry.name)
@@ -208,7 +222,7 @@ def _is_postponed(storage: Storage, folder: str, names: Collection[str]) -> bool
 
 
 def _settled(inventory: Inventory, unneeded: Collection[str], now_ns: int, grace_ns: int) -> set[str]:
-    """What may be condemned: what belongs to a commit was live once; on the rest a writer may be at work."""
+    """What may be condemned: what belongs to a commit was live once; the rest a writer may still be writing."""
     dead = {file for commit in inventory.commits.readable.values() for file in commit.files}
     dead |= {commit_file(name) for name in inventory.commits.readable}
     return {name for name in unneeded if name in dead or _is_over(inventory.age_ns(name, now_ns), grace_ns)}
@@ -327,52 +341,3 @@ def _now_ns(storage: Storage, entries: Iterable[Entry], folder: str = "") -> int
 
 def _of(pinned: dict[str, set[str]], folder: str) -> Set[str]:
     return pinned.get(folder.split("/")[1], set())
-
-
-def remove_space(store: SpaceStore, space: Space) -> None:
-    """Remove a space and all its vectors, at once. Who fills it at this moment gets an error.
-
-    Stopped halfway, the space is gone, and collecting removes the rest.
-
-    Raises
-    ------
-    StoreError : a pin needs it.
-    """
-    storage, folder = store.storage, space.folder
-    _refuse_pinned(store, space)
-    inventory = take_inventory(storage, folder, set())
-    names = in_order_of_removal(inventory, inventory.own_files())
-    try:
-        _remove(store, space, names)
-    except StorageError as error:
-        try:
-            document = storage.read(f"{folder}space.json")
-        except FileNotFoundError:  # it had begun
-            raise error from None
-        storage.delete(f"{folder}space.json")  # on a disk so full that only this makes room for what is noted first
-        try:
-            _remove(store, space, names)
-        except StoreError:
-            storage.write(f"{folder}space.json", [document])
-            raise
-    for entry in storage.list(f"{folder}gc/"):
-        if is_document(entry.name[len(folder) :]):
-            storage.delete(entry.name)
-
-
-def _remove(store: SpaceStore, space: Space, ordered: Sequence[str]) -> None:
-    for names in noted(store.storage, space.folder, ordered):
-        _refuse_pinned(store, space)  # whoever pins from now on sees what is condemned
-        store.storage.delete(f"{space.folder}space.json")
-        remove_indexes(store.storage, space.folder)
-        for name in names:
-            store.storage.delete(f"{space.folder}{name}")
-
-
-def _refuse_pinned(store: SpaceStore, space: Space) -> None:
-    needing = [pin.name for pin in read_pins(store.storage) if pin.spaces.get(space.id)]
-    if needing:
-        raise StoreError(
-            f"Cannot remove space {space.name}: it is pinned as {', '.join(needing)}. "
-            "Remove the pin first, if nobody needs it."
-        )

@@ -1,14 +1,15 @@
-"""The rows of several segments as one: sorted, each key once, every row checked as it is read.
-
-Merging segments into fewer. Anybody may do it at any time, beside readers and writers.
+"""Merging segments into fewer. Anybody may do it at any time, beside readers and writers.
 
 Only neighbours in age are merged, and the result is as old as the oldest of them, so that of a key in several segments
-the same vector is read as before. What was merged is dead from then on, and is collected some day.
+the same vector is read as before. The rows are sorted, each key stands once, and every row is checked as it is read.
+What was merged is dead from then on, and is collected later.
+
+Removing single sequences (`removal`) rewrites segments in the same way, without the rows of some keys.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,25 +20,33 @@ from embedstore.errors import CorruptStoreError, StorageError
 from embedstore.records import KEY_BYTES, Keys, Vectors
 from embedstore.storage.protocol import empty_rows
 from embedstore.store.documents import COSTS, Commit
-from embedstore.store.index import build_index
-from embedstore.store.live import by_value
+from embedstore.store.index import build_index, by_value
 from embedstore.store.segment_files import SortedRows, as_strings
 from embedstore.store.segments import Segment
 from embedstore.store.space import Space
-from embedstore.strict_json import MAX_INTEGER
+from embedstore.strict_json import MAX_INTEGER, facts
 from embedstore.upkeep.collection import DEFAULT_GRACE_S, collect_space
 
+NO_KEYS: Keys = np.empty((0, KEY_BYTES), np.uint8)
 _BLOCK_BYTES = 32 << 20  # read at once: on object stores a block costs a request a segment
 
 
-def merged(segments: Sequence[Segment], dim: int, dtype: np.dtype[Any]) -> SortedRows:
-    """Merge segments, given older first; of a key in several the oldest one's vector is kept.
+def merged(segments: Sequence[Segment], dim: int, dtype: np.dtype[Any], without: Keys = NO_KEYS) -> SortedRows:
+    """Merge segments; of a key in several the oldest one's vector is kept.
 
     The keys are held in memory (about 40 bytes a row); vectors are read block by block when they are asked for.
 
+    Parameters
+    ----------
+    segments : older first.
+    dim : of the vectors.
+    dtype : of the vectors.
+    without : (k, 24) uint8; keys whose rows are left out.
+
     Raises
     ------
-    CorruptStoreError : a row is damaged; when the vectors are asked for. FileNotFoundError : a file is gone.
+    CorruptStoreError : a row is damaged; when the vectors are asked for.
+    FileNotFoundError : a file is gone.
     """
     index = build_index(segments)
     segment, row = index.segment.astype(np.int64), index.row.astype(np.int64)
@@ -48,11 +57,22 @@ def merged(segments: Sequence[Segment], dim: int, dtype: np.dtype[Any]) -> Sorte
     if not (strings[:-1] < strings[1:]).all():  # the index sorts by the first eight bytes only
         order = np.argsort(strings, kind="stable")
         keys, segment, row = keys[order], segment[order], row[order]
+    if len(without):
+        kept = ~np.isin(as_strings(keys), as_strings(without))
+        keys, segment, row = keys[kept], segment[kept], row[kept]
     return SortedRows(keys, dim, dtype, _Blocks(segments, segment, row, keys, dtype.newbyteorder("<")).gather)
 
 
 def some_rows(segment: Segment, rows: NDArray[np.int64], dim: int, dtype: np.dtype[Any]) -> SortedRows:
-    """Take some rows, ascending, of one segment."""
+    """Take some rows, ascending, of one segment.
+
+    Parameters
+    ----------
+    segment : whose rows they are.
+    rows : (k,) their numbers.
+    dim : of the vectors.
+    dtype : of the vectors.
+    """
     keys = segment.keys_at(rows)
     numbers = np.zeros(len(rows), np.int64)
     return SortedRows(keys, dim, dtype, _Blocks([segment], numbers, rows, keys, dtype.newbyteorder("<")).gather)
@@ -104,10 +124,12 @@ class CompactReport:
 
     Attributes
     ----------
-    segments_before, segments_after : live ones.
+    segments_before : live ones, when it began.
+    segments_after : live ones, when it was done.
     merged : how many segments were merged into others.
-    rows, size_bytes : written anew.
-    damaged : what could not be merged, because it cannot be read; `verify --repair` mends that.
+    rows : written again.
+    size_bytes : of what was written.
+    damaged : what could not be merged, because it cannot be read; `verify --repair` fixes that.
     """
 
     space: str
@@ -119,15 +141,8 @@ class CompactReport:
     damaged: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
-        return {
-            "space": self.space,
-            "segments_before": self.segments_before,
-            "segments_after": self.segments_after,
-            "merged": self.merged,
-            "rows": self.rows,
-            "bytes": self.size_bytes,
-            "damaged": list(self.damaged),
-        }
+        """Return it as JSON values; the keys are a contract."""
+        return facts(self, size_bytes="bytes")
 
 
 def compact(space: Space, *, only_small: bool = False) -> CompactReport:
@@ -135,6 +150,7 @@ def compact(space: Space, *, only_small: bool = False) -> CompactReport:
 
     Parameters
     ----------
+    space : of a store that is open for writing.
     only_small : leave segments alone that are large already.
 
     Raises
@@ -147,7 +163,7 @@ def compact(space: Space, *, only_small: bool = False) -> CompactReport:
     count = 0
     for group in _groups(before, space.mergeable(before), only_small=only_small):
         try:
-            commit = _merge(space, group)
+            commit = rewritten(space, group, {"merged_segments": len(group)})
         except CorruptStoreError as error:
             damaged.append(str(error))
             continue
@@ -197,26 +213,43 @@ def _groups(segments: Sequence[Segment], mergeable: Sequence[bool], *, only_smal
     return [group for group in groups if len(group) > 1]
 
 
-def _merge(space: Space, group: Sequence[Segment]) -> Commit | None:
-    """Publish one segment in place of several; None: somebody else has merged some of them meanwhile."""
+def rewritten(
+    space: Space, group: Sequence[Segment], facts: Mapping[str, Any], without: Keys = NO_KEYS
+) -> Commit | None:
+    """Publish one segment in place of neighbours in age, as old as the oldest of them.
+
+    Parameters
+    ----------
+    space : where they are live.
+    group : the segments, older first.
+    facts : what the provenance of the new one says beside what the old ones cost.
+    without : (k, 24) uint8; keys whose rows are left out; at least one row must be left.
+
+    Returns
+    -------
+    The new commit; None: somebody else has replaced some of them meanwhile.
+
+    Raises
+    ------
+    CorruptStoreError : a row is damaged.
+    StorageError : the storage refuses.
+    """
     commits = [segment.commit for segment in group]
     costs = {name: min(sum(commit.provenance.get(name, 0) for commit in commits), MAX_INTEGER) for name in COSTS}
     newest = max(int(commit.provenance.get("newest_ns", commit.created_ns)) for commit in commits)
-
+    provenance = {**costs, "newest_ns": newest, **facts}
     ids = [segment.commit_id for segment in group]
 
     def write() -> Commit | None:
         try:
-            files = space.write_files(merged(group, space.dim, space.dtype))
+            files = space.write_files(merged(group, space.dim, space.dtype, without))
         except FileNotFoundError as error:
             if not _are_live(space, ids):
                 return None
             raise CorruptStoreError(str(error.filename), "it is gone, and a live commit needs it") from error
         if not _are_live(space, ids):
             return None
-        provenance = {**costs, "newest_ns": newest, "merged_segments": len(group)}
-        created_ns = min(commit.created_ns for commit in commits)
-        return files.commit(space.id, created_ns, provenance, ids)
+        return files.commit(space.id, min(commit.created_ns for commit in commits), provenance, ids)
 
     return space.publish(write)
 

@@ -1,4 +1,4 @@
-"""All files of one space, and what of them is needed: by live commits, by pins, by readers of the index."""
+"""All files of one space, and which of them are needed: by live commits, by pins, by readers of the index."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class Inventory:
     def unneeded(self) -> set[str]:
         """Files that nothing needs: dead commits, their data and signatures, what crashed writers left, temporary ones.
 
-        Indexes and documents of the collection itself are not among them, nor is anything that embedstore never writes.
+        Indexes and documents of the collection itself are not included, nor is anything that embedstore never writes.
         Of a space whose document cannot be read, nothing is.
         """
         if self.unreadable_space is not None:
@@ -128,6 +128,7 @@ def take_inventory(storage: Storage, folder: str, pinned: Set[str], members: Mem
 
     Parameters
     ----------
+    storage : of the store.
     folder : `spaces/<id>/`.
     pinned : ids of its commits that a pin keeps.
     members : those whose signatures count, as one; None: everybody's count, each for what the same key has signed.
@@ -208,7 +209,13 @@ def _owner_known(name: str) -> bool:
 
 
 def in_order_of_removal(inventory: Inventory, names: Set[str]) -> list[str]:
-    """Sort commits first, each before the one that replaces it, then all other files."""
+    """Sort commits first, each before the one that replaces it, then all other files.
+
+    Parameters
+    ----------
+    inventory : of the space.
+    names : of files, from the space's folder.
+    """
     commits = {commit for name in names if (commit := commit_in(name)) is not None}
     others = sorted(name for name in names if commit_in(name) is None)
     ordered: list[str] = []
@@ -227,7 +234,14 @@ def in_order_of_removal(inventory: Inventory, names: Set[str]) -> list[str]:
 
 
 def stale_indexes(storage: Storage, folder: str, inventory: Inventory) -> list[str]:
-    """Return indexes that no reader takes: damaged, of commits that are not live, or older than one that is taken."""
+    """Return indexes that no reader takes: damaged, of commits that are not live, or older than one that is taken.
+
+    Parameters
+    ----------
+    storage : of the store.
+    folder : `spaces/<id>/`.
+    inventory : of the space.
+    """
     if inventory.unreadable_space is not None or inventory.commits.unreadable:
         return []
     live = inventory.live

@@ -17,9 +17,15 @@ def pin(store: SpaceStore, name: str) -> Pin:
 
     Spaces that cannot be read, damaged or of a newer version, are not in it; they are in the store's `unreadable`.
 
+    Parameters
+    ----------
+    store : open for writing.
+    name : of the pin, as a space may be called.
+
     Raises
     ------
-    InputError : not a name, or taken. StorageError : the segments were merged away again and again meanwhile.
+    InputError : not a name, or taken.
+    StorageError : the segments were merged away again and again meanwhile.
     """
     file = pin_file(name)
     if any(entry.name == file for entry in store.storage.list("pins/")):
@@ -31,17 +37,17 @@ def pin(store: SpaceStore, name: str) -> Pin:
         store.storage.write(file, [content])
         if store.storage.read(file) != content:
             raise InputError(f"Cannot pin {name}: somebody else took that name at the same moment. Choose another.")
-        # Whoever condemns files from now on sees the pin; what was condemned before may be removed at any time.
+        # Collections from now on see the pin; what was condemned before may be removed at any time.
         if all(_is_safe(space, commits) for space, commits in live):
             return made
         store.storage.delete(file)
-    raise StorageError(f"Cannot pin {name}: what was live was being collected {_MAX_ATTEMPTS} times. Try again.")
+    raise StorageError(f"Cannot pin {name}: its commits were being collected {_MAX_ATTEMPTS} times. Try again.")
 
 
 def _live(store: SpaceStore) -> list[tuple[Space, tuple[str, ...]]]:
     """List what is live in each space that can be read; the others are in the store's `unreadable`."""
     live = []
-    for space in store.spaces():
+    for space in store.local_spaces():
         try:
             live.append((space, tuple(segment.commit_id for segment in space.segments())))
         except (CorruptStoreError, FormatVersionError) as error:
@@ -50,7 +56,17 @@ def _live(store: SpaceStore) -> list[tuple[Space, tuple[str, ...]]]:
 
 
 def unpin(store: SpaceStore, name: str) -> None:
-    """Remove a pin; what only it kept is collected some day. SpaceNotFoundError : there is none of that name."""
+    """Remove a pin; what only it kept is collected later.
+
+    Parameters
+    ----------
+    store : open for writing.
+    name : of the pin.
+
+    Raises
+    ------
+    SpaceNotFoundError : there is no pin of that name.
+    """
     read_pin(store.storage, name)
     store.storage.delete(pin_file(name))
 

@@ -20,6 +20,7 @@ from embedstore.store.signing import NO_TRUST, Trust
 from embedstore.store.space import Space
 from embedstore.store.store import SpaceStore
 from embedstore.store.verification import NOT_CANONICAL, Problem, VerifyReport, verify
+from embedstore.strict_json import facts
 from embedstore.upkeep.collection import remove_indexes
 from embedstore.upkeep.compaction import some_rows
 
@@ -34,7 +35,7 @@ class RepairReport:
     ----------
     removed : files, with what was wrong with them.
     rows_lost : vectors that nothing whole is left of; the next fill computes them.
-    rows_kept : of damaged segments, written anew.
+    rows_kept : of damaged segments, written again.
     left : what is still wrong afterwards, for a person to decide.
     """
 
@@ -44,12 +45,8 @@ class RepairReport:
     left: list[Problem] = field(default_factory=list)
 
     def to_json(self) -> dict[str, Any]:
-        return {
-            "removed": [problem._asdict() for problem in self.removed],
-            "rows_lost": self.rows_lost,
-            "rows_kept": self.rows_kept,
-            "left": [problem._asdict() for problem in self.left],
-        }
+        """Return it as JSON values; the keys are a contract."""
+        return facts(self)
 
 
 def repair(storage: Storage, trust: Trust = NO_TRUST) -> RepairReport:
@@ -57,7 +54,8 @@ def repair(storage: Storage, trust: Trust = NO_TRUST) -> RepairReport:
 
     Parameters
     ----------
-    trust : who signs the segments that are written anew.
+    storage : of the store.
+    trust : who signs the segments that are written again.
 
     Raises
     ------

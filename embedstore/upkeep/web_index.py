@@ -20,6 +20,7 @@ from embedstore.store.documents import commit_in, is_data_file, space_folders
 from embedstore.store.index import is_index
 from embedstore.store.pins import is_pin
 from embedstore.store.signing import is_signature
+from embedstore.strict_json import facts
 
 _MAX_CARRIED_BYTES = 64 << 10  # a space's document with its canaries, a commit of some hundred files
 _MAX_CARRIED_TOTAL_BYTES = 32 << 20
@@ -37,17 +38,16 @@ class PublishedIndex:
     created_ns: int
 
     def to_json(self) -> dict[str, Any]:
-        return {
-            "location": self.location,
-            "files": self.files,
-            "bytes": self.listed_bytes,
-            "documents": self.documents,
-            "created_ns": self.created_ns,
-        }
+        """Return it as JSON values; the keys are a contract."""
+        return facts(self, listed_bytes="bytes")
 
 
 def publish_web_index(storage: Storage) -> PublishedIndex:
     """Write `index.json` for the store as it is now, in place of an older one.
+
+    Parameters
+    ----------
+    storage : of the store.
 
     Raises
     ------

@@ -85,6 +85,6 @@ def test_no_room_is_said_before_any_work(tmp_path: Path) -> None:
         reading.main(["--rows", "1000000000", "--directory", str(tmp_path)])
 
 
-def test_synthetic_proteins_are_read_back_whole(tmp_path: Path) -> None:
+def test_synthetic_proteins_are_read_back_completely(tmp_path: Path) -> None:
     write_proteins(tmp_path / "proteins.fasta", 25, seed=3)
     assert [record.id for record in read([tmp_path / "proteins.fasta"])] == [f"protein_{n}" for n in range(25)]

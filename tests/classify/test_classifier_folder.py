@@ -1,4 +1,4 @@
-"""Whatever is no whole classifier is refused with what is wrong, and nothing in it is executed."""
+"""Anything but a complete classifier is refused with a reason, and nothing in it is executed."""
 
 from __future__ import annotations
 
@@ -56,6 +56,7 @@ def test_saved_classifier_is_read_back_as_it_was(folder: Path, report: TrainRepo
     assert found.schema == report.classifier.schema
     assert found.calibration == report.classifier.calibration
     assert found.network.kind == "mlp"
+    assert repr(found).startswith(f"<Classifier {found.name}: {found.schema.dim} columns, 2 classes (")
     rows = np.random.default_rng(1).random((5, found.schema.dim), np.float32)
     assert np.array_equal(found.network.logits(rows), report.classifier.network.logits(rows))
 

@@ -60,7 +60,7 @@ def test_groups_that_training_used_are_named(features: Features, report: TrainRe
     assert set(seen) == used
 
 
-def test_vectors_that_lack_are_an_error_or_filled(tmp_path: Path, table: Path, report: TrainReport) -> None:
+def test_missing_vectors_are_an_error_or_filled(tmp_path: Path, table: Path, report: TrainReport) -> None:
     store = open_store(tmp_path / "store", create=True)
     with pytest.raises(MissingEmbeddingError):
         evaluate(table, report.output, Reading(store))

@@ -11,7 +11,7 @@ import pytest
 from small_genomes import MODELS, QUICK
 
 from embedstore.atomic import cell, from_cell
-from embedstore.classify import report
+from embedstore.classify import plots, report
 from embedstore.classify.blocks import Reading
 from embedstore.classify.classifier import load_classifier
 from embedstore.classify.evaluation import evaluate
@@ -75,7 +75,7 @@ def test_any_label_is_compared(tmp_path: Path, features: Features, store: Store)
 
 
 def test_curves_of_underscored_labels_are_in_the_legend(features: Features) -> None:
-    drawn = report.intervals_plot("difference", {"_a $x$ <b>\x1b": (0.1, 0.0, 0.2)})
+    drawn = plots.intervals_plot("difference", {"_a $x$ <b>\x1b": (0.1, 0.0, 0.2)}).svg
     assert "_a $x$ &lt;b&gt;\\x1b" in drawn
 
 

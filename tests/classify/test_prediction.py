@@ -9,8 +9,12 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -218,7 +222,7 @@ def test_second_run_computes_nothing(tmp_path: Path, genomes: Path, report: Trai
     assert all(filled.computed == 0 for filled in second.filled)
 
 
-def test_killed_run_goes_on_and_leaves_no_table_that_is_not_whole(
+def test_killed_run_continues_and_leaves_no_incomplete_table(
     tmp_path: Path, genomes: Path, predicted: Path, report: TrainReport
 ) -> None:
     output, store = tmp_path / "out", tmp_path / "store"
@@ -292,3 +296,34 @@ def test_saved_copy_predicts_alike(tmp_path: Path, genomes: Path, report: TrainR
     for name, classifier in (("a", report.output), ("b", tmp_path / "copy")):
         predict([genomes / "host0.fna"], classifier, tmp_path / name, store)
     assert (tmp_path / "a" / "contigs.tsv").read_bytes() == (tmp_path / "b" / "contigs.tsv").read_bytes()
+
+
+@contextmanager
+def counted_calls() -> Iterator[Counter[str]]:
+    """Count the calls of functions by their modules and names, in this thread."""
+    calls: Counter[str] = Counter()
+
+    def count(frame: FrameType, event: str, _: object) -> None:
+        if event == "call":
+            calls[f"{Path(frame.f_code.co_filename).stem}.{frame.f_code.co_qualname}"] += 1
+
+    sys.setprofile(count)
+    try:
+        yield calls
+    finally:
+        sys.setprofile(None)
+
+
+def test_each_sequence_is_hashed_once_and_looked_up_to_fill_and_to_read(
+    tmp_path: Path, genomes: Path, report: TrainReport
+) -> None:
+    store = open_store(tmp_path / "store", create=True)
+    predict([genomes / "virus1.fna"], report.output, tmp_path / "out", store)
+    for given in (genomes / "virus0.fna", genomes / "virus0.fna"):  # with and without something to compute
+        store = open_store(tmp_path / "store")
+        with counted_calls() as calls:
+            found = predict([given], report.output, tmp_path / "out", store)
+        assert found.counts.samples > 20
+        assert calls["identity.sequence_key"] == 2 * found.counts.samples  # of its DNA and of its protein
+        assert calls["identity.canonical"] == 1  # of the genome
+        assert calls["live.SpaceView.find"] == 4  # two spaces, one batch

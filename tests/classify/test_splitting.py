@@ -1,4 +1,4 @@
-"""Parts of a split never share a genome or a sequence, whatever the order of the rows; what cannot be split is told."""
+"""Parts of a split share neither a genome nor a sequence, whatever the order of rows; a refusal gives its reason."""
 
 from __future__ import annotations
 

@@ -198,7 +198,7 @@ def odd_hooks(head: nn.Module) -> nn.Module:
         (lambda head: expanded(head, DIM), "its storage has 4"),
         (lambda head: head.half(), "HalfStorage"),
         (odd_modules, "expected the layers"),
-        (odd_hooks, "not put together"),
+        (odd_hooks, "another structure"),
     ],
 )
 def test_head_that_claims_more_than_it_holds_is_refused(tmp_path: Path, change: Any, reason: str) -> None:

@@ -1,4 +1,4 @@
-"""VirNucPro's two tables, byte for byte on its own scores; and the whole way on real genomes."""
+"""VirNucPro's two tables, byte for byte on its own scores; and the complete pipeline on real genomes."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_lines_are_sorted_beyond_what_is_held(tmp_path: Path, monkeypatch: pytes
 
 
 @pytest.mark.slow
-def test_real_viruses_are_told_from_others_on_genera_never_seen(tmp_path: Path, shared: Path) -> None:
+def test_real_viruses_are_distinguished_from_others_on_unseen_genera(tmp_path: Path, shared: Path) -> None:
     real = shared / "data" / "real"
     settings = {"OUT": str(tmp_path / "out"), "MANIFEST": str(real / "MANIFEST.tsv"), "OMP_NUM_THREADS": "1"}
     folders = [str(real / "genomes" / name) for name in ("virus", "nonvirus")]

@@ -114,7 +114,7 @@ def test_get_keeps_the_order_and_leaves_out_what_is_rejected(capsys: pytest.Capt
         np.testing.assert_array_equal(found["X"][0], found["X"][2])
 
 
-def test_get_names_what_lacks_unless_it_may_fill(capsys: pytest.CaptureFixture[str]) -> None:
+def test_get_names_what_is_missing_unless_it_may_fill(capsys: pytest.CaptureFixture[str]) -> None:
     main(["fill", str(fasta("MKV")), "--model", "aac_dpc"])
     path = fasta("MKV", "MRT")
     assert main(["get", str(path), "--model", "aac_dpc", "-o", "x.npz"]) == 1
@@ -254,9 +254,13 @@ def test_progress_off_the_terminal_is_a_line_now_and_then(
     monkeypatch.setattr("embedstore_cli.progress._LINE_EVERY_S", 0.0)
     main(["fill", str(PROTEINS), "--model", "aac_dpc", "--json"])
     captured = capsys.readouterr()
-    first, last = captured.err.splitlines()[-2:]
-    assert first == "reading: 14 records, 14 sequences to compute"
-    assert last == "computing: 14 of 14 sequences, 100 %"
+    lines = captured.err.splitlines()
+    assert "reading: 14 records, 14 sequences to compute" in lines
+    assert "loading the model, 14 sequences to compute" in lines
+    assert lines.index("computing, 14 sequences to compute, 0 %") < lines.index(
+        "computing, 14 of 14 sequences computed, 100 %"
+    )
+    assert lines[-1] == "done: 14 records, 14 of 14 sequences computed, 100 %"
     assert json.loads(captured.out)["computed"] == 14
     main(["fill", str(PROTEINS), "--model", "aac_dpc", "--quiet"])
     assert capsys.readouterr().err == ""

@@ -33,6 +33,13 @@ def test_help_groups_commands_by_task(capsys: pytest.CaptureFixture[str]) -> Non
     assert "Other:" not in shown
 
 
+def test_no_sentence_of_the_overview_is_cut_on_a_terminal_of_80_columns(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    assert [line for line in _help(capsys).splitlines() if line[0:1] == " " and line.endswith("...")] == []
+
+
 @pytest.mark.parametrize("name", sorted(EXAMPLES))
 def test_help_of_a_command_ends_with_examples_and_exit_codes(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     shown = _help(capsys, name)

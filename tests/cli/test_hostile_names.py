@@ -14,7 +14,7 @@ from embedstore.atomic import cell, from_cell
 from embedstore.errors import InputError, MissingEmbeddingError, plain
 from embedstore.library import open_store
 from embedstore.records import Rejection
-from embedstore_cli import quantities
+from embedstore_cli import arguments
 from embedstore_cli.main import main
 from embedstore_cli.output import list_rejections, notice, write_facts, write_table
 
@@ -103,12 +103,12 @@ def test_notebook_tables_escape_names(tmp_path: Path) -> None:
 @pytest.mark.parametrize("text", ["500", "1.5", " 12 "])
 def test_size_without_a_unit_is_refused_and_units_are_named(text: str) -> None:
     with pytest.raises(typer.BadParameter, match="500 GB, 500 GiB"):
-        quantities.size_bytes(text)
+        arguments.size_bytes(text)
 
 
 @pytest.mark.parametrize(("text", "expected"), [("0", 0), ("500 GB", 500 * 10**9), ("2GiB", 2 << 30), ("7b", 7)])
 def test_sizes(text: str, expected: int) -> None:
-    assert quantities.size_bytes(text) == expected
+    assert arguments.size_bytes(text) == expected
 
 
 def test_errors_hold_what_was_found_exactly() -> None:

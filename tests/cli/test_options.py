@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import time
 from pathlib import Path
 
 import pytest
@@ -11,9 +12,10 @@ import typer
 
 from embedstore.filling import FillProgress
 from embedstore.library import Store
+from embedstore_cli.arguments import names, weights_of
+from embedstore_cli.context import Context, Precision
 from embedstore_cli.main import main
-from embedstore_cli.options import Precision, names, options_of_models, weights_of
-from embedstore_cli.progress import _Words
+from embedstore_cli.progress import fill_shown
 
 PROTEINS = Path(__file__).resolve().parents[2] / "examples" / "proteins.faa"
 ESM, BERT = "esm2_t33_650m", "dnabert_s"
@@ -63,12 +65,12 @@ def test_weights_that_could_be_of_another_model_are_refused(models: list[str], g
 
 
 def test_precision_is_that_of_every_model() -> None:
-    options = options_of_models([ESM, BERT], [f"{ESM}=w"], Precision.full)
+    options = Context(weights=[f"{ESM}=w"], precision=Precision.full).options_of_models([ESM, BERT])
     assert {name: (each.weights, each.precision) for name, each in options.items()} == {
         ESM: (Path("w"), "full"),
         BERT: (None, "full"),
     }
-    assert options_of_models([ESM, BERT], None, None) == {}
+    assert Context().options_of_models([ESM, BERT]) == {}
 
 
 def test_an_option_is_never_replaced_silently(capsys: pytest.CaptureFixture[str]) -> None:
@@ -78,7 +80,7 @@ def test_an_option_is_never_replaced_silently(capsys: pytest.CaptureFixture[str]
     assert "-c/--classifier: expected once, found 2 times" in capsys.readouterr().err
 
 
-def test_mistyped_commands_and_options_are_told_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
+def test_mistyped_commands_and_options_suggest_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["fil"]) == 2
     assert "'fill'" in capsys.readouterr().err
     assert main(["fill", str(PROTEINS), "--modle", "aac_dpc"]) == 2
@@ -116,11 +118,29 @@ def test_rm_removes_several_spaces_or_none(home: Path) -> None:
 
 
 def test_progress_tells_speed_and_time_left_without_the_loading_of_the_model(monkeypatch: pytest.MonkeyPatch) -> None:
-    clock = iter((100.0, 102.0))
-    monkeypatch.setattr("embedstore_cli.progress.time.monotonic", lambda: next(clock))
-    words, progress = _Words("residues"), FillProgress(read=40, waiting=40, residues_waiting=4000)
-    assert words.text(progress) == "reading: 40 records, 40 sequences to compute"
-    progress.computed, progress.waiting, progress.residues_computed, progress.residues_waiting = 10, 30, 1000, 3000
-    assert words.text(progress) == "computing: 10 of 40 sequences, 25 %"
+    clock = iter((100.0, *[102.0] * 9))
+    monkeypatch.setattr("embedstore.filling.summary.time.monotonic", lambda: next(clock))
+    progress = FillProgress(read=40, waiting=40, residues_waiting=4000)
+    assert progress.text() == "reading: 40 records, 40 sequences to compute"
+    progress.begin("loading the model")
+    assert progress.text() == "loading the model, 40 sequences to compute"
+    progress.begin("computing")
     progress.computed, progress.waiting, progress.residues_computed, progress.residues_waiting = 20, 20, 2000, 2000
-    assert words.text(progress) == "computing: 20 of 40 sequences, 50 %, 500 residues/s, 4.0 s left"
+    assert progress.text() == "computing, 20 of 40 sequences computed, 50 %, 1,000 residues/s, 2 s left"
+
+
+def test_progress_is_said_from_the_first_second_while_nothing_is_told(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("embedstore_cli.progress._FIRST_LINE_S", 0.02)
+    monkeypatch.setattr("embedstore_cli.progress._LINE_EVERY_S", 0.02)
+    with fill_shown(quiet=False) as show:
+        time.sleep(0.3)
+        assert set(capsys.readouterr().err.splitlines()) == {"finding the model"}
+        assert show is not None
+        show(FillProgress(read=3, phase="done"))
+        capsys.readouterr()
+        time.sleep(0.2)
+        assert capsys.readouterr().err == ""  # what was done is not said again: other work may follow
+    with fill_shown(quiet=True) as show:
+        assert show is None

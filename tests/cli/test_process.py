@@ -38,7 +38,7 @@ def test_no_standard_input(tmp_path: Path, redirection: str, code: int) -> None:
     assert "Traceback" not in done.stderr
 
 
-def test_a_full_disk_behind_standard_output_is_told_plainly(tmp_path: Path) -> None:
+def test_a_full_disk_behind_standard_output_is_reported_plainly(tmp_path: Path) -> None:
     done = run(tmp_path, "models", redirection="> /dev/full")
     assert (done.returncode, done.stderr) == (1, "Error: No space left on device\n")
 
@@ -54,7 +54,7 @@ def test_closed_standard_output_is_no_matter(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("redirection", ["2>&-", "2> /dev/full"], ids=["closed", "full"])
-def test_nothing_is_told_where_standard_error_is_none(tmp_path: Path, redirection: str) -> None:
+def test_nothing_is_printed_where_standard_error_is_none(tmp_path: Path, redirection: str) -> None:
     done = run(tmp_path, "ls", "--store", str(tmp_path / "none"), redirection=redirection)
     assert (done.returncode, done.stdout, done.stderr) == (1, "", "")
 

@@ -114,7 +114,7 @@ def test_wrong_files_are_told_in_a_sentence(
     assert not place.exists()
 
 
-def test_without_cryptography_only_signatures_lack(place: Path) -> None:
+def test_without_cryptography_only_signatures_are_missing(place: Path) -> None:
     script = (
         "import sys; sys.modules['cryptography'] = None\n"
         "from embedstore_cli.main import main\n"
@@ -145,3 +145,21 @@ def test_signatures_travel_with_what_is_copied(capsys: pytest.CaptureFixture[str
     code, report = run_json(capsys, "verify", "--deep", "--store", str(far), "--require-signed", "members")
     assert (code, report["signatures"], report["problems"]) == (0, 1, [])
     assert [space["rows"] for space in run_json(capsys, "ls", "--store", str(far))[1] if space["rows"]] == [14]
+
+
+def test_workers_sign_with_the_key_of_the_option_and_no_variable_is_set(capsys: pytest.CaptureFixture[str]) -> None:
+    trust = ["--sign-with", "alice", "--require-signed", "members"]
+    before = dict(os.environ)
+    code, report = run_json(capsys, *FILL, "--workers", "2", *trust)
+    assert (code, report["computed"], report["failed"]) == (0, 14, [])
+    assert dict(os.environ) == before
+    assert run_json(capsys, "ls", "--require-signed", "members")[1][0]["rows"] == 14
+    assert run_json(capsys, "verify", "--deep", "--require-signed", "members")[1]["problems"] == []
+
+
+def test_repair_goes_by_the_members_of_the_option(capsys: pytest.CaptureFixture[str], place: Path) -> None:
+    main([*FILL, "--sign-with", "alice", "-q"])
+    code, report = run_json(capsys, "verify", "--repair", "--require-signed", "members", "--sign-with", "alice")
+    assert (code, report["removed"]) == (0, [])
+    assert main(["verify", "--repair", "--require-signed", "members", "--sign-with", "mallory"]) == 1
+    assert "none of theirs" in capsys.readouterr().err

@@ -101,13 +101,45 @@ def test_gc_refuses_what_is_no_quantity(capsys: pytest.CaptureFixture[str], wron
     assert "expected a" in capsys.readouterr().err
 
 
-def test_rm_asks_or_wants_to_be_told(capsys: pytest.CaptureFixture[str]) -> None:
+def test_rm_asks_or_wants_yes(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["rm", "aac_dpc"]) == 1
     assert "give --yes" in capsys.readouterr().err
     assert main(["rm", "aac_dpc", "--yes"]) == 0
     assert run_json(capsys, "ls")[1] == []
     assert main(["fill", "0.faa", "--model", "aac_dpc", "--quiet"]) == 0
     assert run_json(capsys, "ls")[1][0]["rows"] == 1
+
+
+def test_rm_dry_run_counts_and_removes_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    code, report = run_json(capsys, "rm", "aac_dpc", "--dry-run")
+    assert (code, report["dry_run"], [space["rows"] for space in report["spaces"]]) == (0, True, [4])
+    assert main(["rm", "aac_dpc", "--dry-run"]) == 0
+    assert "Would remove 4 vectors of space aac_dpc" in capsys.readouterr().err
+    assert run_json(capsys, "ls")[1][0]["rows"] == 4
+    assert main(["rm"]) == 2
+    assert "expected SPACE, or --sequences INPUT" in capsys.readouterr().err
+
+
+def test_rm_removes_single_sequences_whatever_their_ids(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("withdrawn.faa").write_text(">other\nMKTAYIAKQR\n>again\nmktayiakqr\n>absent\nWWWW\n")
+    assert main(["rm", "--sequences", "withdrawn.faa"]) == 1
+    assert "Remove 1 vectors of space aac_dpc" in capsys.readouterr().err
+    assert run_json(capsys, "rm", "--sequences", "withdrawn.faa", "--dry-run")[1]["spaces"][0]["rows"] == 1
+    assert run_json(capsys, "ls")[1][0]["rows"] == 4
+    code, report = run_json(capsys, "rm", "aac_dpc", "--sequences", "withdrawn.faa", "--yes")
+    assert (code, report["spaces"][0]["rows"]) == (0, 1)
+    assert run_json(capsys, "ls")[1][0]["rows"] == 3
+    assert main(["get", "0.faa", "-m", "aac_dpc", "-o", "y.npz"]) == 1
+    assert main(["get", "1.faa", "-m", "aac_dpc", "-o", "y.npz"]) == 0
+    assert main(["rm", "--sequences", "withdrawn.faa"]) == 0
+    assert "Removed 0 vectors from" in capsys.readouterr().err
+
+
+def test_rm_lists_what_is_no_sequence(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("odd.faa").write_text(">odd\nMK-V\n>good\nACDEFGHIKL\n")
+    assert main(["rm", "--sequences", "odd.faa", "--yes"]) == 3
+    assert "rejected odd.faa:1 odd: '-' at position 3" in capsys.readouterr().err
+    assert run_json(capsys, "ls")[1][0]["rows"] == 3
 
 
 def test_verify_repairs_and_fill_computes_what_was_lost(capsys: pytest.CaptureFixture[str], store: Path) -> None:

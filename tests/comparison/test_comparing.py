@@ -123,7 +123,7 @@ def test_sets_are_tested_on_the_same_samples_of_groups_never_trained_on(reading:
         assert not set(split["groups"]["test"]) & set(split["groups"]["train"])
 
 
-def test_what_one_space_lacks_is_left_out_of_all_and_said(reading: Reading, tmp_path: Path) -> None:
+def test_what_is_missing_in_one_space_is_left_out_of_all_and_said(reading: Reading, tmp_path: Path) -> None:
     found = compare(labelled_samples(), ["good", "part"], reading, tmp_path / "report", QUICK, seeds=1).document
     assert found["samples"] == COUNT - 2 * OF_EACH
     assert found["left_out"] == {"samples": 2 * OF_EACH, "lacked_by_space": {"good": 0, "part": 2 * OF_EACH}}

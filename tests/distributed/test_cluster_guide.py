@@ -1,4 +1,4 @@
-"""The examples of the guide page are well-formed, as far as that can be told here."""
+"""The examples of the guide page are well-formed, as far as that can be checked here."""
 
 from __future__ import annotations
 

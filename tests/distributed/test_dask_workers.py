@@ -118,7 +118,7 @@ def test_a_sequence_of_which_dask_workers_die_is_isolated(store: Store) -> None:
     assert len(content(store)[0]) == 3
 
 
-def test_what_a_dask_worker_cannot_do_is_told(store: Store) -> None:
+def test_what_a_dask_worker_cannot_do_is_reported(store: Store) -> None:
     with running_cluster() as cluster, pytest.raises(WorkerError, match="ZeroDivisionError: the toy is broken"):
         fill_with_workers(
             records(SEQUENCES), toy_target(store, Toy(trouble="embed")), DaskScheduler(cluster.scheduler_address)
@@ -169,7 +169,7 @@ def test_jobs_of_a_queue_compute(store: Store, tmp_path: Path, monkeypatch: pyte
     assert len(list(jobs.glob("*.sh"))) in (1, 2)
 
 
-def test_an_address_without_a_scheduler_is_told(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_address_without_a_scheduler_is_reported(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dask_workers, "_CONNECT_S", 0.3)
     with pytest.raises(WorkerError, match=r"Cannot reach the Dask scheduler at tcp://127\.0\.0\.1:9"):
         fill_with_workers(records(SEQUENCES), toy_target(store, Toy()), DaskScheduler("tcp://127.0.0.1:9"))
@@ -190,7 +190,7 @@ def test_without_dask_the_extra_is_named(
     assert "embedstore-bio[cluster]" in capsys.readouterr().err
 
 
-def test_a_queue_that_is_not_here_is_told(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_queue_is_reported(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "")
     with pytest.raises(WorkerError, match="bsub is not found here"):
         fill_with_workers(
@@ -198,7 +198,7 @@ def test_a_queue_that_is_not_here_is_told(store: Store, monkeypatch: pytest.Monk
         )
 
 
-def test_a_queue_that_refuses_is_told(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_queue_that_refuses_is_reported(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "sbatch").write_text("#!/bin/bash\necho invalid partition >&2; exit 1\n")
     (tmp_path / "sbatch").chmod(stat.S_IRWXU)
     monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
@@ -207,7 +207,7 @@ def test_a_queue_that_refuses_is_told(store: Store, tmp_path: Path, monkeypatch:
         fill_with_workers(records(SEQUENCES), toy_target(store, Toy()), DaskCluster("slurm", 0, 2, options))
 
 
-def test_options_that_the_class_does_not_take_are_told(store: Store) -> None:
+def test_options_that_the_class_does_not_take_are_reported(store: Store) -> None:
     with pytest.raises(InputError, match="Cannot start local workers with these options"):
         fill_with_workers(records(SEQUENCES), toy_target(store, Toy()), DaskCluster("local", 1, 1, {"walltime": "1"}))
 
@@ -231,7 +231,7 @@ def test_a_cluster_file_is_read(tmp_path: Path) -> None:
         ("kind: local\nmaximum: true\n", "expected a number of workers as maximum, found True"),
         ("kind: local\nmaximum: 2\nminimum: 3\n", "a cluster of 3 to 2 workers"),
         ("kind: local\nmaximum: 0\n", "a cluster of 0 to 0 workers"),
-        ("kind: slurm\nmaximum: 2\nqueue: gpu\n", "found queue. What the class of the cluster takes belongs under"),
+        ("kind: slurm\nmaximum: 2\nqueue: gpu\n", "found queue. Options of the cluster's class belong under"),
         ("kind: slurm\nmaximum: 2\noptions: 3\n", "expected names and values under options"),
     ],
 )
@@ -241,6 +241,6 @@ def test_a_cluster_file_of_something_else_is_refused(tmp_path: Path, text: str, 
         read_cluster_file(tmp_path / "c.yaml")
 
 
-def test_a_cluster_file_that_is_not_there_is_told(tmp_path: Path) -> None:
+def test_a_missing_cluster_file_is_reported(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="No such file"):
         read_cluster_file(tmp_path / "none.yaml")

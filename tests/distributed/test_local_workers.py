@@ -30,7 +30,7 @@ from embedstore.errors import (
     WorkerError,
 )
 from embedstore.filling import FillProgress, SegmentLimits, SpaceTarget, fill, pool
-from embedstore.library import Store
+from embedstore.library import Store, open_store
 from embedstore.models.resolution import ModelOptions
 from embedstore_cli.main import main
 
@@ -123,7 +123,7 @@ def test_a_sequence_of_which_workers_die_is_isolated(store: Store, tmp_path: Pat
 
 
 @pytest.mark.usefixtures("small_tasks")
-def test_a_killed_worker_costs_nothing_but_time(store: Store, tmp_path: Path) -> None:
+def test_a_killed_worker_costs_only_time(store: Store, tmp_path: Path) -> None:
     diary = tmp_path / "diary"
     diary.mkdir()
 
@@ -292,7 +292,7 @@ def test_named_models_are_equal_for_equal_options(tmp_path: Path, monkeypatch: p
 def test_what_an_upstream_store_has_is_not_computed(tmp_path: Path) -> None:
     upstream = Store.open(tmp_path / "upstream", create=True)
     fill(records(SEQUENCES[:50]), toy_target(upstream, Toy()))
-    store = Store.open(tmp_path / "store", create=True, upstream=[tmp_path / "upstream"])
+    store = open_store(tmp_path / "store", create=True, upstream=[tmp_path / "upstream"])
     with pytest.raises(CanaryError, match="does not reproduce the vectors"):
         fill_with_workers(records(SEQUENCES), toy_target(store, Toy(scale=1.1)), LocalProcesses(1))
     report = fill_with_workers(records(SEQUENCES), toy_target(store, Toy()), LocalProcesses(1))
@@ -300,3 +300,19 @@ def test_what_an_upstream_store_has_is_not_computed(tmp_path: Path) -> None:
     assert len(content(store)[0]) == 70
     again = fill_with_workers(records(SEQUENCES), toy_target(store, Toy(trouble="die")), LocalProcesses(1))
     assert counts(again) == (120, 120, 120, 0)
+
+
+def test_workers_do_not_fill_a_space_whose_files_are_damaged(store: Store) -> None:
+    fill(records(SEQUENCES[:50]), toy_target(store, Toy()))
+    for file in Path(store.location).glob("spaces/*/data/**/vectors/c/*/*"):
+        file.unlink()
+    target = toy_target(Store.open(store.location), Toy())
+    with pytest.raises(CorruptStoreError):
+        fill_with_workers(records(SEQUENCES[:50]), target, LocalProcesses(1))
+
+
+def test_progress_tells_when_workers_are_started_and_when_they_compute(store: Store) -> None:
+    phases: list[str] = []
+    target = toy_target(store, Toy())
+    fill_with_workers(records(SEQUENCES), target, LocalProcesses(1), on_progress=lambda each: phases.append(each.phase))
+    assert list(dict.fromkeys(phases)) == ["reading", "starting the workers", "computing", "committing", "done"]

@@ -227,7 +227,7 @@ def test_a_file_system_without_hard_links_is_minded(store: Path, monkeypatch: py
     assert (finding["state"], finding["data"]) == ("warn", {"links": False})
 
 
-def test_a_clock_that_is_off_is_told(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_clock_that_is_off_is_reported(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     now = time.time
     monkeypatch.setattr(storage.time, "time", lambda: now() - 3600)
     finding = found(store)["file system", "clock"]

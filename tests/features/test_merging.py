@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -165,7 +167,7 @@ def test_unknown_model_and_repeated_model_are_refused(samples: Samples, store: S
         merge(samples, store, ())
 
 
-def test_model_of_a_molecule_that_samples_lack_is_refused(samples: Samples, store: SpaceStore) -> None:
+def test_model_of_a_molecule_that_samples_do_not_have_is_refused(samples: Samples, store: SpaceStore) -> None:
     with pytest.raises(InputError, match="expected dna keys, found protein"):
         merge(replace(samples, keys={"protein": samples.keys["protein"]}), store, MODELS)
 
@@ -195,7 +197,7 @@ def test_view_sees_what_is_filled_later_and_files_do_not_change(tmp_path: Path, 
     assert np.array_equal(view.rows(), features.rows())
 
 
-def test_existing_output_is_replaced_whole_and_other_folders_are_not(
+def test_existing_output_is_replaced_completely_and_other_folders_are_not(
     tmp_path: Path, samples: Samples, store: SpaceStore
 ) -> None:
     for name in BACKINGS[1:]:
@@ -220,3 +222,9 @@ def test_description_is_json(features: Features) -> None:
     assert document["groups"] == 9
     assert sum(document["samples_by_label"].values()) + document["unlabelled"] == 100
     assert [block["space"] for block in document["schema"]["blocks"]] == ["toy_dna", "toy_protein"]
+
+
+def test_importing_features_does_not_import_torch() -> None:
+    """Only their dataset needs it; importing it takes seconds."""
+    asked = "import sys, embedstore.features, embedstore.export; sys.exit('torch' in sys.modules)"
+    subprocess.run([sys.executable, "-c", asked], check=True, timeout=60)

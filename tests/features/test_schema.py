@@ -65,7 +65,7 @@ def test_other_dim_is_refused_with_both_numbers() -> None:
     assert "320" in str(error)
 
 
-def test_lacking_block_is_refused() -> None:
+def test_missing_block_is_refused() -> None:
     error = refusal(Schema.of_spaces([("dnabert_s", DNA)], PREPARATION))
     assert "fastesm2_650" in str(error.differences["blocks"][0])
     assert "fastesm2_650" not in str(error.differences["blocks"][1])

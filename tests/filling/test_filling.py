@@ -32,12 +32,12 @@ from embedstore.filling import (
     SpaceTarget,
     canaries,
     fill,
-    filler,
     find_target,
+    local,
     pool,
 )
 from embedstore.library import Store
-from embedstore.models.embedder import Model
+from embedstore.models.embedder import Embedded, Model
 from embedstore.models.resolution import ModelOptions
 from embedstore.records import Record, Rejection
 
@@ -106,7 +106,7 @@ def test_segments_are_committed_at_their_limit_of_rows(store: Store) -> None:
     np.testing.assert_array_equal(stored(store), expected(SEQUENCES))
 
 
-def test_a_pack_larger_than_a_segment_is_committed_whole(store: Store) -> None:
+def test_a_pack_larger_than_a_segment_is_committed_at_once(store: Store) -> None:
     options = FillOptions(limits=SegmentLimits(rows=3))
     fill(records(SEQUENCES), toy_target(store, ToyEmbedder(pack_residues=10_000)), options)
     np.testing.assert_array_equal(stored(store), expected(SEQUENCES))
@@ -222,7 +222,7 @@ def test_no_space_is_made_when_there_is_nothing_to_compute(store: Store) -> None
 
 
 def test_what_others_commit_meanwhile_is_not_computed(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(filler, "_REFRESH_S", 0.0)
+    monkeypatch.setattr(local, "REFRESH_S", 0.0)
     other = Store.open(store.location)
 
     def someone_else_fills(call: int, _: Sequence[bytes]) -> None:
@@ -265,7 +265,7 @@ def test_fills_side_by_side_all_succeed_with_one_vector_a_key(store: Store) -> N
     np.testing.assert_array_equal(stored(store), expected(SEQUENCES))
 
 
-def test_a_space_can_be_used_without_the_weights_until_something_lacks(store: Store) -> None:
+def test_a_space_can_be_used_without_the_weights_until_vectors_are_missing(store: Store) -> None:
     fill(records(SEQUENCES[:50]), toy_target(store, ToyEmbedder()))
     target = find_target(store, "toy", ModelOptions())
     assert fill(records(SEQUENCES[:50]), target).hits == 50
@@ -294,7 +294,7 @@ def test_a_name_taken_by_another_recipe_is_refused(store: Store) -> None:
         toy_target(store, full_precision(ToyEmbedder()))
 
 
-def test_missing_weights_are_told_with_how_many_sequences_they_are_needed_for(store: Store) -> None:
+def test_missing_weights_are_reported_with_the_number_of_sequences_that_need_them(store: Store) -> None:
     space = fill(records(SEQUENCES[:5]), toy_target(store, ToyEmbedder())).space
 
     def nowhere() -> Model:
@@ -341,7 +341,7 @@ def test_progress_ends_with_nothing_waiting(store: Store) -> None:
 def test_the_commits_tell_what_the_fill_has_cost(store: Store) -> None:
     report = fill(records(SEQUENCES), toy_target(store, ToyEmbedder(before=lambda *_: time.sleep(0.001))))
     info = store.space("toy").info()
-    assert info.letters == sum(map(len, SEQUENCES))
+    assert info.residues == sum(map(len, SEQUENCES))
     assert info.compute_seconds == pytest.approx(report.compute_seconds)
     assert report.compute_seconds > 0
 
@@ -361,7 +361,7 @@ def test_a_fill_without_a_store_says_so() -> None:
         fill([Record("a", b"MKV", "a.faa", 1)], target)
 
 
-def test_weights_that_are_not_here_are_not_fetched_while_nothing_lacks(
+def test_weights_that_are_not_here_are_not_fetched_while_no_vector_is_missing(
     store: Store, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
@@ -369,3 +369,28 @@ def test_weights_that_are_not_here_are_not_fetched_while_nothing_lacks(
     store.create_space(replace(RECIPE, model="fastesm2_650"), "fastesm2_650", canaries.compute(ToyEmbedder()))
     report = fill([], find_target(store, "fastesm2_650", ModelOptions()))
     assert (report.space.name, report.computed) == ("fastesm2_650", 0)
+
+
+def test_a_new_space_embeds_its_canaries_once_and_an_old_one_once_a_fill(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    embedded: list[int] = []
+    embed = ToyEmbedder.embed
+
+    def counted(self: ToyEmbedder, sequences: Sequence[bytes]) -> Embedded:
+        embedded.append(sum(sequence.decode() in canaries.SEQUENCES["protein"] for sequence in sequences))
+        return embed(self, sequences)
+
+    monkeypatch.setattr(ToyEmbedder, "embed", counted)
+    monkeypatch.setattr(pool, "POOL_RECORDS", 20)
+    for given in (SEQUENCES[:30], SEQUENCES):
+        embedded.clear()
+        fill(records(given), toy_target(store, ToyEmbedder()))
+        assert sum(embedded) == 3
+
+
+def test_a_space_that_somebody_made_faster_is_compared_with_its_own_canaries(store: Store) -> None:
+    target = toy_target(store, ToyEmbedder(scale=1.1))
+    fill(records(SEQUENCES[:5]), toy_target(Store.open(store.location), ToyEmbedder()))
+    with pytest.raises(CanaryError, match="does not reproduce"):
+        fill(records(SEQUENCES), target)

@@ -42,7 +42,7 @@ def test_the_estimate_follows_from_what_the_commits_cost(tmp_path: Path) -> None
     report = preview(records(SEQUENCES), toy_target(store))
     assert report.dry_run is not None
     residues = sum(map(len, SEQUENCES[20:]))
-    assert report.dry_run.estimated_seconds == pytest.approx(residues * info.compute_seconds / info.letters)
+    assert report.dry_run.estimated_seconds == pytest.approx(residues * info.compute_seconds / info.residues)
 
 
 def test_the_estimate_of_a_new_space_is_the_rough_one_of_its_model() -> None:

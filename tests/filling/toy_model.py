@@ -1,4 +1,4 @@
-"""A model whose vectors can be told by looking at the sequence, and that can be made to fail."""
+"""A model whose vectors follow from the sequence at a glance, and that can be made to fail."""
 
 from __future__ import annotations
 

@@ -127,7 +127,7 @@ def test_a_small_sample_goes_on_with_the_same_lengths() -> None:
     assert len(set(taken)) == len(taken)
 
 
-def test_very_long_sequences_are_cut_but_counted_whole() -> None:
+def test_very_long_sequences_are_cut_but_counted_completely() -> None:
     found = sample("MKVL" * 10_000)
     assert found.residues == 40_000
     assert [len(sequence) for sequence in found.sequences] == [20_000]

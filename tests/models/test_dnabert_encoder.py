@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from safetensors.torch import load_file
 
-from embedstore.models.dnabert import DnabertEncoder, DnabertShape, _attention, alibi_slopes
+from embedstore.models.attention import biased
+from embedstore.models.dnabert import DnabertEncoder, DnabertShape, alibi_slopes
 
 DATA = Path(__file__).resolve().parents[1] / "data" / "dnabert_s"
 HIDDEN_TOLERANCE = 5e-5
@@ -102,15 +103,6 @@ def test_float64_weights_give_float64_states() -> None:
     np.testing.assert_allclose(states, REFERENCES[1].hidden, rtol=0, atol=HIDDEN_TOLERANCE)
 
 
-@pytest.mark.parametrize("queries_at_once", [1, 3, 7, 16])
-def test_attention_by_blocks_of_queries_equals_attention_at_once(queries_at_once: int) -> None:
-    generator = torch.Generator().manual_seed(3)
-    qkv = torch.randn(2, 17, 3, 4, 8, generator=generator)
-    bias = -torch.tensor(alibi_slopes(4))[:, None] * torch.arange(-20, 21).abs()
-    at_once = _attention(qkv, bias, 17)
-    torch.testing.assert_close(_attention(qkv, bias, queries_at_once), at_once, rtol=0, atol=1e-6)
-
-
 def test_attention_equals_the_formula_written_out() -> None:
     generator = torch.Generator().manual_seed(4)
     length, width = 9, 8
@@ -121,7 +113,7 @@ def test_attention_equals_the_formula_written_out() -> None:
     scores = query @ key.transpose(1, 2) / width**0.5 - slopes[:, None, None] * (places[:, None] - places).abs()
     expected = (scores.softmax(-1) @ value).transpose(0, 1)
     bias = -slopes[:, None] * torch.arange(1 - length, length).abs()
-    torch.testing.assert_close(_attention(qkv, bias, length)[0], expected, rtol=0, atol=1e-12)
+    torch.testing.assert_close(biased(qkv, bias)[0].transpose(0, 1), expected, rtol=0, atol=1e-12)
 
 
 def test_alibi_slopes_of_twelve_heads() -> None:

@@ -18,9 +18,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from embedstore.errors import WeightsError, WeightsNotFoundError
+from embedstore.models.batching import windows
 from embedstore.models.checkpoint import find_checkpoint
 from embedstore.models.dnabert import DnaTokenizer, read_encoder
-from embedstore.models.packed import PackedEmbedder, windows
+from embedstore.models.packed import PackedEmbedder
 from embedstore.models.registry import MODELS
 from embedstore.models.resolution import ModelOptions, resolve
 

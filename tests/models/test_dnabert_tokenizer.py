@@ -55,6 +55,14 @@ def test_every_ambiguous_base_is_one_unknown_token(tokenizer: DnaTokenizer, sequ
     assert tokenizer.content_ids(sequence).tolist() == [UNKNOWN] * len(sequence)
 
 
+def test_many_at_once_have_the_ids_of_each_alone(tokenizer: DnaTokenizer) -> None:
+    sequences = [b"ACGTTGCA" * 40, b"N", b"GGATCC", b"ACGTNNRY" * 300, b"T"]
+    together = tokenizer.contents(sequences)
+    assert [ids.tolist() for ids in together] == [tokenizer.content_ids(sequence).tolist() for sequence in sequences]
+    assert all(ids.dtype == np.int64 for ids in together)
+    assert tokenizer.contents([]) == []
+
+
 def test_unknown_bases_part_the_sequence(tokenizer: DnaTokenizer) -> None:
     left, right = tokenizer.content_ids(b"ACGTTGCA"), tokenizer.content_ids(b"GGATCC")
     parted = tokenizer.content_ids(b"ACGTTGCANNGGATCC")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from embedstore.models.machine import (
     kept_rate,
     kept_setting,
     processor,
+    usable_processors,
 )
 
 DATA = Path(__file__).resolve().parents[1] / "data" / "esm"
@@ -94,3 +96,9 @@ def test_a_cache_that_cannot_be_written_is_no_error(tmp_path: Path, monkeypatch:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     assert not keep_setting(SHAPE, HERE, SETTING)
     assert kept_setting(SHAPE, HERE) == Setting()
+
+
+def test_all_processors_count_where_the_system_has_no_affinity(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert usable_processors() <= frozenset(range(os.cpu_count() or 1))
+    monkeypatch.delattr(os, "sched_getaffinity")
+    assert usable_processors() == frozenset(range(os.cpu_count() or 1))

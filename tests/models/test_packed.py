@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -16,10 +18,11 @@ from torch import Tensor
 
 from embedstore.identity import Recipe
 from embedstore.models import resolve
+from embedstore.models.batching import MemoryBudget, compute_in_packs, windows
 from embedstore.models.checkpoint import find_checkpoint
 from embedstore.models.esm import ProteinTokenizer, read_encoder
 from embedstore.models.machine import Setting
-from embedstore.models.packed import MemoryBudget, PackedEmbedder, compute_in_packs, windows
+from embedstore.models.packed import PackedEmbedder
 
 DATA = Path(__file__).resolve().parents[1] / "data" / "esm" / "fastesm2_tiny"
 ALANINE, CYSTEINE = 5, 23  # in the vocabulary, as M is 20, W is 22
@@ -136,7 +139,18 @@ def test_a_pack_that_does_not_fit_is_split_and_later_ones_are_smaller(recipe: Re
     assert max(encoder.packs) <= 25
 
 
-@pytest.mark.parametrize("error", [MemoryError(), torch.OutOfMemoryError("CUDA out of memory")])
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        torch.OutOfMemoryError("CUDA out of memory"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_NOT_INITIALIZED when calling `cublasCreate(handle)`"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+        RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
+        RuntimeError("MPS backend out of memory (MPS allocated: 8.00 GB)"),
+    ],
+    ids=lambda error: str(error)[:40],
+)
 def test_each_kind_of_memory_error_is_survived(error: Exception) -> None:
     vectors, failures = compute_in_packs([5, 6], MemoryBudget(100), failing(error, beyond=1))
     assert failures == {}
@@ -155,6 +169,98 @@ def failing(error: Exception, beyond: int) -> Callable[[NDArray[np.int64]], NDAr
         return np.zeros((len(pack), 2), dtype=np.float32)
 
     return compute
+
+
+class Crowded(Ids):
+    """A device on which the long sequence finds no memory as long as the short one is computed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.short_is_inside, self.long_was_refused = threading.Event(), threading.Event()
+
+    def hidden_states(self, token_ids: Tensor, lengths: Sequence[int]) -> Tensor:
+        if len(token_ids) == 10:
+            self.short_is_inside.set()
+            assert self.long_was_refused.wait(10)
+        elif not self.long_was_refused.is_set():
+            assert self.short_is_inside.wait(10)
+            self.long_was_refused.set()
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return super().hidden_states(token_ids, lengths)
+
+
+def test_a_sequence_that_another_worker_left_no_memory_for_is_tried_again_alone(recipe: Recipe) -> None:
+    encoder = Crowded()
+    embedder = PackedEmbedder(recipe, ProteinTokenizer(), encoder, setting=Setting(pack_tokens=30))
+    with ThreadPoolExecutor(2) as executor:
+        found = list(executor.map(embedder.embed, [[b"W" * 28], [b"M" * 8]]))
+    assert encoder.packs == [10, 30]
+    assert [dict(embedded.failures) for embedded in found] == [{}, {}]
+    np.testing.assert_allclose([embedded.vectors[0] for embedded in found], [[22, 1], [20, 1]], rtol=1e-6)
+
+
+def test_who_computes_alone_waits_for_the_others_and_they_for_it() -> None:
+    budget, order = MemoryBudget(100), []
+    entered, leave = threading.Event(), threading.Event()
+
+    def shared() -> None:
+        with budget.shared():
+            entered.set()
+            leave.wait(10)
+            order.append("shared")
+
+    def alone() -> None:
+        with budget.alone():
+            order.append("alone")
+
+    def later() -> None:
+        with budget.shared():
+            order.append("later")
+
+    threads = [threading.Thread(target=each) for each in (shared, alone, later)]
+    threads[0].start()
+    assert entered.wait(10)
+    threads[1].start()
+    while not budget._waiting:
+        time.sleep(0.001)
+    threads[2].start()
+    leave.set()
+    for thread in threads:
+        thread.join(10)
+    assert order == ["shared", "alone", "later"]
+
+
+def test_what_overflows_in_several_threads_loads_the_float32_weights_once(recipe: Recipe) -> None:
+    loaded: list[Ids] = []
+
+    def load_slowly() -> Ids:
+        time.sleep(0.05)
+        loaded.append(Ids())
+        return loaded[-1]
+
+    embedder = PackedEmbedder(recipe, ProteinTokenizer(), Ids(torch.float16), full_encoder=load_slowly)
+    tuned = embedder.with_setting(Setting(pack_tokens=50))
+    with ThreadPoolExecutor(4) as executor:
+        found = list(executor.map(lambda each: each.embed([b"AW"]), [embedder, tuned] * 3))
+    assert not any(embedded.failures for embedded in found)
+    assert len(loaded) == 1
+
+
+def test_too_little_memory_for_the_float32_weights_fails_what_overflows_and_nothing_else(recipe: Recipe) -> None:
+    tried = []
+
+    def load() -> Ids:
+        tried.append(1)
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    embedder = PackedEmbedder(recipe, ProteinTokenizer(), Ids(torch.float16), full_encoder=load)
+    for _ in range(2):
+        embedded = embedder.embed([b"AW", b"WW"])
+        assert dict(embedded.failures) == {
+            0: "it overflows in float16, and memory does not suffice for the weights in float32"
+        }
+        np.testing.assert_allclose(embedded.vectors[1], [22, 1], rtol=1e-6)
+    assert len(tried) == 1  # each try reads all weights
 
 
 def test_threads_share_the_weights_and_torch_threads_are_put_back() -> None:

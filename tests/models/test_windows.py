@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from embedstore.models.packed import windows
+from embedstore.models.batching import windows
 
 
 @given(st.integers(1, 400), st.integers(1, 60), st.data())

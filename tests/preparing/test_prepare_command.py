@@ -42,7 +42,7 @@ def test_files_are_written_and_counted(genome: Path, tmp_path: Path, capsys: pyt
     }
 
 
-def test_a_rejected_record_is_told_and_exits_3(
+def test_a_rejected_record_is_reported_and_exits_3(
     genome: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     genome.write_text(genome.read_text() + ">c\nACG-\n")

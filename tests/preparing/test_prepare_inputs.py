@@ -72,7 +72,7 @@ def test_files_of_one_name_are_two_groups(tmp_path: Path) -> None:
     assert columns(tmp_path / "out", "source", "group") == {("of_a", "t4"), ("of_b", "t4~2")}
 
 
-def test_repeated_and_missing_ids_are_told_apart(tmp_path: Path) -> None:
+def test_repeated_and_missing_ids_are_distinguished(tmp_path: Path) -> None:
     (tmp_path / "x.fna").write_text("".join(f">{name}\n{OPEN}\n" for name in ("a", "a", "a~2", "", "a", "")))
 
     prepare([tmp_path / "x.fna"], tmp_path / "out", OPTIONS)
@@ -95,7 +95,7 @@ def test_without_a_label_samples_are_unlabelled(genomes: Path, tmp_path: Path) -
     assert columns(tmp_path / "out", "label") == {("",)}
 
 
-def test_labels_and_paths_are_told_apart(tmp_path: Path) -> None:
+def test_labels_and_paths_are_distinguished(tmp_path: Path) -> None:
     odd = write(tmp_path / "a=b.fna", x=OPEN)
 
     assert parse_input(str(odd)) == LabelledInput(str(odd))

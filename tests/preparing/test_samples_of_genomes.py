@@ -18,7 +18,7 @@ from embedstore.identity import canonical, key_text, sequence_key
 from embedstore.samples import PrepareOptions, prepare
 from embedstore.sequences.translation import even_chunks, genetic_code, reverse_complement
 
-LETTERS = "ACGT" * 12 + "NRYSWKMBDHV"
+BASES = "ACGT" * 12 + "NRYSWKMBDHV"
 
 
 def check_samples(folder: Path, sources: dict[str, bytes], code: int = 1, every: int = 1) -> None:
@@ -59,7 +59,7 @@ def check_counts(folder: Path) -> None:
 
 @settings(max_examples=40, deadline=None)
 @given(
-    st.lists(st.text(LETTERS, min_size=1, max_size=400), min_size=1, max_size=5),
+    st.lists(st.text(BASES, min_size=1, max_size=400), min_size=1, max_size=5),
     st.integers(3, 120),
     st.sampled_from([1, 4, 11, 2]),
 )

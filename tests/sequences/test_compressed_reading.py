@@ -1,4 +1,4 @@
-"""Compression is told by content; data that ends early or is damaged never passes for a whole record."""
+"""Compression is recognised by content; data that ends early or is damaged never passes for a complete record."""
 
 from __future__ import annotations
 

@@ -101,7 +101,7 @@ def test_byte_order_mark_is_dropped(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "text", [b"", b"\n", b" \n\n\t", b"# c\n", b"; c", b"\xef\xbb\xbf", b"\r\n\r\n", b"#" * 700_000]
 )
-def test_input_of_nothing_but_blanks_and_comments_has_no_records(tmp_path: Path, text: bytes) -> None:
+def test_input_of_only_blanks_and_comments_has_no_records(tmp_path: Path, text: bytes) -> None:
     assert _read(tmp_path, text) == []
 
 
@@ -110,7 +110,7 @@ def test_preamble_longer_than_a_block_is_skipped(tmp_path: Path) -> None:
     assert _read(tmp_path, text) == [Record("a", b"MK", "f", 100_002)]
 
 
-def test_record_of_many_blocks_is_read_whole(tmp_path: Path) -> None:
+def test_record_of_many_blocks_is_read_completely(tmp_path: Path) -> None:
     lines = [b"ACGTTGCA" * 10] * 100_000
     text = b">small\nAC\n>long one\n" + b"\n".join(lines) + b"\n>after\nAC\n"
     small, long, after = _read(tmp_path, text)

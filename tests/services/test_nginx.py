@@ -53,7 +53,7 @@ def test_a_folder_is_read(local: Path, tmp_path: Path, server: str, capsys: pyte
         assert "No store at" in failure(capsys, "ls", "--store", f"{url}/nothing")
 
 
-def test_a_server_with_ranges_switched_off_is_read_whole(
+def test_a_server_with_ranges_switched_off_sends_complete_files(
     local: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with served(tmp_path, "max_ranges 0;") as url:

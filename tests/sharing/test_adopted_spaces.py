@@ -13,10 +13,10 @@ from store.sample_rows import LAYOUTS, assert_right, right_vectors, sample_batch
 from embedstore.errors import InputError
 from embedstore.filling import canaries
 from embedstore.identity import Recipe
+from embedstore.library import open_store
 from embedstore.models.resolution import ModelOptions, resolve
 from embedstore.records import Canaries
 from embedstore.sharing import pull
-from embedstore.sharing.tiers import TieredStore
 from embedstore.store import SpaceStore
 from embedstore.store.documents import SegmentFormat
 from embedstore.store.segment_files import SortedRows
@@ -41,7 +41,7 @@ def test_the_name_of_a_model_is_kept_for_that_model(tmp_path: Path, name: str) -
     assert (report.copied, report.complete) == (5, True)
     assert [space.name for space in near.spaces()] == [f"{name}-{fake.id[:8]}"]
     assert_right(near.spaces()[0], sample_keys(range(5)))
-    tiered = TieredStore.open(tmp_path / "tiered", create=True, upstream=[tmp_path / "far"])
+    tiered = open_store(tmp_path / "tiered", create=True, upstream=[tmp_path / "far"])
     assert [space.name for space in tiered.spaces()] == [f"{name}-{fake.id[:8]}"]
 
 

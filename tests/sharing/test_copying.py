@@ -1,4 +1,4 @@
-"""Copying between stores: only what lacks, as it is where that is right, and nothing wrong from a damaged source."""
+"""Copying between stores: only what is missing, unchanged where that is right, and nothing from a damaged segment."""
 
 from __future__ import annotations
 
@@ -156,7 +156,7 @@ def replace_by_part(store: SpaceStore, numbers: range) -> None:
         store.storage.delete(f"{space.folder}{file}")
 
 
-def test_a_segment_that_is_replaced_at_the_destination_brings_what_that_lacks(tmp_path: Path) -> None:
+def test_a_segment_that_is_replaced_at_the_destination_brings_what_is_missing_there(tmp_path: Path) -> None:
     near, far = make_store(tmp_path / "near", range(6)), make_store(tmp_path / "far")
     push(near, far)
     replace_by_part(far, range(4))
@@ -200,10 +200,10 @@ def test_a_damaged_row_of_a_segment_that_overlaps_is_not_copied(tmp_path: Path) 
     near, far = make_store(tmp_path / "near", range(10), range(10, 12)), make_store(tmp_path / "far", range(4))
     first = near.space("toy").segments()[0]
     part = first.commit.arrays["vectors"][0]
-    lacking = np.flatnonzero(~far.space("toy").contains(first.keys))
+    missing = np.flatnonzero(~far.space("toy").contains(first.keys))
     path = tmp_path / "near" / first._folder / part.file
     content = bytearray(path.read_bytes())
-    content[part.offset + int(lacking[0]) * first.row_bytes] ^= 1
+    content[part.offset + int(missing[0]) * first.row_bytes] ^= 1
     path.write_bytes(content)
     report = push(SpaceStore.open(tmp_path / "near"), far)
     assert not report.complete
@@ -287,7 +287,7 @@ def sign_keys(folder: Path, *names: str) -> Path:
     return folder
 
 
-def test_signatures_come_along_and_what_nobody_signed_does_not(tmp_path: Path) -> None:
+def test_signatures_are_copied_and_unsigned_commits_are_not(tmp_path: Path) -> None:
     keys = sign_keys(tmp_path, "alice")
     make_store(tmp_path / "near", range(4))  # by nobody
     signed = SpaceStore.open(tmp_path / "near", trust=trust_of(keys / "alice"))
@@ -302,7 +302,7 @@ def test_signatures_come_along_and_what_nobody_signed_does_not(tmp_path: Path) -
     assert originals_of(far) < commits_of(SpaceStore.open(tmp_path / "near"))
 
 
-def test_who_copies_signs_what_nobody_vouches_for_at_the_destination(tmp_path: Path) -> None:
+def test_a_copier_signs_what_nobody_vouches_for_at_the_destination(tmp_path: Path) -> None:
     keys = sign_keys(tmp_path, "alice")
     near = make_store(tmp_path / "near", range(4))
     trust = trust_of(keys / "alice", keys / "members")

@@ -113,7 +113,7 @@ def test_a_web_server_is_pulled_from_and_never_pushed_to(tmp_path: Path, capsys:
     near = make_store(tmp_path / "near", range(5))
     with running_web_server(tmp_path / "lab") as url:
         assert pull(near, SpaceStore.open(url)).copied == 20
-        assert main(["push", url, "--store", str(tmp_path / "near")]) == 0  # nothing lacks
+        assert main(["push", url, "--store", str(tmp_path / "near")]) == 0  # nothing is missing
         make_store(near.storage, range(30, 32))
         capsys.readouterr()
         assert main(["push", url, "--store", str(tmp_path / "near")]) == 1
@@ -123,7 +123,7 @@ def test_a_web_server_is_pulled_from_and_never_pushed_to(tmp_path: Path, capsys:
     assert_clean(near)
 
 
-def test_a_bucket_behind_the_own_store_is_asked_once_for_a_row(
+def test_a_bucket_behind_the_local_store_is_asked_once_for_a_row(
     tmp_path: Path, bucket: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     push(make_store(tmp_path / "near", range(50)), SpaceStore.open(f"{bucket}/lab", create=True))

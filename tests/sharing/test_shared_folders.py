@@ -206,8 +206,8 @@ def test_a_member_who_may_only_read_gets_all_that_is_there_and_is_told_early(
     for command in (fill, get, ["ls", "--store", str(place)], ["verify", "--deep", "--store", str(place)]):
         assert act_as(GUEST, GUEST, 0o077, lambda command=command: main(command)) == 0
     capfd.readouterr()
-    lacking = ["fill", str(more), "--model", "aac_dpc", "--store", str(place)]
-    assert act_as(GUEST, GUEST, 0o022, lambda: main(lacking)) == 1
+    incomplete = ["fill", str(more), "--model", "aac_dpc", "--store", str(place)]
+    assert act_as(GUEST, GUEST, 0o022, lambda: main(incomplete)) == 1
     error = capfd.readouterr().err
     assert f"Cannot add to the store {place}: Cannot write " in error
     assert "Permission denied" in error
@@ -250,10 +250,10 @@ def append_to_new(place: Path) -> Callable[[], int]:
 
 
 def test_a_folder_of_something_else_is_left_as_it_is(tmp_path: Path) -> None:
-    (tmp_path / "letters").write_text("dear reader")
-    (tmp_path / "letters").chmod(0o600)
+    (tmp_path / "notes").write_text("dear reader")
+    (tmp_path / "notes").chmod(0o600)
     assert main(["init", "--shared", str(tmp_path)]) == 1
-    assert stat.S_IMODE((tmp_path / "letters").stat().st_mode) == 0o600
+    assert stat.S_IMODE((tmp_path / "notes").stat().st_mode) == 0o600
 
 
 def test_a_bucket_is_not_shared_by_permissions_of_files(capsys: pytest.CaptureFixture[str]) -> None:
@@ -261,7 +261,7 @@ def test_a_bucket_is_not_shared_by_permissions_of_files(capsys: pytest.CaptureFi
     assert "expected a folder" in capsys.readouterr().err
 
 
-def test_a_store_of_ones_own_goes_by_the_umask(tmp_path: Path) -> None:
+def test_a_private_store_follows_the_umask(tmp_path: Path) -> None:
     with _umask(0o077):
         make_store(tmp_path / "store").create_space(OTHER, "other", sample_canaries(OTHER))
     assert {stat.S_IMODE(path.stat().st_mode) for path in everything_in(tmp_path / "store")} == {0o700, 0o600}

@@ -1,4 +1,4 @@
-"""Looking up other stores behind the own one: what they have is used, what is wrong with them is done without."""
+"""Looking up other stores after the local one: what they have is used, what is wrong with them is skipped."""
 
 from __future__ import annotations
 
@@ -19,8 +19,7 @@ from embedstore.errors import InputError, MissingEmbeddingError, SpaceConflictEr
 from embedstore.filling import fill, preview
 from embedstore.library import Store, open_store, publish_index
 from embedstore.retrieval import fill_and_retrieve, retrieve
-from embedstore.sharing import TieredSpace, upstream_places
-from embedstore.sharing.tiers import Tiers, Upstream
+from embedstore.sharing import Tiers, Upstream, upstream_places
 from embedstore.storage.local import LocalStorage
 from embedstore.storage.protocol import Blob, Buffer, Entry
 from embedstore.store import SpaceStore
@@ -110,7 +109,7 @@ def test_a_store_that_has_all_does_not_open_the_others(tmp_path: Path) -> None:
 
 def test_an_upstream_store_that_cannot_be_had_is_warned_of_once(tmp_path: Path, lab: Path) -> None:
     store = own(tmp_path, tmp_path / "nowhere", lab)
-    with pytest.warns(UpstreamWarning, match="Going on without the store .*nowhere: No store at") as warned:
+    with pytest.warns(UpstreamWarning, match="Skipping the store .*nowhere: No store at") as warned:
         report = fill(records(SEQUENCES), toy_target(store, ToyEmbedder()))
     assert len(warned) == 1
     retrieve(records(SEQUENCES), toy_target(store)).read()  # another warning would be an error
@@ -136,7 +135,8 @@ def test_the_same_recipe_under_another_name_is_the_same_space(tmp_path: Path) ->
     filled(tmp_path / "lab", SEQUENCES[:40], name="tiny")
     store = own(tmp_path, tmp_path / "lab")
     found = store.find_space(RECIPE, "toy")
-    assert isinstance(found, TieredSpace)
+    assert found is not None
+    assert found.upstream is not None
     assert (found.name, found.is_made, len(found)) == ("tiny", False, 0)
     assert found.contains(keys_of(SEQUENCES[:40])).all()
 
@@ -197,7 +197,7 @@ def test_a_store_that_cannot_be_written_to_is_read_with_its_upstream_stores(tmp_
     filled(tmp_path / "own", SEQUENCES[:5])
     store = Store(ReadOnlyStorage(tmp_path / "own"))
     store.tiers = Tiers((Upstream(lab),), pull_through=True)
-    with pytest.warns(UpstreamWarning, match="without keeping what upstream stores have") as warned:
+    with pytest.warns(UpstreamWarning, match="Not keeping what upstream stores have") as warned:
         found = fill_and_retrieve(records(SEQUENCES[:40]), toy_target(store))
     np.testing.assert_array_equal(found.read(), expected(SEQUENCES[:40]))
     assert len(warned) == 1
@@ -235,7 +235,7 @@ def test_commands_look_up_the_stores_of_the_option_or_the_environment(
     assert main([*fill_all, "--upstream", "nowhere", "--upstream", "my lab", "--pull-through"]) == 0
     captured = capsys.readouterr()
     warned = [line for line in captured.err.splitlines() if line != f"Made a store at {tmp_path / 'own'}."]
-    assert [line.partition(": No store")[0] for line in warned] == ["Warning: Going on without the store nowhere"]
+    assert [line.partition(": No store")[0] for line in warned] == ["Warning: Skipping the store nowhere"]
     assert json.loads(captured.out)["hits"] == 14
     assert len(open_store().space("aac_dpc")) == 14
     monkeypatch.setenv("EMBEDSTORE_UPSTREAM", shlex.quote(str(tmp_path / "my lab")))
@@ -291,7 +291,7 @@ class BreakingStorage(LocalStorage):
         return super().open(name, size_bytes)
 
 
-def test_an_upstream_store_that_goes_away_meanwhile_is_done_without(tmp_path: Path, lab: Path) -> None:
+def test_an_upstream_store_that_goes_away_meanwhile_is_skipped(tmp_path: Path, lab: Path) -> None:
     storage = BreakingStorage(lab)
     upstream = Upstream(lab)
     upstream._store = SpaceStore(storage)
@@ -301,6 +301,6 @@ def test_an_upstream_store_that_goes_away_meanwhile_is_done_without(tmp_path: Pa
     assert target.space is not None
     assert target.space.contains(keys_of(SEQUENCES[:40])).all()
     storage.is_there = False
-    with pytest.warns(UpstreamWarning, match="Going on without the store"), pytest.raises(MissingEmbeddingError):
+    with pytest.warns(UpstreamWarning, match="Skipping the store"), pytest.raises(MissingEmbeddingError):
         target.space.read(keys_of(SEQUENCES[:40]))
     assert fill(records(SEQUENCES), target).computed == 60

@@ -84,12 +84,13 @@ class FaultyStorage:
     @contextmanager
     def _step(self, operation: str) -> Iterator[None]:
         self.steps.append(operation)
-        if self._dies_here and self._death is Death.BEFORE:
+        dies = self._dies_here  # asked now: what is written may be read from here, which are steps, too
+        if dies and self._death is Death.BEFORE:
             raise SimulatedCrash
         try:
             yield
         finally:  # also where the effect was an error
-            if self._dies_here:
+            if dies:
                 raise SimulatedCrash
 
     def _leave_torn(self, name: str, parts: Iterable[Buffer]) -> None:

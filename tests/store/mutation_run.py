@@ -277,7 +277,7 @@ def assert_kept(case: Case, place: Path) -> None:
         raise Wrong(f"{len(lost)} of {len(case.readable)} rows can be read no more")
 
 
-def mend(case: Case) -> None:
+def fix(case: Case) -> None:
     place = case.copy()
     report = repair(LocalStorage(place))
     json.dumps(report.to_json())
@@ -379,7 +379,7 @@ def sync_both(case: Case) -> None:
 
 
 def read_on_the_web(case: Case) -> None:
-    """Read by way of `index.json` as it is, then as it is published anew."""
+    """Read by way of `index.json` as it is, then as it is published again."""
     name = case.copy().name
     with suppress(EmbedStoreError):
         _read_web(f"{case.url}/{case.work.name}/{name}")
@@ -432,7 +432,7 @@ OPERATIONS: dict[str, Callable[[Case], None]] = {
     "append": append_there,
     "append to the other": append_to_other,
     "append signed": append_signed,
-    "repair": mend,
+    "repair": fix,
     "gc": collect_twice,
     "gc for members": collect_for_members,
     "gc to a size": collect_the_oldest,

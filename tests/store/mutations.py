@@ -23,7 +23,7 @@ from embedstore.store.index import MAGIC
 
 Document = dict[str, Any]
 Place = tuple[Any, Any]
-"""(list or object, index or name): where a value stands."""
+"""(list or object, index or name): where a value is."""
 
 _RAW = "@raw@"
 _AGAIN = "@again@"
@@ -103,7 +103,7 @@ class Mutator:
         return done
 
     def _put_commit(self, file: Path, document: Document) -> None:
-        """Write a commit under its new digest; half of the time, whoever named it names it still."""
+        """Write a commit under its new digest; half of the time, what named it still names it."""
         content = canonical(document)
         digest = hashlib.sha256(content).hexdigest()
         file.unlink()

@@ -422,7 +422,7 @@ def _serve_s3() -> None:
     server.start()
     host, port = server.get_host_and_port()
     print(f"http://{host}:{port}", flush=True)
-    sys.stdin.read()  # until whoever started us is gone
+    sys.stdin.read()  # until our parent is gone
 
 
 if __name__ == "__main__":

@@ -74,7 +74,7 @@ def new_space(place: Path | Storage, layout: SegmentFormat, recipe: Recipe | Non
 
 
 def open_space(place: Path | Storage, name: str = "toy") -> Space:
-    """Open the space anew, as another process would."""
+    """Open the space again, as another process would."""
     return SpaceStore(LocalStorage(place) if isinstance(place, Path) else place).space(name)
 
 

@@ -39,7 +39,7 @@ class Turns:
 
     Parameters
     ----------
-    pause_s : time that may pass when the turn changes: whoever waits is stopped for so long.
+    pause_s : time that may pass when the turn changes: a thread that waits is stopped for so long.
     """
 
     def __init__(self, world: World, seed: int, pause_s: float) -> None:
@@ -69,7 +69,7 @@ class Turns:
             raise self._errors[0]
 
     def may_change(self) -> None:
-        """Go on, or wait until it is one's turn again."""
+        """Go on, or wait for the next turn."""
         if self._random.random() >= self._change:
             return
         me = self._current

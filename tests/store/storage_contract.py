@@ -186,7 +186,7 @@ class StorageContract:
         for rows in ([], [3], [49, 0, 49, 7], list(range(20, 50)), [5, 4, 3]):
             assert np.array_equal(blob.rows(0, 6, np.array(rows, np.int64)), table[rows].reshape(-1, 6))
 
-    def test_an_opened_file_is_told_from_another_of_its_name(self, storage: Storage) -> None:
+    def test_an_opened_file_is_distinguished_from_another_of_its_name(self, storage: Storage) -> None:
         """Or it cannot be told, and its digest is compared whenever it is opened."""
         storage.write("name", [b"content"])
         first, again = storage.open("name", 7).identity, storage.open("name", 7).identity

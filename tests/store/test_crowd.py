@@ -53,7 +53,7 @@ class Crowd:
         worker.said, worker.heard, worker.killed = said, time.monotonic(), False
 
     def listen(self, seconds: float) -> None:
-        """Note what they say; start those anew that were killed; nobody else may have ended."""
+        """Note what they say; start those again that were killed; nobody else may have ended."""
         speakers = {worker.said: worker for worker in self.workers if worker.said is not None}
         for connection in wait(list(speakers), timeout=seconds):
             worker = speakers[connection]  # type: ignore[index]

@@ -46,7 +46,7 @@ def place(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 
 @contextmanager
 def content_changed(path: Path, content: bytes) -> Iterator[None]:
-    """Change a file in place, so that who has it mapped sees it; afterwards it is as it was."""
+    """Change a file in place, so that a process that has it mapped sees it; afterwards it is as it was."""
     right = path.read_bytes()
 
     def put(content: bytes) -> None:
@@ -284,7 +284,7 @@ def test_a_file_without_permission_is_a_problem_not_an_error(place: Path) -> Non
         assert str(path.relative_to(place)) in problems
 
 
-def test_shallow_verify_misses_flipped_rows_and_finds_what_lacks(place: Path) -> None:
+def test_shallow_verify_misses_flipped_rows_and_finds_what_is_missing(place: Path) -> None:
     vectors = place / next(iter(sorted(file for file, _ in data_places(place))))
     content = vectors.read_bytes()
     position = next(position for file, position in sorted(data_places(place)) if file == str(vectors))

@@ -112,7 +112,7 @@ EVIL_COMMITS = {
     "negative rows": changed("rows", -2),
     "rows is text": changed("rows", "2"),
     "rows is true": changed("rows", True),
-    "an array lacks": changed("arrays", {"key": COMMIT["arrays"]["key"]}),
+    "missing array": changed("arrays", {"key": COMMIT["arrays"]["key"]}),
     "arrays is a list": changed("arrays", []),
     "a part is text": changed("arrays/key/0", "x"),
     "files is a list": changed("files", []),
@@ -233,7 +233,7 @@ def test_a_root_document_of_another_shape_is_refused(tmp_path: Path, change: dic
         SpaceStore.open(tmp_path)
 
 
-def test_a_root_document_lacking_a_field_is_refused(tmp_path: Path) -> None:
+def test_a_root_document_without_a_field_is_refused(tmp_path: Path) -> None:
     for name in ROOT:
         document = {field: value for field, value in ROOT.items() if field != name}
         (tmp_path / ROOT_NAME).write_bytes(sealed(document))
@@ -352,7 +352,7 @@ def test_a_space_is_found_by_name_id_and_beginning_of_its_id(tmp_path: Path) -> 
             store.space(name)
 
 
-def test_two_recipes_that_got_one_name_at_once_are_told_apart_by_id(tmp_path: Path) -> None:
+def test_two_recipes_that_got_one_name_at_once_are_distinguished_by_id(tmp_path: Path) -> None:
     """As two processes make them that look for the name at the same moment."""
     new_space(tmp_path, "zarr")
     other = sample_recipe(dim=8)
@@ -402,7 +402,7 @@ def test_what_the_commits_cost_is_added_up(tmp_path: Path) -> None:
     space.append(sample_batch(KEYS[:2], space.recipe), {"compute_seconds": 1.5, "letters": 10})
     space.append(sample_batch(KEYS[2:], space.recipe), {"compute_seconds": 2, "letters": 20, "host": "é"})
     info = open_space(tmp_path).info()
-    assert (info.rows, info.segments, info.compute_seconds, info.letters) == (4, 2, 3.5, 30)
+    assert (info.rows, info.segments, info.compute_seconds, info.residues) == (4, 2, 3.5, 30)
     assert info.size_bytes == sum(path.stat().st_size for path in tmp_path.glob("spaces/*/data/**/*") if path.is_file())
 
 

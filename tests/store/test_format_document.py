@@ -60,10 +60,10 @@ def test_the_golden_stores_are_read(golden: Path) -> None:
     assert len(space) == len(keys)
     assert space.canaries.sequences == ("MKV", "W")
     assert space.canaries.vectors.ravel().tolist() == list(range(8))
-    assert (space.info().segments, space.info().compute_seconds, space.info().letters) == (4, 1.5, 43)
+    assert (space.info().segments, space.info().compute_seconds, space.info().residues) == (4, 1.5, 43)
 
 
-def test_the_golden_stores_are_whole(golden: Path) -> None:
+def test_the_golden_stores_are_undamaged(golden: Path) -> None:
     report = SpaceStore.open(golden).verify(deep=True)
     assert report.problems == []
     assert report.orphans == []

@@ -60,7 +60,7 @@ def test_what_is_known_is_read_and_what_is_not_is_named(place: Path) -> None:
         store.space("catalogue")
 
 
-def test_a_space_that_cannot_be_read_is_not_made_anew(place: Path) -> None:
+def test_a_space_that_cannot_be_read_is_not_made_again(place: Path) -> None:
     store = SpaceStore.open(place)
     for name in ("residues", "adapted"):
         with pytest.raises(FormatVersionError):
@@ -92,7 +92,7 @@ def test_nothing_of_a_later_version_is_touched(place: Path, operation: str) -> N
     assert_whole(place)
 
 
-def test_checking_tells_what_it_cannot_judge_from_damage(place: Path) -> None:
+def test_checking_distinguishes_what_it_cannot_judge_from_damage(place: Path) -> None:
     report = SpaceStore.open(place).verify(deep=True)
     assert report.problems == []
     assert len(report.unchecked) == 3

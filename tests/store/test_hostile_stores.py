@@ -383,7 +383,7 @@ def test_repair_leaves_a_commit_that_says_more_of_its_parts_than_this_version_kn
     assert_both_are_right(place)
 
 
-def test_repair_leaves_a_commit_that_is_whole_and_not_in_canonical_form(place: Path) -> None:
+def test_repair_leaves_a_complete_commit_that_is_not_in_canonical_form(place: Path) -> None:
     last = live_commits(place)[-1]
     content = json.dumps(json.loads(last.read_bytes())).encode()
     last.unlink()
@@ -745,9 +745,7 @@ def test_a_false_signature_does_not_go_along_with_a_copy(tmp_path: Path, layout:
 
 
 @both_layouts
-def test_a_pulled_commit_whose_rows_are_not_what_they_were_does_not_stand_in_the_way(
-    tmp_path: Path, layout: SegmentFormat
-) -> None:
+def test_a_pulled_commit_whose_rows_have_changed_does_not_block_a_copy(tmp_path: Path, layout: SegmentFormat) -> None:
     """Its files have their digests, since the commit may say what it likes, but it says that the rows lie elsewhere."""
     near, far = tmp_path / "near", tmp_path / "far"
     new_space(far, layout).append(sample_batch(KEYS, sample_recipe()))

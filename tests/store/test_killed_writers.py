@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from sample_rows import LAYOUTS, assert_right, new_space, open_space, sample_keys
+from sample_rows import LAYOUTS, assert_right, new_space, open_space, sample_batch, sample_keys
 from writers import append_for_ever, processes
 
 from embedstore.store import SpaceStore
@@ -40,11 +40,14 @@ def live_and_be_killed(place: Path, seed: int, life_s: float) -> set[int]:
 
 def kill_many(place: Path, layout: SegmentFormat, runs: int) -> tuple[set[int], int]:
     """Kill writers one after another; return what they acknowledged, and how many files they left behind."""
-    new_space(place, layout)
+    space = new_space(place, layout)
+    started = time.monotonic()
+    space.append(sample_batch(sample_keys([0]), space.recipe))
+    longest_life_s = max(_LONGEST_LIFE_S, 10 * (time.monotonic() - started))  # on a busy machine all takes longer
     random = np.random.default_rng(7)
     acknowledged: set[int] = set()
     for seed in range(runs):
-        acknowledged |= live_and_be_killed(place, seed, random.uniform(0, _LONGEST_LIFE_S))
+        acknowledged |= live_and_be_killed(place, seed, random.uniform(0, longest_life_s))
         space = open_space(place)
         assert_right(space, sample_keys(sorted(acknowledged)))
         assert_right(space, space.keys())

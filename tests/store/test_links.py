@@ -16,8 +16,7 @@ from embedstore.storage.local import LocalStorage
 from embedstore.store import SpaceStore
 from embedstore.store.documents import SegmentFormat
 from embedstore.store.verification import verify
-from embedstore.upkeep import collect
-from embedstore.upkeep.collection import remove_space
+from embedstore.upkeep import collect, remove_space
 from embedstore.upkeep.web_index import publish_web_index
 
 KEYS = sample_keys(range(8))

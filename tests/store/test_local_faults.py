@@ -107,13 +107,13 @@ def test_a_store_that_vanishes_is_not_made_again(tmp_path: Path, leaves: str) ->
     assert place.exists() == (leaves == "an empty folder")
     if place.exists():
         place.rmdir()
-    shutil.copytree(away, place)  # mounted anew, it may have other numbers
+    shutil.copytree(away, place)  # mounted again, it may have other numbers
     assert space.append(sample_batch(sample_keys(range(3, 6)), space.recipe)) == 3
     assert_right(open_space(place), sample_keys(range(6)))
 
 
 @needs_mounts
-def test_a_full_disk_is_told_and_nothing_half_written_stays(tmp_path: Path) -> None:
+def test_a_full_disk_is_reported_and_nothing_half_written_stays(tmp_path: Path) -> None:
     code = """
 recipe = sample_recipe(dim=4096)
 space = new_space(place / "store", "hdf5", recipe)
@@ -158,7 +158,7 @@ def test_errors_say_what_to_do_by_their_kind(
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_a_read_error_names_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, layout: SegmentFormat) -> None:
-    """Where files are not mapped; there the system kills whoever touches a page that cannot be read."""
+    """Where files are not mapped; there the system kills a process that touches a page that cannot be read."""
     space = new_space(LocalStorage(tmp_path, mapped=False), layout)
     space.append(sample_batch(sample_keys(range(3)), space.recipe))
     space = open_space(LocalStorage(tmp_path, mapped=False))

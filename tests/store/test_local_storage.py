@@ -136,7 +136,7 @@ def test_the_kind_of_file_system_is_told_by_the_mount_table(folder: str, kind: s
 def test_a_file_deleted_on_the_server_of_a_network_file_system_is_gone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whoever reads a segment that was merged and collected looks again; reading bytes that are bad is damage."""
+    """A reader of a segment that was merged and collected looks again; reading bytes that are bad is damage."""
     storage = LocalStorage(tmp_path, mapped=False)
     storage.write("name", [b"content"])
     blob = storage.open("name", 7)

@@ -59,7 +59,7 @@ def test_compacting_makes_one_segment_of_many_and_collecting_leaves_only_that(
     space = open_space(tmp_path)
     assert_right(space, KEYS)
     assert len(space) == 60
-    assert (space.info().letters, space.info().compute_seconds) == (info.letters, info.compute_seconds)
+    assert (space.info().residues, space.info().compute_seconds) == (info.residues, info.compute_seconds)
     many = len(data_files(tmp_path))
     found = collect(LocalStorage(tmp_path), grace_s=0)
     assert found.removed_files >= many // 2
@@ -276,7 +276,7 @@ def test_many_small_segments_are_merged_by_themselves(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("harm", ["flip", "truncate", "remove"])
-def test_repair_keeps_the_whole_rows_and_the_next_fill_adds_the_rest(
+def test_repair_keeps_undamaged_rows_and_the_next_fill_adds_the_rest(
     tmp_path: Path, layout: SegmentFormat, harm: str
 ) -> None:
     space = filled(tmp_path, segments=2, layout=layout)
@@ -293,10 +293,10 @@ def test_repair_keeps_the_whole_rows_and_the_next_fill_adds_the_rest(
     assert report.left == []
     lost = 1 if harm == "flip" else 30
     assert (report.rows_lost, report.rows_kept) == (lost, 30 - lost)
-    mended = open_space(tmp_path)
-    assert len(mended) == 60 - lost
-    assert_right(mended, mended.keys())
-    assert mended.append(sample_batch(KEYS, mended.recipe)) == lost
+    repaired = open_space(tmp_path)
+    assert len(repaired) == 60 - lost
+    assert_right(repaired, repaired.keys())
+    assert repaired.append(sample_batch(KEYS, repaired.recipe)) == lost
     assert_right(open_space(tmp_path), KEYS)
     collect(LocalStorage(tmp_path), grace_s=0)
     assert_clean(tmp_path)
@@ -320,7 +320,7 @@ def test_repair_removes_damaged_documents(tmp_path: Path, what: str) -> None:
     assert SpaceStore.open(tmp_path).verify(deep=True).problems == []
 
 
-def test_a_whole_store_needs_no_repair(tmp_path: Path) -> None:
+def test_an_undamaged_store_needs_no_repair(tmp_path: Path) -> None:
     filled(tmp_path)
     before = sorted(path for path in tmp_path.rglob("*"))
     report = repair(LocalStorage(tmp_path))

@@ -78,7 +78,7 @@ def test_keys_that_are_no_paths_stop_nothing(bucket: str, s3_server: S3Server, a
     assert_right(open_space(ObjectStorage(place)), sample_keys(range(30)))
 
 
-def test_a_listing_around_odd_keys_goes_on_for_pages(bucket: str, s3_server: S3Server, monkeypatch: Any) -> None:
+def test_a_listing_around_odd_keys_continues_for_pages(bucket: str, s3_server: S3Server, monkeypatch: Any) -> None:
     monkeypatch.setattr("embedstore.storage.objects.PAGE_BYTES", 1 << 20)
     storage = ObjectStorage(f"{bucket}/many")
     names = [f"{number:04}" for number in range(1005)]
@@ -126,5 +126,5 @@ def test_an_odd_key_of_another_cloud_is_named(place: str, listing: str, monkeypa
         monkeypatch.setenv("AZURE_STORAGE_ACCOUNT_NAME", "account")
         monkeypatch.setenv("AZURE_STORAGE_ACCOUNT_KEY", "a2V5LW9mLXRlc3Rz")
         monkeypatch.setenv("AZURE_STORAGE_ENDPOINT", server.url)
-        with pytest.raises(StorageError, match=r"a key that is no path lies there.*a//b.*of its own"):
+        with pytest.raises(StorageError, match=r"a key that is not a path lies there.*a//b.*of its own"):
             list(ObjectStorage(place).walk(""))

@@ -126,7 +126,7 @@ def test_a_refusal_repeats_nothing_that_was_sent(bucket: str, s3_server: S3Serve
             assert caught.value.__cause__ is None
 
 
-def test_absent_credentials_are_told_from_absent_buckets(
+def test_missing_credentials_are_distinguished_from_missing_buckets(
     bucket: str, monkeypatch: pytest.MonkeyPatch, s3_server: S3Server, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["ls", "--store", "s3://no-such-bucket/x"]) == 1

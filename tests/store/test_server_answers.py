@@ -248,7 +248,7 @@ def test_what_is_compressed_without_being_asked_is_named() -> None:
         assert server.heard[-1][1]["Accept-Encoding"] == "identity"
 
 
-def test_a_web_server_that_stops_to_send_ranges_is_read_whole() -> None:
+def test_a_web_server_that_stops_sending_ranges_sends_complete_files() -> None:
     content = np.random.default_rng(0).integers(0, 256, LARGE, dtype=np.uint8)
     ranges = [True]
 
@@ -281,7 +281,7 @@ def without_ranges(
         yield bucket, proxy
 
 
-def test_a_bucket_whose_server_knows_no_ranges_is_read_whole(
+def test_a_bucket_whose_server_knows_no_ranges_is_fetched_completely(
     without_ranges: tuple[str, FaultProxy], tmp_path: Path
 ) -> None:
     place, proxy = without_ranges
@@ -359,7 +359,7 @@ def read_from_web(url: str) -> bytes:
 
 
 @pytest.mark.parametrize("kind", ["web", "bucket"])
-def test_an_authority_of_ones_own_is_named_by_a_variable(
+def test_a_private_authority_is_named_by_a_variable(
     secure: tuple[AnsweringServer, Path], kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server, authority = secure

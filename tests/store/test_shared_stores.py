@@ -1,8 +1,8 @@
 """Stores that many use at once behave like dictionaries, whatever anybody does, at whatever moment somebody dies.
 
-Users of two stores append, merge, collect, pin, copy and read. In the middle of any operation, at any step, the process
-may die, lose an answer, be stopped for longer than the grace period, or others may do something. Listings lag behind by
-up to five seconds, and the stores' clocks are an hour off. The model is a dictionary for each store.
+Users of two stores append, merge, collect, pin, copy, remove and read. In the middle of any operation, at any step, the
+process may die, lose an answer, be stopped for longer than the grace period, or others may do something. Listings lag
+behind by up to five seconds, and the stores' clocks are an hour off. The model is a dictionary for each store.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from embedstore.storage.protocol import Buffer, Entry, Storage, memory
 from embedstore.store import Space, SpaceStore
 from embedstore.store.documents import Commit
 from embedstore.store.pins import pinned_commits
-from embedstore.upkeep import collect, compact, pin, unpin
+from embedstore.upkeep import collect, compact, pin, remove_sequences, unpin
 from embedstore.upkeep.collection import CollectReport
 from embedstore.upkeep.inventory import take_inventory
 
@@ -62,13 +62,16 @@ events = st.one_of(
                 "pin",
                 "copy",
                 "collect, copy",
+                "remove",
             ]
         ),
     ),
 )
 """What happens in the middle of an operation, and at which step."""
 crowds = st.lists(
-    st.tuples(st.sampled_from(["append", "compact", "collect", "copy", "pin"]), st.booleans()), min_size=2, max_size=4
+    st.tuples(st.sampled_from(["append", "compact", "collect", "copy", "pin", "remove"]), st.booleans()),
+    min_size=2,
+    max_size=4,
 )
 """What is done at once, and whether it dies on the way."""
 
@@ -103,6 +106,10 @@ class SharedStores(RuleBasedStateMachine):
         self.servers = {name: Server(self.world, name, skew) for name, skew in zip(STORES, skews, strict=True)}
         self.acknowledged: dict[str, dict[bytes, int]] = {name: {} for name in STORES}
         """Store -> key -> when somebody was first told that it is there."""
+        self.removing: dict[str, list[bytes]] = {name: [] for name in STORES}
+        """Store -> keys that somebody is removing now."""
+        self.removed: dict[str, dict[bytes, int]] = {name: {} for name in STORES}
+        """Store -> key -> when somebody last stopped removing it."""
         self.pinned: dict[tuple[str, str], dict[bytes, bytes]] = {}
         self.users = {}
         for name in STORES:
@@ -134,6 +141,7 @@ class SharedStores(RuleBasedStateMachine):
             "collect": lambda: self.collect_once(name, 1, None),
             "pin": lambda: self.pin(name, "second", 1, None),
             "copy": lambda: self.copy(other(name), 1, None),
+            "remove": lambda: self.remove(name, [0, 4, 8], 1, None),
             "collect, copy": lambda: (self.collect_once(name, 1, None), self.copy(other(name), 1, None)),
         }
         return Fault(step, before=doings[kind])
@@ -147,11 +155,32 @@ class SharedStores(RuleBasedStateMachine):
     def append(
         self, name: str, user: int, offered: list[tuple[bytes, int]], seed: int, event: tuple[int, str] | None
     ) -> None:
+        started_ns = self.world.now_ns
         with suppress(SimulatedCrash, StorageError):
             space = self.opened(name, seed, self.fault(event, name)) if event else self.users[name, user]
             space.append(EmbeddingBatch(key_array([key for key, _ in offered]), vectors_of(offered)))
-            for key, _ in offered:
+            self.acknowledge(name, [key for key, _ in offered], started_ns)
+
+    def acknowledge(self, name: str, keys: Iterable[bytes], started_ns: int) -> None:
+        """Somebody is told that keys are there; not those that were removed when listings may still have shown them."""
+        for key in keys:
+            if key not in self.removing[name] and started_ns - self.removed[name].get(key, -(10**20)) > LAG_NS:
                 self.acknowledged[name].setdefault(key, self.world.now_ns)
+
+    @rule(name=stores, picks=st.lists(st.integers(0, len(KEYS) - 1), min_size=1, max_size=4), seed=seeds, event=events)
+    def remove(self, name: str, picks: list[int], seed: int, event: tuple[int, str] | None) -> None:
+        """Mostly keys that are there."""
+        held = sorted(self.acknowledged[name]) or KEYS
+        keys = [held[pick % len(held)] for pick in picks]
+        self.removing[name] += keys
+        try:
+            with suppress(SimulatedCrash, StorageError, InputError):  # the last: nothing would be left
+                remove_sequences(self.opened(name, seed, self.fault(event, name)), key_array(keys))
+        finally:
+            for key in keys:
+                self.removing[name].remove(key)
+                self.removed[name][key] = self.world.now_ns
+                self.acknowledged[name].pop(key, None)
 
     @rule(name=stores, seed=seeds, event=events)
     def compact(self, name: str, seed: int | None, event: tuple[int, str] | None) -> None:
@@ -189,14 +218,13 @@ class SharedStores(RuleBasedStateMachine):
     @rule(source=stores, seed=seeds, event=events)
     def copy(self, source: str, seed: int, event: tuple[int, str] | None) -> None:
         target = other(source)
-        before = dict(self.acknowledged[source])
+        before, started_ns = dict(self.acknowledged[source]), self.world.now_ns
         with suppress(SimulatedCrash, StorageError):
             near = SpaceStore(self.client(self.servers[source], seed))
             far = SpaceStore(self.client(self.servers[target], seed + 1, self.fault(event, target)))
-            if push(near, far).complete:
-                for key, since_ns in before.items():
-                    if self.world.now_ns - since_ns > 2 * LAG_NS:  # else a listing may have been older than the row
-                        self.acknowledged[target].setdefault(key, self.world.now_ns)
+            if push(near, far).complete:  # what is newer than that, a listing may not have shown
+                old = [key for key, since_ns in before.items() if self.world.now_ns - since_ns > 2 * LAG_NS]
+                self.acknowledge(target, self.acknowledged[source].keys() & old, started_ns)
 
     @rule(source=stores, seed=seeds, step=st.integers(0, 45))
     def leave_half_a_copy(self, source: str, seed: int, step: int) -> None:
@@ -221,6 +249,7 @@ class SharedStores(RuleBasedStateMachine):
                 "collect": lambda: self.collect_once(name, own, event),
                 "copy": lambda: self.copy(other(name), own, event),
                 "pin": lambda: self.pin(name, PINS[number % 2], own, event),
+                "remove": lambda: self.remove(name, [number, number + 5], own, event),
             }
             return doings[kind]
 
@@ -249,7 +278,7 @@ class SharedStores(RuleBasedStateMachine):
         return {key.tobytes(): row.tobytes() for key, row in zip(keys, space.read(keys), strict=True)}
 
     def check(self) -> None:
-        """By somebody who comes anew: all that was acknowledged is there, nothing is wrong, pins have not changed."""
+        """By a newcomer: all that was acknowledged is there, nothing is wrong, pins have not changed."""
         for name, server in self.servers.items():
             rows = self.rows_of(SpaceStore(self.client(server)))
             assert self.acknowledged[name].keys() <= rows.keys()
@@ -310,7 +339,7 @@ class CollectsAtOnce(SharedStores):
         return CollectReport()
 
 
-def test_a_collector_without_grace_is_found_out() -> None:
+def test_a_collector_without_grace_is_detected() -> None:
     with pytest.raises((AssertionError, CorruptStoreError, MissingEmbeddingError)):
         run(CollectsAtOnce, 3000, steps=25)
 
@@ -347,7 +376,7 @@ class CommitFirstStorage(SimulatedStorage):
         return super().entry(name)
 
 
-def test_a_commit_before_its_data_is_found_out() -> None:
+def test_a_commit_before_its_data_is_detected() -> None:
     with pytest.raises((AssertionError, CorruptStoreError)):
         run(CommitsFirst, 3000)
 
@@ -365,6 +394,6 @@ class KeepsNames(SharedStores):
 
 
 @pytest.mark.slow
-def test_a_copier_that_keeps_names_is_found_out() -> None:
+def test_a_copier_that_keeps_names_is_detected() -> None:
     with pytest.raises((AssertionError, CorruptStoreError, MissingEmbeddingError)):
         run(KeepsNames, 3000, steps=25)

@@ -170,13 +170,13 @@ def test_collecting_keeps_what_members_signed_whoever_claims_to_replace_it(place
         collect(LocalStorage(place), grace_s=0, members=trusted(keys).members)
     assert_reads(place, keys, range(5), ignored=1)
     for _ in range(2):
-        collect(LocalStorage(place), grace_s=0)  # whoever knows no members: nobody outweighs another's signature
+        collect(LocalStorage(place), grace_s=0)  # without members, nobody outweighs another's signature
     assert_reads(place, keys, range(5), ignored=1)
     merged = open_as(place, signing_only(keys, ALICE)).publish(
         lambda: open_as(place).write_files(rows_of(range(5))).commit(attacker.id, 1, {}, [old])
     )
     for _ in range(2):
-        collect(LocalStorage(place), grace_s=0)  # but whoever signed may replace it
+        collect(LocalStorage(place), grace_s=0)  # but its signer may replace it
     assert merged is not None
     assert not list(place.glob(f"spaces/*/commits/{old}.json"))
     assert_reads(place, keys, range(5), ignored=1)

@@ -82,7 +82,7 @@ class SpaceMachine(RuleBasedStateMachine):
 
     @rule(place=st.floats(0, 1, exclude_max=True), how=st.sampled_from(["flip", "truncate", "remove"]))
     def damage_index(self, place: float, how: str) -> None:
-        """And open anew: an index is read when a space is opened."""
+        """And open it again: an index is read when a space is opened."""
         for path in sorted(self.folder.glob("spaces/*/index/*.idx")):
             content = bytearray(path.read_bytes())
             position = int(place * len(content))
@@ -94,11 +94,11 @@ class SpaceMachine(RuleBasedStateMachine):
 
     @rule(user=st.integers(0, 1), wanted=key_lists)
     def read(self, user: int, wanted: list[bytes]) -> None:
-        lacking = [key for key in wanted if key not in self.model]
-        if lacking:
+        absent = [key for key in wanted if key not in self.model]
+        if absent:
             with pytest.raises(MissingEmbeddingError) as caught:
                 self.users[user].read(key_array(wanted))
-            assert caught.value.missing == [key_text(key) for key in lacking]
+            assert caught.value.missing == [key_text(key) for key in absent]
         else:
             read = self.users[user].read(key_array(wanted))
             assert [vector.tobytes() for vector in read] == [self.model[key] for key in wanted]

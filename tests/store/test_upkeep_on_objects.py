@@ -56,6 +56,6 @@ def test_a_damaged_object_is_found_and_repaired(storage: ObjectStorage) -> None:
     fresh = ObjectStorage(storage.location, patience=QUICK)
     report = repair(fresh)
     assert (report.rows_lost, report.rows_kept, report.left) == (1, 39, [])
-    mended = open_space(ObjectStorage(storage.location, patience=QUICK))
-    assert_right(mended, mended.keys())
-    assert mended.append(sample_batch(KEYS, mended.recipe)) == 1
+    repaired = open_space(ObjectStorage(storage.location, patience=QUICK))
+    assert_right(repaired, repaired.keys())
+    assert repaired.append(sample_batch(KEYS, repaired.recipe)) == 1

@@ -265,7 +265,7 @@ def test_a_published_index_is_json_of_one_form(store: tuple[Path, str]) -> None:
 
 
 def test_a_reader_outlives_what_it_reads(store: tuple[Path, str]) -> None:
-    """Merged, collected and published anew while somebody reads: the index is fetched again, and nothing is damage."""
+    """Merged, collected and published again while somebody reads: the index is fetched again, and nothing is damage."""
     folder, url = store
     reader = open_space(WebStorage(url))
     assert len(reader) == 50

@@ -1,0 +1,372 @@
+"""The options that commands share, each defined once, and what they mean: one `Context`, passed as an argument.
+
+A command says which groups of them it has (`@shared(FILLING, OUTPUT)`), and gets them as its first argument. Those that
+it does not have are as if they were not given. Where an option is not given, the environment variable that its help
+names counts; no command ever sets one.
+"""
+
+from __future__ import annotations
+
+import inspect
+import os
+import shlex
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, fields
+from enum import StrEnum
+from functools import cache, partial, wraps
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
+
+import typer
+
+from embedstore_cli.arguments import weights_of
+from embedstore_cli.command import ARGUMENTS
+
+if TYPE_CHECKING:
+    from embedstore.filling import FillOptions, SpaceTarget
+    from embedstore.filling.filler import Computing
+    from embedstore.library import Store
+    from embedstore.models.resolution import ModelOptions
+    from embedstore.storage.locations import Location
+    from embedstore.store.documents import SegmentFormat
+
+
+class Precision(StrEnum):
+    """Precision of the arithmetic and of what is stored."""
+
+    half = "half"
+    full = "full"
+
+
+class Pooling(StrEnum):
+    """Which tokens a language model's vector is the mean of."""
+
+    mean = "mean"
+    mean_all = "mean_all"
+
+
+class Long(StrEnum):
+    """What happens to sequences that are longer than the model takes."""
+
+    window = "window"
+    truncate = "truncate"
+    reject = "reject"
+    none = "none"
+
+
+def _option(*names: str, **settings: Any) -> Any:
+    """An option without a default to be shown; those that have one say it in their help, or are switches."""
+    return typer.Option(*names, **{"show_default": False, **settings})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Context:
+    """What the shared options say. None: not given."""
+
+    store: Annotated[
+        str | None,
+        _option(
+            "--store",
+            "-s",
+            metavar="PATH|URL",
+            help="The store. Default: $EMBEDSTORE_PATH, else $XDG_DATA_HOME/embedstore.",
+        ),
+    ] = None
+    upstream: Annotated[
+        list[str] | None,
+        _option(
+            "--upstream",
+            metavar="PATH|URL",
+            help="A store to look up after yours; may be given several times. Default: $EMBEDSTORE_UPSTREAM.",
+        ),
+    ] = None
+    pull_through: Annotated[
+        bool,
+        _option(
+            "--pull-through",
+            help="Keep in your store what is found in upstream stores. Default: if $EMBEDSTORE_PULL_THROUGH is set.",
+        ),
+    ] = False
+    pin: Annotated[
+        str | None, _option("--pin", metavar="NAME", help="Read exactly what `embedstore pin NAME` kept.")
+    ] = None
+    sign_with: Annotated[
+        Path | None,
+        _option(
+            "--sign-with",
+            metavar="KEY",
+            help="Sign what is stored with this OpenSSH key (Ed25519). Default: $EMBEDSTORE_SIGNING_KEY.",
+        ),
+    ] = None
+    require_signed: Annotated[
+        Path | None,
+        _option(
+            "--require-signed",
+            metavar="MEMBERS",
+            help="Read only what one of these keys has signed; lines as in .pub files. Default: $EMBEDSTORE_MEMBERS.",
+        ),
+    ] = None
+    name: Annotated[
+        str | None, _option("--name", metavar="NAME", help="Name of the space. Default: that of the model.")
+    ] = None
+    weights: Annotated[
+        list[str] | None,
+        _option(
+            "--weights",
+            metavar="[MODEL=]DIR",
+            help="Weights of a named model, if not in the usual cache; may be given several times. Without MODEL=: of "
+            "the only model that has weights.",
+        ),
+    ] = None
+    precision: Annotated[
+        Precision | None,
+        _option("--precision", help="half: stored as float16; full: float32. Default: the model's. Part of the space."),
+    ] = None
+    long: Annotated[
+        Long | None,
+        _option(
+            "--long",
+            help="Sequences beyond the maximal length: overlapping windows (default), cut, rejected, or no limit. "
+            "Part of the space.",
+        ),
+    ] = None
+    max_length: Annotated[
+        int | None,
+        _option(
+            "--max-length",
+            metavar="N",
+            min=1,
+            help="Residues or tokens the model sees at once. Default: the model's. Part of the space.",
+        ),
+    ] = None
+    pooling: Annotated[
+        Pooling | None,
+        _option("--pooling", help="Mean over residues (default), or over special tokens too. Part of the space."),
+    ] = None
+    device: Annotated[
+        str | None, _option("--device", metavar="D", help="cpu, cuda, cuda:1. Default: the best there is.")
+    ] = None
+    any_molecule: Annotated[bool, _option("--any-molecule", help="Take proteins that look like DNA.")] = False
+    workers: Annotated[
+        int | None,
+        _option(
+            "--workers",
+            metavar="N",
+            min=1,
+            help="Compute in N processes; on GPUs, one each. Default: in this process.",
+        ),
+    ] = None
+    scheduler: Annotated[
+        str | None,
+        _option("--scheduler", metavar="ADDRESS", help="Compute on the workers of this Dask scheduler."),
+    ] = None
+    cluster: Annotated[
+        Path | None,
+        _option("--cluster", metavar="FILE.yaml", help="Compute on workers that Dask starts, as the file says."),
+    ] = None
+    json: Annotated[bool, _option("--json", help="Write JSON on standard output.")] = False
+    quiet: Annotated[bool, _option("--quiet", "-q", help="No progress, no summary.")] = False
+    yes: Annotated[bool, _option("--yes", "-y", help="Do not ask.")] = False
+    command_line: str = ""
+    """As it was typed: `embedstore fill …`."""
+
+    def open(self, *, create: bool = False) -> Store:
+        """Open the store with its upstream stores; where there is none, and none is to be made, those alone."""
+        from embedstore.errors import StoreNotFoundError
+        from embedstore.library import open_store
+
+        keep, upstream = self._keeps_what_is_found, self._upstream()
+        create = create or (keep and bool(upstream))
+        try:
+            return open_store(
+                self.store,
+                create=create,
+                pin=self.pin,
+                upstream=upstream,
+                pull_through=keep,
+                sign_with=self.sign_with,
+                require_signed=self.require_signed,
+            )
+        except StoreNotFoundError:
+            found = None if self.pin else self._upstream_alone()
+            if found is None:
+                raise
+            return found
+
+    def open_if_any(self) -> Store | None:
+        """Open the store to look things up, with its upstream stores, if there is one of them."""
+        from embedstore.errors import StoreNotFoundError
+        from embedstore.library import open_store
+
+        try:
+            return open_store(
+                self.store,
+                upstream=self._upstream(),
+                sign_with=self.sign_with,
+                require_signed=self.require_signed,
+            )
+        except StoreNotFoundError:
+            return self._upstream_alone()
+
+    def open_own(self, *, create: bool = False, segment_format: SegmentFormat = "zarr") -> Store:
+        """Open the store without its upstream stores."""
+        return self.open_at(self.store, create=create, segment_format=segment_format, pin=self.pin)
+
+    def open_at(
+        self,
+        place: Location | None,
+        *,
+        create: bool = False,
+        segment_format: SegmentFormat = "zarr",
+        pin: str | None = None,
+    ) -> Store:
+        """Open the store at a place, with the keys that the options name."""
+        from embedstore.library import open_store
+
+        return open_store(
+            place,
+            create=create,
+            segment_format=segment_format,
+            pin=pin,
+            upstream=(),
+            sign_with=self.sign_with,
+            require_signed=self.require_signed,
+        )
+
+    def target_to_fill(self, model: str) -> SpaceTarget:
+        """Find the space to fill; makes the store if there is none, but only once the model is known to be one."""
+        from embedstore.filling import find_target
+        from embedstore_cli.output import notice
+
+        found, options = self.open_if_any(), self.model_options(model)
+        target = find_target(found, model, options, self.name)
+        if target.notice is not None and not self.quiet:
+            notice(target.notice)
+        store = self.open(create=True)
+        if not self.quiet and (found is None or found.id != store.id):
+            notice(f"Made a store at {store.location}.")
+        return find_target(store, model, options, self.name)
+
+    def model_options(self, model: str) -> ModelOptions:
+        """Gather what was said about the only model."""
+        from embedstore.models.resolution import ModelOptions
+
+        return ModelOptions(
+            weights=weights_of([model], self.weights).get(model),
+            precision=None if self.precision is None else self.precision.value,
+            long=None if self.long is None else self.long.value,
+            max_length=self.max_length,
+            pooling=None if self.pooling is None else self.pooling.value,
+        )
+
+    def options_of_models(self, models: Sequence[str]) -> dict[str, ModelOptions]:
+        """Gather what was said about each of several models."""
+        from embedstore.models.resolution import ModelOptions
+
+        found = weights_of(models, self.weights)
+        given = {
+            name: ModelOptions(
+                weights=found.get(name), precision=None if self.precision is None else self.precision.value
+            )
+            for name in models
+        }
+        return {name: options for name, options in given.items() if options != ModelOptions()}
+
+    def fill_options(self, *, any_molecule: bool = True) -> FillOptions:
+        """Gather what was said about the fill."""
+        from embedstore.filling import FillOptions
+
+        return FillOptions(device=self.device, any_molecule=any_molecule, workers=self._computing())
+
+    def _computing(self) -> Callable[[FillOptions], AbstractContextManager[Computing]] | None:
+        """Return what opens the workers that the options name; None: none are named."""
+        if sum(option is not None for option in (self.workers, self.scheduler, self.cluster)) > 1:
+            raise typer.BadParameter("give one of --workers, --scheduler and --cluster")
+        if self.workers is None and self.scheduler is None and self.cluster is None:
+            return None
+        from embedstore.distributed import DaskScheduler, LocalProcesses, computing_with, read_cluster_file
+        from embedstore.distributed.coordination import Workers
+
+        workers: Workers
+        if self.workers is not None:
+            workers = LocalProcesses(self.workers)
+        elif self.scheduler is not None:
+            workers = DaskScheduler(self.scheduler)
+        else:
+            assert self.cluster is not None  # noqa: S101 - one of three
+            workers = read_cluster_file(self.cluster)
+        return partial(computing_with, workers)
+
+    @property
+    def _keeps_what_is_found(self) -> bool:
+        return self.pull_through or bool(os.environ.get("EMBEDSTORE_PULL_THROUGH"))
+
+    def _upstream(self) -> tuple[Location, ...]:
+        from embedstore.sharing import upstream_places
+
+        return upstream_places(self.upstream or None)
+
+    def _upstream_alone(self) -> Store | None:
+        """Open the first upstream store that can be had, only to be read."""
+        from embedstore.library import open_store
+        from embedstore.sharing.tiers import Upstream
+
+        upstream = self._upstream()
+        for number, each in enumerate(upstream):
+            if Upstream(each).store is not None:
+                return open_store(
+                    each,
+                    upstream=upstream[number + 1 :],
+                    sign_with=self.sign_with,
+                    require_signed=self.require_signed,
+                )
+        return None
+
+
+LOOKING_UP = ("store", "upstream", "pin", "require_signed")
+MODEL = ("weights", "precision", "long", "max_length", "pooling", "device")
+WORKERS = ("workers", "scheduler", "cluster")
+FILLING = (
+    *("store", "upstream", "pull_through", "sign_with", "require_signed"),
+    *("weights", "precision", "device", *WORKERS),
+)
+"""What every command has that may fill."""
+OUTPUT = ("json", "quiet")
+
+
+def shared(*groups: Iterable[str]) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a command options of `Context`, which it gets together as its first argument."""
+    names = tuple(dict.fromkeys(name for group in groups for name in group))
+
+    def with_options(function: Callable[..., None]) -> Callable[..., None]:
+        @wraps(function)
+        def command(_typer: typer.Context, **given: Any) -> None:
+            options = {name: given.pop(name) for name in names}
+            line = f"{_typer.command_path} {shlex.join(_typer.meta[ARGUMENTS])}"
+            function(Context(**options, command_line=line), **given)
+
+        typed = inspect.Parameter("_typer", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)
+        own = list(inspect.signature(function, eval_str=True).parameters.values())[1:]
+        parameters = [typed, *(each.replace(kind=each.KEYWORD_ONLY) for each in own), *_parameters(names)]
+        signature = inspect.Signature(parameters)
+        command.__dict__["__signature__"] = signature  # what typer goes by
+        command.__annotations__ = {}
+        return command
+
+    return with_options
+
+
+def _parameters(names: Iterable[str]) -> list[inspect.Parameter]:
+    return [_every_parameter()[name] for name in names]
+
+
+@cache
+def _every_parameter() -> dict[str, inspect.Parameter]:
+    hints = get_type_hints(Context, include_extras=True)
+    return {
+        field.name: inspect.Parameter(
+            field.name, inspect.Parameter.KEYWORD_ONLY, default=field.default, annotation=hints[field.name]
+        )
+        for field in fields(Context)
+    }

@@ -1,0 +1,249 @@
+"""Classifiers at work: predict (classify sequences), compare (which features, or which classifiers, do better)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from embedstore_cli.arguments import DnaInputs, Models, names
+from embedstore_cli.classifying import (
+    ClassifierPlace,
+    Folds,
+    Groups,
+    Head,
+    HeadChoice,
+    IgnoreUnlabelled,
+    InputDropout,
+    OldHead,
+    Strength,
+    models_of,
+    of_head,
+    reading,
+    warn_of_report,
+)
+from embedstore_cli.context import FILLING, OUTPUT, Context, shared
+from embedstore_cli.output import count, duration, list_rejections, notice, write_facts, write_json, write_table
+from embedstore_cli.progress import Lines, fill_shown
+from embedstore_cli.sampling import Compat, Fill, Labels
+
+if TYPE_CHECKING:
+    from embedstore.classify.prediction import PredictProgress, PredictReport
+    from embedstore.comparison.comparing import Comparison
+
+
+@shared(FILLING, OUTPUT)
+def predict(
+    context: Context,
+    inputs: DnaInputs,
+    classifier: ClassifierPlace,
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Folder for the tables.")],
+    models: Models = None,
+    length: Annotated[
+        int | None, typer.Option("--length", metavar="N", min=3, help="Bases of a chunk: refused if not as trained.")
+    ] = None,
+    genetic_code: Annotated[
+        int | None, typer.Option("--genetic-code", metavar="N", help="NCBI table: refused if not as trained.")
+    ] = None,
+    min_length: Annotated[
+        int | None, typer.Option("--min-length", metavar="N", min=0, help="Do not cut shorter sequences. Default: 60.")
+    ] = None,
+    compat: Annotated[Compat | None, typer.Option("--compat", help="Write VirNucPro's two tables too.")] = None,
+) -> None:
+    """Classify sequences: cut, embed what is missing, score.
+
+    Writes predictions.tsv, contigs.tsv and predict.json into DIR. To go on after a stop, start the same command again.
+    """
+    from embedstore.classify.classifier import load_classifier
+    from embedstore.classify.prediction import PredictOptions
+    from embedstore.classify.prediction import predict as predict_sequences
+
+    loaded, named = load_classifier(classifier), names(models)
+    choices = PredictOptions(
+        models=named,
+        length_bases=length,
+        genetic_code=genetic_code,
+        min_length_bases=min_length,
+        compat=None if compat is None else "virnucpro",
+        fill=context.fill_options(),
+        model_options=context.options_of_models(models_of(loaded, named)),
+    )
+    with _shown(quiet=context.quiet) as progress:
+        report = predict_sequences(inputs, loaded, output, context.open(create=True), choices, progress)
+    if context.json:
+        write_json(report.to_json())
+    else:
+        _write_predicted(report, quiet=context.quiet)
+    raise typer.Exit(0 if report.complete else 3)
+
+
+@contextmanager
+def _shown(*, quiet: bool) -> Iterator[PredictProgress]:
+    """Show how far it is on standard error."""
+    from embedstore.classify.prediction import PredictProgress
+
+    lines = Lines(quiet=quiet)
+    with fill_shown(quiet=quiet, first="") as on_fill:
+        yield PredictProgress(
+            on_cut=lambda counts: lines.show(f"cut {counts.bases:,} bases, {counts.samples:,} samples"),
+            on_fill=on_fill,
+            on_scored=lambda done, expected: lines.show(f"scored {done:,} of {expected:,} samples"),
+        )
+
+
+def _write_predicted(report: PredictReport, *, quiet: bool) -> None:
+    list_rejections(report.rejected, "rejected")
+    if quiet:
+        return
+    counts, tally = report.counts, report.tally
+    computed = ", ".join(f"{count(filled.computed)} by {filled.space.name}" for filled in report.filled)
+    missing = tally.samples_without_vector
+    write_facts(
+        [
+            ("read", f"{count(counts.sequences)} sequences, {count(counts.bases)} bases"),
+            ("samples", f"{count(counts.samples)} of {count(counts.chunks)} chunks"),
+            ("computed", computed),
+            *[(f"sequences {call}", count(number)) for call, number in sorted(tally.contigs.items())],
+            *([("samples without a vector", count(missing))] if missing else []),
+            ("took", duration(report.seconds)),
+            ("written to", str(report.output)),
+        ]
+    )
+
+
+@shared(FILLING, OUTPUT)
+def compare(
+    context: Context,
+    samples: Annotated[Path, typer.Argument(metavar="SAMPLES.tsv", help="What `prepare` wrote.", show_default=False)],
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="REPORT", help="Folder to write.")],
+    models: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--model",
+            "--models",
+            "-m",
+            metavar="A,B",
+            help="A set of models or spaces; give it for each set.",
+            show_default=False,
+        ),
+    ] = None,
+    classifiers: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--classifier",
+            "-c",
+            metavar="DIR",
+            help="In place of sets: a classifier that `train` wrote; give it for each. Nothing is trained then.",
+            show_default=False,
+        ),
+    ] = None,
+    head: Head = HeadChoice.linear,
+    folds: Folds = 5,
+    seeds: Annotated[
+        int,
+        typer.Option("--seeds", metavar="N", min=1, help="How many seeds; each deals the groups out to other folds."),
+    ] = 3,
+    seed: Annotated[int, typer.Option("--seed", metavar="N", min=0, help="The first seed.")] = 1,
+    strength: Strength = None,
+    input_dropout: InputDropout = None,
+    network: OldHead = None,
+    labels: Labels = None,
+    groups: Groups = None,
+    ignore_unlabelled: IgnoreUnlabelled = False,
+    fill: Fill = False,
+) -> None:
+    """Compare sets of features, or trained classifiers.
+
+    Every set is trained and scored on the same samples with the same folds. Writes comparison.html and
+    comparison.json: paired differences of all metrics with intervals, what the vectors cost, how alike the spaces are.
+    Classifiers (-c) are scored as they are, on samples of groups that made none of them; comparison.json is written.
+    """
+    if models and classifiers:
+        raise typer.BadParameter("give sets of models (-m) or classifiers (-c), not both")
+    if classifiers:
+        _compare_classifiers(context, samples, classifiers, output, labels, groups, seed=seed, fill=fill)
+        return
+    if len(models or ()) < 2:
+        raise typer.BadParameter(
+            "give --models twice or more, as --models old --models new --models old,new; or classifiers, as -c A -c B"
+        )
+    from embedstore.classify.heads import TrainOptions
+    from embedstore.classify.provenance import Provenance
+    from embedstore.comparison.comparing import compare as compare_sets
+
+    chosen = network or head
+    training = TrainOptions(
+        head=chosen.value,
+        seed=seed,
+        folds=folds,
+        ignore_unlabelled=ignore_unlabelled,
+        device=context.device,
+        **of_head(chosen, HeadChoice.linear, strength=strength),
+        **of_head(chosen, HeadChoice.mlp, input_dropout=input_dropout),
+    )
+    choices = context.options_of_models(names(models))
+    with reading(context, samples, (), labels, groups, choices, fill=fill) as how:
+        comparison = compare_sets(
+            samples,
+            models or (),
+            how,
+            output,
+            training,
+            seeds=seeds,
+            made=Provenance.now(context.command_line),
+            on_trained=None if context.quiet else lambda name, number, _: notice(f"trained on {name}, seed {number}"),
+        )
+    warn_of_report(comparison.report_failed, f"The numbers are in {output}")
+    if context.json:
+        write_json(comparison.to_json())
+    elif not context.quiet:
+        from embedstore.comparison.page import lead
+
+        _write_differences(comparison, lead(comparison.document))
+        notice(f"Wrote {output / 'comparison.json'}{'' if comparison.report_failed else ' and comparison.html'}.")
+
+
+def _compare_classifiers(
+    context: Context,
+    samples: Path,
+    classifiers: list[Path],
+    output: Path,
+    labels: Path | None,
+    groups: Path | None,
+    *,
+    seed: int,
+    fill: bool,
+) -> None:
+    if len(classifiers) < 2:
+        raise typer.BadParameter("give --classifier twice or more, as -c old -c new")
+    from embedstore.classify.classifier import load_classifier
+    from embedstore.comparison.classifiers import compare_classifiers
+
+    loaded = [load_classifier(each) for each in classifiers]
+    choices = context.options_of_models([name for each in loaded for name in models_of(each, ())])
+    with reading(context, samples, (), labels, groups, choices, fill=fill) as how:
+        comparison = compare_classifiers(samples, loaded, how, output, seed=seed)
+    if context.json:
+        write_json(comparison.to_json())
+    elif not context.quiet:
+        found = comparison.document
+        seen = found["left_out"]["samples"]
+        left_out = f" {seen:,} others were left out, as their groups made one of the classifiers." if seen else ""
+        _write_differences(comparison, f"On {found['samples']:,} samples of {found['samples_of']}.{left_out}")
+        notice(f"Wrote {output / 'comparison.json'}.")
+
+
+def _write_differences(comparison: Comparison, on: str) -> None:
+    from embedstore.comparison.page import DRAWN, difference_text, pair_name
+
+    found = comparison.document
+    columns = ("difference", *(f">{name}" for _, name in DRAWN))
+    rows = [
+        (pair_name(pair), *(difference_text(pair["metrics"][path]) for path, _ in DRAWN))
+        for pair in found["differences"]
+    ]
+    notice(f"{on} In brackets: {found['intervals']['level']:.0%} intervals; * : 0 is not in it.")
+    write_table(columns, rows)
