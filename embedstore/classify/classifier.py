@@ -176,8 +176,8 @@ def _head_of(document: Mapping[str, Any], path: Path) -> tuple[HeadKind, int]:
     known = isinstance(members, int) and not isinstance(members, bool) and 1 <= members <= MOST_MEMBERS
     if kind is None or not known or not isinstance(members, int) or (members > 1 and kind != "mlp"):
         raise InputError(
-            f"Cannot read the classifier {path}: expected a head mlp (of 1 to {MOST_MEMBERS} members), linear or trees, "
-            f"found {plain(repr(stated), _SHOWN_CHARACTERS)}."
+            f"Cannot read the classifier {path}: expected a head mlp (of 1 to {MOST_MEMBERS} members), linear or "
+            f"trees, found {plain(repr(stated), _SHOWN_CHARACTERS)}."
         )
     return kind, members
 

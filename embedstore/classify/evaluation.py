@@ -19,8 +19,8 @@ from embedstore.classify.blocks import (
     require_schema,
 )
 from embedstore.classify.classifier import REPORT_NAME, SCORES_NAME, Classifier, load_classifier
-from embedstore.classify.provenance import Provenance
 from embedstore.classify.fragments import fragments_of
+from embedstore.classify.provenance import Provenance
 from embedstore.classify.scores import Scores, logits_of, write_scores
 from embedstore.classify.training import assess, assess_contigs
 from embedstore.errors import InputError

@@ -1,12 +1,12 @@
 """Fitting heads, out of fold and to everything.
 
-`cross_fit` gives every training row the logits of a head that was fitted to the other folds, and the head that is fitted
-to all of them. Rows are weighted, so that classes count alike and a genome of ten thousand samples not a thousand times
-as much as one of ten.
+`cross_fit` gives every training row the logits of a head that was fitted to the other folds, and the head that is
+fitted to all of them. Rows are weighted, so that classes count alike and a genome of ten thousand samples not a
+thousand times as much as one of ten.
 
 *Linear.* L2 logistic regression, solved to convergence by L-BFGS. All folds are fitted at once: they share the rows and
-differ in weights, so that each pass over the rows serves all of them. The strength of the penalty is chosen on a path from
-strong to weak by the log loss of the held-out folds; for the logits of a fold it is chosen by the other folds.
+differ in weights, so that each pass over the rows serves all of them. The strength of the penalty is chosen on a path
+from strong to weak by the log loss of the held-out folds; for the logits of a fold it is chosen by the other folds.
 
 *Trees.* scikit-learn's extremely randomised trees, kept as arrays.
 

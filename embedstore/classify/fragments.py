@@ -22,6 +22,8 @@ from embedstore.classify.resampling import intervals
 from embedstore.features import Samples
 
 FRAGMENT_BASES = (500, 1000, 3000, 10_000)
+_REPLICATES = 100
+"""Draws for the intervals of each length."""
 _LEAST_FRAGMENTS = 20
 """Lengths of which there are fewer fragments, or not one of each class, are not reported."""
 
@@ -70,7 +72,8 @@ def fragments_of(
 ) -> Fragments:
     """Cut the sources of samples into fragments, and average logits and scores of the samples within each.
 
-    A sample belongs to the fragment that holds its middle; a source's last bases that make no whole fragment are left out.
+    A sample belongs to the fragment that holds its middle; the last bases of a source, if they make no whole fragment,
+    are left out.
 
     Parameters
     ----------
@@ -192,7 +195,7 @@ def assess_fragments(
                 **({} if positive is None else {"positive": measures.of_positive(positive)}),
                 **measures.at(),
                 **{name: how_calibrated(y, scores[here], labels) for name, scores in others.items()},
-                "intervals": intervals(measures, y, fragments.groups[here], seed),
+                "intervals": intervals(measures, y, fragments.groups[here], seed, _REPLICATES),
             }
         )
     return found

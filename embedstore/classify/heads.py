@@ -1,11 +1,12 @@
 """The heads of classifiers: what a user chooses, and what they compute, without torch or scikit-learn.
 
     linear   standardised x ─▶ output: logistic regression
-    mlp      standardised x ─▶ hidden (512) ─▶ batch norm ─▶ ReLU ─▶ dropout 0.5 (in training) ─▶ output; the mean of some
+    mlp      standardised x ─▶ hidden (512) ─▶ batch norm ─▶ ReLU ─▶ dropout 0.5 (in training) ─▶ output; the mean
+             of some such networks
     trees    extremely randomised trees: the mean of the shares of classes in the leaves
 
-`mlp` is the head of VirNucPro (Li-Jing-1997/VirNucPro at 0f93f27, train.py), with standardised inputs. How heads are fitted
-is in `fitting`.
+`mlp` is the head of VirNucPro (Li-Jing-1997/VirNucPro at 0f93f27, train.py), with standardised inputs. How heads are
+fitted is in `fitting`.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ HeadKind = Literal["linear", "mlp", "trees"]
 CalibrationKind = Literal["temperature", "vector", "none"]
 
 MOST_FOLDS = 100
+MOST_MEMBERS = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,15 +35,17 @@ class TrainOptions:
     ----------
     head : "linear" is logistic regression; "mlp" is VirNucPro's head; "trees" are extremely randomised trees.
     seed : of the folds, the first weights, the order of samples, dropout and trees.
-    folds : parts of the groups; each is scored by a head that was fitted to the others. Fewer are made where a class has
-        fewer independent groups.
+    folds : parts of the groups; each is scored by a head that was fitted to the others. Fewer are made where a class
+        has fewer independent groups.
     test_share : of the samples, about, that are set aside and used for nothing but a test; 0: the scores of the folds
         are the test.
     balance_classes : weigh samples so that all classes count alike; scores are then calibrated for classes that occur
         equally often, otherwise for the frequencies in the samples.
     group_exponent : a sample of a group of n samples weighs n to minus this: 0, all samples alike; 1, all groups alike.
-    positive : the class that reports look at first; None: of two classes the one that is called "virus", if there is one.
-    strength : of the L2 penalty of "linear", on standardised columns, beside the mean log loss; None: chosen by the folds.
+    positive : the class that reports look at first; None: of two classes the one that is called "virus", if there is
+        one.
+    strength : of the L2 penalty of "linear", on standardised columns, beside the mean log loss; None: chosen by the
+        folds.
     members : networks of "mlp", each from a seed of its own, whose logits are averaged.
     trees : of "trees".
     input_dropout : of "mlp": share of the inputs that are left out at random in training; helps where genomes are few.
@@ -83,6 +87,8 @@ class TrainOptions:
             raise InputError(f"Cannot train: expected a group exponent from 0 to 1, found {self.group_exponent}.")
         if self.strength is not None and not 0 < self.strength < float("inf"):
             raise InputError(f"Cannot train: expected a strength above 0, found {self.strength}.")
+        if self.members > MOST_MEMBERS:
+            raise InputError(f"Cannot train: expected at most {MOST_MEMBERS} members, found {self.members}.")
         for name in ("max_epochs", "patience_epochs", "learning_rate", "members", "trees"):
             if not getattr(self, name) > 0:
                 raise InputError(f"Cannot train: expected {name} above 0, found {getattr(self, name)}.")
@@ -99,7 +105,6 @@ class TrainOptions:
 HIDDEN_UNITS = 512
 DROPOUT = 0.5
 NORM_EPSILON = 1e-5
-MOST_MEMBERS = 100
 
 _BLOCK_ROWS = 512
 
@@ -218,8 +223,8 @@ FOREST_DTYPES: Mapping[str, Any] = {
 }
 """Nodes of all trees one after the other; `starts` (t + 1,) says where each tree's begin, its root first.
 
-A row goes to the node `left` if its value in `column` is at most `threshold`, else `right`; both are places in the whole
-list, greater than the node's own. A leaf has column -1, and the share of each class, (nodes, classes).
+A row goes to the node `left` if its value in `column` is at most `threshold`, else `right`; both are places in the
+whole list, greater than the node's own. A leaf has column -1, and the share of each class, (nodes, classes).
 """
 
 _LEAST_SHARE = 1e-6

@@ -1,9 +1,9 @@
 """Fitting VirNucPro's head: several networks, each from a seed of its own, whose logits are averaged.
 
 Large batches, each from one gather. Out of fold, a network stops by the validation loss of the next fold, which it is
-not fitted to; fitted to everything, it runs for as many epochs as those did in the middle. Rows come from the features in
-random order; only where all of them fit into a bounded cache are they read once, so memory does not grow with the data.
-On a CPU the same seed gives the same weights, bit for bit.
+not fitted to; fitted to everything, it runs for as many epochs as those did in the middle. Rows come from the features
+in random order; only where all of them fit into a bounded cache are they read once, so memory does not grow with the
+data. On a CPU the same seed gives the same weights, bit for bit.
 """
 
 from __future__ import annotations

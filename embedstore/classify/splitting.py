@@ -202,7 +202,7 @@ def _groups_by_name(samples: Samples) -> tuple[list[str], NDArray[np.int64], NDA
 def _blocks(
     samples: Samples, names: Sequence[str], groups: NDArray[np.int64], relatives: Relatives
 ) -> NDArray[np.int64]:
-    """(groups,) int64: which block each group belongs to: groups with a sequence in common, and relatives, are in one."""
+    """(groups,) int64: the block of each group: groups with a sequence in common, and relatives, are in one."""
     places = {name: place for place, name in enumerate(names)}
     related = [(places[one], places[other]) for one, other in relatives if one in places and other in places]
     pairs = [_neighbours(keys, groups) for keys in samples.keys.values()]

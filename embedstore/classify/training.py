@@ -1,13 +1,13 @@
-"""Training: split by group, fit out of fold, calibrate, refit to everything, and write a folder that documents all of it.
+"""Training: split by group, fit out of fold, calibrate, refit to everything, and write a folder that says how.
 
     features ─ splitting ─▶ folds (and a test part, on request)
        each fold: a head that is fitted to the others ─▶ out-of-fold logits of every sample
        out-of-fold logits ─▶ calibration of samples and of sequences ─▶ scores of every sample
        all folds ─▶ the head that is shipped ─▶ classifier.safetensors, .json ─▶ report.html
 
-Scores out of fold are calibrated by what all of them are calibrated by, which does not move one fold against another, as
-calibrating each by the other folds would: that costs the AUROC of all folds together one to two hundredths. How well a
-calibration by the other folds does is said beside (`calibrated_by_others`).
+Scores out of fold are calibrated by what all of them are calibrated by, which does not move one fold against another,
+as calibrating each by the other folds would: that costs the AUROC of all folds together one to two hundredths. How well
+a calibration by the other folds does is said beside (`calibrated_by_others`).
 
 `assess` is what a report says of scored samples: the class that is looked for first, metrics with intervals, by length
 and by group; sequences by length. The classifier is saved before its report is drawn: if drawing fails, the training is
@@ -164,8 +164,8 @@ class TrainReport:
 
     Attributes
     ----------
-    evaluation : metrics of the test part, or of the scores out of fold, see `assess`; `contigs` are those of fragments by
-        length.
+    evaluation : metrics of the test part, or of the scores out of fold, see `assess`; `contigs` are those of fragments
+        by length.
     report_failed : why report.html or scores.tsv could not be written; the classifier was written nevertheless.
     """
 
@@ -281,8 +281,9 @@ def fit_classifier(
     rows, folds = rows[order], folds[order]
     y = samples.labels.codes[rows].astype(np.int64)
     weights = row_weights(y, samples.groups.codes[rows].astype(np.int64), len(labels), options)
-    fitted = cross_fit(PartRows(features, rows, y), folds, weights, len(labels), options, on_fitted=on_fitted)
-    folded = _Folded(samples.take(rows), y, folds, weights, fitted, labels, options)
+    part = PartRows(features, rows, y)
+    fitted = cross_fit(part, folds, weights, len(labels), options, on_fitted=on_fitted)
+    folded = _Folded(part, samples.take(rows), y, folds, weights, fitted, labels, options)
     calibration = calibrate(fitted.logits, y, weights, options.calibration)
     scores = Scores(folded.samples, y, calibration.probabilities(fitted.logits), labels)
     fragments = fragments_of(folded.samples, fitted.logits, scores.probabilities, y, folds)
@@ -292,7 +293,7 @@ def fit_classifier(
         "trained_on": samples.origin,
         "split": split.to_json(),
         "fit": fitted.about,
-        "simple_head": _simple_head(features, folded, on_fitted),
+        "simple_head": _simple_head(folded, on_fitted),
         "versions": {name: found for name, package in _PACKAGES.items() if (found := _installed(package))},
     }
     schema = replace(features.schema, labels=labels)
@@ -315,6 +316,7 @@ def fit_classifier(
 class _Folded:
     """Training rows, by id, with what was fitted to them."""
 
+    rows: PartRows
     samples: Samples
     y: NDArray[np.int64]
     folds: NDArray[np.int64]
@@ -371,15 +373,13 @@ def assess_contigs(
     return jsonable(found)  # type: ignore[no-any-return]
 
 
-def _simple_head(features: Features, folded: _Folded, on_fitted: OnFitted | None) -> dict[str, Any] | None:
+def _simple_head(folded: _Folded, on_fitted: OnFitted | None) -> dict[str, Any] | None:
     """Log loss and AUROC out of fold of the default head beside those of another one; None where it is the one."""
     if folded.options.head == "linear":
         return None
     options = replace(folded.options, head="linear", strength=None)
-    by_id = np.argsort(features.samples.ids, kind="stable")
-    rows = by_id[np.searchsorted(features.samples.ids[by_id], folded.samples.ids)]
     simple = cross_fit(
-        PartRows(features, rows, folded.y),
+        folded.rows,
         folded.folds,
         folded.weights,
         len(folded.labels),

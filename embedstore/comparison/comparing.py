@@ -1,6 +1,6 @@
 """Comparing: sets of features on the same samples and the same splits.
 
-    samples ─▶ those that every space holds ─▶ folds for each seed ─▶ scores out of fold of each set ─▶ paired differences
+    samples ─▶ those that every space holds ─▶ folds for each seed ─▶ scores of each set out of fold ─▶ differences
                        └──▶ vectors of some of them ─▶ similarity of spaces      └──▶ comparison.json, comparison.html
 
 In this order: the sets, which spaces they consist of and what these cost; paired differences; similarity; `compare`.

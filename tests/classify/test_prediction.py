@@ -101,9 +101,34 @@ def test_sequences_without_open_frame_are_listed_as_such(predicted: Path) -> Non
         assert (found[name]["samples"], found[name]["score_virus"], found[name]["confidence"]) == ("0", "", "")
 
 
-def test_contigs_are_the_means_of_their_samples(predicted: Path) -> None:
-    samples = rows(predicted / "predictions.tsv")
-    for contig in rows(predicted / "contigs.tsv"):
+def test_contigs_are_calibrated_from_the_mean_logit_of_their_samples(predicted: Path, report: TrainReport) -> None:
+    classifier = report.classifier
+    assert classifier.sequences is not None
+    scale = classifier.calibration.scale[0]
+    for contig, own in contigs_with_samples(predicted):
+        score = np.array([float(row["score_virus"]) for row in own])
+        half = np.log(score / (1 - score)).mean() / scale / 2  # of two logits, which are opposite
+        found = classifier.sequences.probabilities(np.array([[-half, half]]), np.array([len(own)]))[0, 1]
+        assert float(contig["score_virus"]) == pytest.approx(found, abs=1e-4)
+
+
+def contigs_with_samples(folder: Path) -> list[tuple[dict[str, str], list[dict[str, str]]]]:
+    samples = rows(folder / "predictions.tsv")
+    found = []
+    for contig in rows(folder / "contigs.tsv"):
+        own = [row for row in samples if row["source"] == contig["source"]]
+        if own:
+            found.append((contig, own))
+    return found
+
+
+def test_without_a_calibration_of_sequences_contigs_are_the_means_of_their_samples(
+    tmp_path: Path, genomes: Path, predicted: Path, report: TrainReport
+) -> None:
+    store = open_store(predicted.parent / "store")
+    predict([genomes], replace(report.classifier, sequences=None), tmp_path / "out", store)
+    samples = rows(tmp_path / "out" / "predictions.tsv")
+    for contig in rows(tmp_path / "out" / "contigs.tsv"):
         own = [row for row in samples if row["source"] == contig["source"]]
         assert int(contig["samples"]) == len(own)
         if own:
@@ -120,7 +145,7 @@ def test_scores_are_those_of_merged_features(tmp_path: Path, table: Path, place:
     found = {row["sample"]: float(row["score_virus"]) for row in rows(tmp_path / "out" / "predictions.tsv")}
     features = merge(load_samples(table), store, MODELS)
     classifier = report.classifier
-    expected = classifier.calibration.probabilities(classifier.network.logits(features.rows()))[:, 1]
+    expected = classifier.calibration.probabilities(classifier.head.logits(features.rows()))[:, 1]
     together = {
         name: score for name, score in zip(features.ids.tolist(), expected.tolist(), strict=True) if name in found
     }
