@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from embedstore.classify.evaluation import Evaluation, evaluate
     from embedstore.classify.heads import Forest, Network, TrainOptions
     from embedstore.classify.prediction import PredictOptions, PredictProgress, PredictReport, predict
+    from embedstore.classify.provenance import Provenance
     from embedstore.classify.scores import Scores
     from embedstore.classify.splitting import Split
     from embedstore.classify.tables import Tally
@@ -143,6 +144,7 @@ _HOME = {
     "PrepareOptions": "samples",
     "PrepareReport": "samples",
     "Problem": "store",
+    "Provenance": "classify.provenance",
     "Reading": "classify.blocks",
     "Recipe": "identity",
     "Record": "records",
@@ -254,6 +256,7 @@ __all__ = [
     "PrepareOptions",
     "PrepareReport",
     "Problem",
+    "Provenance",
     "Reading",
     "Recipe",
     "Record",

@@ -236,7 +236,9 @@ def test_representations_name_the_spaces(store: Store) -> None:
 
 def test_representations_are_one_short_line(store: Store) -> None:
     report = store.fill([*SEQUENCES, "M-V", "XXX"], model="aac_dpc")
-    assert repr(report) == "<FillReport aac_dpc: 5 read, 0 found, 3 computed, 1 rejected, 1 failed>"
+    assert repr(report) == (
+        "<FillReport aac_dpc: 5 read, 4 distinct, 0 stored before, 3 computed, 1 rejected, 1 failed, 0.0 s>"
+    )
     found = fill_and_retrieve(as_records(["MKV", "M-V"]), store.target("aac_dpc"))
     assert repr(found) == "<Retrieved 1 x 420 float32 of aac_dpc, 1 rejected>"
     assert repr(store.space("aac_dpc")).count("\n") == 0

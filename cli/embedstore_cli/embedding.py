@@ -120,7 +120,7 @@ def _write_report(report: FillReport, *, quiet: bool) -> None:
         facts.append(("rejected, failed", f"{count(len(report.rejected))}, {count(len(report.failed))} records"))
     facts.append(("took", duration(report.seconds)))
     if report.interrupted:
-        facts.append(("interrupted", f"by {report.signal}; what was computed is stored; the same command goes on"))
+        facts.append(("interrupted", f"by {report.signal}; what was computed is stored; the same command continues"))
     write_facts(facts)
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from typing import TypedDict, Unpack
 
 from embedstore.errors import (
     CorruptStoreError,
@@ -37,32 +36,40 @@ from embedstore.store.verification import Problem, reason
 _MIN_ID_PREFIX = 8
 
 
-class CopyOptions(TypedDict, total=False):
-    """What `push`, `pull` and `sync` take by name.
-
-    Attributes
-    ----------
-    dry_run : only count.
-    on_copied : called after each segment.
-    """
-
-    dry_run: bool
-    on_copied: OnCopied | None
-
-
-def push(near: SpaceStore, far: SpaceStore, spaces: Sequence[str] = (), **options: Unpack[CopyOptions]) -> CopyReport:
-    """Copy what is missing in the far store from the near one; see `copied`."""
-    return copied(near, far, ("push",), spaces, **options)
+def push(
+    near: SpaceStore,
+    far: SpaceStore,
+    spaces: Sequence[str] = (),
+    *,
+    dry_run: bool = False,
+    on_copied: OnCopied | None = None,
+) -> CopyReport:
+    """Copy what is missing in the far store from the near one; arguments and errors are those of `copied`."""
+    return copied(near, far, ("push",), spaces, dry_run=dry_run, on_copied=on_copied)
 
 
-def pull(near: SpaceStore, far: SpaceStore, spaces: Sequence[str] = (), **options: Unpack[CopyOptions]) -> CopyReport:
-    """Copy what is missing in the near store from the far one; see `copied`."""
-    return copied(near, far, ("pull",), spaces, **options)
+def pull(
+    near: SpaceStore,
+    far: SpaceStore,
+    spaces: Sequence[str] = (),
+    *,
+    dry_run: bool = False,
+    on_copied: OnCopied | None = None,
+) -> CopyReport:
+    """Copy what is missing in the near store from the far one; arguments and errors are those of `copied`."""
+    return copied(near, far, ("pull",), spaces, dry_run=dry_run, on_copied=on_copied)
 
 
-def sync(near: SpaceStore, far: SpaceStore, spaces: Sequence[str] = (), **options: Unpack[CopyOptions]) -> CopyReport:
-    """Copy in both directions what is missing in either store; see `copied`."""
-    return copied(near, far, ("pull", "push"), spaces, **options)
+def sync(
+    near: SpaceStore,
+    far: SpaceStore,
+    spaces: Sequence[str] = (),
+    *,
+    dry_run: bool = False,
+    on_copied: OnCopied | None = None,
+) -> CopyReport:
+    """Copy in both directions what is missing in either store; arguments and errors are those of `copied`."""
+    return copied(near, far, ("pull", "push"), spaces, dry_run=dry_run, on_copied=on_copied)
 
 
 def copied(
@@ -70,7 +77,9 @@ def copied(
     far: SpaceStore,
     directions: Sequence[Direction],
     spaces: Sequence[str] = (),
-    **options: Unpack[CopyOptions],
+    *,
+    dry_run: bool = False,
+    on_copied: OnCopied | None = None,
 ) -> CopyReport:
     """Copy between two stores what is missing.
 
@@ -80,7 +89,8 @@ def copied(
     far : the other one.
     directions : "push" to the far store, "pull" from it, in this order.
     spaces : names or ids; none: all.
-    options : `dry_run=True`: only count; `on_copied`: called after each segment.
+    dry_run : only count.
+    on_copied : called after each segment.
 
     Raises
     ------
@@ -100,12 +110,15 @@ def copied(
     _refuse_unknown(spaces, [source for source, _, _ in ways])
     done: list[SpaceCopy] = []
     for source, destination, direction in ways:
-        done += _copy_spaces(source, destination, direction, spaces, options)
+        for document, copy in _wanted(source, direction, spaces):
+            if document is not None:
+                _copy_space(SourceSpace(source, document), destination, copy, on_copied, dry_run=dry_run)
+            done.append(copy)
     for space in [space for store in given if store.tiers for space in store.local_spaces()]:
         with suppress(StoreError):  # the next reader is told
             space.refresh()
     seconds = time.monotonic() - started
-    return CopyReport(near.location, far.location, tuple(done), seconds, options.get("dry_run", False))
+    return CopyReport(near.location, far.location, tuple(done), seconds, dry_run)
 
 
 def _refuse_unknown(names: Sequence[str], stores: Sequence[SpaceStore]) -> None:
@@ -126,29 +139,26 @@ def _is_called(name: str, space_id: str, document: SpaceDocument | Problem) -> b
     return len(name) >= _MIN_ID_PREFIX and space_id.startswith(name)
 
 
-def _copy_spaces(
-    source: SpaceStore,
-    destination: SpaceStore,
-    direction: Direction,
-    spaces: Sequence[str],
-    options: CopyOptions,
-) -> Iterator[SpaceCopy]:
+def _wanted(
+    source: SpaceStore, direction: Direction, spaces: Sequence[str]
+) -> Iterator[tuple[SpaceDocument | None, SpaceCopy]]:
+    """Yield the spaces that were named, all if none was; None for a document that cannot be read."""
     for space_id, document in read_documents(source):
         if spaces and not any(_is_called(name, space_id, document) for name in spaces):
             continue
         if isinstance(document, SpaceDocument):
-            done = SpaceCopy(document.name, space_id, direction)
-            _copy_space(SourceSpace(source, document), destination, done, options)
+            yield document, SpaceCopy(document.name, space_id, direction)
         else:
-            done = SpaceCopy(space_id, space_id, direction, problems=[document])
-        yield done
+            yield None, SpaceCopy(space_id, space_id, direction, problems=[document])
 
 
-def _copy_space(source: SourceSpace, destination: SpaceStore, done: SpaceCopy, options: CopyOptions) -> None:
+def _copy_space(
+    source: SourceSpace, destination: SpaceStore, done: SpaceCopy, on_copied: OnCopied | None, *, dry_run: bool
+) -> None:
     document = source.document
     try:
         there = destination.find_space(document.recipe, canaries.adopted_name(document))
-        if options.get("dry_run"):
+        if dry_run:
             count_missing(source, there, done)
             return
         if there is None:
@@ -157,4 +167,4 @@ def _copy_space(source: SourceSpace, destination: SpaceStore, done: SpaceCopy, o
     except (SpaceConflictError, CorruptStoreError, FormatVersionError) as error:
         done.problems.append(Problem(f"{source.folder}space.json", reason(error)))
         return
-    SpaceCopier(source, there, destination.trust, done, options.get("on_copied")).run()
+    SpaceCopier(source, there, destination.trust, done, on_copied).run()

@@ -222,8 +222,8 @@ class SharedStores(RuleBasedStateMachine):
         with suppress(SimulatedCrash, StorageError):
             near = SpaceStore(self.client(self.servers[source], seed))
             far = SpaceStore(self.client(self.servers[target], seed + 1, self.fault(event, target)))
-            if push(near, far).complete:  # what is newer than that, a listing may not have shown
-                old = [key for key, since_ns in before.items() if self.world.now_ns - since_ns > 2 * LAG_NS]
+            if push(near, far).complete:  # what was newer when it began, a listing may not have shown
+                old = [key for key, since_ns in before.items() if started_ns - since_ns > 2 * LAG_NS]
                 self.acknowledge(target, self.acknowledged[source].keys() & old, started_ns)
 
     @rule(source=stores, seed=seeds, step=st.integers(0, 45))
