@@ -26,7 +26,7 @@ from embedstore.classify.classifier import Classifier, load_classifier, save_cla
 from embedstore.classify.prediction import PredictOptions, predict
 from embedstore.classify.training import TrainReport
 from embedstore.errors import InputError, SchemaError
-from embedstore.features import Preparation, load_samples, merge
+from embedstore.features import Features, Preparation, load_samples, merge
 from embedstore.library import Store, open_store
 
 CONTIG_COLUMNS = [
@@ -101,25 +101,20 @@ def test_sequences_without_open_frame_are_listed_as_such(predicted: Path) -> Non
         assert (found[name]["samples"], found[name]["score_virus"], found[name]["confidence"]) == ("0", "", "")
 
 
-def test_contigs_are_calibrated_from_the_mean_logit_of_their_samples(predicted: Path, report: TrainReport) -> None:
-    classifier = report.classifier
-    assert classifier.sequences is not None
-    scale = classifier.calibration.scale[0]
-    for contig, own in contigs_with_samples(predicted):
-        score = np.array([float(row["score_virus"]) for row in own])
-        half = np.log(score / (1 - score)).mean() / scale / 2  # of two logits, which are opposite
-        found = classifier.sequences.probabilities(np.array([[-half, half]]), np.array([len(own)]))[0, 1]
-        assert float(contig["score_virus"]) == pytest.approx(found, abs=1e-4)
-
-
-def contigs_with_samples(folder: Path) -> list[tuple[dict[str, str], list[dict[str, str]]]]:
-    samples = rows(folder / "predictions.tsv")
-    found = []
-    for contig in rows(folder / "contigs.tsv"):
-        own = [row for row in samples if row["source"] == contig["source"]]
-        if own:
-            found.append((contig, own))
-    return found
+def test_contigs_are_calibrated_from_the_mean_logit_of_their_samples(
+    tmp_path: Path, place: Path, features: Features, report: TrainReport, store: Store
+) -> None:
+    predict([place / "virus"], report.output, tmp_path / "out", store)
+    logits = report.classifier.head.logits(features.rows()).astype(np.float64)
+    sources = features.samples.sources.texts()
+    assert report.classifier.sequences is not None
+    contigs = rows(tmp_path / "out" / "contigs.tsv")
+    for contig in contigs:
+        own = logits[sources == contig["source"]]
+        expected = report.classifier.sequences.probabilities(own.mean(axis=0)[None], np.array([len(own)]))[0, 1]
+        assert int(contig["samples"]) == len(own)
+        assert float(contig["score_virus"]) == pytest.approx(expected, abs=2e-6)
+    assert len(contigs) == 10
 
 
 def test_without_a_calibration_of_sequences_contigs_are_the_means_of_their_samples(
