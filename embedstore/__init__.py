@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from embedstore.auditing import AuditOptions, AuditReport, DifferingVector
     from embedstore.classify.blocks import Reading
-    from embedstore.classify.calibration import Calibration
+    from embedstore.classify.calibration import Calibration, SequenceCalibration
     from embedstore.classify.classifier import Classifier, load_classifier
     from embedstore.classify.evaluation import Evaluation, evaluate
     from embedstore.classify.heads import Forest, Network, TrainOptions
@@ -157,6 +157,7 @@ _HOME = {
     "SchemaError": "errors",
     "Scores": "classify.scores",
     "SegmentLimits": "filling",
+    "SequenceCalibration": "classify.calibration",
     "SequenceError": "errors",
     "SequenceFileError": "errors",
     "Space": "store.space",
@@ -269,6 +270,7 @@ __all__ = [
     "SchemaError",
     "Scores",
     "SegmentLimits",
+    "SequenceCalibration",
     "SequenceError",
     "SequenceFileError",
     "Space",

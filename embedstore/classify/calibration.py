@@ -5,8 +5,9 @@ shift; vector scaling has a scale and a shift for each class, which for two clas
 calibration of modern neural networks).
 
 *Sequences.* The mean logit of n samples says more, the more there are, but not n times as much, since they are alike:
-its scale is a · n^b. Both numbers are fitted, and for vector scaling a shift of each class, the same for any n. A shift
-that depends on n was tried: the long sequences are of few genomes, which it then fits.
+its scale is a · n^b, b from 0 to 1. Both numbers are fitted, and for vector scaling a shift of each class, the same for
+any n. A shift that depends on n was tried: the long sequences are of few genomes, which it then fits. More samples than
+any sequence had that this was fitted to count as so many: beyond them nothing is known.
 
 Both are fitted to logits out of fold, of heads that have not seen the sample.
 """
@@ -14,7 +15,7 @@ Both are fitted to logits out of fold, of heads that have not seen the sample.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Self
 
@@ -30,6 +31,7 @@ _RIDGE = 1e-3
 _SEQUENCE_RIDGE = 1e-2
 """The same for sequences, of which there are few independent ones."""
 _LARGEST_LOG_SCALE = 5.0
+_BOUNDS = (-_LARGEST_LOG_SCALE, _LARGEST_LOG_SCALE)
 _LARGEST_NUMBER = 1e9
 _KINDS: dict[str, CalibrationKind] = {"temperature": "temperature", "vector": "vector", "none": "none"}
 
@@ -117,16 +119,17 @@ def calibrate(
         scale, shift = spread(parameters)
         return _log_loss(wide * scale + shift, y, weights) + _RIDGE * float(parameters @ parameters)
 
-    found = _minimum(loss, 1 if kind == "temperature" else 2 * classes)
+    found = _minimum(loss, [_BOUNDS] * (1 if kind == "temperature" else 2 * classes))
     scale, shift = spread(found)
     return Calibration(kind, tuple(scale.tolist()), tuple(shift.tolist()))
 
 
-def _minimum(loss: Callable[[NDArray[np.float64]], float], parameters: int) -> NDArray[np.float64]:
+def _minimum(
+    loss: Callable[[NDArray[np.float64]], float], bounds: Sequence[tuple[float, float]]
+) -> NDArray[np.float64]:
     from scipy.optimize import minimize
 
-    bounds = [(-_LARGEST_LOG_SCALE, _LARGEST_LOG_SCALE)] * parameters
-    found = minimize(loss, np.zeros(parameters), method="L-BFGS-B", bounds=bounds)
+    found = minimize(loss, np.zeros(len(bounds)), method="L-BFGS-B", bounds=bounds)
     return np.asarray(found.x, np.float64)
 
 
@@ -149,23 +152,25 @@ class SequenceCalibration:
     ----------
     log_scale, log_scale_slope : the scale of all logits is exp(log_scale + log_scale_slope · log n).
     shift : of each class, added.
+    most_samples : larger n count as this.
 
     Raises
     ------
-    InputError : a number is not finite.
+    InputError : a number is not finite, or no sample is allowed.
     """
 
     log_scale: float
     log_scale_slope: float
     shift: tuple[float, ...]
+    most_samples: int
 
     def __post_init__(self) -> None:
-        if not all(map(math.isfinite, (self.log_scale, self.log_scale_slope, *self.shift))):
+        if self.most_samples < 1 or not all(map(math.isfinite, (self.log_scale, self.log_scale_slope, *self.shift))):
             raise InputError("expected finite numbers in the calibration of sequences")
 
     def probabilities(self, mean_logits: NDArray[np.float64], counts: NDArray[np.int64]) -> Probabilities:
         """(n, classes) mean logits and (n,) numbers of samples to probabilities."""
-        logs = np.log(counts.astype(np.float64))[:, None]  # (n, 1)
+        logs = np.log(np.minimum(counts, self.most_samples).astype(np.float64))[:, None]  # (n, 1)
         scale = np.exp(np.clip(self.log_scale + self.log_scale_slope * logs, -_LARGEST_LOG_SCALE, _LARGEST_LOG_SCALE))
         return _softmax(mean_logits * scale + np.array(self.shift))
 
@@ -181,16 +186,17 @@ class SequenceCalibration:
         ------
         InputError : it is not one for so many classes.
         """
-        names = {"log_scale", "log_scale_slope", "shift"}
+        names = {"log_scale", "log_scale_slope", "shift", "most_samples"}
         if not isinstance(document, dict) or set(document) != names:
             raise InputError(f"expected a calibration of sequences of {', '.join(sorted(names))}")
         shift = document["shift"]
         if not isinstance(shift, list) or len(shift) != classes:
             raise InputError(f"expected a list of {classes} numbers as shift of the calibration of sequences")
         numbers = [document["log_scale"], document["log_scale_slope"], *shift]
-        if not all(map(_is_number, numbers)):
+        most = document["most_samples"]
+        if not all(map(_is_number, numbers)) or not _is_number(most) or not isinstance(most, int):
             raise InputError("expected finite numbers in the calibration of sequences")
-        return cls(float(numbers[0]), float(numbers[1]), tuple(map(float, shift)))
+        return cls(float(numbers[0]), float(numbers[1]), tuple(map(float, shift)), most)
 
 
 def calibrate_sequences(
@@ -212,11 +218,12 @@ def calibrate_sequences(
 
     def made(parameters: NDArray[np.float64]) -> SequenceCalibration:
         shift = parameters[2:] - parameters[2:].mean() if kind == "vector" else np.zeros(classes)
-        return SequenceCalibration(float(parameters[0]), float(parameters[1]), tuple(shift.tolist()))
+        most = int(counts.max())
+        return SequenceCalibration(float(parameters[0]), float(parameters[1]), tuple(shift.tolist()), most)
 
     def loss(parameters: NDArray[np.float64]) -> float:
         scale = np.exp(np.clip(parameters[0] + parameters[1] * logs, -_LARGEST_LOG_SCALE, _LARGEST_LOG_SCALE))
         shift = parameters[2:] if kind == "vector" else 0.0
         return _log_loss(mean_logits * scale + shift, y, weights) + _SEQUENCE_RIDGE * float(parameters @ parameters)
 
-    return made(_minimum(loss, 2 + (classes if kind == "vector" else 0)))
+    return made(_minimum(loss, [_BOUNDS, (0.0, 1.0), *([_BOUNDS] * (classes if kind == "vector" else 0))]))

@@ -141,6 +141,8 @@ def test_tensors_that_are_not_the_networks_are_refused(folder: Path, change: Any
         (lambda document: document["sequences"].update(shift=[0.0]), InputError, "a list of 2 numbers"),
         (lambda document: document["sequences"].update(log_scale=10**400), InputError, "finite numbers"),
         (lambda document: document["sequences"].update(log_scale_slope=True), InputError, "finite numbers"),
+        (lambda document: document["sequences"].update(most_samples=0), InputError, "calibration of sequences"),
+        (lambda document: document["sequences"].update(most_samples=1.5), InputError, "finite numbers"),
         (lambda document: document.pop("schema"), InputError, "schema"),
         (lambda document: document["schema"]["labels"].append("third"), InputError, "lists of 3 numbers"),
         (lambda document: document.update(calibration={"kind": "none"}), InputError, "calibration"),
@@ -333,6 +335,8 @@ def test_sequence_calibration_makes_means_of_many_samples_right() -> None:
     assert found.log_scale_slope == pytest.approx(0.4, abs=0.1)
     assert found.log_scale == pytest.approx(0.0, abs=0.2)
     assert found.shift == (0.0, 0.0)
+    more = [found.probabilities(np.array([[0.0, 0.1]]), np.array([n])).tolist() for n in (30, 39, 4000)]
+    assert more[0] != more[1] == more[2]
     shifted = calibrate_sequences(logits + np.array([0, 1]), counts, y, np.ones(6000), "vector")
     assert shifted.shift[1] - shifted.shift[0] < -0.5
     assert SequenceCalibration.from_json(json.loads(json.dumps(found.to_json())), 2) == found
