@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from embedstore.auditing import AuditOptions, AuditReport, DifferingVector
     from embedstore.classify.blocks import Reading
+    from embedstore.classify.calibration import Calibration, SequenceCalibration
     from embedstore.classify.classifier import Classifier, load_classifier
     from embedstore.classify.evaluation import Evaluation, evaluate
-    from embedstore.classify.heads import Epoch, Fitted, Network, TrainOptions
-    from embedstore.classify.metrics import Calibration
+    from embedstore.classify.heads import Forest, Network, TrainOptions
     from embedstore.classify.prediction import PredictOptions, PredictProgress, PredictReport, predict
     from embedstore.classify.provenance import Provenance
     from embedstore.classify.scores import Scores
@@ -101,7 +101,7 @@ _HOME = {
     "AuditReport": "auditing",
     "Batch": "features",
     "Block": "features",
-    "Calibration": "classify.metrics",
+    "Calibration": "classify.calibration",
     "Canaries": "records",
     "CanaryError": "errors",
     "Categories": "features",
@@ -117,7 +117,6 @@ _HOME = {
     "EmbedStoreError": "errors",
     "EmbeddingBatch": "records",
     "Embeddings": "retrieval",
-    "Epoch": "classify.heads",
     "Evaluation": "classify.evaluation",
     "Features": "features",
     "FeaturesDataset": "features.torch_dataset",
@@ -125,7 +124,7 @@ _HOME = {
     "FillOptions": "filling",
     "FillProgress": "filling",
     "FillReport": "filling",
-    "Fitted": "classify.heads",
+    "Forest": "classify.heads",
     "FormatVersionError": "errors",
     "GeneticCode": "sequences.translation",
     "InputError": "errors",
@@ -160,6 +159,7 @@ _HOME = {
     "SchemaError": "errors",
     "Scores": "classify.scores",
     "SegmentLimits": "filling",
+    "SequenceCalibration": "classify.calibration",
     "SequenceError": "errors",
     "SequenceFileError": "errors",
     "Space": "store.space",
@@ -232,7 +232,6 @@ __all__ = [
     "EmbedStoreError",
     "EmbeddingBatch",
     "Embeddings",
-    "Epoch",
     "Evaluation",
     "Features",
     "FeaturesDataset",
@@ -240,7 +239,7 @@ __all__ = [
     "FillOptions",
     "FillProgress",
     "FillReport",
-    "Fitted",
+    "Forest",
     "FormatVersionError",
     "GeneticCode",
     "InputError",
@@ -274,6 +273,7 @@ __all__ = [
     "SchemaError",
     "Scores",
     "SegmentLimits",
+    "SequenceCalibration",
     "SequenceError",
     "SequenceFileError",
     "Space",

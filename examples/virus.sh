@@ -3,28 +3,28 @@
 #
 #   examples/virus.sh VIRUS_DIR NONVIRUS_DIR [TEST_VIRUS_DIR TEST_NONVIRUS_DIR]
 #
-# Folders of FASTA files, one genome per file, plain or compressed. Both networks are trained on some of the genomes and
-# tested on others, once for each seed, since a single split tests few genomes; with two more folders also on those.
-# Settings are environment variables:
+# Folders of FASTA files, one genome per file, plain or compressed. Every genome is scored by a head that was fitted to
+# genomes of other groups, once for each seed, each of which deals the groups out to other folds; with two more folders
+# also those. It ends with how contigs are called, by length. Settings are environment variables:
 #
 #   MODELS     tnf,aac_dpc   models or directories of checkpoints, in the order of the columns
 #   MANIFEST   -             table with the columns file and split_group: genomes of one group (a genus) stay together
 #   OUT        build/virus   where everything is written, the store too
 #   LENGTH     500           bases of a chunk
-#   SEEDS      1 2 3 4 5     a split and a training each
-#   INPUT_DROPOUT  0.8       of mlp: genomes are few, so it should use many features, not a few
+#   HEADS      linear        heads to train: linear, mlp, trees; the first one predicts
+#   SEEDS      1 2 3 4 5     folds and a training each
 set -eu
 
 if [ $# -ne 2 ] && [ $# -ne 4 ]; then
-    sed -n '2,16s/^# \{0,1\}//p' "$0" >&2
+    sed -n '2,17s/^# \{0,1\}//p' "$0" >&2
     exit 2
 fi
 VIRUS=$1 NONVIRUS=$2 TEST_VIRUS=${3:-} TEST_NONVIRUS=${4:-}
 MODELS=${MODELS:-tnf,aac_dpc} OUT=${OUT:-build/virus} LENGTH=${LENGTH:-500} SEEDS=${SEEDS:-1 2 3 4 5}
-MANIFEST=${MANIFEST:-} INPUT_DROPOUT=${INPUT_DROPOUT:-0.8}
+MANIFEST=${MANIFEST:-} HEADS=${HEADS:-linear}
 PATH=$(dirname "$0")/../.venv/bin:$PATH
 STORE=$OUT/store
-FIRST_SEED=${SEEDS%% *}
+FIRST=${HEADS%% *}-${SEEDS%% *}
 mkdir -p "$OUT"
 
 echo "# prepare: cut genomes into chunks and stop-free frames"
@@ -46,48 +46,59 @@ if [ -n "$TEST_VIRUS" ]; then
     embedstore prepare "virus=$TEST_VIRUS" "nonvirus=$TEST_NONVIRUS" --length "$LENGTH" -o "$OUT/test_samples" --quiet
 fi
 
-for NETWORK in linear mlp; do
+for HEAD in $HEADS; do
     for SEED in $SEEDS; do
-        DROPOUT=$INPUT_DROPOUT
-        [ $NETWORK = mlp ] || DROPOUT=0
-        echo "# train and test: $NETWORK, seed $SEED"
-        embedstore train "$OUT/features.zarr" --force --groups "$OUT/groups.tsv" --network $NETWORK --seed "$SEED" \
-            --input-dropout "$DROPOUT" --quiet -o "$OUT/$NETWORK-$SEED"
+        echo "# train, and score out of fold: $HEAD, seed $SEED"
+        embedstore train "$OUT/features.zarr" --force --groups "$OUT/groups.tsv" --head "$HEAD" --seed "$SEED" \
+            --quiet -o "$OUT/$HEAD-$SEED"
         if [ -n "$TEST_VIRUS" ]; then
             echo "# evaluate: on the other folders"
-            embedstore evaluate "$OUT/test_samples/samples.tsv" --classifier "$OUT/$NETWORK-$SEED" \
-                --models "$MODELS" --fill --store "$STORE" --quiet -o "$OUT/test-$NETWORK-$SEED"
+            embedstore evaluate "$OUT/test_samples/samples.tsv" --classifier "$OUT/$HEAD-$SEED" \
+                --models "$MODELS" --fill --store "$STORE" --quiet -o "$OUT/test-$HEAD-$SEED"
         fi
     done
 done
 
 echo "# predict: the sequences of the virus folder, as if nothing were known of them"
-embedstore predict "$VIRUS" --classifier "$OUT/mlp-$FIRST_SEED" --models "$MODELS" --store "$STORE" \
+embedstore predict "$VIRUS" --classifier "$OUT/$FIRST" --models "$MODELS" --store "$STORE" \
     -o "$OUT/predictions"
 
 if [ "$MODELS" != "${MODELS%%,*}" ]; then
-    echo "# compare: each model alone, and all together, on the same samples and splits"
+    echo "# compare: each model alone, and all together, on the same samples and folds"
     SETS=$(printf '%s' "$MODELS" | tr , '\n' | sed 's/^/--models /')
     # shellcheck disable=SC2086 # one argument a word is meant
     embedstore compare "$OUT/samples/samples.tsv" $SETS --models "$MODELS" --groups "$OUT/groups.tsv" \
-        --network linear --store "$STORE" --quiet -o "$OUT/comparison"
+        --store "$STORE" --quiet -o "$OUT/comparison"
 fi
 
-echo "# AUROC on genomes of other groups than those trained on, one number a seed"
-python3 - "$OUT" $SEEDS <<'END'
+echo "# genomes of other groups than those fitted to: means of the seeds, and AUROC of each seed"
+python3 - "$OUT" "$HEADS" "$SEEDS" <<'END'
 import json, pathlib, sys
 
-out, seeds = pathlib.Path(sys.argv[1]), sys.argv[2:]
-for network in ("linear", "mlp"):
+out, heads, seeds = pathlib.Path(sys.argv[1]), sys.argv[2].split(), sys.argv[3].split()
+
+
+def line(name, found):
+    def mean(key):
+        return sum(one[key] for one in found) / len(found)
+
+    each = " ".join(f"{one['auroc']:.3f}" for one in found)
+    print(f"{name:32} AUROC {mean('auroc'):.3f}  recall {mean('recall'):.3f}  "
+          f"false positive rate {mean('false_positive_rate'):.3f}   {each}")
+
+
+for head in heads:
     for title, read in (
-        ("held-out groups", lambda seed: json.loads((out / f"{network}-{seed}/classifier.json").read_text())["about"]["test"]),
-        ("other folders", lambda seed: json.loads((out / f"test-{network}-{seed}/evaluation.json").read_text())),
+        ("out of fold", lambda seed: json.loads((out / f"{head}-{seed}/classifier.json").read_text())["about"]["test"]),
+        ("other folders", lambda seed: json.loads((out / f"test-{head}-{seed}/evaluation.json").read_text())),
     ):
-        if title == "other folders" and not (out / f"test-{network}-{seeds[0]}").is_dir():
+        if title == "other folders" and not (out / f"test-{head}-{seeds[0]}").is_dir():
             continue
-        found = [read(seed)["auroc"] for seed in seeds]
-        each = " ".join(f"{auroc:.3f}" for auroc in found)
-        print(f"{network:7} {title:16} mean {sum(found) / len(found):.3f}   {each}")
+        print(f"{head}, {title}")
+        found = [read(seed) for seed in seeds]
+        line("  samples", [one["positive"] for one in found])
+        for place, part in enumerate(found[0]["contigs"]):
+            line(f"  contigs of {part['length_bases']:,} bases", [one["contigs"][place]["positive"] for one in found])
 END
 echo "# reports"
 ls "$OUT"/*/*.html

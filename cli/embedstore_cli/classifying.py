@@ -19,17 +19,18 @@ from embedstore_cli.sampling import Fill, Labels
 if TYPE_CHECKING:
     from embedstore.classify.blocks import Reading
     from embedstore.classify.classifier import Classifier
-    from embedstore.classify.heads import Epoch, TrainOptions
+    from embedstore.classify.heads import TrainOptions
     from embedstore.classify.splitting import Split
     from embedstore.classify.training import TrainReport
     from embedstore.models.resolution import ModelOptions
 
 
-class NetworkChoice(StrEnum):
+class HeadChoice(StrEnum):
     """What is trained."""
 
-    mlp = "mlp"
     linear = "linear"
+    mlp = "mlp"
+    trees = "trees"
 
 
 class CalibrationChoice(StrEnum):
@@ -57,39 +58,68 @@ SplitTable = Annotated[
     Path | None,
     typer.Option("--split", metavar="FILE", help="Table of sample, source or group, and part. Default: by group."),
 ]
-Network = Annotated[
-    NetworkChoice, typer.Option("--network", "--kind", help="mlp: VirNucPro's head; linear: the baseline.")
+Head = Annotated[
+    HeadChoice, typer.Option("--head", help="linear: logistic regression; mlp: VirNucPro's head; trees: a forest.")
 ]
-Seed = Annotated[int, typer.Option("--seed", metavar="N", min=0, help="Same seed, same weights.")]
-ValidationShare = Annotated[
-    float,
-    typer.Option("--validation", min=0, max=1, metavar="X", help="Share of the samples, about, to stop training by."),
-]
-CalibrationShare = Annotated[
-    float,
+OldHead = Annotated[HeadChoice | None, typer.Option("--network", "--kind", hidden=True)]
+Folds = Annotated[
+    int,
     typer.Option(
-        "--calibration-share", min=0, max=1, metavar="X", help="Share of the samples, about, to calibrate on."
+        "--folds",
+        metavar="N",
+        min=2,
+        help="Each of so many parts of the groups is scored by a head fitted to the others.",
     ),
 ]
+Seed = Annotated[int, typer.Option("--seed", metavar="N", min=0, help="Same seed, same weights.")]
 TestShare = Annotated[
-    float, typer.Option("--test", min=0, max=1, metavar="X", help="Share of the samples, about, to test on.")
+    float,
+    typer.Option(
+        "--test",
+        min=0,
+        max=1,
+        metavar="X",
+        help="Share of the samples, about, that is set aside to test on. 0: the folds.",
+    ),
+]
+Positive = Annotated[
+    str | None,
+    typer.Option(
+        "--positive",
+        metavar="LABEL",
+        help="The class to look for, first in reports. Default: virus, if it is one of two.",
+    ),
+]
+Strength = Annotated[
+    float | None,
+    typer.Option("--strength", metavar="X", help="Of the penalty of linear. Default: chosen by the folds."),
+]
+Members = Annotated[
+    int | None, typer.Option("--members", metavar="N", min=1, help="Networks of mlp whose mean is taken. Default: 3.")
 ]
 Calibration = Annotated[CalibrationChoice, typer.Option("--calibration", help="How scores become probabilities.")]
 Balance = Annotated[bool, typer.Option("--balance/--no-balance", help="Weigh samples so that all classes count alike.")]
-Epochs = Annotated[int, typer.Option("--epochs", metavar="N", min=1, help="Epochs at most.")]
+Epochs = Annotated[int | None, typer.Option("--epochs", metavar="N", min=1, help="Of mlp, at most. Default: 200.")]
 Patience = Annotated[
-    int, typer.Option("--patience", metavar="N", min=1, help="Stop after so many epochs without progress.")
+    int | None,
+    typer.Option("--patience", metavar="N", min=1, help="Of mlp: stop after so many epochs in vain. Default: 10."),
 ]
-BatchRows = Annotated[int, typer.Option("--batch", metavar="N", min=2, help="Samples in a batch.")]
-LearningRate = Annotated[float, typer.Option("--learning-rate", metavar="X", help="Learning rate of AdamW.")]
+BatchRows = Annotated[
+    int | None, typer.Option("--batch", metavar="N", min=2, help="Of mlp: samples in a batch. Default: 1024.")
+]
+LearningRate = Annotated[
+    float | None, typer.Option("--learning-rate", metavar="X", help="Of mlp, of AdamW. Default: 0.0001.")
+]
 InputDropout = Annotated[
-    float, typer.Option("--input-dropout", metavar="X", min=0, max=1, help="Share of inputs left out in training.")
+    float | None,
+    typer.Option("--input-dropout", metavar="X", min=0, max=1, help="Of mlp: share of inputs left out. Default: 0."),
 ]
 IgnoreUnlabelled = Annotated[
     bool, typer.Option("--ignore-unlabelled", help="Leave samples without a label out, rather than refuse them.")
 ]
 Force = Annotated[bool, typer.Option("--force", "-f", help="Replace the classifier that is there, without asking.")]
 
+_SHOWN_OF_POSITIVE = (("auroc", "AUROC"), ("auprc", "AUPRC"), ("recall", "recall"), ("precision", "precision"))
 _SHOWN = (
     ("auroc", "AUROC"),
     ("auprc", "AUPRC"),
@@ -109,47 +139,59 @@ def train(
     labels: Labels = None,
     groups: Groups = None,
     split: SplitTable = None,
-    network: Network = NetworkChoice.mlp,
+    head: Head = HeadChoice.linear,
+    folds: Folds = 5,
+    test: TestShare = 0.0,
+    positive: Positive = None,
     seed: Seed = 1,
-    validation: ValidationShare = 0.15,
-    calibration_share: CalibrationShare = 0.15,
-    test: TestShare = 0.2,
     calibration: Calibration = CalibrationChoice.temperature,
     balance: Balance = True,
-    epochs: Epochs = 200,
-    patience: Patience = 10,
-    batch: BatchRows = 1024,
-    learning_rate: LearningRate = 1e-3,
-    input_dropout: InputDropout = 0.0,
+    strength: Strength = None,
+    members: Members = None,
+    epochs: Epochs = None,
+    patience: Patience = None,
+    batch: BatchRows = None,
+    learning_rate: LearningRate = None,
+    input_dropout: InputDropout = None,
+    network: OldHead = None,
     ignore_unlabelled: IgnoreUnlabelled = False,
     force: Force = False,
     fill: Fill = False,
 ) -> None:
     """Train a classifier, and test it on unseen groups.
 
-    Train, validation, calibration and test share no group (genome) and no sequence. Writes a folder with
-    classifier.safetensors, classifier.json, report.html and scores.tsv.
+    Folds, and the test part if there is one, share no group (genome) and no sequence. Reported scores are of heads that
+    have not seen the sample; the head in the folder is fitted to all folds. Writes classifier.safetensors,
+    classifier.json, report.html and scores.tsv.
     """
     from embedstore.classify.classifier import DOCUMENT_NAME
     from embedstore.classify.heads import TrainOptions
 
     if not force and (output / DOCUMENT_NAME).exists():
         confirm(f"Replace the classifier {output}", "--force")
-    choices = TrainOptions(
-        network=network.value,
-        seed=seed,
-        validation_share=validation,
-        calibration_share=0.0 if calibration is CalibrationChoice.none else calibration_share,
-        test_share=test,
-        balance_classes=balance,
-        calibration=calibration.value,
+    chosen = network or head
+    of_mlp = of_head(
+        chosen,
+        HeadChoice.mlp,
+        members=members,
         max_epochs=epochs,
         patience_epochs=patience,
         batch_rows=batch,
         learning_rate=learning_rate,
         input_dropout=input_dropout,
+    )
+    choices = TrainOptions(
+        head=chosen.value,
+        seed=seed,
+        folds=folds,
+        test_share=test,
+        positive=positive,
+        balance_classes=balance,
+        calibration=calibration.value,
         ignore_unlabelled=ignore_unlabelled,
         device=context.device,
+        **of_head(chosen, HeadChoice.linear, strength=strength),
+        **of_mlp,
     )
     named = names(models)
     with reading(context, given, named, labels, groups, context.options_of_models(named), fill=fill) as how:
@@ -159,6 +201,18 @@ def train(
         write_json(report.to_json())
     elif not context.quiet:
         _write_trained(report)
+
+
+_OPTIONS = {"max_epochs": "--epochs", "patience_epochs": "--patience", "batch_rows": "--batch"}
+
+
+def of_head(chosen: HeadChoice, head: HeadChoice, **given: Any) -> dict[str, Any]:
+    """Return the options of a head that were given; those of another one than is chosen are wrong usage."""
+    found = {name: value for name, value in given.items() if value is not None}
+    if found and chosen is not head:
+        shown = ", ".join(_OPTIONS.get(name, f"--{name.replace('_', '-')}") for name in found)
+        raise typer.BadParameter(f"{shown} only has a meaning with --head {head.value}, found --head {chosen.value}")
+    return found
 
 
 def _trained(
@@ -174,7 +228,7 @@ def _trained(
         choices,
         how,
         split=split,
-        on_epoch=None if context.quiet else lambda epoch: notice(_epoch_line(epoch)),
+        on_fitted=None if context.quiet else notice,
         on_split=None if context.quiet else lambda parts: notice(_split_line(parts)),
         made=Provenance.now(context.command_line),
     )
@@ -187,19 +241,16 @@ def _split_line(split: Split) -> str:
     return f"samples: {parts}{joined}{left_out}"
 
 
-def _epoch_line(epoch: Epoch) -> str:
-    return (
-        f"epoch {epoch.number}: loss {epoch.training_loss:.4f}, validation {epoch.validation_loss:.4f}, "
-        f"balanced accuracy {epoch.balanced_accuracy:.3f}"
-    )
-
-
 def _write_trained(report: TrainReport) -> None:
-    epochs = f"{report.fitted.best_epoch} of {len(report.fitted.epochs)}"
+    from embedstore.classify.report import simple_head_text
+
+    tested = "tested on" if report.evaluation["tested_on"] == "test" else "scored out of fold"
+    simple = report.classifier.about["simple_head"]
     write_facts(
         [
-            ("network", f"{report.classifier.network.kind}, best epoch {epochs}"),
-            *metric_facts(report.evaluation, "tested on"),
+            ("head", report.classifier.head.kind),
+            *metric_facts(report.evaluation, tested),
+            *([] if simple is None else [("beside linear", simple_head_text(simple))]),
             ("took", duration(report.seconds)),
             ("written to", str(report.output)),
         ]
@@ -218,7 +269,8 @@ def evaluate(
     models: Models = None,
     labels: Labels = None,
     groups: Groups = None,
-    seed: Annotated[int, typer.Option("--seed", metavar="N", min=0, help="Seed of the bootstrap.")] = 1,
+    seed: Annotated[int, typer.Option("--seed", metavar="N", min=0, help="Seed of the draws of groups.")] = 1,
+    positive: Positive = None,
     fill: Fill = False,
 ) -> None:
     """Score labelled samples with a classifier, and measure.
@@ -233,7 +285,7 @@ def evaluate(
     choices = context.options_of_models(models_of(loaded, named))
     with reading(context, given, named, labels, groups, choices, fill=fill) as how:
         made = Provenance.now(context.command_line)
-        evaluation = evaluate_classifier(given, loaded, how, output, seed=seed, made=made)
+        evaluation = evaluate_classifier(given, loaded, how, output, seed=seed, positive=positive, made=made)
     warn_of_report(evaluation.report_failed, f"The numbers are in {output}")
     seen = evaluation.metrics["groups_seen_in_training"]
     if seen and not context.quiet:
@@ -298,14 +350,35 @@ def models_of(classifier: Classifier, models: Sequence[str]) -> Sequence[str]:
 
 
 def metric_facts(evaluation: Mapping[str, Any], on: str) -> list[tuple[str, str]]:
-    """Name the main metrics with their intervals."""
+    """Name the main metrics with their intervals: of the class that is looked for, of contigs, of all classes."""
     intervals = evaluation["intervals"]["numbers"]
-    facts = [(on, f"{evaluation['samples']:,.0f} samples of {evaluation['groups']:,} groups")]
-    for key, name in _SHOWN:
-        low, high = intervals.get(key, (None, None))
+
+    def written(value: float | None, path: str) -> str:
+        low, high = intervals.get(path, (None, None))
         interval = "" if low is None else f" ({low:.3f} to {high:.3f})"
-        facts.append((name, "not defined" if evaluation[key] is None else f"{evaluation[key]:.3f}{interval}"))
-    return facts
+        return "not defined" if value is None else f"{value:.3f}{interval}"
+
+    facts = [(on, f"{evaluation['samples']:,.0f} samples of {evaluation['groups']:,} groups")]
+    positive = evaluation.get("positive")
+    if positive is not None:
+        label = positive["label"]
+        shown = [(f"{label} {name}", key) for key, name in _SHOWN_OF_POSITIVE]
+        facts += [(name, written(positive[key], f"classes/{label}/{key}")) for name, key in shown]
+        facts.append((f"{label} false positive rate", written(positive["false_positive_rate"], "")))
+    facts += [(f"contigs of {part['length_bases']:,} bases", contig_text(part)) for part in evaluation["contigs"]]
+    return facts + [(name, written(evaluation[key], key)) for key, name in _SHOWN]
+
+
+def contig_text(part: Mapping[str, Any]) -> str:
+    """Say how fragments of one length are called."""
+    shown = part.get("positive", part)
+    of_others = "" if shown is part else f", false positive rate {decimal(shown['false_positive_rate'])}"
+    return f"AUROC {decimal(shown['auroc'])}, recall {decimal(shown['recall'])}{of_others}"
+
+
+def decimal(number: float | None) -> str:
+    """Write a share; what is not defined is a dash."""
+    return "–" if number is None else f"{number:.3f}"
 
 
 def warn_of_report(failed: str, kept: str) -> None:

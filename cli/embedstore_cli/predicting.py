@@ -12,12 +12,16 @@ import typer
 from embedstore_cli.arguments import DnaInputs, Models, names
 from embedstore_cli.classifying import (
     ClassifierPlace,
+    Folds,
     Groups,
+    Head,
+    HeadChoice,
     IgnoreUnlabelled,
     InputDropout,
-    Network,
-    NetworkChoice,
+    OldHead,
+    Strength,
     models_of,
+    of_head,
     reading,
     warn_of_report,
 )
@@ -136,12 +140,16 @@ def compare(
             show_default=False,
         ),
     ] = None,
-    network: Network = NetworkChoice.mlp,
+    head: Head = HeadChoice.linear,
+    folds: Folds = 5,
     seeds: Annotated[
-        int, typer.Option("--seeds", metavar="N", min=1, help="How many seeds; each has its own split.")
+        int,
+        typer.Option("--seeds", metavar="N", min=1, help="How many seeds; each deals the groups out to other folds."),
     ] = 3,
     seed: Annotated[int, typer.Option("--seed", metavar="N", min=0, help="The first seed.")] = 1,
-    input_dropout: InputDropout = 0.0,
+    strength: Strength = None,
+    input_dropout: InputDropout = None,
+    network: OldHead = None,
     labels: Labels = None,
     groups: Groups = None,
     ignore_unlabelled: IgnoreUnlabelled = False,
@@ -149,7 +157,7 @@ def compare(
 ) -> None:
     """Compare sets of features, or trained classifiers.
 
-    Every set is trained and tested on the same samples with the same splits. Writes comparison.html and
+    Every set is trained and scored on the same samples with the same folds. Writes comparison.html and
     comparison.json: paired differences of all metrics with intervals, what the vectors cost, how alike the spaces are.
     Classifiers (-c) are scored as they are, on samples of groups that made none of them; comparison.json is written.
     """
@@ -166,12 +174,15 @@ def compare(
     from embedstore.classify.provenance import Provenance
     from embedstore.comparison.comparing import compare as compare_sets
 
+    chosen = network or head
     training = TrainOptions(
-        network=network.value,
+        head=chosen.value,
         seed=seed,
-        input_dropout=input_dropout,
+        folds=folds,
         ignore_unlabelled=ignore_unlabelled,
         device=context.device,
+        **of_head(chosen, HeadChoice.linear, strength=strength),
+        **of_head(chosen, HeadChoice.mlp, input_dropout=input_dropout),
     )
     choices = context.options_of_models(names(models))
     with reading(context, samples, (), labels, groups, choices, fill=fill) as how:

@@ -1,9 +1,11 @@
 """A classifier on disk: a folder of plain tensors and JSON, read strictly. Nothing in it is pickled.
 
-classifier.safetensors   the tensors of `heads.tensor_shapes`, float32
-classifier.json          format, version, network, schema, calibration, SHA-256 of the tensors' file, and how it
-                         came about: options, split by group, epochs, metrics, versions
-report.html, scores.tsv  for people: plots, and the scores of the test part, to recompute every number
+classifier.safetensors   the tensors of `heads.tensor_shapes`, float32, or of `heads.FOREST_DTYPES`
+classifier.json          format, version, head, schema, calibrations, SHA-256 of the tensors' file, and how it
+                         came about: options, split by group, how it was fitted, metrics, versions
+report.html, scores.tsv  for people: plots, and the scores of the tested samples, to recompute every number
+
+Version 1 had a `network`, "mlp" or "linear", and no calibration of sequences; it is read as ever.
 """
 
 from __future__ import annotations
@@ -11,15 +13,25 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from embedstore.atomic import check_folder, complete
-from embedstore.classify.heads import Network, NetworkKind, Tensors, tensor_problems, tensor_shapes
-from embedstore.classify.metrics import Calibration
+from embedstore.classify.calibration import Calibration, SequenceCalibration
+from embedstore.classify.heads import (
+    MOST_MEMBERS,
+    Forest,
+    Head,
+    HeadKind,
+    Network,
+    Tensors,
+    forest_problems,
+    tensor_problems,
+    tensor_shapes,
+)
 from embedstore.errors import FormatVersionError, InputError, MissingDependencyError, WeightsError, plain
 from embedstore.features import Schema
 
@@ -29,25 +41,27 @@ REPORT_NAME = "report.html"
 SCORES_NAME = "scores.tsv"
 
 FORMAT = "embedstore-classifier"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 _LARGEST_DOCUMENT_BYTES = 1 << 28
 _SPARE_BYTES = 64 << 20
 """How much larger than the network's tensors their file may be before it is not even read."""
 _SHOWN_CHARACTERS = 80
+_KINDS: dict[str, HeadKind] = {"mlp": "mlp", "linear": "linear", "trees": "trees"}
 _LABELS_SHOWN = 4
-_KINDS: dict[str, NetworkKind] = {"mlp": "mlp", "linear": "linear"}
+_LARGEST_FOREST_BYTES = 1 << 30
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
 class Classifier:
-    """A trained network with everything that decides whether features fit it.
+    """A trained head with everything that decides whether features fit it.
 
     Attributes
     ----------
     schema : of the features that it takes; `schema.labels` are its classes.
     about : how it came about, JSON values.
     name : for messages.
+    sequences : calibration of sequences of several samples; None: the mean of their samples' scores is taken.
 
     Raises
     ------
@@ -55,18 +69,19 @@ class Classifier:
     """
 
     schema: Schema
-    network: Network
+    head: Head
     calibration: Calibration
     about: Mapping[str, Any] = field(default_factory=dict)
     name: str = "the classifier"
+    sequences: SequenceCalibration | None = None
 
     def __post_init__(self) -> None:
         expected = (self.schema.dim, len(self.schema.labels), len(self.schema.labels))
-        found = (self.network.dim, self.network.classes, len(self.calibration.scale))
+        found = (self.head.dim, self.head.classes, len(self.calibration.scale))
         if expected != found:
             raise InputError(
                 f"Cannot use {self.name}: its schema expects columns, classes and calibrated classes of {expected}, "
-                f"found {found} in its network and calibration."
+                f"found {found} in its head and calibration."
             )
 
     def __repr__(self) -> str:
@@ -88,9 +103,10 @@ class Classifier:
         return {
             "format": FORMAT,
             "version": FORMAT_VERSION,
-            "network": self.network.kind,
+            "head": {"kind": self.head.kind, "members": self.head.members},
             "schema": self.schema.to_json(),
             "calibration": self.calibration.to_json(),
+            "sequences": None if self.sequences is None else self.sequences.to_json(),
             "about": dict(self.about),
         }
 
@@ -114,7 +130,7 @@ def save_classifier(classifier: Classifier, path: Path, others: Mapping[str, byt
     """
     save = _safetensors().save
     check_output(path)
-    tensors = save(dict(classifier.network.tensors))
+    tensors = save(dict(classifier.head.tensors))
     document = {**classifier.to_json(), "sha256": hashlib.sha256(tensors).hexdigest()}
     files = {
         TENSORS_NAME: tensors,
@@ -137,24 +153,47 @@ def load_classifier(path: str | Path) -> Classifier:
     """
     path = Path(path)
     document = _document(path)
-    kind = _KINDS.get(str(document.get("network")))
-    if kind is None:
-        raise InputError(
-            f"Cannot read the classifier {path}: expected a network mlp or linear, found "
-            f"{plain(repr(document.get('network')), _SHOWN_CHARACTERS)}."
-        )
+    kind, members = _head_of(document, path)
     try:
         schema = Schema.from_json(document.get("schema", {}))
         calibration = Calibration.from_json(document.get("calibration"), len(schema.labels))
+        stated = document.get("sequences")
+        sequences = None if stated is None else SequenceCalibration.from_json(stated, len(schema.labels))
     except InputError as error:
         raise InputError(f"Cannot read the classifier {path}: {str(error).rstrip('.')}. Train it again.") from error
     if len(schema.labels) < 2:
         raise InputError(f"Cannot read the classifier {path}: expected at least two classes, found {schema.labels}.")
-    shapes = tensor_shapes(kind, schema.dim, len(schema.labels))
-    tensors = _tensors(path / TENSORS_NAME, document.get("sha256"), shapes)
-    network = Network(kind, schema.dim, len(schema.labels), tensors)
+    head = _read_head(path / TENSORS_NAME, document.get("sha256"), kind, members, schema)
     about = document.get("about")
-    return Classifier(schema, network, calibration, about if isinstance(about, dict) else {}, str(path))
+    return Classifier(schema, head, calibration, about if isinstance(about, dict) else {}, str(path), sequences)
+
+
+def _head_of(document: Mapping[str, Any], path: Path) -> tuple[HeadKind, int]:
+    """Return kind and number of members of the head that a document states."""
+    stated = document.get("head", {"kind": document.get("network"), "members": 1})
+    kind = _KINDS.get(str(stated.get("kind"))) if isinstance(stated, dict) else None
+    members = stated.get("members") if isinstance(stated, dict) else None
+    known = isinstance(members, int) and not isinstance(members, bool) and 1 <= members <= MOST_MEMBERS
+    if kind is None or not known or not isinstance(members, int) or (members > 1 and kind != "mlp"):
+        raise InputError(
+            f"Cannot read the classifier {path}: expected a head mlp (of 1 to {MOST_MEMBERS} members), linear or "
+            f"trees, found {plain(repr(stated), _SHOWN_CHARACTERS)}."
+        )
+    return kind, members
+
+
+def _read_head(file: Path, sha256: object, kind: HeadKind, members: int, schema: Schema) -> Head:
+    classes = len(schema.labels)
+    if kind == "trees":
+
+        def tree_problems(tensors: Tensors) -> list[str]:
+            return forest_problems(tensors, schema.dim, classes)
+
+        return Forest(schema.dim, classes, _tensors(file, sha256, _LARGEST_FOREST_BYTES, tree_problems))
+    shapes = tensor_shapes(kind, schema.dim, classes, members)
+    size_bytes = 4 * sum(map(math.prod, shapes.values()))
+    tensors = _tensors(file, sha256, size_bytes, lambda found: tensor_problems(found, shapes))
+    return Network(kind, schema.dim, classes, tensors, members)
 
 
 def _document(path: Path) -> dict[str, Any]:
@@ -175,20 +214,20 @@ def _document(path: Path) -> dict[str, Any]:
         raise InputError(f"Cannot read the classifier {path}: {DOCUMENT_NAME}: {error}.") from error
     if not isinstance(document, dict) or document.get("format") != FORMAT:
         raise InputError(f"Cannot read the classifier {path}: expected the format {FORMAT} in {DOCUMENT_NAME}.")
-    if document.get("version") != FORMAT_VERSION:
+    if document.get("version") not in range(1, FORMAT_VERSION + 1):
         raise FormatVersionError(
             f"the classifier {path}", [f"format version {plain(repr(document.get('version')), _SHOWN_CHARACTERS)}"]
         )
     return document
 
 
-def _tensors(file: Path, sha256: object, shapes: Mapping[str, tuple[int, ...]]) -> Tensors:
+def _tensors(file: Path, sha256: object, size_bytes: int, problems_of: Callable[[Tensors], list[str]]) -> Tensors:
     safetensors = _safetensors()
     from safetensors import SafetensorError
 
     if file.exists() and not file.is_file():
         raise WeightsError(f"Cannot read {file}: expected a file, found something else.")
-    largest_bytes = 4 * sum(map(math.prod, shapes.values())) + _SPARE_BYTES
+    largest_bytes = size_bytes + _SPARE_BYTES
     try:
         with file.open("rb") as stream:
             content = stream.read(largest_bytes + 1)
@@ -201,7 +240,7 @@ def _tensors(file: Path, sha256: object, shapes: Mapping[str, tuple[int, ...]]) 
         tensors: Tensors = safetensors.load(content)
     except (SafetensorError, ValueError, KeyError, TypeError) as error:
         raise WeightsError(f"Cannot read {file}: it is damaged: {error}. Train the classifier again.") from error
-    problems = tensor_problems(tensors, shapes)
+    problems = problems_of(tensors)
     if problems:
         raise WeightsError(f"Cannot use {file}: {'; '.join(problems[:5])}. Train the classifier again.")
     if found != sha256:

@@ -1,4 +1,8 @@
-"""From the scores of samples to one row a sequence: mean score, call, how sure it is, or why there is no call."""
+"""From the scores of samples to one row a sequence: its score, call, how sure it is, or why there is no call.
+
+The score of a sequence is calibrated from the mean logit of its samples and their number (`calibration`); with a
+classifier that has no calibration of sequences it is the mean of the scores of its samples.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embedstore.atomic import cell
-from embedstore.classify.metrics import Probabilities
+from embedstore.classify.calibration import SequenceCalibration
+from embedstore.classify.metrics import Floats, Probabilities
 
 
 class SourceCounts(NamedTuple):
@@ -35,7 +40,7 @@ class Contig:
     Attributes
     ----------
     scored : how many of its samples have a score.
-    scores : (classes,) mean of its samples' scores; None if none has one.
+    scores : (classes,) of the sequence; None if none of its samples has one.
     confidence : the smaller of the score of the call and of the share of samples that are called so themselves.
     """
 
@@ -56,25 +61,31 @@ class ContigGatherer:
     Parameters
     ----------
     sources : in the order of the samples; each says how many of them are its own.
+    sequences : calibration of sequences; None: the scores of samples are averaged.
     """
 
-    def __init__(self, sources: Iterable[SourceCounts], classes: int) -> None:
+    def __init__(
+        self, sources: Iterable[SourceCounts], classes: int, sequences: SequenceCalibration | None = None
+    ) -> None:
         self._sources = iter(sources)
         self._classes = classes
+        self._sequences = sequences
         self._current: SourceCounts | None = None
         self._left = 0
         self._start(None)
 
-    def add(self, scores: Probabilities) -> Iterator[Contig]:
-        """Add the scores of more samples, NaN where a sample has none; yield sequences that are complete."""
+    def add(self, scores: Probabilities, logits: Floats) -> Iterator[Contig]:
+        """Add the scores and logits of more samples, NaN where a sample has none; yield sequences that are complete."""
         while len(scores):
             while self._current is None or not self._left:
                 yield from self._ended()
                 self._start(next(self._sources))
             here, scores = scores[: self._left], scores[self._left :]
+            logits_here, logits = logits[: self._left], logits[self._left :]
             self._left -= len(here)
-            scored = here[~np.isnan(here[:, 0])]
-            self._sum += scored.sum(axis=0)
+            present = ~np.isnan(here[:, 0])
+            scored = here[present]
+            self._sum += (scored if self._sequences is None else logits_here[present]).sum(axis=0)
             self._scored += len(scored)
             self._calls += np.bincount(scored.argmax(axis=1), minlength=self._classes)
 
@@ -101,6 +112,8 @@ class ContigGatherer:
         if not self._scored:
             return Contig(counts, 0, None, 0.0)
         scores = self._sum / self._scored
+        if self._sequences is not None:
+            scores = self._sequences.probabilities(scores[None], np.array([self._scored]))[0]
         call = int(scores.argmax())
         return Contig(counts, self._scored, scores, min(float(scores[call]), float(self._calls[call] / self._scored)))
 

@@ -19,9 +19,10 @@ from embedstore.classify.blocks import (
     require_schema,
 )
 from embedstore.classify.classifier import REPORT_NAME, SCORES_NAME, Classifier, load_classifier
+from embedstore.classify.fragments import fragments_of
 from embedstore.classify.provenance import Provenance
-from embedstore.classify.scores import Scores, score, write_scores
-from embedstore.classify.training import assess
+from embedstore.classify.scores import Scores, logits_of, write_scores
+from embedstore.classify.training import assess, assess_contigs
 from embedstore.errors import InputError
 from embedstore.features import (
     Features,
@@ -43,8 +44,8 @@ class Evaluation:
 
     Attributes
     ----------
-    metrics : JSON values, see `assessment.assess`; `unlabelled` samples were left out, `groups_seen_in_training` were
-        used to make the classifier.
+    metrics : JSON values, see `training.assess`; `contigs` are those of fragments by length, `unlabelled` samples were
+        left out, `groups_seen_in_training` were used to make the classifier.
     scores : what they are computed from.
     report_failed : why report.html could not be drawn; the numbers were written nevertheless.
     """
@@ -66,6 +67,7 @@ def evaluate(
     output: str | Path | None = None,
     *,
     seed: int = 1,
+    positive: str | None = None,
     made: Provenance | None = None,
 ) -> Evaluation:
     """Score labelled samples and measure.
@@ -74,7 +76,8 @@ def evaluate(
     ----------
     given : features, a merged file, or samples; their vectors are read from the store of `reading`.
     output : folder for `evaluation.json`, `report.html` and `scores.tsv`; None: nothing is written.
-    seed : of the bootstrap.
+    seed : of the draws of groups.
+    positive : the class that reports look at first; None: that of the training.
     made : what the page says of when and by which command; None: now, from Python.
 
     Raises
@@ -91,10 +94,14 @@ def evaluate(
     y = _classes(samples, features.schema, classifier)
     rows = np.flatnonzero(y >= 0)
     rows = rows[np.argsort(samples.ids[rows], kind="stable")]
-    network, calibration = classifier.network, classifier.calibration
-    scores = score(features, samples, rows, y[rows], classifier.labels, network, calibration)
+    logits = logits_of(features, rows, classifier.head)
+    probabilities = classifier.calibration.probabilities(logits)
+    scores = Scores(samples.take(rows), y[rows], probabilities, classifier.labels)
+    looked_for = positive or _positive_of(classifier)
+    fragments = fragments_of(scores.samples, logits, probabilities, scores.y, np.zeros(len(rows), np.int64))
     metrics = {
-        **assess(scores, seed, samples.preparation.chunk_length),
+        **assess(scores, seed, samples.preparation.chunk_length, looked_for),
+        "contigs": assess_contigs(fragments, classifier, looked_for, seed),
         "unlabelled": int((y < 0).sum()),
         "groups_seen_in_training": _seen(classifier, scores),
     }
@@ -130,6 +137,13 @@ def _classes(samples: Samples, schema: Schema, classifier: Classifier) -> Any:
     classifier.schema.require_labels(used, what=samples.origin, owner=classifier.owner)
     places = {label: place for place, label in enumerate(classifier.labels)}
     return np.array([places.get(name, -1) for name in names] + [-1], np.int64)[samples.labels.codes]
+
+
+def _positive_of(classifier: Classifier) -> str | None:
+    """Return the class that the training looked for; None if it does not say, or names one that is not there."""
+    options = classifier.about.get("options")
+    stated = options.get("positive") if isinstance(options, dict) else None  # the classifier may be a stranger's
+    return stated if stated in classifier.labels else None
 
 
 def _seen(classifier: Classifier, scores: Scores) -> list[str]:

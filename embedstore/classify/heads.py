@@ -1,35 +1,30 @@
-"""The networks of classifiers: what a user chooses, what they compute, and how they are fitted.
+"""The heads of classifiers: what a user chooses, and what they compute, without torch or scikit-learn.
 
-`TrainOptions` is checked once. `Network` holds the tensors and computes without torch:
+    linear   standardised x ─▶ output: logistic regression
+    mlp      standardised x ─▶ hidden (512) ─▶ batch norm ─▶ ReLU ─▶ dropout 0.5 (in training) ─▶ output; the mean
+             of some such networks
+    trees    extremely randomised trees: the mean of the shares of classes in the leaves
 
-    mlp      standardised x ─▶ hidden (512) ─▶ batch norm ─▶ ReLU ─▶ dropout 0.5 (in training) ─▶ output
-    linear   standardised x ─▶ output
-
-`mlp` is the head of VirNucPro (Li-Jing-1997/VirNucPro at 0f93f27, train.py), with standardised inputs.
-
-`fit` uses large batches, each from one gather, and stops early by the validation part. Rows come from the features in
-random order; only where all of them fit into a bounded cache are they read once, so memory does not grow with the data.
-On a CPU the same seed gives the same weights, bit for bit.
+`mlp` is the head of VirNucPro (Li-Jing-1997/VirNucPro at 0f93f27, train.py), with standardised inputs. How heads are
+fitted is in `fitting`.
 """
 
 from __future__ import annotations
 
-import copy
-from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from embedstore.errors import InputError, MissingDependencyError, WeightsError
-from embedstore.features import Features
-from embedstore.features.features import Indices
+from embedstore.errors import InputError, WeightsError
 
-NetworkKind = Literal["mlp", "linear"]
+HeadKind = Literal["linear", "mlp", "trees"]
 CalibrationKind = Literal["temperature", "vector", "none"]
+
+MOST_FOLDS = 100
+MOST_MEMBERS = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,55 +33,63 @@ class TrainOptions:
 
     Attributes
     ----------
-    network : "mlp" is VirNucPro's head; "linear" is logistic regression, the baseline.
-    seed : of the split, the first weights, the order of samples and dropout.
-    validation_share, calibration_share, test_share : of the samples, about; the rest is trained on.
-    input_dropout : share of the inputs that are left out at random in training; helps where genomes are few.
+    head : "linear" is logistic regression; "mlp" is VirNucPro's head; "trees" are extremely randomised trees.
+    seed : of the folds, the first weights, the order of samples, dropout and trees.
+    folds : parts of the groups; each is scored by a head that was fitted to the others. Fewer are made where a class
+        has fewer independent groups.
+    test_share : of the samples, about, that are set aside and used for nothing but a test; 0: the scores of the folds
+        are the test.
     balance_classes : weigh samples so that all classes count alike; scores are then calibrated for classes that occur
-        equally often, otherwise for the frequencies in the calibration part.
-    patience_epochs : training ends after so many epochs in which the validation loss did not fall.
+        equally often, otherwise for the frequencies in the samples.
+    group_exponent : a sample of a group of n samples weighs n to minus this: 0, all samples alike; 1, all groups alike.
+    positive : the class that reports look at first; None: of two classes the one that is called "virus", if there is
+        one.
+    strength : of the L2 penalty of "linear", on standardised columns, beside the mean log loss; None: chosen by the
+        folds.
+    members : networks of "mlp", each from a seed of its own, whose logits are averaged.
+    trees : of "trees".
+    input_dropout : of "mlp": share of the inputs that are left out at random in training; helps where genomes are few.
+    patience_epochs : of "mlp": training ends after so many epochs in which the validation loss did not fall.
     ignore_unlabelled : leave samples without a label out, rather than refuse them.
-    device : "cpu", "cuda:0"; None: the best there is.
+    device : of "mlp": "cpu", "cuda:0"; None: the best there is.
 
     Raises
     ------
     InputError : a number is out of range.
     """
 
-    network: NetworkKind = "mlp"
+    head: HeadKind = "linear"
     seed: int = 1
-    validation_share: float = 0.15
-    calibration_share: float = 0.15
-    test_share: float = 0.2
+    folds: int = 5
+    test_share: float = 0.0
     balance_classes: bool = True
+    group_exponent: float = 0.5
+    positive: str | None = None
     calibration: CalibrationKind = "temperature"
+    strength: float | None = None
+    members: int = 3
+    trees: int = 300
     max_epochs: int = 200
     patience_epochs: int = 10
     batch_rows: int = 1024
-    learning_rate: float = 1e-3
+    learning_rate: float = 1e-4
     weight_decay: float = 1e-2
     input_dropout: float = 0.0
     ignore_unlabelled: bool = False
     device: str | None = None
 
     def __post_init__(self) -> None:
-        shares = (self.validation_share, self.calibration_share, self.test_share)
-        if self.test_share <= 0:
-            raise InputError(
-                f"Cannot train: expected a share of samples to test on above 0, found {self.test_share}: without a "
-                "test set, the quality of a classifier is unknown."
-            )
-        if self.validation_share <= 0 or self.calibration_share < 0 or sum(shares) >= 1:
-            raise InputError(
-                f"Cannot train: expected shares for validation (above 0), calibration and test that leave something to "
-                f"train on, found {', '.join(map(str, shares))}. Choose smaller ones."
-            )
-        if (self.calibration_share == 0) != (self.calibration == "none"):
-            raise InputError(
-                f"Cannot train: expected a calibration part exactly if there is a calibration, found a share of "
-                f"{self.calibration_share} and calibration {self.calibration}."
-            )
-        for name in ("max_epochs", "patience_epochs", "learning_rate"):
+        if not 0 <= self.test_share < 1:
+            raise InputError(f"Cannot train: expected a share to test on from 0 to below 1, found {self.test_share}.")
+        if not 2 <= self.folds <= MOST_FOLDS:
+            raise InputError(f"Cannot train: expected 2 to {MOST_FOLDS} folds, found {self.folds}.")
+        if not 0 <= self.group_exponent <= 1:
+            raise InputError(f"Cannot train: expected a group exponent from 0 to 1, found {self.group_exponent}.")
+        if self.strength is not None and not 0 < self.strength < float("inf"):
+            raise InputError(f"Cannot train: expected a strength above 0, found {self.strength}.")
+        if self.members > MOST_MEMBERS:
+            raise InputError(f"Cannot train: expected at most {MOST_MEMBERS} members, found {self.members}.")
+        for name in ("max_epochs", "patience_epochs", "learning_rate", "members", "trees"):
             if not getattr(self, name) > 0:
                 raise InputError(f"Cannot train: expected {name} above 0, found {getattr(self, name)}.")
         if not 0 <= self.input_dropout < 1:
@@ -105,42 +108,58 @@ NORM_EPSILON = 1e-5
 
 _BLOCK_ROWS = 512
 
-Tensors = Mapping[str, NDArray[np.float32]]
+Tensors = Mapping[str, NDArray[Any]]
 Rows = NDArray[np.float32]
+"""(n, d) float32."""
 
 
-def tensor_shapes(kind: NetworkKind, dim: int, classes: int) -> dict[str, tuple[int, ...]]:
-    """Return the names and shapes of all tensors of a network."""
+def tensor_shapes(kind: HeadKind, dim: int, classes: int, members: int = 1) -> dict[str, tuple[int, ...]]:
+    """Return the names and shapes of all tensors of a "linear" or "mlp" head.
+
+    Parameters
+    ----------
+    members : networks of an "mlp"; the tensors of the first have plain names, the others' begin with their number.
+    """
     standard: dict[str, tuple[int, ...]] = {"input.mean": (dim,), "input.deviation": (dim,)}
     if kind == "linear":
         return standard | {"output.weight": (classes, dim), "output.bias": (classes,)}
     norm = {f"norm.{name}": (HIDDEN_UNITS,) for name in ("weight", "bias", "running_mean", "running_var")}
     hidden: dict[str, tuple[int, ...]] = {"hidden.weight": (HIDDEN_UNITS, dim), "hidden.bias": (HIDDEN_UNITS,)}
-    return standard | hidden | norm | {"output.weight": (classes, HIDDEN_UNITS), "output.bias": (classes,)}
+    member = hidden | norm | {"output.weight": (classes, HIDDEN_UNITS), "output.bias": (classes,)}
+    return standard | {
+        member_prefix(number) + name: shape for number in range(members) for name, shape in member.items()
+    }
+
+
+def member_prefix(number: int) -> str:
+    """Return what the names of a member's tensors begin with."""
+    return f"{number}." if number else ""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Network:
-    """A trained network.
+    """A trained "linear" or "mlp" head.
 
     Attributes
     ----------
     tensors : float32, exactly those of `tensor_shapes`.
+    members : networks whose logits are averaged.
 
     Raises
     ------
     WeightsError : a tensor is missing, is not expected, has another shape or dtype, or is not finite.
     """
 
-    kind: NetworkKind
+    kind: HeadKind
     dim: int
     classes: int
     tensors: Tensors
+    members: int = 1
 
     def __post_init__(self) -> None:
-        problems = tensor_problems(self.tensors, tensor_shapes(self.kind, self.dim, self.classes))
+        problems = tensor_problems(self.tensors, tensor_shapes(self.kind, self.dim, self.classes, self.members))
         if problems:
-            raise WeightsError(f"Cannot use this {self.kind} network: {'; '.join(problems)}.")
+            raise WeightsError(f"Cannot use this {self.kind} head: {'; '.join(problems)}.")
 
     def logits(self, rows: Rows) -> NDArray[np.float32]:
         """Compute the logits of rows: (n, d) float32 to (n, classes) float32.
@@ -159,12 +178,22 @@ class Network:
         return found
 
     def _block_logits(self, rows: NDArray[np.float64], tensors: Mapping[str, NDArray[np.float64]]) -> Any:
-        hidden = (rows - tensors["input.mean"]) / tensors["input.deviation"]  # (b, d)
+        standard = (rows - tensors["input.mean"]) / tensors["input.deviation"]  # (b, d)
+        each = [self._member_logits(standard, tensors, member_prefix(number)) for number in range(self.members)]
+        return sum(each[1:], each[0]) / self.members  # (b, classes)
+
+    def _member_logits(
+        self, hidden: NDArray[np.float64], tensors: Mapping[str, NDArray[np.float64]], prefix: str
+    ) -> NDArray[np.float64]:
+        def tensor(name: str) -> NDArray[np.float64]:
+            return tensors[prefix + name]
+
         if self.kind == "mlp":
-            hidden = hidden @ tensors["hidden.weight"].T + tensors["hidden.bias"]  # (b, 512)
-            scale = tensors["norm.weight"] / np.sqrt(tensors["norm.running_var"] + NORM_EPSILON)
-            hidden = np.maximum((hidden - tensors["norm.running_mean"]) * scale + tensors["norm.bias"], 0)
-        return hidden @ tensors["output.weight"].T + tensors["output.bias"]  # (b, classes)
+            hidden = hidden @ tensor("hidden.weight").T + tensor("hidden.bias")  # (b, 512)
+            scale = tensor("norm.weight") / np.sqrt(tensor("norm.running_var") + NORM_EPSILON)
+            hidden = np.maximum((hidden - tensor("norm.running_mean")) * scale + tensor("norm.bias"), 0)
+        logits: NDArray[np.float64] = hidden @ tensor("output.weight").T + tensor("output.bias")
+        return logits
 
 
 def tensor_problems(found: Mapping[str, NDArray[Any]], expected: Mapping[str, tuple[int, ...]]) -> list[str]:
@@ -179,268 +208,113 @@ def tensor_problems(found: Mapping[str, NDArray[Any]], expected: Mapping[str, tu
             problems.append(f"expected finite numbers in {name}, found others")
         elif name in ("input.deviation",) and not (tensor > 0).all():
             problems.append(f"expected numbers above 0 in {name}, found others")
-        elif name == "norm.running_var" and not (tensor >= 0).all():
+        elif name.endswith("norm.running_var") and not (tensor >= 0).all():
             problems.append(f"expected no negative number in {name}, found one")
     return problems
 
 
-try:
-    import torch
-    from torch import Tensor, nn
-except ImportError as error:
-    raise MissingDependencyError(
-        "Cannot train: torch is not installed. Install it with `pip install 'embedstore-bio[train]'`."
-    ) from error
+FOREST_DTYPES: Mapping[str, Any] = {
+    "trees.starts": np.int64,
+    "trees.column": np.int32,
+    "trees.threshold": np.float64,
+    "trees.left": np.int32,
+    "trees.right": np.int32,
+    "trees.share": np.float32,
+}
+"""Nodes of all trees one after the other; `starts` (t + 1,) says where each tree's begin, its root first.
 
-CACHE_BYTES = 512 << 20
-"""Training rows up to this size are read once and kept."""
-_PIECE_ROWS = 1 << 14
+A row goes to the node `left` if its value in `column` is at most `threshold`, else `right`; both are places in the
+whole list, greater than the node's own. A leaf has column -1, and the share of each class, (nodes, classes).
+"""
 
-
-@dataclass(frozen=True, slots=True)
-class Epoch:
-    """How one pass over the training part went.
-
-    Attributes
-    ----------
-    training_loss, validation_loss : mean log loss, with the classes' weights.
-    balanced_accuracy : of the validation part.
-    """
-
-    number: int
-    training_loss: float
-    validation_loss: float
-    balanced_accuracy: float
-
-    def to_json(self) -> dict[str, Any]:
-        """The epoch as JSON values."""
-        return asdict(self)
+_LEAST_SHARE = 1e-6
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Fitted:
-    """A network with the weights of its best epoch, and all epochs.
+class Forest:
+    """Trained trees.
 
     Attributes
     ----------
-    best_epoch : number of the epoch with the least validation loss.
-    """
-
-    network: Network
-    epochs: tuple[Epoch, ...]
-    best_epoch: int
-
-
-OnEpoch = Callable[[Epoch], object]
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class PartRows:
-    """The rows of one part: numbers of them in the features, and their classes, (n,) each."""
-
-    features: Features
-    indices: Indices
-    y: NDArray[np.int64]
-
-    def pieces(self) -> Iterator[tuple[Rows, NDArray[np.int64]]]:
-        """Yield all rows in order, with their classes, by pieces of bounded size."""
-        for start in range(0, len(self.y), _PIECE_ROWS):
-            here = slice(start, start + _PIECE_ROWS)
-            yield self.features.rows(self.indices[here]), self.y[here]
-
-
-def fit(
-    train: PartRows,
-    validation: PartRows,
-    class_weights: NDArray[np.float64],
-    options: TrainOptions,
-    *,
-    on_epoch: OnEpoch | None = None,
-) -> Fitted:
-    """Fit a network.
-
-    Parameters
-    ----------
-    class_weights : (classes,), how much a sample of each class counts.
+    tensors : those of `FOREST_DTYPES`.
 
     Raises
     ------
-    InputError : a value of the features is not finite, or the loss is in no epoch.
+    WeightsError : a tensor is missing, is not expected, or is not that of trees.
     """
-    device = torch.device(options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    mean, deviation = _moments(train)
-    classes, dim = len(class_weights), train.features.dim
-    with _seeded(options.seed, device):
-        module = _module(options, dim, classes).to(device)
-        run = _Run(module, (mean, deviation), torch.tensor(class_weights, dtype=torch.float32), device, options)
-        best, epochs, best_epoch = run.fit(train, validation, on_epoch)
-    tensors = {name: tensor.cpu().numpy() for name, tensor in best.items() if name != "norm.num_batches_tracked"}
-    return Fitted(
-        Network(options.network, dim, classes, {"input.mean": mean, "input.deviation": deviation, **tensors}),
-        epochs,
-        best_epoch,
-    )
 
+    dim: int
+    classes: int
+    tensors: Tensors
+    kind: HeadKind = "trees"
+    members: int = 1
 
-class _Run:
-    """One fit: the module, what is needed for its loss, and the rows."""
+    def __post_init__(self) -> None:
+        problems = forest_problems(self.tensors, self.dim, self.classes)
+        if problems:
+            raise WeightsError(f"Cannot use these trees: {'; '.join(problems)}.")
 
-    def __init__(
-        self,
-        module: nn.Module,
-        moments: tuple[Rows, Rows],
-        class_weights: Tensor,
-        device: torch.device,
-        options: TrainOptions,
-    ) -> None:
-        self._module = module
-        self._moments = moments
-        self._device = device
-        self._options = options
-        self._loss = nn.CrossEntropyLoss(class_weights.to(device))
-        self._class_weights = class_weights.numpy().astype(np.float64)
-        self._optimizer = torch.optim.AdamW(
-            module.parameters(), lr=options.learning_rate, weight_decay=options.weight_decay, fused=True
+    def logits(self, rows: Rows) -> NDArray[np.float32]:
+        """Compute the logits of rows, the logarithms of the trees' mean shares: (n, d) to (n, classes) float32."""
+        column, threshold, left, right, share = (
+            self.tensors[f"trees.{name}"] for name in ("column", "threshold", "left", "right", "share")
         )
-
-    def fit(
-        self, train: PartRows, validation: PartRows, on_epoch: OnEpoch | None
-    ) -> tuple[Mapping[str, Tensor], tuple[Epoch, ...], int]:
-        """Return the state of the best epoch, all epochs, and the number of the best."""
-        rows = _TrainingRows(train, self._moments)
-        shuffler = np.random.default_rng(self._options.seed)
-        epochs: list[Epoch] = []
-        best, best_epoch, least_loss = copy.deepcopy(self._module.state_dict()), 0, float("inf")
-        for number in range(1, self._options.max_epochs + 1):
-            training_loss = self._pass(rows, train.y, shuffler.permutation(len(train.y)))
-            epochs.append(Epoch(number, training_loss, *self._judge(validation)))
-            if on_epoch is not None:
-                on_epoch(epochs[-1])
-            if epochs[-1].validation_loss < least_loss:
-                # `state_dict` refers to the weights that go on changing: only a copy stays the best.
-                best, best_epoch = copy.deepcopy(self._module.state_dict()), number
-                least_loss = epochs[-1].validation_loss
-            if number - best_epoch >= self._options.patience_epochs:
-                break
-        if not best_epoch:
-            raise InputError(
-                f"Cannot train: expected a finite validation loss, found {epochs[0].validation_loss} in every epoch. "
-                f"Choose a lower learning rate than {self._options.learning_rate}."
-            )
-        return best, tuple(epochs), best_epoch
-
-    def _pass(self, rows: _TrainingRows, y: NDArray[np.int64], order: Indices) -> float:
-        """Train on all rows once; return the mean loss."""
-        self._module.train()
-        batches = np.array_split(order, -(-len(order) // self._options.batch_rows))  # none is left with a single row
-        total = torch.zeros((), device=self._device)
-        for batch in batches:
-            x = torch.from_numpy(rows.take(batch)).to(self._device)  # (b, d)
-            loss = self._loss(self._module(x), torch.from_numpy(y[batch]).to(self._device))
-            self._optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            self._optimizer.step()
-            total += loss.detach() * len(batch)
-        return float(total) / len(order)
-
-    def _judge(self, part: PartRows) -> tuple[float, float]:
-        """Return the loss and the balanced accuracy of a part."""
-        self._module.eval()
-        losses, weights, right, seen = 0.0, 0.0, np.zeros(len(self._class_weights)), np.zeros(len(self._class_weights))
-        for rows, y in part.pieces():
-            with torch.inference_mode():
-                x = torch.from_numpy(_standardised(rows, self._moments)).to(self._device)
-                logits = self._module(x).double().cpu()
-                each = nn.functional.cross_entropy(logits, torch.from_numpy(y), reduction="none").numpy()
-            losses += float(each @ self._class_weights[y])
-            weights += float(self._class_weights[y].sum())
-            right += np.bincount(y[logits.argmax(dim=1).numpy() == y], minlength=len(seen))
-            seen += np.bincount(y, minlength=len(seen))
-        return losses / weights, float((right[seen > 0] / seen[seen > 0]).mean())
+        roots = self.tensors["trees.starts"][:-1]
+        shares = np.zeros((len(rows), self.classes))
+        everyone = np.arange(len(rows))
+        for root in roots.tolist():
+            node = np.full(len(rows), root, np.int64)
+            moving = everyone
+            while len(moving):
+                here = node[moving]
+                at_leaf = column[here] < 0
+                moving, here = moving[~at_leaf], here[~at_leaf]
+                goes_left = rows[moving, column[here]] <= threshold[here]
+                node[moving] = np.where(goes_left, left[here], right[here])
+            shares += share[node]
+        logits: NDArray[np.float32] = np.log(np.maximum(shares / len(roots), _LEAST_SHARE)).astype(np.float32)
+        return logits
 
 
-class _TrainingRows:
-    """Standardised rows of the training part, kept if they are small enough, otherwise gathered each time."""
-
-    def __init__(self, part: PartRows, moments: tuple[Rows, Rows]) -> None:
-        self._part = part
-        self._moments = moments
-        size_bytes = len(part.y) * part.features.dim * np.dtype(np.float32).itemsize
-        self._cached = _standardised(part.features.rows(part.indices), moments) if size_bytes <= CACHE_BYTES else None
-
-    def take(self, places: Indices) -> Rows:
-        """(k, d) float32."""
-        if self._cached is not None:
-            return self._cached[places]
-        return _standardised(self._part.features.rows(self._part.indices[places]), self._moments)
-
-
-def _standardised(rows: Rows, moments: tuple[Rows, Rows]) -> Rows:
-    """Standardise rows in place."""
-    rows -= moments[0]
-    rows /= moments[1]
-    return rows
+def forest_problems(found: Tensors, dim: int, classes: int) -> list[str]:
+    """List what is wrong with the tensors of trees; nothing, if each row comes to a leaf of each tree."""
+    if set(found) != set(FOREST_DTYPES):
+        return [f"expected the tensors {', '.join(FOREST_DTYPES)}, found {', '.join(sorted(found)) or 'none'}"]
+    wrong = [
+        f"expected {name} of {np.dtype(kind).name}, found {found[name].dtype}"
+        for name, kind in FOREST_DTYPES.items()
+        if found[name].dtype != kind
+    ]
+    nodes = found["trees.column"].size
+    shapes = dict.fromkeys(FOREST_DTYPES, (nodes,)) | {"trees.share": (nodes, classes)}
+    shapes["trees.starts"] = (found["trees.starts"].size,)
+    wrong += [
+        f"expected {name} of {shape}, found {found[name].shape}"
+        for name, shape in shapes.items()
+        if found[name].shape != shape
+    ]
+    return wrong or _tree_problems(found, dim)
 
 
-def _moments(part: PartRows) -> tuple[Rows, Rows]:
-    """Mean and standard deviation of each column, (d,) float32 each; a constant column has deviation 1."""
-    count, dim = len(part.y), part.features.dim
-    mean, squares = np.zeros(dim), np.zeros(dim)
-    for rows, _ in part.pieces():
-        mean += rows.sum(axis=0, dtype=np.float64)
-    mean /= count
-    for rows, _ in part.pieces():
-        squares += ((rows - mean) ** 2).sum(axis=0)
-    deviation = np.sqrt(squares / count).astype(np.float32)
-    deviation[deviation <= np.finfo(np.float32).eps * np.abs(mean)] = 1
-    return mean.astype(np.float32), deviation
+def _tree_problems(found: Tensors, dim: int) -> list[str]:
+    starts, column, share = found["trees.starts"], found["trees.column"], found["trees.share"]
+    nodes = len(column)
+    if len(starts) < 2 or starts[0] != 0 or starts[-1] != nodes or (np.diff(starts) < 1).any():
+        return ["expected trees that follow each other, each with a node"]
+    places = np.flatnonzero(column >= 0)
+    ends = np.repeat(starts[1:], np.diff(starts))[places]
+    problems = []
+    if (column >= dim).any():
+        problems.append(f"expected columns below {dim}, found others")
+    if not np.isfinite(found["trees.threshold"][places]).all():
+        problems.append("expected finite thresholds, found others")
+    for side in ("left", "right"):
+        children = found[f"trees.{side}"][places]
+        if (children <= places).any() or (children >= ends).any():
+            problems.append(f"expected the node {side} behind its own, in its tree, found others")
+    if not np.isfinite(share).all() or (share < 0).any() or (share > 1).any():
+        problems.append("expected shares from 0 to 1, found others")
+    return problems
 
 
-def _module(options: TrainOptions, dim: int, classes: int) -> nn.Module:
-    """Make the network to train, its parameters named as in `tensor_shapes`."""
-    layers: OrderedDict[str, nn.Module] = OrderedDict()
-    if options.input_dropout:
-        layers["input_dropout"] = _Dropout(options.input_dropout, options.seed)
-    if options.network == "linear":
-        output = nn.Linear(dim, classes)
-        nn.init.zeros_(output.weight)
-        nn.init.zeros_(output.bias)
-        return nn.Sequential(OrderedDict(**layers, output=output))
-    hidden, output = nn.Linear(dim, HIDDEN_UNITS), nn.Linear(HIDDEN_UNITS, classes)
-    for layer in (hidden, output):
-        nn.init.xavier_uniform_(layer.weight)
-    norm = nn.BatchNorm1d(HIDDEN_UNITS, eps=NORM_EPSILON)
-    layers |= OrderedDict(
-        hidden=hidden, norm=norm, relu=nn.ReLU(), dropout=_Dropout(DROPOUT, options.seed), output=output
-    )
-    return nn.Sequential(layers)
-
-
-class _Dropout(nn.Module):
-    """Dropout whose random numbers come from numpy: torch's took 40 % of the time of a step on a CPU.
-
-    Shares are rounded to 1/65536.
-    """
-
-    def __init__(self, share: float, seed: int) -> None:
-        super().__init__()
-        self._kept = round((1 - share) * 65536)
-        self._generator = np.random.default_rng([seed, self._kept])
-
-    def forward(self, x: Tensor) -> Tensor:
-        if not self.training:
-            return x
-        if x.is_cuda:
-            return nn.functional.dropout(x, 1 - self._kept / 65536)
-        drawn = self._generator.integers(0, 65536, x.shape, np.uint16)
-        mask = torch.from_numpy((drawn < self._kept).astype(np.float32)).to(x.device)
-        return x * mask.mul_(65536 / self._kept)
-
-
-@contextmanager
-def _seeded(seed: int, device: torch.device) -> Iterator[None]:
-    """Seed torch, and restore its generators afterwards."""
-    devices = [device] if device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices):
-        torch.manual_seed(seed)
-        yield
+Head = Network | Forest

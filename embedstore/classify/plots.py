@@ -63,17 +63,30 @@ _LINE_CHARACTERS = 58
 _BINS = np.linspace(0, 1, 26)
 
 
-def loss_plot(epochs: Sequence[dict[str, Any]], best_epoch: int) -> Figure:
-    """Training and validation loss of each epoch."""
-    curves = (("training_loss", "training", _COLORS[0]), ("validation_loss", "validation", _COLORS[1]))
+def loss_plot(curves: Sequence[Sequence[dict[str, Any]]], epochs: int) -> Figure:
+    """Training and validation loss of each epoch, a line a network; and the epochs that were chosen."""
+    kinds = (("training_loss", "training", _COLORS[0]), ("validation_loss", "validation", _COLORS[1]))
     with _figure("epoch", "loss") as (axes, finish):
-        numbers = [epoch["number"] for epoch in epochs]
-        for name, _, color in curves:
-            axes.plot(numbers, [epoch[name] for epoch in epochs], color=color, marker="o" if len(epochs) < 3 else None)
-        axes.axvline(best_epoch, color=_GREY, linestyle=":", linewidth=1)
+        for curve in curves:
+            numbers = [epoch["number"] for epoch in curve]
+            for name, _, color in kinds:
+                marker = "o" if len(curve) < 3 else None
+                axes.plot(numbers, [epoch[name] for epoch in curve], color=color, marker=marker, linewidth=0.8)
+        axes.axvline(epochs, color=_GREY, linestyle=":", linewidth=1)
         axes.locator_params(axis="x", integer=True)
-        marks = (*(Mark(label, color) for _, label, color in curves), Mark("the epoch that was kept", _GREY, "dotted"))
-        return Figure(finish(), "Loss of each epoch.", marks)
+        marks = (*(Mark(label, color) for _, label, color in kinds), Mark("epochs of the head", _GREY, "dotted"))
+        return Figure(finish(), "Loss of each epoch, a line for each network and fold.", marks)
+
+
+def strength_plot(path: Sequence[dict[str, Any]], chosen: float) -> Figure:
+    """Log loss out of fold by the strength of the penalty."""
+    with _figure("strength of the penalty", "log loss out of fold") as (axes, finish):
+        strengths, losses = ([point[name] for point in path] for name in ("strength", "loss"))
+        axes.plot(strengths, losses, color=_COLORS[0], marker="o", ms=4)
+        axes.set_xscale("log")
+        axes.axvline(chosen, color=_GREY, linestyle=":", linewidth=1)
+        marks = (Mark("log loss", _COLORS[0]), Mark("the strength that was chosen", _GREY, "dotted"))
+        return Figure(finish(), "Log loss of the folds by the strength of the penalty.", marks)
 
 
 def roc_plot(scores: Scores) -> Figure:

@@ -29,7 +29,7 @@ from embedstore.atomic import cell, from_cell
 from embedstore.classify.blocks import find_spaces, require_schema
 from embedstore.classify.classifier import Classifier, load_classifier
 from embedstore.classify.contigs import ContigGatherer, SourceCounts
-from embedstore.classify.metrics import Probabilities
+from embedstore.classify.metrics import Floats, Probabilities
 from embedstore.classify.scores import PIECE_ROWS
 from embedstore.classify.tables import Tables, Tally, open_tables
 from embedstore.errors import InputError
@@ -268,12 +268,13 @@ class _CutWindows:
 def _score(scorer: _Scorer, work: Path, tables: Tables, expected: int, on_scored: OnScored | None) -> Tally:
     """Score samples batch by batch and write the tables."""
     labels, preparation = scorer.classifier.labels, scorer.classifier.schema.preparation
-    gatherer, tally = ContigGatherer(_sources(work), len(labels)), Tally(labels)
+    gatherer = ContigGatherer(_sources(work), len(labels), scorer.classifier.sequences)
+    tally = Tally(labels)
     done = 0
     for batch in read_samples(work / SAMPLES_NAME, PIECE_ROWS):
         samples = collect([batch], preparation, "the input")
-        scores = scorer.score(samples)
-        contigs = list(gatherer.add(scores))
+        scores, logits = scorer.score(samples)
+        contigs = list(gatherer.add(scores, logits))
         tables.write(samples, scores, contigs)
         tally.add(scores, contigs)
         done += len(samples)
@@ -294,17 +295,19 @@ class _Scorer:
         self._targets = targets
         self._complete = all(report.complete for report in reports)
 
-    def score(self, samples: Samples) -> Probabilities:
-        """(n, classes); a row of NaN for a sample that a model has no vector for."""
+    def score(self, samples: Samples) -> tuple[Probabilities, Floats]:
+        """Return probabilities and logits, (n, classes); a row of NaN for a sample that a model has no vector for."""
         scores = np.full((len(samples), len(self.classifier.labels)), np.nan)
+        logits = scores.copy()
         present = np.arange(len(samples))
         if not self._complete:
             present = np.flatnonzero(~np.any([is_missing(samples, target) for target in self._targets], axis=0))
             samples = samples.take(present)
         if len(present):
             rows = view(samples, self._targets, check=False).rows()
-            scores[present] = self.classifier.calibration.probabilities(self.classifier.network.logits(rows))
-        return scores
+            found = self.classifier.head.logits(rows)
+            logits[present], scores[present] = found, self.classifier.calibration.probabilities(found)
+        return scores, logits
 
 
 def _sources(work: Path) -> Iterator[SourceCounts]:

@@ -24,6 +24,7 @@ from embedstore.classify.plots import (
     loss_plot,
     precision_recall_plot,
     roc_plot,
+    strength_plot,
 )
 from embedstore.classify.provenance import Provenance
 from embedstore.classify.scores import Scores
@@ -66,19 +67,20 @@ def drawn_or_why(draw: Callable[[], str]) -> tuple[str | None, str]:
 
 
 def training_report(classifier: Classifier, test: Scores, made: Provenance) -> str:
-    """Describe a classifier and how it did on its test part.
+    """Describe a classifier and how it did on its test part, or out of fold.
 
     Parameters
     ----------
     classifier : with its metrics under `about["test"]`.
-    test : scores of the test part.
+    test : scores of the tested samples.
     made : when, by which command and from what.
     """
     about, tested = classifier.about, Assessed(classifier.about["test"], test)
     spaces = " + ".join(block.space for block in classifier.schema.blocks)
+    unseen = "that it has not seen" if tested.evaluation.get("tested_on") == "test" else "out of fold"
     verdict = (
-        f"The {classifier.network.kind} head on {spaces}, trained on {about['trained_on']}, has a "
-        f"{tested.headline} on {tested.size} that it has not seen: {tested.judgement}."
+        f"The {classifier.head.kind} head on {spaces}, trained on {about['trained_on']}, has a "
+        f"{tested.headline} on {tested.size} {unseen}: {tested.judgement}."
     )
     sections = [
         *_evaluated(tested),
@@ -167,7 +169,8 @@ class Assessed:
 
     def _interval(self, *names: str) -> tuple[float | None, float | None]:
         """Return the interval of a metric. A label may hold any character, so names are not told apart by one."""
-        low, high = self.evaluation["intervals"]["numbers"].get("/".join(names), (None, None))
+        intervals = self.evaluation["intervals"]
+        low, high = intervals.get("numbers", intervals).get("/".join(names), (None, None))
         return low, high
 
     def number(self, *names: str) -> Cell:
@@ -179,21 +182,73 @@ class Assessed:
 
 
 def _evaluated(tested: Assessed) -> list[Section]:
-    """Return the sections about scored samples."""
-    return [_metrics(tested), _classes(tested), _plots(tested), _groups(tested), _lengths(tested)]
+    """Return the sections about scored samples, the class that is looked for first."""
+    first = [_positive(tested)] if "positive" in tested.evaluation else []
+    contigs = [_contigs(tested)] if tested.evaluation.get("contigs") else []
+    others = [_metrics(tested), _classes(tested), _plots(tested), _groups(tested), _lengths(tested)]
+    return [*first, *contigs, *others]
+
+
+_OF_POSITIVE = (("auroc", "AUROC"), ("auprc", "AUPRC"), ("recall", "recall"), ("precision", "precision"))
+
+
+def _positive(tested: Assessed) -> Section:
+    found = tested.evaluation["positive"]
+    label = found["label"]
+    text = (
+        f"Samples called {label}, against all others. The AUPRC of scores that ignore the sequence is the share of the "
+        "class. Precision at a prevalence: where so many of the samples are of the class."
+    )
+    rows: list[tuple[Cell, ...]] = [("share of the class", decimal(found["base_rate"]))]
+    rows += [(name, tested.number("classes", label, key)) for key, name in _OF_POSITIVE]
+    rows.append(("false positive rate ↓", decimal(found["false_positive_rate"])))
+    rows += [
+        (f"precision at {float(prevalence):.0%} prevalence", decimal(precision))
+        for prevalence, precision in found["precision_at_prevalence"].items()
+    ]
+    return Section(f"Looking for {label}", (text, Table(("metric", "value"), rows)))
+
+
+def _contigs(tested: Assessed) -> Section:
+    """Return how fragments of the sources are called, by length."""
+    contigs, positive = tested.evaluation["contigs"], tested.evaluation.get("positive")
+    names = [] if positive is None else ["classes", positive["label"]]
+    text = (
+        "Sources cut into fragments of one length, each scored from the mean logit and the number of its samples, as "
+        "`predict` scores a sequence; fragments without a sample are not among them. In grey: intervals as below. "
+        "Brier score and ECE with classes balanced; before: the mean of the samples' scores."
+    )
+    header = ["bases", "fragments", "groups", "AUROC", "AUPRC", "recall"]
+    if positive is not None:
+        precisions = [f"precision at {float(each):.0%}" for each in positive["precision_at_prevalence"]]
+        header += ["false positive rate ↓", *precisions]
+    header += ["Brier score ↓", "before", "ECE ↓", "before"]
+    rows = []
+    for part in contigs:
+        one = Assessed(part, tested.scores)
+        cells: list[Cell] = [f"{part['length_bases']:,}", f"{part['fragments']:,}", f"{part['groups']:,}"]
+        cells += [one.number(*names, key) for key in ("auroc", "auprc", "recall")]
+        if positive is not None:
+            cells.append(decimal(part["positive"]["false_positive_rate"]))
+            cells += [decimal(each) for each in part["positive"]["precision_at_prevalence"].values()]
+        for key in ("brier_balanced", "ece_balanced"):
+            cells += [decimal(part[key]), decimal(part["before_calibration"][key])]
+        rows.append(cells)
+    title = "Contigs by length" if positive is None else f"Contigs by length: {positive['label']}"
+    return Section(title, (text, Table(header, rows)))
 
 
 def _metrics(tested: Assessed) -> Section:
     intervals, base = tested.evaluation["intervals"], tested.base_rates()
     text = (
         f"{tested.size}. Means over classes are unweighted. ↓: less is better. In grey: "
-        f"{intervals['level']:.0%} intervals, from {intervals['replicates']} bootstrap samples of {intervals['of']}. "
+        f"{intervals['level']:.0%} intervals, {intervals['of']}. "
         "Base rate: what scores equal to the shares of the classes give, whatever the sequence."
     )
     few = {label: count for label, count in tested.groups_by_label().items() if count < _ENOUGH_GROUPS}
     if few:
         counts = ", ".join(f"{label} {count}" for label, count in few.items())
-        text += f" With so few groups of a class ({counts}), intervals from drawing groups are too narrow."
+        text += f" With so few groups of a class ({counts}), intervals are rough."
     rows = [(name, tested.number(key), decimal(base[key])) for key, name in HEADLINES]
     return Section("Metrics", (text, Table(("metric", "value", "base rate"), rows)))
 
@@ -333,10 +388,10 @@ def _lengths(tested: Assessed) -> Section:
 
 def _training(classifier: Classifier) -> Section:
     about = classifier.about
-    split, stopped = about["split"], f"{about['best_epoch']} of {len(about['epochs'])}"
+    split, fit = about["split"], about["fit"]
     facts = [
-        ("head", classifier.network.kind),
-        ("best epoch", stopped),
+        ("head", classifier.head.kind),
+        *_fit_facts(fit),
         ("calibration of the scores", classifier.calibration.kind),
         *[
             (part, f"{samples:,} samples of {len(split['groups'][part]):,} groups")
@@ -344,14 +399,35 @@ def _training(classifier: Classifier) -> Section:
         ],
         ("groups kept together, as they share a sequence", str(sum(map(len, split["joined_groups"])))),
     ]
-    parts: list[str | Table | Figures] = [
-        Table((), facts, names=2),
-        Figures((loss_plot(about["epochs"], about["best_epoch"]),)),
-    ]
-    if classifier.network.kind != "linear":
-        hint = "To see whether this head is worth its size, train the simplest one on the same split: --network linear."
-        parts.insert(0, hint)
+    parts: list[str | Table | Figures] = [Table((), facts, names=2)]
+    if "path" in fit:
+        parts.append(Figures((strength_plot(fit["path"], fit["strength"]),)))
+    elif "curves" in fit:
+        parts.append(Figures((loss_plot(fit["curves"], fit["epochs"]),)))
+    if about.get("simple_head"):
+        parts.insert(0, simple_head_text(about["simple_head"]))
     return Section("How it was trained", tuple(parts))
+
+
+def _fit_facts(fit: Mapping[str, Any]) -> list[tuple[str, str]]:
+    if "strength" in fit:
+        others = ", ".join(f"{strength:.3g}" for strength in fit["strengths_of_folds"])
+        return [("strength of the penalty", f"{fit['strength']:.3g}; chosen for each fold by the others: {others}")]
+    if "epochs" in fit:
+        best = ", ".join(map(str, fit["best_epochs"]))
+        return [("epochs", f"{fit['epochs']}, the median of the best ones of the networks of the folds: {best}")]
+    return [("nodes", f"{fit['nodes']:,}")]
+
+
+def simple_head_text(found: Mapping[str, Any]) -> str:
+    """Say whether the default head is beaten, on the same folds."""
+    ours, simple = found["of_this_head"], found["head"]
+    if found["is_beaten"]:
+        said = f"This head beats the simple one ({simple}) on the same folds"
+    else:
+        said = f"This head does not beat the simple one ({simple}) on the same folds; use that one"
+    numbers = f"AUROC {decimal(ours['auroc'])} and {decimal(found['auroc'])}"
+    return f"{said} ({numbers}, log loss {decimal(ours['log_loss'])} and {decimal(found['log_loss'])})."
 
 
 def _origin(classifier: Classifier, made: Provenance) -> Section:

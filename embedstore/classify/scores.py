@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embedstore.atomic import cell
-from embedstore.classify.heads import Network
-from embedstore.classify.metrics import Calibration, Classes, Probabilities, called
+from embedstore.classify.heads import Head
+from embedstore.classify.metrics import Classes, Probabilities, called
 from embedstore.features import Features, Samples
 from embedstore.features.features import Indices
 
@@ -41,33 +41,15 @@ class Scores:
         return self.samples.end - self.samples.start + 1
 
 
-def logits_of(features: Features, rows: Indices, network: Network) -> NDArray[np.float32]:
+def logits_of(features: Features, rows: Indices, head: Head) -> NDArray[np.float32]:
     """Compute the logits of rows of features, (k, classes), by pieces of bounded memory.
 
     Raises
     ------
     InputError : a value is not finite; the sample is named.
     """
-    found = [network.logits(features.rows(piece)) for piece in _pieces(rows)]
-    return np.concatenate(found) if found else np.empty((0, network.classes), np.float32)
-
-
-def score(
-    features: Features,
-    samples: Samples,
-    rows: Indices,
-    y: Classes,
-    labels: tuple[str, ...],
-    network: Network,
-    calibration: Calibration,
-) -> Scores:
-    """Score some samples of features.
-
-    Parameters
-    ----------
-    samples : of all the features. rows : which of them. y : (k,) their classes.
-    """
-    return Scores(samples.take(rows), y, calibration.probabilities(logits_of(features, rows, network)), labels)
+    found = [head.logits(features.rows(piece)) for piece in _pieces(rows)]
+    return np.concatenate(found) if found else np.empty((0, head.classes), np.float32)
 
 
 def write_scores(scores: Scores, path: Path) -> None:

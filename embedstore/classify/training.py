@@ -1,12 +1,17 @@
-"""Training: split by group, fit, calibrate, test, and write a folder that documents all of it.
+"""Training: split by group, fit out of fold, calibrate, refit to everything, and write a folder that says how.
 
-    features ─ splitting ─▶ train │ validation │ calibration │ test
-                              └─── fit ───┘            │           │
-                              network ─ calibration ◀──┘           │
-                              classifier ─ assess ◀────────────────┘ ─▶ classifier.safetensors, .json ─▶ report.html
+    features ─ splitting ─▶ folds (and a test part, on request)
+       each fold: a head that is fitted to the others ─▶ out-of-fold logits of every sample
+       out-of-fold logits ─▶ calibration of samples and of sequences ─▶ scores of every sample
+       all folds ─▶ the head that is shipped ─▶ classifier.safetensors, .json ─▶ report.html
 
-`assess` is what a report says of scored samples: metrics with intervals, by length and by group. The classifier is
-saved before its report is drawn: if drawing fails, the training is not lost.
+Scores out of fold are calibrated by what all of them are calibrated by, which does not move one fold against another,
+as calibrating each by the other folds would: that costs the AUROC of all folds together one to two hundredths. How well
+a calibration by the other folds does is said beside (`calibrated_by_others`).
+
+`assess` is what a report says of scored samples: the class that is looked for first, metrics with intervals, by length
+and by group; sequences by length. The classifier is saved before its report is drawn: if drawing fails, the training is
+not lost.
 """
 
 from __future__ import annotations
@@ -24,21 +29,23 @@ from numpy.typing import NDArray
 
 from embedstore.atomic import replacing
 from embedstore.classify.blocks import FeatureInput, Reading, open_input
+from embedstore.classify.calibration import Calibration, SequenceCalibration, calibrate, uncalibrated
 from embedstore.classify.classifier import REPORT_NAME, SCORES_NAME, Classifier, check_output, save_classifier
-from embedstore.classify.heads import Fitted, OnEpoch, PartRows, TrainOptions, fit
-from embedstore.classify.metrics import (
-    LEVEL,
-    PREVALENCES,
-    REPLICATES,
-    Calibration,
-    Measures,
-    bootstrap,
-    calibrate,
-    uncalibrated,
+from embedstore.classify.fitting import CrossFitted, OnFitted, PartRows, cross_fit, log_losses, row_weights
+from embedstore.classify.fragments import (
+    Fragments,
+    assess_fragments,
+    calibrated,
+    fragment_weights,
+    fragments_of,
+    how_calibrated,
 )
+from embedstore.classify.heads import TrainOptions
+from embedstore.classify.metrics import PREVALENCES, Measures, Probabilities
 from embedstore.classify.provenance import Provenance
-from embedstore.classify.scores import Scores, logits_of, score, write_scores
-from embedstore.classify.splitting import Part, Split, given_split, split_samples
+from embedstore.classify.resampling import LEVEL, REPLICATES, intervals
+from embedstore.classify.scores import Scores, logits_of, write_scores
+from embedstore.classify.splitting import TEST, Split, given_split, split_samples
 from embedstore.errors import InputError, StorageError, plain
 from embedstore.features import Features, Samples
 from embedstore.features.features import Indices
@@ -48,27 +55,55 @@ _LENGTH_PARTS = 5
 """Samples are told apart by length in fifths of the chunk length."""
 
 
-def assess(scores: Scores, seed: int, chunk_length: int | None = None) -> dict[str, Any]:
-    """Return all metrics of labelled samples as JSON values; what is not defined is None.
+_GUESSED_POSITIVE = "virus"
+
+
+def positive_class(labels: tuple[str, ...], asked: str | None) -> int | None:
+    """Return the place of the class that reports look at first; None: all alike.
+
+    Parameters
+    ----------
+    asked : its name; None: of two classes the one that is called "virus", if there is one.
 
     Raises
     ------
-    InputError : there is no sample.
+    InputError : there is no class of that name.
+    """
+    if asked is None:
+        folded = [label.casefold() for label in labels]
+        return folded.index(_GUESSED_POSITIVE) if len(labels) == 2 and _GUESSED_POSITIVE in folded else None
+    if asked not in labels:
+        raise InputError(f"Cannot look for the class {asked}: expected one of {', '.join(labels)}.")
+    return labels.index(asked)
+
+
+def assess(scores: Scores, seed: int, chunk_length: int | None = None, positive: str | None = None) -> dict[str, Any]:
+    """Return all metrics of labelled samples as JSON values; what is not defined is None.
+
+    Parameters
+    ----------
+    positive : the class that is looked for, see `positive_class`.
+
+    Raises
+    ------
+    InputError : there is no sample, or no such class.
     """
     if not len(scores.y):
         raise InputError("Cannot evaluate: expected labelled samples, found none. Label some, or test on more groups.")
     measures = Measures(scores.y, scores.probabilities, scores.labels)
     groups = scores.samples.groups.codes.astype(np.int64)
+    place = positive_class(scores.labels, positive)
     found = {
         "labels": list(scores.labels),
+        **({} if place is None else {"positive": {"label": scores.labels[place], **measures.of_positive(place)}}),
         "groups": len(np.unique(groups)),
         "confusion": measures.confusion(np.ones(len(scores.y))).astype(np.int64).tolist(),
         **measures.at(),
         "intervals": {
             "level": LEVEL,
             "replicates": REPLICATES,
-            "of": "groups drawn with replacement within their class",
-            "numbers": bootstrap(measures, scores.y, groups, seed),
+            "of": "t over groups, drawn with replacement class by class",
+            "numbers": intervals(measures, scores.y, groups, seed),
         },
         "prevalences": list(PREVALENCES),
         "by_length": _by_length(scores, chunk_length),
@@ -129,14 +164,14 @@ class TrainReport:
 
     Attributes
     ----------
-    evaluation : metrics of the test part, see `assessment.assess`.
+    evaluation : metrics of the test part, or of the scores out of fold, see `assess`; `contigs` are those of fragments
+        by length.
     report_failed : why report.html or scores.tsv could not be written; the classifier was written nevertheless.
     """
 
     output: Path
     classifier: Classifier
     split: Split
-    fitted: Fitted
     evaluation: dict[str, Any]
     seconds: float
     report_failed: str = ""
@@ -145,11 +180,11 @@ class TrainReport:
         """The report as JSON values."""
         return {
             "output": str(self.output),
-            "network": self.classifier.network.kind,
+            "head": self.classifier.head.kind,
             "labels": list(self.classifier.labels),
             "split": self.split.to_json(),
-            "epochs": len(self.fitted.epochs),
-            "best_epoch": self.fitted.best_epoch,
+            "fit": self.classifier.about["fit"],
+            "simple_head": self.classifier.about["simple_head"],
             "evaluation": self.evaluation,
             "seconds": round(self.seconds, 3),
             **({"report_failed": self.report_failed} if self.report_failed else {}),
@@ -163,7 +198,7 @@ def train(
     reading: Reading | None = None,
     *,
     split: str | Path | None = None,
-    on_epoch: OnEpoch | None = None,
+    on_fitted: OnFitted | None = None,
     on_split: Callable[[Split], object] | None = None,
     made: Provenance | None = None,
 ) -> TrainReport:
@@ -173,7 +208,7 @@ def train(
     ----------
     given : features, a merged file, or samples that `reading` joins with the spaces of a store.
     output : the classifier's folder; a classifier that is there is replaced once the new one is complete.
-    split : table of sample, source or group, and part (train, validation, calibration, test); None: by groups, seeded.
+    split : table of sample, source or group, and part (train or fold 1, fold 2, …, and test); None: by groups, seeded.
     made : what the page says of when and by which command; None: now, from Python.
 
     Raises
@@ -192,23 +227,30 @@ def train(
         parts = given_split(samples, read_assignments(split, "part"), options)
     if on_split is not None:
         on_split(parts)
-    trained = fit_classifier(features, samples, parts, options, name=str(output), on_epoch=on_epoch)
-    evaluation = assess(trained.test, options.seed, samples.preparation.chunk_length)
-    classifier = replace(trained.classifier, about={**trained.classifier.about, "test": evaluation})
-    save_classifier(classifier, output)
+    trained = fit_classifier(features, samples, parts, options, name=str(output), on_fitted=on_fitted)
+    save_classifier(trained.classifier, output)
     failed = _write_for_people(
-        classifier, trained.test, output, made.of(given, reading, split=split, seed=options.seed)
+        trained.classifier,
+        trained.test,
+        output,
+        made.of(given, reading, split=split, seed=options.seed),
     )
-    return TrainReport(output, classifier, parts, trained.fitted, evaluation, time.monotonic() - started, failed)
+    return TrainReport(output, trained.classifier, parts, trained.evaluation, time.monotonic() - started, failed)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Trained:
-    """A classifier in memory, how it was fitted, and the scores of its test part."""
+    """A classifier in memory, and how it did.
+
+    Attributes
+    ----------
+    test : scores of the test part; without one those out of fold, of all samples.
+    evaluation : of these, see `assess`.
+    """
 
     classifier: Classifier
-    fitted: Fitted
     test: Scores
+    evaluation: dict[str, Any]
 
 
 def fit_classifier(
@@ -218,9 +260,9 @@ def fit_classifier(
     options: TrainOptions,
     *,
     name: str = "the classifier",
-    on_epoch: OnEpoch | None = None,
+    on_fitted: OnFitted | None = None,
 ) -> Trained:
-    """Fit, calibrate and score the test part; nothing is written.
+    """Fit, calibrate and score; nothing is written.
 
     Parameters
     ----------
@@ -229,47 +271,139 @@ def fit_classifier(
 
     Raises
     ------
-    InputError : a value of the features is not finite.
+    InputError : a value of the features is not finite, or there is no such positive class.
     """
     labels = tuple(samples.labels.names.tolist())
-    rows = {part: _part(features, samples, split, part) for part in split.rows}
-    weights = _class_weights(rows["train"].y, len(labels), balance=options.balance_classes)
-    fitted = fit(rows["train"], rows["validation"], weights, options, on_epoch=on_epoch)
-    calibration = _calibration(rows.get("calibration"), fitted, options)
+    positive_class(labels, options.positive)
+    rows, folds = split.training()
+    # By id, whatever the order of the table.
+    order = np.argsort(samples.ids[rows], kind="stable")
+    rows, folds = rows[order], folds[order]
+    y = samples.labels.codes[rows].astype(np.int64)
+    weights = row_weights(y, samples.groups.codes[rows].astype(np.int64), len(labels), options)
+    part = PartRows(features, rows, y)
+    fitted = cross_fit(part, folds, weights, len(labels), options, on_fitted=on_fitted)
+    folded = _Folded(part, samples.take(rows), y, folds, weights, fitted, labels, options)
+    calibration = calibrate(fitted.logits, y, weights, options.calibration)
+    scores = Scores(folded.samples, y, calibration.probabilities(fitted.logits), labels)
+    fragments = fragments_of(folded.samples, fitted.logits, scores.probabilities, y, folds)
+    sequences, crossed = folded.calibrated_fragments(fragments)
     about = {
         "options": options.to_json(),
         "trained_on": samples.origin,
         "split": split.to_json(),
-        "class_weights": dict(zip(labels, weights.tolist(), strict=True)),
-        "epochs": [epoch.to_json() for epoch in fitted.epochs],
-        "best_epoch": fitted.best_epoch,
+        "fit": fitted.about,
+        "simple_head": _simple_head(folded, on_fitted),
         "versions": {name: found for name, package in _PACKAGES.items() if (found := _installed(package))},
     }
-    classifier = Classifier(replace(features.schema, labels=labels), fitted.network, calibration, about, name)
-    test = rows["test"]
-    scores = score(features, samples, test.indices, test.y, labels, fitted.network, calibration)
-    return Trained(classifier, fitted, scores)
+    schema = replace(features.schema, labels=labels)
+    classifier = Classifier(schema, fitted.head, calibration, about, name, sequences)
+    calibrations = folded.calibrations(calibration)
+    if TEST in split.rows:
+        scores, fragments = _tested(features, samples, split.rows[TEST], classifier)
+        crossed, calibrations = None, {}
+    evaluation = {
+        "tested_on": "test" if TEST in split.rows else "folds",
+        **assess(scores, options.seed, samples.preparation.chunk_length, options.positive),
+        **calibrations,
+        "contigs": assess_contigs(fragments, classifier, options.positive, options.seed, crossed),
+    }
+    classifier = replace(classifier, about={**about, "test": evaluation})
+    return Trained(classifier, scores, evaluation)
 
 
-def _part(features: Features, samples: Samples, split: Split, part: Part) -> PartRows:
-    rows = split.rows[part]
-    return PartRows(features, rows, samples.labels.codes[rows].astype(np.int64))
+@dataclass(frozen=True, slots=True, eq=False)
+class _Folded:
+    """Training rows, by id, with what was fitted to them."""
+
+    rows: PartRows
+    samples: Samples
+    y: NDArray[np.int64]
+    folds: NDArray[np.int64]
+    weights: NDArray[np.float64]
+    fitted: CrossFitted
+    labels: tuple[str, ...]
+    options: TrainOptions
+
+    def calibrations(self, calibration: Calibration) -> dict[str, Any]:
+        """Compare the scores as they are with those before calibration, and calibrated by a fit to the other folds."""
+        logits, kind = self.fitted.logits, self.options.calibration
+        if kind == "none":
+            return {}
+        crossed = np.empty((len(self.y), len(self.labels)))
+        for fold in np.unique(self.folds).tolist():
+            others = self.folds != fold
+            found = calibrate(logits[others], self.y[others], self.weights[others], kind)
+            crossed[~others] = found.probabilities(logits[~others])
+        before = uncalibrated(len(self.labels)).probabilities(logits)
+        return {
+            "before_calibration": how_calibrated(self.y, before, self.labels),
+            "calibrated_by_others": how_calibrated(self.y, crossed, self.labels),
+        }
+
+    def calibrated_fragments(self, fragments: Fragments) -> tuple[SequenceCalibration | None, Probabilities | None]:
+        """Calibrate for sequences, unless samples are not calibrated either."""
+        kind = self.options.calibration
+        if kind == "none":
+            return None, None
+        classes = len(self.labels)
+        weights = fragment_weights(
+            fragments, classes, self.options.group_exponent, balance=self.options.balance_classes
+        )
+        return calibrated(fragments, weights, classes, kind)
 
 
-def _class_weights(y: NDArray[np.int64], classes: int, *, balance: bool) -> NDArray[np.float64]:
-    """(classes,) with mean 1 over the samples."""
-    if not balance:
-        return np.ones(classes)
-    counts = np.bincount(y, minlength=classes)
-    return len(y) / (classes * counts)
+def assess_contigs(
+    fragments: Fragments,
+    classifier: Classifier,
+    positive: str | None,
+    seed: int,
+    crossed: Probabilities | None = None,
+) -> list[dict[str, Any]]:
+    """Return the metrics of fragments, scored as `predict` scores sequences, by length, as JSON values.
+
+    Parameters
+    ----------
+    positive : the class that is looked for, see `positive_class`.
+    crossed : see `assess_fragments`.
+    """
+    sequences, place = classifier.sequences, positive_class(classifier.labels, positive)
+    scores = fragments.scores if sequences is None else sequences.probabilities(fragments.logits, fragments.counts)
+    found = assess_fragments(fragments, scores, classifier.labels, place, seed, crossed)
+    return jsonable(found)  # type: ignore[no-any-return]
 
 
-def _calibration(part: PartRows | None, fitted: Fitted, options: TrainOptions) -> Calibration:
-    if part is None:
-        return uncalibrated(fitted.network.classes)
-    weights = _class_weights(part.y, fitted.network.classes, balance=options.balance_classes)
-    logits = logits_of(part.features, part.indices, fitted.network)
-    return calibrate(logits, part.y, weights[part.y], options.calibration)
+def _simple_head(folded: _Folded, on_fitted: OnFitted | None) -> dict[str, Any] | None:
+    """Log loss and AUROC out of fold of the default head beside those of another one; None where it is the one."""
+    if folded.options.head == "linear":
+        return None
+    options = replace(folded.options, head="linear", strength=None)
+    simple = cross_fit(
+        folded.rows,
+        folded.folds,
+        folded.weights,
+        len(folded.labels),
+        options,
+        on_fitted=on_fitted,
+    )
+
+    def measured(logits: NDArray[np.float32]) -> dict[str, float]:
+        probabilities = uncalibrated(len(folded.labels)).probabilities(logits)
+        return {
+            "log_loss": float(np.average(log_losses(logits, folded.y), weights=folded.weights)),
+            "auroc": Measures(folded.y, probabilities, folded.labels).at()["auroc"],
+        }
+
+    ours, theirs = measured(folded.fitted.logits), measured(simple.logits)
+    return {"head": "linear", **theirs, "of_this_head": ours, "is_beaten": ours["auroc"] > theirs["auroc"]}
+
+
+def _tested(features: Features, samples: Samples, rows: Indices, classifier: Classifier) -> tuple[Scores, Fragments]:
+    """Score a test part and its fragments by the head that is shipped."""
+    y = samples.labels.codes[rows].astype(np.int64)
+    logits = logits_of(features, rows, classifier.head)
+    scores = Scores(samples.take(rows), y, classifier.calibration.probabilities(logits), classifier.labels)
+    return scores, fragments_of(scores.samples, logits, scores.probabilities, y, np.zeros(len(y), np.int64))
 
 
 def _write_for_people(classifier: Classifier, test: Scores, output: Path, made: Provenance) -> str:

@@ -22,9 +22,9 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from embedstore.classify.calibration import uncalibrated
 from embedstore.classify.classifier import Classifier, check_output, save_classifier
 from embedstore.classify.heads import DROPOUT, HIDDEN_UNITS, NORM_EPSILON, Network, Tensors
-from embedstore.classify.metrics import uncalibrated
 from embedstore.errors import MissingDependencyError, ModelError, SchemaError, WeightsError
 from embedstore.features import Preparation, Schema
 from embedstore.filling import find_target

@@ -21,7 +21,7 @@ from embedstore.atomic import check_folder, complete
 from embedstore.classify.blocks import FeatureInput, Reading
 from embedstore.classify.classifier import Classifier, load_classifier
 from embedstore.classify.evaluation import Evaluation, evaluate
-from embedstore.classify.metrics import LEVEL, REPLICATES
+from embedstore.classify.resampling import LEVEL, REPLICATES
 from embedstore.classify.scores import Scores
 from embedstore.classify.training import jsonable
 from embedstore.comparison.comparing import COMPARISON_NAME, Comparison, Measured, measure
@@ -73,7 +73,7 @@ def compare_classifiers(
         "intervals": {
             "level": LEVEL,
             "replicates": REPLICATES,
-            "of": "groups drawn with replacement within their class, the same for every classifier",
+            "of": "t over groups, drawn with replacement class by class, the same draws for every classifier",
         },
         **_described(names, loaded, measure([[one] for one in scores], seed)),
         "seconds": round(time.monotonic() - started, 3),
@@ -130,7 +130,7 @@ def _described(names: Sequence[str], classifiers: Sequence[Classifier], measured
     described = [
         {
             "name": name,
-            "network": classifier.network.kind,
+            "head": classifier.head.kind,
             "spaces": [block.space for block in classifier.schema.blocks],
             "dim": classifier.schema.dim,
             "metrics": measured.of(place),

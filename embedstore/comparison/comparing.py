@@ -1,12 +1,12 @@
 """Comparing: sets of features on the same samples and the same splits.
 
-    samples ─▶ those that every space holds ─▶ a split for each seed ─▶ a classifier for each set ─▶ paired differences
+    samples ─▶ those that every space holds ─▶ folds for each seed ─▶ scores of each set out of fold ─▶ differences
                        └──▶ vectors of some of them ─▶ similarity of spaces      └──▶ comparison.json, comparison.html
 
 In this order: the sets, which spaces they consist of and what these cost; paired differences; similarity; `compare`.
 
 Differences: in each draw every set is measured on the same groups, so that difficulty common to all sets cancels. A
-group that several seeds test on is drawn for all of them at once; which seeds count is drawn too.
+group is drawn for all seeds at once; which seeds count is drawn too. Intervals are those of `resampling`.
 
 Similarity: how far two spaces agree about the same samples, whatever their dimensions.
 """
@@ -27,8 +27,9 @@ from numpy.typing import NDArray
 from embedstore.atomic import check_folder, complete
 from embedstore.classify.blocks import Reading, fill_source, relabelled
 from embedstore.classify.heads import TrainOptions
-from embedstore.classify.metrics import LEVEL, REPLICATES, Floats, Measures, draws, interval, numbers
+from embedstore.classify.metrics import Floats, Measures, numbers
 from embedstore.classify.provenance import Provenance
+from embedstore.classify.resampling import LEVEL, REPLICATES, Draw, Drawn, draws
 from embedstore.classify.scores import Scores
 from embedstore.classify.splitting import Split, split_samples
 from embedstore.classify.training import Trained, fit_classifier, jsonable
@@ -150,35 +151,41 @@ class Measured:
     ----------
     paths : of the metrics, "classes/virus/auroc".
     by_seed : (sets, seeds, metrics) float64, NaN where a metric is not defined.
-    drawn : (replicates, sets, seeds, metrics), the same in each draw of groups.
-    seeds : (replicates, seeds) int64, which seeds are in each draw.
+    drawn : draws of groups, and of seeds, with (sets, metrics) in each, means over the seeds.
     """
 
     paths: tuple[str, ...]
     by_seed: Floats
-    drawn: Floats
-    seeds: NDArray[np.int64]
+    drawn: Sequence[tuple[Draw, Floats]]
 
     def of(self, place: int) -> dict[str, dict[str, Any]]:
         """Describe each metric of one set: mean over the seeds, interval, and value for each seed."""
-        return self._described(self.by_seed[place], self.drawn[:, place])
+        return self._described(self.by_seed[place], lambda drawn: drawn[place], differences=False)
 
     def difference(self, place: int, other: int) -> dict[str, dict[str, Any]]:
         """Describe how much larger each metric is in one set than in another."""
         by_seed = self.by_seed[place] - self.by_seed[other]
-        return self._described(by_seed, self.drawn[:, place] - self.drawn[:, other])
+        return self._described(by_seed, lambda drawn: drawn[place] - drawn[other], differences=True)
 
-    def _described(self, by_seed: Floats, drawn: Floats) -> dict[str, dict[str, Any]]:
-        means = _mean_defined(np.take_along_axis(drawn, self.seeds[:, :, None], axis=1), axis=1)
-        values = _mean_defined(by_seed, axis=0).tolist()
+    def _described(
+        self, by_seed: Floats, chosen: Callable[[Floats], Floats], *, differences: bool
+    ) -> dict[str, dict[str, Any]]:
+        values, found = _mean_defined(by_seed, axis=0), Drawn(self.paths)
+        for draw, drawn in self.drawn:
+            found.add(draw, chosen(drawn))
+        ends = found.intervals(values, differences=differences)
         return {
             path: {
-                "value": values[column],
-                "interval": interval(means[:, column]),
+                "value": float(values[column]),
+                "interval": ends[column].tolist(),
                 "by_seed": by_seed[:, column].tolist(),
             }
             for column, path in enumerate(self.paths)
         }
+
+
+_OF_SEEDS = -1
+"""Number of the stratum of draws of seeds; others are classes."""
 
 
 def measure(scores: Sequence[Sequence[Scores]], seed: int, replicates: int = REPLICATES) -> Measured:
@@ -194,10 +201,22 @@ def measure(scores: Sequence[Sequence[Scores]], seed: int, replicates: int = REP
     groups = np.concatenate([test.samples.groups.codes for test in tests]).astype(np.int64)
     ends = np.cumsum([len(test.y) for test in tests])[:-1]
     measures = [[Measures(one.y, one.probabilities, one.labels) for one in some] for some in scores]
-    drawn = [_at(measures, np.split(times, ends)) for times in draws(y, groups, seed, replicates)]
-    seeds = np.random.default_rng([seed, len(tests)]).integers(len(tests), size=(replicates, len(tests)))
     once = _at(measures, np.split(np.ones(len(y)), ends))
-    return Measured(tuple(path for path, _ in numbers(measures[0][0].at())), once, np.array(drawn), seeds)
+    drawn = [
+        (draw, _mean_defined(_at(measures, np.split(draw.times, ends)), axis=1))
+        for draw in draws(y, groups, seed, replicates)
+    ]
+    if len(tests) > 1:
+        drawn += _draws_of_seeds(once, seed, replicates)
+    return Measured(tuple(path for path, _ in numbers(measures[0][0].at())), once, drawn)
+
+
+def _draws_of_seeds(by_seed: Floats, seed: int, replicates: int) -> list[tuple[Draw, Floats]]:
+    """Draw seeds with replacement; (sets, seeds, metrics) to (sets, metrics) in each draw."""
+    count = by_seed.shape[1]
+    chosen = np.random.default_rng([seed, count]).integers(count, size=(replicates, count))
+    draw = Draw(_OF_SEEDS, count, np.ones(0))
+    return [(draw, _mean_defined(by_seed[:, some], axis=1)) for some in chosen]
 
 
 def _at(measures: Sequence[Sequence[Measures]], weights: Sequence[Floats]) -> Floats:
@@ -357,7 +376,7 @@ def compare(
     sets : of each the models or spaces that make its columns, as a sequence or "tnf,aac_dpc".
     reading : the store, and what else applies to the samples; its `models` are not looked at.
     output : folder for `comparison.json` and `comparison.html`; None: nothing is written.
-    options : how each classifier is trained; its seed is the first of so many `seeds`, each of which has its own split.
+    options : how each classifier is trained; its seed is the first of so many `seeds`, each of which has its own folds.
     made : what the page says of when and by which command; None: now, from Python.
 
     Raises
@@ -418,7 +437,7 @@ def _tested(
     splits: Sequence[tuple[TrainOptions, Split]],
     on_trained: OnTrained | None,
 ) -> list[Scores]:
-    """Train on one set with each seed; return the scores of the test parts."""
+    """Train on one set with each seed; return the scores out of fold, or of the test parts."""
     features, scores = view(samples, some.spaces, check=False), []
     for training, split in splits:
         trained = fit_classifier(features, samples, split, training, name=some.name)
@@ -432,7 +451,7 @@ def _measured(sets: Sequence[FeatureSet], measured: Measured) -> dict[str, Any]:
     intervals = {
         "level": LEVEL,
         "replicates": REPLICATES,
-        "of": "groups drawn with replacement within their class, and seeds, the same for every set",
+        "of": "t over groups, drawn with replacement class by class, and over seeds, the same draws for every set",
     }
     described = [
         {

@@ -51,7 +51,7 @@ def verdict(found: Mapping[str, Any]) -> str:
         return f"No {name} can be computed {on}."
     best, second = sorted(defined, key=lambda some: -some["metrics"][key]["value"])[:2]
     low, high = best["metrics"][key]["interval"]
-    level, head = f"{found['intervals']['level']:.0%}", found["options"]["network"]
+    level, head = f"{found['intervals']['level']:.0%}", found["options"]["head"]
     base = 1 / len(found["labels"])
     interval = "" if low is None else f"{level} interval {decimal(low)} to {decimal(high)}; "
     difference, low, high = _between(found["differences"], best["name"], second["name"])
@@ -118,13 +118,13 @@ def _between(
 
 def _sets(found: Mapping[str, Any]) -> Section:
     sets, intervals, seeds = found["sets"], found["intervals"], len(found["splits"])
-    tested = [len(split["groups"]["test"]) for split in found["splits"]]
+    tested = [_tested_groups(split) for split in found["splits"]]
     groups = f"{min(tested):,}" if min(tested) == max(tested) else f"{min(tested):,} to {max(tested):,}"
     groups += f" {_noun(max(tested), 'group')}"
     how = (
         f"{lead(found)} Means over {seeds} {_noun(seeds, 'seed')}, each with its own split, which is the same for "
-        f"every set, and {groups} to test on. In grey: {intervals['level']:.0%} intervals, "
-        f"{intervals['replicates']} bootstrap samples of {intervals['of']}. ↓: less is better."
+        f"every set, and {groups} to be tested on. In grey: {intervals['level']:.0%} intervals, "
+        f"{intervals['of']}. ↓: less is better."
     )
     header = ("metric", *(some["name"] for some in sets))
     rows = [
@@ -132,6 +132,12 @@ def _sets(found: Mapping[str, Any]) -> Section:
         for path, name in HEADLINES
     ]
     return Section("Each set", (how, Table(header, rows)))
+
+
+def _tested_groups(split: Mapping[str, Any]) -> int:
+    """Count the groups of the test part; without one, all are tested on, out of fold."""
+    groups = split["groups"]
+    return len(groups["test"]) if "test" in groups else sum(map(len, groups.values()))
 
 
 def _differences(found: Mapping[str, Any]) -> Section:
@@ -222,7 +228,7 @@ def _origin(found: Mapping[str, Any], made: Provenance) -> Section:
             (f"space {space['name']}", f"{space['id']}, {space['dim']:,} columns of {space['molecule']}")
             for space in found["spaces"]
         ],
-        ("head", found["options"]["network"]),
+        ("head", found["options"]["head"]),
         ("classes", ", ".join(found["labels"])),
     ]
     return Section("How this was made", (Table((), facts, names=2),))

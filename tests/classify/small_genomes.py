@@ -51,4 +51,17 @@ def trained(table: Path, output: Path, options: TrainOptions | None = None) -> T
     return train(table, output, options or QUICK, read_with(store))
 
 
-QUICK = TrainOptions(max_epochs=15, patience_epochs=3, batch_rows=64)
+QUICK = TrainOptions(folds=3, test_share=0.2)
+"""The default head, with a test part."""
+QUICK_MLP = TrainOptions(
+    head="mlp",
+    folds=3,
+    test_share=0.2,
+    members=2,
+    max_epochs=15,
+    patience_epochs=3,
+    batch_rows=64,
+    learning_rate=1e-3,
+)
+HEADS = {"linear": QUICK, "mlp": QUICK_MLP, "trees": TrainOptions(head="trees", folds=3, test_share=0.2, trees=20)}
+"""Quick options of each head."""

@@ -14,18 +14,21 @@ from typing import Any
 import numpy as np
 import pytest
 from safetensors.numpy import load, save
+from small_genomes import HEADS
 
-from embedstore.classify.blocks import find_spaces
+from embedstore.classify.blocks import Reading, find_spaces
+from embedstore.classify.calibration import Calibration, SequenceCalibration, calibrate, calibrate_sequences
 from embedstore.classify.classifier import Classifier, load_classifier, save_classifier
 from embedstore.classify.evaluation import evaluate
-from embedstore.classify.heads import Network, tensor_shapes
-from embedstore.classify.metrics import Calibration, calibrate
-from embedstore.classify.training import TrainReport
+from embedstore.classify.heads import Forest, Network, tensor_shapes
+from embedstore.classify.splitting import split_samples
+from embedstore.classify.training import TrainReport, fit_classifier
 from embedstore.errors import EmbedStoreError, FormatVersionError, InputError, UnknownModelError, WeightsError
 from embedstore.features import Features
 from embedstore.library import Store
 
 CHECKPOINT = Path(__file__).resolve().parents[1] / "data" / "esm" / "fastesm2_tiny"
+VERSION_1 = Path(__file__).resolve().parents[1] / "data" / "classifiers-v1"
 TENSORS, DOCUMENT = "classifier.safetensors", "classifier.json"
 
 
@@ -55,10 +58,12 @@ def test_saved_classifier_is_read_back_as_it_was(folder: Path, report: TrainRepo
     found = load_classifier(folder)
     assert found.schema == report.classifier.schema
     assert found.calibration == report.classifier.calibration
-    assert found.network.kind == "mlp"
+    assert found.sequences == report.classifier.sequences
+    assert found.sequences is not None
+    assert found.head.kind == "linear"
     assert repr(found).startswith(f"<Classifier {found.name}: {found.schema.dim} columns, 2 classes (")
     rows = np.random.default_rng(1).random((5, found.schema.dim), np.float32)
-    assert np.array_equal(found.network.logits(rows), report.classifier.network.logits(rows))
+    assert np.array_equal(found.head.logits(rows), report.classifier.head.logits(rows))
 
 
 @pytest.mark.parametrize("kept_bytes", [0, 4, 100, 5000])
@@ -124,9 +129,20 @@ def test_tensors_that_are_not_the_networks_are_refused(folder: Path, change: Any
     [
         (lambda document: document.pop("format"), InputError, "expected the format"),
         (lambda document: document.update(version=99), FormatVersionError, "format version 99"),
-        (lambda document: document.update(network="forest"), InputError, "found 'forest'"),
-        (lambda document: document.update(network=["mlp"]), InputError, "mlp or linear"),
-        (lambda document: document.update(network="linear"), WeightsError, "expected no"),
+        (lambda document: document["head"].update(kind="forest"), InputError, "found .*'forest'"),
+        (lambda document: document["head"].update(kind=["mlp"]), InputError, "mlp .*, linear or trees"),
+        (lambda document: document["head"].update(kind="mlp"), WeightsError, "expected "),
+        (lambda document: document["head"].update(kind="trees"), WeightsError, "expected the tensors trees"),
+        (lambda document: document["head"].update(members=2), InputError, "mlp .*, linear or trees"),
+        (lambda document: document["head"].update(members=10**9), InputError, "of 1 to 100 members"),
+        (lambda document: document["head"].update(members=True), InputError, "of 1 to 100 members"),
+        (lambda document: document.update(head="mlp"), InputError, "mlp .*, linear or trees"),
+        (lambda document: document.update(sequences={}), InputError, "calibration of sequences"),
+        (lambda document: document["sequences"].update(shift=[0.0]), InputError, "a list of 2 numbers"),
+        (lambda document: document["sequences"].update(log_scale=10**400), InputError, "finite numbers"),
+        (lambda document: document["sequences"].update(log_scale_slope=True), InputError, "finite numbers"),
+        (lambda document: document["sequences"].update(most_samples=0), InputError, "calibration of sequences"),
+        (lambda document: document["sequences"].update(most_samples=1.5), InputError, "finite numbers"),
         (lambda document: document.pop("schema"), InputError, "schema"),
         (lambda document: document["schema"]["labels"].append("third"), InputError, "lists of 3 numbers"),
         (lambda document: document.update(calibration={"kind": "none"}), InputError, "calibration"),
@@ -192,12 +208,12 @@ def random_classifier(report: TrainReport, kind: Any) -> Classifier:
     generator = np.random.default_rng(2)
     shapes = tensor_shapes(kind, report.classifier.schema.dim, 2)
     tensors = {name: generator.random(shape).astype(np.float32) + 0.5 for name, shape in shapes.items()}
-    return replace(report.classifier, network=Network(kind, report.classifier.schema.dim, 2, tensors))
+    return replace(report.classifier, head=Network(kind, report.classifier.schema.dim, 2, tensors))
 
 
 @pytest.mark.parametrize("kind", ["mlp", "linear"])
 def test_logits_do_not_depend_on_the_batch(report: TrainReport, kind: Any) -> None:
-    network = random_classifier(report, kind).network
+    network = random_classifier(report, kind).head
     rows = np.random.default_rng(3).random((2500, network.dim), np.float32)
     together = network.logits(rows)
     assert np.array_equal(together, network.logits(rows))
@@ -209,8 +225,8 @@ def test_logits_do_not_depend_on_the_batch(report: TrainReport, kind: Any) -> No
 @pytest.mark.parametrize("kind", ["mlp", "linear"])
 def test_logits_are_those_of_torch(report: TrainReport, kind: Any) -> None:
     torch = pytest.importorskip("torch")
-    network = random_classifier(report, kind).network
-    tensors = {name: torch.from_numpy(np.array(tensor)) for name, tensor in network.tensors.items()}
+    network = random_classifier(report, kind).head
+    tensors: Any = {name: torch.from_numpy(np.array(tensor)) for name, tensor in network.tensors.items()}
     rows = torch.rand(20, network.dim)
     x = (rows - tensors["input.mean"]) / tensors["input.deviation"]
     if kind == "mlp":
@@ -232,6 +248,98 @@ def test_calibration_makes_too_sure_scores_right(kind: Any, classes: int) -> Non
     assert np.allclose(found.scale, 0.25, atol=0.03)
     assert np.allclose(np.array(found.shift) - found.shift[0], 0, atol=0.15)
     assert np.allclose(found.probabilities((4 * logits).astype(np.float32)).sum(axis=1), 1)
+
+
+def test_logits_of_several_networks_are_their_mean(report: TrainReport) -> None:
+    generator, dim = np.random.default_rng(2), 7
+    each = [
+        {name: generator.random(shape).astype(np.float32) for name, shape in tensor_shapes("mlp", dim, 2).items()}
+        for _ in range(3)
+    ]
+    for tensors in each:
+        tensors |= {"input.mean": np.zeros(dim, np.float32), "input.deviation": np.ones(dim, np.float32)}
+    joined = dict(each[0])
+    for number in (1, 2):
+        joined |= {f"{number}.{name}": one for name, one in each[number].items() if not name.startswith("input.")}
+    rows = generator.random((9, dim), np.float32)
+    mean = np.mean([Network("mlp", dim, 2, tensors).logits(rows) for tensors in each], axis=0)
+    assert np.allclose(Network("mlp", dim, 2, joined, members=3).logits(rows), mean, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["mlp", "trees"])
+def test_heads_of_other_kinds_are_read_back_as_they_were(tmp_path: Path, features: Features, name: str) -> None:
+    options = HEADS[name]
+    trained = fit_classifier(features, features.samples, split_samples(features.samples, options), options).classifier
+    save_classifier(trained, tmp_path / "classifier")
+    found = load_classifier(tmp_path / "classifier")
+    assert (found.head.kind, found.head.members) == (name, 2 if name == "mlp" else 1)
+    rows = features.rows(np.arange(20))
+    assert np.array_equal(found.head.logits(rows), trained.head.logits(rows))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda trees: trees["trees.left"].__setitem__(0, 0), "node left behind its own"),
+        (lambda trees: trees["trees.right"].__setitem__(0, 10**6), "node right behind its own"),
+        (lambda trees: trees["trees.column"].__setitem__(0, 3), "columns below 3"),
+        (lambda trees: trees["trees.threshold"].__setitem__(0, np.nan), "finite thresholds"),
+        (lambda trees: trees["trees.share"].__setitem__((1, 0), 2), "shares from 0 to 1"),
+        (lambda trees: trees["trees.starts"].__setitem__(1, 9), "trees that follow each other"),
+        (lambda trees: trees.update({"trees.left": np.ones(2, np.int32)}), r"found \(2,\)"),
+        (lambda trees: trees.update({"trees.left": np.ones(3)}), "found float64"),
+        (lambda trees: trees.pop("trees.left"), "expected the tensors"),
+    ],
+)
+def test_trees_that_would_not_end_are_refused(change: Any, message: str) -> None:
+    trees: dict[str, Any] = {
+        "trees.starts": np.array([0, 3]),
+        "trees.column": np.array([2, -1, -1], np.int32),
+        "trees.threshold": np.array([0.5, 0, 0]),
+        "trees.left": np.array([1, 0, 0], np.int32),
+        "trees.right": np.array([2, 0, 0], np.int32),
+        "trees.share": np.array([[0, 0], [1, 0], [0.25, 0.75]], np.float32),
+    }
+    found = Forest(3, 2, dict(trees)).logits(np.array([[0, 0, 0], [0, 0, 1]], np.float32))
+    assert np.allclose(np.exp(found), [[1, 1e-6], [0.25, 0.75]])
+    change(trees)
+    with pytest.raises(WeightsError, match=message):
+        Forest(3, 2, trees)
+
+
+@pytest.mark.parametrize("name", ["linear", "mlp"])
+def test_classifiers_of_version_1_give_the_probabilities_that_they_gave(name: str) -> None:
+    classifier = load_classifier(VERSION_1 / name)
+    assert (classifier.head.kind, classifier.head.members, classifier.sequences) == (name, 1, None)
+    count = 4 * classifier.schema.dim
+    rows = np.linspace(-1, 2, count, dtype=np.float32).reshape(4, -1)
+    expected = json.loads((VERSION_1 / name / "expected.json").read_text(encoding="utf-8"))["probabilities"]
+    assert np.allclose(classifier.calibration.probabilities(classifier.head.logits(rows)), expected, atol=1e-6)
+
+
+def test_classifier_of_version_1_still_evaluates(table: Path, store: Store) -> None:
+    found = evaluate(table, VERSION_1 / "linear", Reading(store)).metrics
+    assert found["auroc"] > 0.9
+    assert found["groups_seen_in_training"] != []
+    assert [part["length_bases"] for part in found["contigs"]] == [500, 1000, 3000]
+
+
+def test_sequence_calibration_makes_means_of_many_samples_right() -> None:
+    generator = np.random.default_rng(4)
+    counts = generator.integers(1, 40, 6000)
+    y = generator.integers(0, 2, 6000)
+    # Of n samples, which are alike, the mean logit of 0.5 · n^-0.4 says what one of n^0.4 times that would.
+    means = generator.normal((2 * y - 1) * 0.5, np.sqrt(1 / counts**0.4))
+    logits = np.stack([np.zeros(6000), means], axis=1)
+    found = calibrate_sequences(logits, counts, y, np.ones(6000), "temperature")
+    assert found.log_scale_slope == pytest.approx(0.4, abs=0.1)
+    assert found.log_scale == pytest.approx(0.0, abs=0.2)
+    assert found.shift == (0.0, 0.0)
+    more = [found.probabilities(np.array([[0.0, 0.1]]), np.array([n])).tolist() for n in (30, 39, 4000)]
+    assert more[0] != more[1] == more[2]
+    shifted = calibrate_sequences(logits + np.array([0, 1]), counts, y, np.ones(6000), "vector")
+    assert shifted.shift[1] - shifted.shift[0] < -0.5
+    assert SequenceCalibration.from_json(json.loads(json.dumps(found.to_json())), 2) == found
 
 
 def test_tensors_that_could_not_be_the_networks_are_not_read(folder: Path) -> None:

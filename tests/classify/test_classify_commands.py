@@ -35,14 +35,17 @@ def test_train_evaluate_predict(
     tmp_path: Path, place: Path, table: Path, arguments: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     classifier = tmp_path / "classifier"
-    choices = ["--network", "linear", "--epochs", "3", "--seed", "3", "--input-dropout", "0.2"]
+    choices = ["--network", "linear", "--folds", "3", "--test", "0.2", "--seed", "3", "--positive", "host"]
     code, trained = run_json(capsys, "train", table, "-m", "tnf,aac_dpc", "-o", classifier, *choices, *arguments)
     assert code == 0
-    assert trained["network"] == "linear"
-    assert set(trained["split"]["samples"]) == {"train", "validation", "calibration", "test"}
+    assert trained["head"] == "linear"
+    assert set(trained["split"]["samples"]) == {"fold 1", "fold 2", "fold 3", "test"}
+    assert trained["evaluation"]["positive"]["label"] == "host"
     code, evaluated = run_json(capsys, "evaluate", table, "-c", classifier, "-o", tmp_path / "out", *arguments)
     assert code == 0
     assert (tmp_path / "out" / "report.html").is_file()
+    assert evaluated["positive"]["label"] == "host"
+    assert [part["length_bases"] for part in evaluated["contigs"]] == [500, 1000, 3000]
     assert evaluated["samples"] == sum(trained["split"]["samples"].values())
     code, predicted = run_json(capsys, "predict", place / "virus", "-c", classifier, "-o", tmp_path / "p", *arguments)
     assert code == 0
@@ -66,10 +69,8 @@ def test_an_offline_machine_predicts_with_weights_of_a_folder(
         *models,
         "-o",
         tmp_path / "c",
-        "--network",
-        "linear",
-        "--epochs",
-        "1",
+        "--folds",
+        "2",
         "-q",
         "--store",
         store,
@@ -89,7 +90,7 @@ def test_an_offline_machine_predicts_with_weights_of_a_folder(
 def test_a_classifier_is_replaced_only_by_force(
     tmp_path: Path, table: Path, arguments: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    given = ["train", str(table), "-m", "tnf", "-m", "aac_dpc", "-o", str(tmp_path / "c"), "--epochs", "1", *arguments]
+    given = ["train", str(table), "-m", "tnf", "-m", "aac_dpc", "-o", str(tmp_path / "c"), "--folds", "2", *arguments]
     assert main(given) == 0
     before = (tmp_path / "c" / "classifier.json").read_bytes()
     assert main([*given, "--seed", "5"]) == 1
@@ -103,11 +104,47 @@ def test_progress_goes_to_standard_error(
     tmp_path: Path, table: Path, arguments: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     loud = [one for one in arguments if one != "--quiet"]
-    assert main(["train", str(table), "-m", "tnf", "-o", str(tmp_path / "c"), "--epochs", "2", *loud]) == 0
+    assert main(["train", str(table), "-m", "tnf", "-o", str(tmp_path / "c"), "--folds", "2", *loud]) == 0
     shown = capsys.readouterr()
-    assert "epoch 1: loss" in shown.err
-    assert "samples: train" in shown.err
-    assert "AUROC" in shown.out
+    assert "log loss" in shown.err
+    assert "samples: fold 1" in shown.err
+    assert "virus AUROC" in shown.out
+    assert "contigs of 1,000 bases" in shown.out
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--epochs", "3"], "--epochs only has a meaning with --head mlp, found --head linear"),
+        (["--head", "trees", "--input-dropout", "0.5"], "--input-dropout only has a meaning with --head mlp"),
+        (["--head", "mlp", "--strength", "3"], "--strength only has a meaning with --head linear, found --head mlp"),
+        (["--validation", "0.1"], "No such option"),
+    ],
+)
+def test_options_without_a_meaning_are_wrong_usage(
+    tmp_path: Path,
+    table: Path,
+    arguments: list[str],
+    options: list[str],
+    message: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(["train", str(table), "-m", "tnf", "-o", str(tmp_path / "c"), *options, *arguments]) == 2
+    assert message in " ".join(capsys.readouterr().err.replace("│", " ").split())
+    assert not (tmp_path / "c").exists()
+
+
+def test_a_larger_head_is_held_against_the_simple_one(
+    tmp_path: Path, table: Path, arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    loud = [one for one in arguments if one != "--quiet"]
+    choices = ["--head", "mlp", "--members", "1", "--epochs", "2", "--folds", "3"]
+    assert main(["train", str(table), "-m", "tnf", "-o", str(tmp_path / "c"), *choices, *loud]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "This head does not beat the simple one (linear) on the same folds; use that one (AUROC" in shown
+    page = (tmp_path / "c" / "report.html").read_text(encoding="utf-8")
+    assert "does not beat the simple one" in page
+    assert "Loss of each epoch" in page
 
 
 def test_rejected_records_make_exit_code_3(tmp_path: Path, report: TrainReport, arguments: list[str]) -> None:
@@ -145,5 +182,5 @@ def test_example_runs_from_genomes_to_predictions(tmp_path: Path, place: Path, t
     folders = [str(place / "virus"), str(place / "host")]
     done = subprocess.run([str(EXAMPLE), *folders], env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert "held-out groups" in done.stdout
+    assert "contigs of 1,000 bases" in done.stdout
     assert (tmp_path / "out" / "predictions" / "contigs.tsv").is_file()

@@ -7,7 +7,7 @@ import pytest
 from numpy.typing import NDArray
 from sklearn import metrics
 
-from embedstore.classify.metrics import Measures, bootstrap, called
+from embedstore.classify.metrics import Measures, called
 
 LABELS = {2: ("host", "virus"), 3: ("host", "phage", "virus")}
 
@@ -92,12 +92,13 @@ def test_class_without_samples_has_no_recall() -> None:
     assert found["accuracy"] == 1
 
 
-def test_interval_holds_the_number_and_is_wider_with_fewer_groups() -> None:
-    y, scores = scored(2, 2000)
+def test_the_positive_class_has_its_own_numbers() -> None:
+    y, scores = scored(2)
     measures = Measures(y, scores, LABELS[2])
-    many = bootstrap(measures, y, np.arange(2000) // 5, seed=1, replicates=100)
-    few = bootstrap(measures, y, np.arange(2000) // 200, seed=1, replicates=100)
-    auroc = measures.at()["auroc"]
-    assert many["auroc"][0] < auroc < many["auroc"][1]
-    assert few["accuracy"][1] - few["accuracy"][0] > 0
-    assert many == bootstrap(measures, y, np.arange(2000) // 5, seed=1, replicates=100)
+    found, of_class = measures.of_positive(1), measures.at()["classes"]["virus"]
+    calls = called(scores)
+    assert found["base_rate"] == pytest.approx((y == 1).mean())
+    assert found["false_positive_rate"] == pytest.approx((calls[y == 0] == 1).mean())
+    assert {name: found[name] for name in ("auroc", "auprc", "recall")} == {
+        name: of_class[name] for name in ("auroc", "auprc", "recall")
+    }

@@ -92,7 +92,7 @@ def test_training_whose_report_cannot_be_drawn_is_kept_and_says_why(
 
     monkeypatch.setattr(report, "roc_plot", fail)
     write_features(features, tmp_path / "features.npz")
-    arguments = [str(tmp_path / "features.npz"), "--network", "linear", "--epochs", "2"]
+    arguments = [str(tmp_path / "features.npz"), "--network", "linear", "--folds", "2"]
     assert main(["train", *arguments, "-o", str(tmp_path / "classifier"), "--json"]) == 0
     captured = capsys.readouterr()
     assert "Warning: its report could not be drawn: no font\\x1b[2J here. The classifier is in" in captured.err

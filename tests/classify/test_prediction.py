@@ -26,7 +26,7 @@ from embedstore.classify.classifier import Classifier, load_classifier, save_cla
 from embedstore.classify.prediction import PredictOptions, predict
 from embedstore.classify.training import TrainReport
 from embedstore.errors import InputError, SchemaError
-from embedstore.features import Preparation, load_samples, merge
+from embedstore.features import Features, Preparation, load_samples, merge
 from embedstore.library import Store, open_store
 
 CONTIG_COLUMNS = [
@@ -101,9 +101,29 @@ def test_sequences_without_open_frame_are_listed_as_such(predicted: Path) -> Non
         assert (found[name]["samples"], found[name]["score_virus"], found[name]["confidence"]) == ("0", "", "")
 
 
-def test_contigs_are_the_means_of_their_samples(predicted: Path) -> None:
-    samples = rows(predicted / "predictions.tsv")
-    for contig in rows(predicted / "contigs.tsv"):
+def test_contigs_are_calibrated_from_the_mean_logit_of_their_samples(
+    tmp_path: Path, place: Path, features: Features, report: TrainReport, store: Store
+) -> None:
+    predict([place / "virus"], report.output, tmp_path / "out", store)
+    logits = report.classifier.head.logits(features.rows()).astype(np.float64)
+    sources = features.samples.sources.texts()
+    assert report.classifier.sequences is not None
+    contigs = rows(tmp_path / "out" / "contigs.tsv")
+    for contig in contigs:
+        own = logits[sources == contig["source"]]
+        expected = report.classifier.sequences.probabilities(own.mean(axis=0)[None], np.array([len(own)]))[0, 1]
+        assert int(contig["samples"]) == len(own)
+        assert float(contig["score_virus"]) == pytest.approx(expected, abs=2e-6)
+    assert len(contigs) == 10
+
+
+def test_without_a_calibration_of_sequences_contigs_are_the_means_of_their_samples(
+    tmp_path: Path, genomes: Path, predicted: Path, report: TrainReport
+) -> None:
+    store = open_store(predicted.parent / "store")
+    predict([genomes], replace(report.classifier, sequences=None), tmp_path / "out", store)
+    samples = rows(tmp_path / "out" / "predictions.tsv")
+    for contig in rows(tmp_path / "out" / "contigs.tsv"):
         own = [row for row in samples if row["source"] == contig["source"]]
         assert int(contig["samples"]) == len(own)
         if own:
@@ -120,7 +140,7 @@ def test_scores_are_those_of_merged_features(tmp_path: Path, table: Path, place:
     found = {row["sample"]: float(row["score_virus"]) for row in rows(tmp_path / "out" / "predictions.tsv")}
     features = merge(load_samples(table), store, MODELS)
     classifier = report.classifier
-    expected = classifier.calibration.probabilities(classifier.network.logits(features.rows()))[:, 1]
+    expected = classifier.calibration.probabilities(classifier.head.logits(features.rows()))[:, 1]
     together = {
         name: score for name, score in zip(features.ids.tolist(), expected.tolist(), strict=True) if name in found
     }

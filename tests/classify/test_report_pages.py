@@ -14,9 +14,9 @@ from small_genomes import QUICK
 import embedstore
 from embedstore.classify import plots
 from embedstore.classify.blocks import Reading
+from embedstore.classify.calibration import uncalibrated
 from embedstore.classify.classifier import Classifier
 from embedstore.classify.heads import Network, tensor_shapes
-from embedstore.classify.metrics import uncalibrated
 from embedstore.classify.provenance import Provenance
 from embedstore.classify.report import HEADLINES, Assessed, evaluation_report, group_rows
 from embedstore.classify.scores import Scores
@@ -117,7 +117,7 @@ def test_the_verdict_comes_first_and_then_the_date(evaluation: str) -> None:
 
 def test_every_table_is_in_a_box_that_scrolls(evaluation: str, report: TrainReport) -> None:
     trained = (report.output / "report.html").read_text(encoding="utf-8")
-    for text, tables in ((evaluation, 6), (trained, 7)):
+    for text, tables in ((evaluation, 6), (trained, 9)):
         found = Outline(text).of("table")
         assert len(found) == tables
         assert all(around[-1] == "div.scroll" for _, around in found)
@@ -255,11 +255,11 @@ def test_the_command_line_states_itself_and_hides_credentials(
 ) -> None:
     monkeypatch.setenv("SOURCE_DATE_EPOCH", "1000000000")
     write_features(features, tmp_path / "the features.npz")
-    arguments = ["train", str(tmp_path / "the features.npz"), "--network", "linear", "--epochs", "2"]
+    arguments = ["train", str(tmp_path / "the features.npz"), "--head", "linear", "--folds", "2"]
     arguments += ["-o", str(tmp_path / "c"), "-s", "https://user:hidden@example.org/store?token=hidden"]
     assert main(arguments) == 0
     text = (tmp_path / "c" / "report.html").read_text(encoding="utf-8").replace("<wbr>", "")
-    assert f"embedstore train &#x27;{tmp_path}/the features.npz&#x27; --network linear --epochs 2" in text
+    assert f"embedstore train &#x27;{tmp_path}/the features.npz&#x27; --head linear --folds 2" in text
     assert "2001-09-09 01:46 UTC" in text
     assert "hidden" not in text
 
@@ -268,7 +268,7 @@ def test_the_same_run_at_the_same_date_gives_the_same_page(tmp_path: Path, featu
     pages = []
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
-        train(features, tmp_path / name / "c", replace(QUICK, network="linear"), Reading(), made=MADE)
+        train(features, tmp_path / name / "c", QUICK, Reading(), made=MADE)
         pages.append((tmp_path / name / "c" / "report.html").read_bytes())
     assert pages[0] == pages[1]
     assert MADE.date.encode() in pages[0]
@@ -283,13 +283,15 @@ def test_the_date_can_be_given_and_a_wrong_one_is_refused() -> None:
 def test_the_training_page_says_what_was_trained_on_what(report: TrainReport) -> None:
     text = (report.output / "report.html").read_text(encoding="utf-8")
     verdict = text.partition("<p class=verdict>")[2].partition("</p>")[0]
-    assert verdict.startswith("The mlp head on tnf + aac_dpc, trained on ")
+    assert verdict.startswith("The linear head on tnf + aac_dpc, trained on ")
     assert "that it has not seen: " in verdict
 
 
 def test_a_training_page_is_its_sections(report: TrainReport) -> None:
     text = (report.output / "report.html").read_text(encoding="utf-8")
     assert re.findall("<h2>(.*?)</h2>", text) == [
+        "Looking for virus",
+        "Contigs by length: virus",
         "Metrics",
         "By class",
         "Plots",

@@ -9,10 +9,13 @@ import numpy as np
 import pytest
 
 from embedstore.classify.heads import TrainOptions
-from embedstore.classify.splitting import PARTS, Split, given_split, split_samples
+from embedstore.classify.splitting import Split, given_split, split_samples
 from embedstore.errors import InputError
 from embedstore.features import Categories, Features, Samples
 from embedstore.features.merging import read_assignments
+
+WITH_TEST = TrainOptions(test_share=0.2)
+PARTS = ("fold 1", "fold 2", "fold 3", "fold 4", "fold 5", "test")
 
 
 @pytest.fixture
@@ -49,7 +52,7 @@ def write(path: Path, samples: Samples, split: Split, **changes: str) -> Path:
 @pytest.mark.parametrize("seed", range(5))
 def test_parts_share_no_group_and_no_sequence_and_cover_all(samples: Samples, seed: int) -> None:
     samples = with_shared_sequence(samples)
-    split = split_samples(samples, TrainOptions(seed=seed))
+    split = split_samples(samples, replace(WITH_TEST, seed=seed))
     assert list(split.rows) == list(PARTS)
     assert shared_between_parts(samples, split) == set()
     assert sorted(np.concatenate(list(split.rows.values())).tolist()) == list(range(len(samples)))
@@ -64,10 +67,31 @@ def test_groups_with_a_sequence_in_common_stay_together_and_are_named(samples: S
 
 
 def test_parts_have_about_their_shares(samples: Samples) -> None:
-    split = split_samples(samples, TrainOptions())
+    split = split_samples(samples, WITH_TEST)
     shares = {part: len(rows) / len(samples) for part, rows in split.rows.items()}
-    for part, wanted in {"train": 0.5, "validation": 0.15, "calibration": 0.15, "test": 0.2}.items():
-        assert abs(shares[part] - wanted) < 0.12
+    for part in PARTS:
+        assert abs(shares[part] - (0.2 if part == "test" else 0.16)) < 0.06
+
+
+def test_without_a_test_share_all_samples_are_in_folds(samples: Samples) -> None:
+    split = split_samples(samples, TrainOptions())
+    assert list(split.rows) == list(split.folds) == list(PARTS[:-1])
+    rows, folds = split.training()
+    assert sorted(rows.tolist()) == list(range(len(samples)))
+    assert all(set(rows[folds == number]) == set(split.rows[part]) for number, part in enumerate(split.folds))
+
+
+def test_fewer_groups_make_fewer_folds(samples: Samples) -> None:
+    names = samples.groups.texts()
+    few = samples.take(np.flatnonzero(~np.isin(names, [f"virus{number}" for number in range(7)])))
+    assert split_samples(few, TrainOptions()).folds == PARTS[:3]
+    assert split_samples(few, WITH_TEST).folds == PARTS[:2]
+
+
+def test_relatives_stay_together(samples: Samples) -> None:
+    pairs = [("host0", "host1"), ("host1", "host2"), ("virus3", "nobody")]
+    split = split_samples(samples, TrainOptions(), pairs)
+    assert split.joined == (("host0", "host1", "host2"),)
 
 
 def test_order_of_rows_does_not_matter_and_the_seed_does(samples: Samples) -> None:
@@ -93,9 +117,12 @@ def test_one_group_is_refused(samples: Samples) -> None:
 
 def test_class_with_too_few_groups_is_refused(samples: Samples) -> None:
     names = samples.groups.texts()
-    few = samples.take(np.flatnonzero(~np.isin(names, [f"virus{number}" for number in range(7)])))
-    with pytest.raises(InputError, match=r"at least 4 groups of class virus .* found 3"):
-        split_samples(few, TrainOptions())
+    few = samples.take(np.flatnonzero(~np.isin(names, [f"virus{number}" for number in range(8)])))
+    with pytest.raises(InputError, match=r"at least 3 groups of class virus .* found 2"):
+        split_samples(few, WITH_TEST)
+    names = few.groups.texts()
+    with pytest.raises(InputError, match=r"at least 2 groups of class virus .* found 1"):
+        split_samples(few.take(np.flatnonzero(names != "virus9")), TrainOptions())
 
 
 def test_unlabelled_samples_are_refused_unless_left_out_on_purpose(samples: Samples) -> None:
@@ -110,15 +137,26 @@ def test_unlabelled_samples_are_refused_unless_left_out_on_purpose(samples: Samp
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"test_share": 0.0}, {"validation_share": 0.9}, {"calibration_share": 0.0}, {"batch_rows": 1}]
+    "wrong",
+    [
+        {"test_share": 1.0},
+        {"test_share": -0.1},
+        {"folds": 1},
+        {"folds": 101},
+        {"batch_rows": 1},
+        {"strength": 0.0},
+        {"members": 0},
+        {"members": 101},
+        {"group_exponent": 2.0},
+    ],
 )
-def test_shares_that_leave_an_empty_part_are_refused(wrong: dict[str, float]) -> None:
+def test_numbers_out_of_range_are_refused(wrong: dict[str, float]) -> None:
     with pytest.raises(InputError, match="Cannot train"):
         TrainOptions(**wrong)  # type: ignore[arg-type]
 
 
 def test_given_split_is_taken(tmp_path: Path, samples: Samples) -> None:
-    split = split_samples(samples, TrainOptions(seed=9))
+    split = split_samples(samples, replace(WITH_TEST, seed=9))
     table = read_assignments(write(tmp_path / "split.tsv", samples, split), "part")
     again = given_split(samples, table, TrainOptions())
     assert again.groups == split.groups
@@ -127,9 +165,9 @@ def test_given_split_is_taken(tmp_path: Path, samples: Samples) -> None:
 
 def test_given_split_that_divides_a_sequence_is_refused_with_group_and_key(tmp_path: Path, samples: Samples) -> None:
     samples = with_shared_sequence(samples)
-    split = split_samples(samples, TrainOptions())
+    split = split_samples(samples, WITH_TEST)
     home = next(part for part, names in split.groups.items() if "host0" in names)
-    elsewhere = "train" if home != "train" else "test"
+    elsewhere = "fold 1" if home != "fold 1" else "test"
     table = read_assignments(write(tmp_path / "split.tsv", samples, split, host0=elsewhere), "part")
     with pytest.raises(InputError, match=r"SQ\.\S+ of groups host[01] and host[01]"):
         given_split(samples, table, TrainOptions())
@@ -138,7 +176,7 @@ def test_given_split_that_divides_a_sequence_is_refused_with_group_and_key(tmp_p
 def test_given_split_that_divides_a_group_is_refused(tmp_path: Path, samples: Samples) -> None:
     lines = [f"{name}\t{PARTS[number % 4]}\n" for number, name in enumerate(samples.ids.tolist())]
     (tmp_path / "split.tsv").write_text("sample\tpart\n" + "".join(lines), encoding="utf-8")
-    with pytest.raises(InputError, match=r"each group in one part, found host0 in train and validation"):
+    with pytest.raises(InputError, match=r"each group in one part, found host0 in fold 1 and fold 2"):
         given_split(samples, read_assignments(tmp_path / "split.tsv", "part"), TrainOptions())
 
 
@@ -146,16 +184,29 @@ def test_given_split_that_divides_a_group_is_refused(tmp_path: Path, samples: Sa
     ("changes", "message"),
     [
         ({"host0": "exam"}, "found exam"),
+        ({"host0": "train"}, "in the part train, or in two folds"),
+        ({"host0": "fold 0"}, "found fold 0"),
         ({"stranger": "test"}, "stranger"),
-        ({f"virus{number}": "train" for number in range(10)}, "none of virus"),
+        ({f"virus{number}": "fold 1" for number in range(10)}, "none of virus"),
     ],
 )
 def test_given_split_with_odd_names_is_refused(
     tmp_path: Path, samples: Samples, changes: dict[str, str], message: str
 ) -> None:
-    path = write(tmp_path / "split.tsv", samples, split_samples(samples, TrainOptions()), **changes)
+    path = write(tmp_path / "split.tsv", samples, split_samples(samples, WITH_TEST), **changes)
     with pytest.raises(InputError, match=message):
         given_split(samples, read_assignments(path, "part"), TrainOptions())
+
+
+def test_parts_of_older_tables_are_dealt_out_to_folds(tmp_path: Path, samples: Samples) -> None:
+    parts = ("train", "validation", "calibration", "test")
+    lines = [f"{name}\t{parts[int(name[-1]) % 4]}\n" for name in samples.groups.names.tolist()]
+    (tmp_path / "split.tsv").write_text("group\tpart\n" + "".join(lines), encoding="utf-8")
+    split = given_split(samples, read_assignments(tmp_path / "split.tsv", "part"), TrainOptions(folds=3))
+    assert list(split.rows) == ["fold 1", "fold 2", "fold 3", "test"]
+    assert split.groups["test"] == ("host3", "host7", "virus3", "virus7")
+    assert shared_between_parts(samples, split) == set()
+    assert sorted(np.concatenate(list(split.rows.values())).tolist()) == list(range(len(samples)))
 
 
 def test_given_split_without_a_group_is_refused(tmp_path: Path, samples: Samples) -> None:

@@ -76,7 +76,7 @@ def test_head_is_read_and_gives_its_numbers(tmp_path: Path, store: Store) -> Non
     classifier = load_classifier(tmp_path / "classifier")
     rows = torch.rand(9, DIM)
     expected = torch.softmax(head(rows), dim=1).detach().numpy()
-    found = classifier.calibration.probabilities(classifier.network.logits(rows.numpy()))
+    found = classifier.calibration.probabilities(classifier.head.logits(rows.numpy()))
     assert np.allclose(found, expected, atol=1e-6)
     assert classifier.labels == ("others", "virus")
     assert classifier.schema.preparation.compat == "virnucpro"

@@ -62,8 +62,6 @@ def test_real_viruses_are_distinguished_from_others_on_unseen_genera(tmp_path: P
     done = subprocess.run(
         [str(EXAMPLE), *folders], env={**os.environ, **settings}, capture_output=True, text=True, check=True
     )
-    means = {
-        name: float(mean) for name, mean in re.findall(r"^(\w+)\s+held-out groups\s+mean (\S+)", done.stdout, re.M)
-    }
-    assert set(means) == {"linear", "mlp"}
-    assert min(means.values()) >= 0.72
+    means = [float(mean) for mean in re.findall(r"AUROC (\S+)  recall", done.stdout)]
+    assert len(means) == 5  # of samples, and of contigs of four lengths
+    assert min(means) >= 0.68

@@ -29,7 +29,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
         assert main(["prepare", *inputs, "-o", str(place / f"{part}_samples"), "--length", "300", "--quiet"]) == 0
     for model in ("tnf", "aac_dpc"):
         arguments = [str(place / "known_samples" / "samples.tsv"), "-m", model, "-o", str(place / model)]
-        how = ["--network", "linear", "--epochs", "2", "--fill", "--store", str(place / "store"), "--quiet"]
+        how = ["--folds", "2", "--test", "0.3", "--fill", "--store", str(place / "store"), "--quiet"]
         assert main(["train", *arguments, *how]) == 0
     return place
 

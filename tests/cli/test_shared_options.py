@@ -119,7 +119,6 @@ def test_an_unknown_option_suggests(command: str, capsys: pytest.CaptureFixture[
 
 
 ADVICE = {
-    ("classify/report.py", "--network"): {"train"},
     ("classify/splitting.py", "--labels"): {"train", "compare"},
     ("classify/splitting.py", "--ignore-unlabelled"): {"train", "compare"},
     ("classify/splitting.py", "--group-by"): {"prepare"},

@@ -20,7 +20,7 @@ GROUPS = 48
 OF_EACH = 6
 COUNT = GROUPS * OF_EACH
 DIM = 6
-QUICK = TrainOptions(network="linear", max_epochs=12, patience_epochs=3, batch_rows=64)
+QUICK = TrainOptions(folds=3)
 
 Rows = NDArray[np.float32]
 

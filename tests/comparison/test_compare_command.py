@@ -29,7 +29,7 @@ def samples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_two_models_alone_and_together(samples: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     sets = ["--models", "tnf", "--models", "aac_dpc", "--models", "tnf,aac_dpc"]
-    arguments = ["compare", str(samples), *sets, "--kind", "linear", "--seeds", "1"]
+    arguments = ["compare", str(samples), *sets, "--folds", "2", "--seeds", "1"]
     assert main([*arguments, "-o", str(tmp_path / "missing")]) == 1
     assert not (tmp_path / "missing").exists()
     assert main([*arguments, "--fill", "-o", str(tmp_path / "report"), "--json", "--quiet"]) == 0

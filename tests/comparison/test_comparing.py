@@ -117,10 +117,25 @@ def test_sets_are_tested_on_the_same_samples_of_groups_never_trained_on(reading:
     found = compare(labelled_samples(), ["noise", "good"], reading, options=QUICK, seeds=2, on_trained=keep).document
     assert sorted(tested) == [1, 2]
     assert all(one == other for one, other in tested.values())
-    assert tested[1] != tested[2]
+    for each in tested.values():
+        assert each[0] == sorted(labelled_samples().ids.tolist())
     assert auroc == {some["name"]: some["metrics"]["auroc"]["by_seed"] for some in found["sets"]}
-    for split in found["splits"]:
-        assert not set(split["groups"]["test"]) & set(split["groups"]["train"])
+    folds = [split["groups"] for split in found["splits"]]
+    assert folds[0] != folds[1]
+    for groups in folds:
+        names = [name for some in groups.values() for name in some]
+        assert len(groups) == QUICK.folds
+        assert sorted(names) == sorted(f"genome{number}" for number in range(GROUPS))
+
+
+def test_a_test_part_is_what_sets_are_tested_on_if_one_is_wanted(reading: Reading, tmp_path: Path) -> None:
+    options = replace(QUICK, test_share=0.25)
+    found = compare(labelled_samples(), ["noise", "good"], reading, tmp_path / "report", options, seeds=2).document
+    assert all({"fold 1", "fold 2", "fold 3", "test"} == set(split["groups"]) for split in found["splits"])
+    auroc = difference(found, "good", "noise")["auroc"]
+    assert auroc["interval"][0] < auroc["value"] < auroc["interval"][1]
+    page = (tmp_path / "report" / "comparison.html").read_text(encoding="utf-8")
+    assert "12 groups to be tested on" in page
 
 
 def test_what_is_missing_in_one_space_is_left_out_of_all_and_said(reading: Reading, tmp_path: Path) -> None:

@@ -31,9 +31,9 @@ def document(sets: Mapping[str, float], low: float | None, high: float | None) -
         "samples_of": "samples.tsv",
         "left_out": {"samples": 0, "missing_by_space": {}},
         "labels": ["host", "phage", "virus", "none"],
-        "options": {"network": "linear"},
+        "options": {"head": "linear"},
         "intervals": {"level": 0.95, "replicates": 300, "of": "groups"},
-        "splits": [{"seed": 1, "samples": {"train": 80, "test": 20}, "groups": {"train": ["a"], "test": ["b"]}}],
+        "splits": [{"seed": 1, "samples": {"fold 1": 50, "fold 2": 50}, "groups": {"fold 1": ["a"], "fold 2": ["b"]}}],
         "sets": [
             {"name": name, "dim": 4, "seconds_per_residue": None, "metrics": metrics(value, (value - 0.1, value + 0.1))}
             for name, value in sets.items()

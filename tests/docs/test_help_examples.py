@@ -11,7 +11,7 @@ from example_reader import Reader
 from embedstore_cli.command import EXAMPLES
 
 _SAMPLES = "embedstore prepare virus=genomes/virus host=genomes/host -o samples"
-_CLASSIFIER = "embedstore train samples/samples.tsv -m {models} --fill --epochs 2 --network linear -o {name}"
+_CLASSIFIER = "embedstore train samples/samples.tsv -m {models} --fill --folds 2 -o {name}"
 _WEIGHTS = "mkdir ~/weights; cp -r esm_checkpoint ~/weights/esm2"
 _FILLED = "embedstore fill proteins.faa -m aac_dpc; embedstore fill contigs.fna -m tnf"
 _SHARED = "embedstore fill proteins.faa -m aac_dpc --store {place}"
@@ -31,7 +31,7 @@ BEFORE: Mapping[str, tuple[str, ...]] = {
         _WEIGHTS,
         "mkdir contigs; cp contigs.fna contigs/contigs.fna",
         "embedstore merge samples/samples.tsv -m esm2_t33_650m --weights ~/weights/esm2 --fill -o features.zarr",
-        "embedstore train features.zarr --epochs 2 --network linear -o classifier",
+        "embedstore train features.zarr --folds 2 -o classifier",
     ),
     "compare": (
         _SAMPLES,

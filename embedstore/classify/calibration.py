@@ -1,0 +1,229 @@
+"""From logits to calibrated probabilities, of samples and of sequences that are made of several samples.
+
+*Samples.* Each class's logit times a scale plus a shift, then softmax. Temperature scaling has one scale for all and no
+shift; vector scaling has a scale and a shift for each class, which for two classes is Platt's (Guo et al. 2017, On
+calibration of modern neural networks).
+
+*Sequences.* The mean logit of n samples says more, the more there are, but not n times as much, since they are alike:
+its scale is a · n^b, b from 0 to 1. Both numbers are fitted, and for vector scaling a shift of each class, the same for
+any n. A shift that depends on n was tried: the long sequences are of few genomes, which it then fits. More samples than
+any sequence had that this was fitted to count as so many: beyond them nothing is known.
+
+Both are fitted to logits out of fold, of heads that have not seen the sample.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from embedstore.classify.heads import CalibrationKind
+from embedstore.classify.metrics import Probabilities
+from embedstore.errors import InputError
+
+_RIDGE = 1e-3
+"""Pull towards leaving logits as they are, which keeps a fit to separable classes finite."""
+_SEQUENCE_RIDGE = 1e-2
+"""The same for sequences, of which there are few independent ones."""
+_LARGEST_LOG_SCALE = 5.0
+_BOUNDS = (-_LARGEST_LOG_SCALE, _LARGEST_LOG_SCALE)
+_LARGEST_NUMBER = 1e9
+_KINDS: dict[str, CalibrationKind] = {"temperature": "temperature", "vector": "vector", "none": "none"}
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """Scale and shift of each class's logit.
+
+    Raises
+    ------
+    InputError : they differ in number, or one is not a finite number.
+    """
+
+    kind: CalibrationKind
+    scale: tuple[float, ...]
+    shift: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        if len(self.scale) != len(self.shift) or not all(map(math.isfinite, self.scale + self.shift)):
+            raise InputError(
+                f"Cannot calibrate: expected as many finite scales as shifts, found {self.scale} and {self.shift}."
+            )
+
+    def probabilities(self, logits: NDArray[np.float32]) -> Probabilities:
+        """(n, classes) logits to probabilities."""
+        scaled = logits.astype(np.float64) * np.array(self.scale) + np.array(self.shift)
+        return _softmax(scaled)
+
+    def to_json(self) -> dict[str, Any]:
+        """The calibration as JSON values."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, document: object, classes: int) -> Self:
+        """Read a calibration back.
+
+        Raises
+        ------
+        InputError : it is not one for so many classes.
+        """
+        if not isinstance(document, dict) or set(document) != {"kind", "scale", "shift"}:
+            raise InputError("expected a calibration of kind, scale and shift")
+        lists = (document["scale"], document["shift"])
+        if not all(isinstance(numbers, list) and len(numbers) == classes for numbers in lists):
+            raise InputError(f"expected lists of {classes} numbers as scale and shift of the calibration")
+        if not all(_is_number(number) for numbers in lists for number in numbers):
+            raise InputError(
+                f"expected finite numbers up to {_LARGEST_NUMBER:.0e} as scale and shift of the calibration"
+            )
+        kind = _KINDS.get(str(document["kind"]))
+        if kind is None:
+            raise InputError(f"expected a calibration of kind {', '.join(_KINDS)}")
+        return cls(kind, tuple(map(float, lists[0])), tuple(map(float, lists[1])))
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= _LARGEST_NUMBER
+
+
+def uncalibrated(classes: int) -> Calibration:
+    """Leave logits as they are."""
+    return Calibration("none", (1.0,) * classes, (0.0,) * classes)
+
+
+def calibrate(
+    logits: NDArray[np.float32], y: NDArray[np.int64], weights: NDArray[np.float64], kind: CalibrationKind
+) -> Calibration:
+    """Fit to labelled samples by their mean log loss.
+
+    Parameters
+    ----------
+    logits : (n, classes). y : (n,). weights : (n,), how much each counts.
+    """
+    classes = logits.shape[1]
+    if kind == "none":
+        return uncalibrated(classes)
+    wide = logits.astype(np.float64)
+
+    def spread(parameters: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        scale = np.exp(np.clip(parameters[: 1 if kind == "temperature" else classes], -_LARGEST_LOG_SCALE, None))
+        shift = np.zeros(classes) if kind == "temperature" else parameters[classes:]
+        return np.broadcast_to(scale, (classes,)), shift
+
+    def loss(parameters: NDArray[np.float64]) -> float:
+        scale, shift = spread(parameters)
+        return _log_loss(wide * scale + shift, y, weights) + _RIDGE * float(parameters @ parameters)
+
+    found = _minimum(loss, [_BOUNDS] * (1 if kind == "temperature" else 2 * classes))
+    scale, shift = spread(found)
+    return Calibration(kind, tuple(scale.tolist()), tuple(shift.tolist()))
+
+
+def _minimum(
+    loss: Callable[[NDArray[np.float64]], float], bounds: Sequence[tuple[float, float]]
+) -> NDArray[np.float64]:
+    from scipy.optimize import minimize
+
+    found = minimize(loss, np.zeros(len(bounds)), method="L-BFGS-B", bounds=bounds)
+    return np.asarray(found.x, np.float64)
+
+
+def _log_loss(logits: NDArray[np.float64], y: NDArray[np.int64], weights: NDArray[np.float64]) -> float:
+    right = np.log(np.maximum(_softmax(logits)[np.arange(len(y)), y], np.finfo(np.float64).tiny))
+    return -float(np.average(right, weights=weights))
+
+
+def _softmax(logits: NDArray[np.float64]) -> Probabilities:
+    powers = np.exp(logits - logits.max(axis=1, keepdims=True))
+    found: Probabilities = powers / powers.sum(axis=1, keepdims=True)
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class SequenceCalibration:
+    """Calibration of the mean logit of the samples of a sequence, by their number n.
+
+    Attributes
+    ----------
+    log_scale, log_scale_slope : the scale of all logits is exp(log_scale + log_scale_slope · log n).
+    shift : of each class, added.
+    most_samples : larger n count as this.
+
+    Raises
+    ------
+    InputError : a number is not finite, or no sample is allowed.
+    """
+
+    log_scale: float
+    log_scale_slope: float
+    shift: tuple[float, ...]
+    most_samples: int
+
+    def __post_init__(self) -> None:
+        if self.most_samples < 1 or not all(map(math.isfinite, (self.log_scale, self.log_scale_slope, *self.shift))):
+            raise InputError("expected finite numbers in the calibration of sequences")
+
+    def probabilities(self, mean_logits: NDArray[np.float64], counts: NDArray[np.int64]) -> Probabilities:
+        """(n, classes) mean logits and (n,) numbers of samples to probabilities."""
+        logs = np.log(np.minimum(counts, self.most_samples).astype(np.float64))[:, None]  # (n, 1)
+        scale = np.exp(np.clip(self.log_scale + self.log_scale_slope * logs, -_LARGEST_LOG_SCALE, _LARGEST_LOG_SCALE))
+        return _softmax(mean_logits * scale + np.array(self.shift))
+
+    def to_json(self) -> dict[str, Any]:
+        """The calibration as JSON values."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, document: object, classes: int) -> Self:
+        """Read a calibration back.
+
+        Raises
+        ------
+        InputError : it is not one for so many classes.
+        """
+        names = {"log_scale", "log_scale_slope", "shift", "most_samples"}
+        if not isinstance(document, dict) or set(document) != names:
+            raise InputError(f"expected a calibration of sequences of {', '.join(sorted(names))}")
+        shift = document["shift"]
+        if not isinstance(shift, list) or len(shift) != classes:
+            raise InputError(f"expected a list of {classes} numbers as shift of the calibration of sequences")
+        numbers = [document["log_scale"], document["log_scale_slope"], *shift]
+        most = document["most_samples"]
+        if not all(map(_is_number, numbers)) or not _is_number(most) or not isinstance(most, int):
+            raise InputError("expected finite numbers in the calibration of sequences")
+        return cls(float(numbers[0]), float(numbers[1]), tuple(map(float, shift)), most)
+
+
+def calibrate_sequences(
+    mean_logits: NDArray[np.float64],
+    counts: NDArray[np.int64],
+    y: NDArray[np.int64],
+    weights: NDArray[np.float64],
+    kind: CalibrationKind,
+) -> SequenceCalibration:
+    """Fit to labelled sequences by their mean log loss.
+
+    Parameters
+    ----------
+    mean_logits : (n, classes). counts : (n,) samples of each. y : (n,). weights : (n,), how much each counts.
+    kind : "temperature" has no shift.
+    """
+    classes = mean_logits.shape[1]
+    logs = np.log(counts.astype(np.float64))[:, None]
+
+    def made(parameters: NDArray[np.float64]) -> SequenceCalibration:
+        shift = parameters[2:] - parameters[2:].mean() if kind == "vector" else np.zeros(classes)
+        most = int(counts.max())
+        return SequenceCalibration(float(parameters[0]), float(parameters[1]), tuple(shift.tolist()), most)
+
+    def loss(parameters: NDArray[np.float64]) -> float:
+        scale = np.exp(np.clip(parameters[0] + parameters[1] * logs, -_LARGEST_LOG_SCALE, _LARGEST_LOG_SCALE))
+        shift = parameters[2:] if kind == "vector" else 0.0
+        return _log_loss(mean_logits * scale + shift, y, weights) + _SEQUENCE_RIDGE * float(parameters @ parameters)
+
+    return made(_minimum(loss, [_BOUNDS, (0.0, 1.0), *([_BOUNDS] * (classes if kind == "vector" else 0))]))
