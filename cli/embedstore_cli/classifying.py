@@ -225,8 +225,8 @@ def _trained(
     return train_classifier(
         given,
         output,
-        choices,
-        how,
+        options=choices,
+        reading=how,
         split=split,
         on_fitted=None if context.quiet else notice,
         on_split=None if context.quiet else lambda parts: notice(_split_line(parts)),
@@ -285,7 +285,7 @@ def evaluate(
     choices = context.options_of_models(models_of(loaded, named))
     with reading(context, given, named, labels, groups, choices, fill=fill) as how:
         made = Provenance.now(context.command_line)
-        evaluation = evaluate_classifier(given, loaded, how, output, seed=seed, positive=positive, made=made)
+        evaluation = evaluate_classifier(given, loaded, output, reading=how, seed=seed, positive=positive, made=made)
     warn_of_report(evaluation.report_failed, f"The numbers are in {output}")
     seen = evaluation.metrics["groups_seen_in_training"]
     if seen and not context.quiet:

@@ -192,11 +192,11 @@ class TrainReport:
 
 
 def train(
-    given: FeatureInput,
+    samples: FeatureInput,
     output: str | Path,
-    options: TrainOptions | None = None,
-    reading: Reading | None = None,
     *,
+    reading: Reading | None = None,
+    options: TrainOptions | None = None,
     split: str | Path | None = None,
     on_fitted: OnFitted | None = None,
     on_split: Callable[[Split], object] | None = None,
@@ -206,7 +206,7 @@ def train(
 
     Parameters
     ----------
-    given : features, a merged file, or samples that `reading` joins with the spaces of a store.
+    samples : features, a merged file, or samples that `reading` joins with the spaces of a store.
     output : the classifier's folder; a classifier that is there is replaced once the new one is complete.
     split : table of sample, source or group, and part (train or fold 1, fold 2, …, and test); None: by groups, seeded.
     made : what the page says of when and by which command; None: now, from Python.
@@ -220,20 +220,20 @@ def train(
     options, output = options or TrainOptions(), Path(output)
     reading, made = reading or Reading(), made or Provenance.now()
     check_output(output)
-    features, samples = open_input(given, reading)
+    features, labelled = open_input(samples, reading)
     if split is None:
-        parts = split_samples(samples, options)
+        parts = split_samples(labelled, options)
     else:
-        parts = given_split(samples, read_assignments(split, "part"), options)
+        parts = given_split(labelled, read_assignments(split, "part"), options)
     if on_split is not None:
         on_split(parts)
-    trained = fit_classifier(features, samples, parts, options, name=str(output), on_fitted=on_fitted)
+    trained = fit_classifier(features, labelled, parts, options, name=str(output), on_fitted=on_fitted)
     save_classifier(trained.classifier, output)
     failed = _write_for_people(
         trained.classifier,
         trained.test,
         output,
-        made.of(given, reading, split=split, seed=options.seed),
+        made.of(samples, reading, split=split, seed=options.seed),
     )
     return TrainReport(output, trained.classifier, parts, trained.evaluation, time.monotonic() - started, failed)
 
