@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from embedstore.classify.calibration import Calibration, SequenceCalibration
     from embedstore.classify.classifier import Classifier, load_classifier
     from embedstore.classify.evaluation import Evaluation, evaluate
+    from embedstore.classify.fragments import Fragments
     from embedstore.classify.heads import Forest, Network, TrainOptions
     from embedstore.classify.prediction import PredictOptions, PredictProgress, PredictReport, predict
     from embedstore.classify.provenance import Provenance
@@ -126,6 +127,7 @@ _HOME = {
     "FillReport": "filling",
     "Forest": "classify.heads",
     "FormatVersionError": "errors",
+    "Fragments": "classify.fragments",
     "GeneticCode": "sequences.translation",
     "InputError": "errors",
     "LabelledInput": "samples",
@@ -241,6 +243,7 @@ __all__ = [
     "FillReport",
     "Forest",
     "FormatVersionError",
+    "Fragments",
     "GeneticCode",
     "InputError",
     "LabelledInput",

@@ -228,14 +228,12 @@ def train(
     if on_split is not None:
         on_split(parts)
     trained = fit_classifier(features, labelled, parts, options, name=str(output), on_fitted=on_fitted)
-    save_classifier(trained.classifier, output)
-    failed = _write_for_people(
-        trained.classifier,
-        trained.test,
-        output,
-        made.of(samples, reading, split=split, seed=options.seed),
-    )
-    return TrainReport(output, trained.classifier, parts, trained.evaluation, time.monotonic() - started, failed)
+    evaluation = trained.assessed()
+    classifier = replace(trained.classifier, about={**trained.classifier.about, "test": evaluation})
+    save_classifier(classifier, output)
+    stated = made.of(samples, reading, split=split, seed=options.seed)
+    failed = _write_for_people(classifier, trained.test, output, stated)
+    return TrainReport(output, classifier, parts, evaluation, time.monotonic() - started, failed)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -245,12 +243,27 @@ class Trained:
     Attributes
     ----------
     test : scores of the test part; without one those out of fold, of all samples.
-    evaluation : of these, see `assess`.
+    fragments : of the sources of these.
+    crossed : probabilities of fragments by a calibration that is fitted to the other folds, see `assess_fragments`.
+    calibrations : JSON values that compare the scores of samples with others.
     """
 
     classifier: Classifier
     test: Scores
-    evaluation: dict[str, Any]
+    fragments: Fragments
+    crossed: Probabilities | None
+    calibrations: dict[str, Any]
+
+    def assessed(self) -> dict[str, Any]:
+        """Return all metrics of the tested samples, see `assess`, and of fragments, as JSON values."""
+        options = self.classifier.about["options"]
+        seed, positive = options["seed"], options["positive"]
+        return {
+            "tested_on": "folds" if TEST not in self.classifier.about["split"]["groups"] else "test",
+            **assess(self.test, seed, self.classifier.schema.preparation.chunk_length, positive),
+            **self.calibrations,
+            "contigs": assess_contigs(self.fragments, self.classifier, positive, seed, self.crossed),
+        }
 
 
 def fit_classifier(
@@ -298,18 +311,9 @@ def fit_classifier(
     }
     schema = replace(features.schema, labels=labels)
     classifier = Classifier(schema, fitted.head, calibration, about, name, sequences)
-    calibrations = folded.calibrations(calibration)
     if TEST in split.rows:
-        scores, fragments = _tested(features, samples, split.rows[TEST], classifier)
-        crossed, calibrations = None, {}
-    evaluation = {
-        "tested_on": "test" if TEST in split.rows else "folds",
-        **assess(scores, options.seed, samples.preparation.chunk_length, options.positive),
-        **calibrations,
-        "contigs": assess_contigs(fragments, classifier, options.positive, options.seed, crossed),
-    }
-    classifier = replace(classifier, about={**about, "test": evaluation})
-    return Trained(classifier, scores, evaluation)
+        return Trained(classifier, *_tested(features, samples, split.rows[TEST], classifier), None, {})
+    return Trained(classifier, scores, fragments, crossed, folded.calibrations(calibration))
 
 
 @dataclass(frozen=True, slots=True, eq=False)

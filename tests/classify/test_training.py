@@ -90,7 +90,7 @@ def test_numbers_are_scikit_learns_on_the_written_scores(report: TrainReport) ->
 
 @pytest.mark.parametrize("head", HEADS)
 def test_it_learns_what_can_be_learned(features: Features, head: str) -> None:
-    evaluation = fitted(features, replace(HEADS[head], test_share=0.0)).evaluation
+    evaluation = fitted(features, replace(HEADS[head], test_share=0.0)).assessed()
     assert evaluation["tested_on"] == "folds"
     assert evaluation["auroc"] > 0.9
     low, high = evaluation["intervals"]["numbers"]["auroc"]
@@ -209,7 +209,7 @@ def test_another_head_is_held_against_the_simple_one(features: Features) -> None
 
 def test_contigs_are_reported_by_length_and_calibrated_for_their_number_of_samples(features: Features) -> None:
     report = fitted(features, replace(QUICK, test_share=0.0))
-    contigs = report.evaluation["contigs"]
+    contigs = report.assessed()["contigs"]
     assert [part["length_bases"] for part in contigs] == [500, 1000, 3000]
     assert report.classifier.sequences is not None
     for part in contigs:
@@ -221,8 +221,8 @@ def test_contigs_are_reported_by_length_and_calibrated_for_their_number_of_sampl
 
 
 def test_the_positive_class_is_guessed_or_asked_for(features: Features) -> None:
-    assert fitted(features, QUICK).evaluation["positive"]["label"] == "virus"
-    assert fitted(features, replace(QUICK, positive="host")).evaluation["positive"]["label"] == "host"
+    assert fitted(features, QUICK).assessed()["positive"]["label"] == "virus"
+    assert fitted(features, replace(QUICK, positive="host")).assessed()["positive"]["label"] == "host"
     with pytest.raises(InputError, match="Cannot look for the class phage: expected one of host, virus"):
         fitted(features, replace(QUICK, positive="phage"))
 
