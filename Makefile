@@ -21,7 +21,7 @@ help:
 	@touch $@
 
 .venv/dev: .venv/base
-	$(BIN)/pip install --quiet -c constraints.txt -e '.[dev]'
+	$(BIN)/pip install --quiet -c constraints.txt -e '.[dev,docs]'
 	@touch $@
 
 .venv/docs: .venv/base

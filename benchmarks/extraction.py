@@ -136,7 +136,7 @@ def summary(
     return {
         "share_of_matmul": shares["ours"],
         "times_faster": {name: ratio for name, ratio in times_faster.items() if name != "ours"},
-        "letters_per_s": {name: rounded(residues / timings.median_s(name)) for name in prepared.runs},
+        "residues_per_s": {name: rounded(residues / timings.median_s(name)) for name in prepared.runs},
         "shares_of_matmul": shares,
         "matmul_gflops": rounded(statistics.median(rates) / 1e9),
         "largest_difference": {

@@ -1,7 +1,8 @@
 """What the site shows beside the pages of this folder: the command reference, and the documents of the root.
 
-The reference is made from the commands that the program itself runs, so it cannot say anything else: a page a task, a
-section a command with its usage, arguments, options and defaults; its examples and exit codes come from its own help.
+The reference is made from the commands that the program itself runs, so it cannot say anything else: one page per
+task, one section per command with its usage, arguments, options and defaults; its examples and exit codes come from its
+own help.
 """
 
 from __future__ import annotations
@@ -117,7 +118,7 @@ def _overview(group: Any) -> str:
     lines = ["# Commands", "", f"{group.help}", "", "`embedstore COMMAND --help` shows what is said here."]
     for task, names in TASKS.items():
         file = page_of(task).rpartition("/")[2]
-        lines += ["", f"## {task}", "", "| command | |", "| --- | --- |"]
+        lines += ["", f"## {task}", "", "| Command | What it does |", "| --- | --- |"]
         lines += [
             f"| [`{name}`]({file}#{name}) | {_cell(group.commands[name].get_short_help_str(300))} |" for name in names
         ]
@@ -136,7 +137,7 @@ def _command(command: Any, parent: Any) -> str:
     options = [each for each in command.get_params(context) if each.param_type_name == "option" and not each.hidden]
     for title, parameters in (("Argument", arguments), ("Option", options)):
         if parameters:
-            lines += ["", f"| {title} | |", "| --- | --- |", *(_row(each, context) for each in parameters)]
+            lines += ["", f"| {title} | What it does |", "| --- | --- |", *(_row(each, context) for each in parameters)]
     lines += ["", "**Examples**", "", "```sh", *EXAMPLES[command.name], "```", "", "**Exit codes**", ""]
     return "\n".join([*lines, *_exit_codes(command.get_help(context))])
 
@@ -169,7 +170,7 @@ def _exit_codes(help_text: str) -> list[str]:
         raise ValueError(f"Expected exit codes in the help, found none:\n{help_text}")
     rows = re.split(r"\n(?=  \d)", section[1].rstrip())
     cells = (re.split(r"\s{2,}", row.strip(), maxsplit=1) for row in rows)
-    return ["| Code | |", "| --- | --- |", *(f"| {code} | {_cell(text)} |" for code, text in cells)]
+    return ["| Code | Meaning |", "| --- | --- |", *(f"| {code} | {_cell(text)} |" for code, text in cells)]
 
 
 def _insert(nav: list[Any], pages: list[Any]) -> None:

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from embedstore.errors import (
         CanaryError,
         CorruptStoreError,
+        DeviceWarning,
         EmbedStoreError,
         FormatVersionError,
         InputError,
@@ -111,6 +112,7 @@ _HOME = {
     "Comparison": "comparison.comparing",
     "CopyReport": "sharing",
     "CorruptStoreError": "errors",
+    "DeviceWarning": "errors",
     "DifferingVector": "auditing",
     "DryRun": "filling.summary",
     "EmbedStoreError": "errors",
@@ -226,6 +228,7 @@ __all__ = [
     "Comparison",
     "CopyReport",
     "CorruptStoreError",
+    "DeviceWarning",
     "DifferingVector",
     "DryRun",
     "EmbedStoreError",

@@ -60,7 +60,7 @@ def complete(path: Path) -> Iterator[Path]:
 
     Parameters
     ----------
-    path : where the file or folder is to be.
+    path : of the finished file or folder.
 
     Raises
     ------

@@ -22,9 +22,9 @@ from numpy.typing import NDArray
 
 from embedstore.errors import InputError, MissingEmbeddingError
 from embedstore.filling import canaries
+from embedstore.filling.computing import embed_packs
 from embedstore.filling.filler import open_intake
 from embedstore.filling.intake import DistinctKeys, Intake, Window
-from embedstore.filling.local import embed_packs
 from embedstore.filling.pool import Pool, packs_of
 from embedstore.filling.summary import SpaceSummary
 from embedstore.filling.target import SpaceTarget

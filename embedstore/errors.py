@@ -23,6 +23,7 @@
         └── MissingDependencyError an optional extra is not installed
 
     UpstreamWarning (a UserWarning)   a store that is looked up after another one is skipped
+    DeviceWarning (a RuntimeWarning)  a GPU that is there is not used
 
 Messages say what failed and on what, what was expected and found, and what to do next. The values are attributes too.
 """
@@ -211,3 +212,7 @@ class MissingDependencyError(ModelError):
 
 class UpstreamWarning(UserWarning):
     """A store that is looked up after another one cannot be reached or read, wholly or in part; work continues."""
+
+
+class DeviceWarning(RuntimeWarning):
+    """A GPU that is there does not compute; the processor does instead."""

@@ -1,4 +1,4 @@
-"""Vectors of selected records as one file for other programs: `ids`, `keys` and `X`, a row a record, in their order.
+"""Vectors of records as one file for other programs: `ids`, `keys` and `X`, one row per record, in their order.
 
 The formats are those of `array_files`; `space`, `space_id` and `recipe` (JSON) are attributes. Vectors pass through by
 blocks; the file appears under its name when it is complete.

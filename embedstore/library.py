@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -12,15 +12,14 @@ from typing import Any, Literal, get_args
 
 from embedstore.auditing import AuditOptions, AuditReport, audit
 from embedstore.errors import InputError, StoreError, plain
-from embedstore.filling.filler import FillOptions, OnProgress, fill
-from embedstore.filling.summary import FillReport
+from embedstore.filling.filler import FillOptions, fill
+from embedstore.filling.summary import FillReport, OnProgress
 from embedstore.filling.target import SpaceTarget, find_target
 from embedstore.home import expanded
 from embedstore.models.embedder import Embedder, Model
 from embedstore.models.resolution import ModelOptions
-from embedstore.records import Record, Rejection
 from embedstore.retrieval import Embeddings, Retrieved, fill_and_retrieve, present_of, retrieve
-from embedstore.sequences.intake import records_of
+from embedstore.sequences.in_memory import records_of
 from embedstore.sharing.tiers import Tiers, Upstream, upstream_places
 from embedstore.storage.file_systems import share
 from embedstore.storage.locations import Location, is_url, open_storage
@@ -122,7 +121,7 @@ def make_store(path: Location, *, segment_format: SegmentFormat = "zarr", shared
     ------
     StoreError : a store is there that writes the other format.
     StoreNotFoundError : something else is there.
-    InputError : a URL is to be shared.
+    InputError : `shared` is given with a URL.
     """
     if shared:
         if is_url(path):
@@ -225,7 +224,7 @@ class Store(SpaceStore):
 
         Parameters
         ----------
-        sequences : a path, or what holds sequences; see `sequences.intake.records_of`.
+        sequences : a path, or what holds sequences; see `sequences.in_memory.records_of`.
         model : name or directory of a model.
         name : of the space, if it is not to be called like the model.
         options : weights, precision, what happens to long sequences.
@@ -244,7 +243,7 @@ class Store(SpaceStore):
         KeyboardInterrupt : after what was computed has been stored.
         """
         target = self.target(model, name=name, options=options)
-        report = fill(as_records(sequences), target, how, on_progress=on_progress)
+        report = fill(records_of(sequences), target, how, on_progress=on_progress)
         report.raise_if_interrupted()
         return report
 
@@ -269,7 +268,7 @@ class Store(SpaceStore):
 
         Returns
         -------
-        Ids, keys and vectors, a row a sequence, in their order; NumPy takes it for the (n, dim) array of vectors.
+        Ids, keys and vectors, one row per sequence, in their order; NumPy takes it for the (n, dim) array of vectors.
 
         Raises
         ------
@@ -278,8 +277,8 @@ class Store(SpaceStore):
         """
         target = self.target(model, name=name, options=options)
         if _is_strict(on_error):
-            return _all_of(retrieve(as_records(sequences), target))
-        return present_of(list(as_records(sequences)), target.recipe, target.space, skip=on_error == "skip")
+            return _all_of(retrieve(records_of(sequences), target))
+        return present_of(list(records_of(sequences)), target.recipe, target.space, skip=on_error == "skip")
 
     def embed(
         self,
@@ -306,7 +305,7 @@ class Store(SpaceStore):
 
         Returns
         -------
-        Ids, keys and vectors, a row a sequence, in their order; NumPy takes it for the (n, dim) array of vectors.
+        Ids, keys and vectors, one row per sequence, in their order; NumPy takes it for the (n, dim) array of vectors.
 
         Raises
         ------
@@ -324,8 +323,8 @@ class Store(SpaceStore):
         """
         target = self.target(model, name=name, options=options)
         if _is_strict(on_error):
-            return _all_of(fill_and_retrieve(as_records(sequences), target, how, on_progress=on_progress))
-        records = list(as_records(sequences))
+            return _all_of(fill_and_retrieve(records_of(sequences), target, how, on_progress=on_progress))
+        records = list(records_of(sequences))
         space = fill_and_retrieve(records, target, how, on_progress=on_progress).space
         return present_of(records, target.recipe, space, skip=on_error == "skip")
 
@@ -361,7 +360,7 @@ class Store(SpaceStore):
         CorruptStoreError : a stored vector is damaged.
         """
         target = self.target(model, name=name, options=options)
-        return audit(as_records(sequences), target, how or AuditOptions())
+        return audit(records_of(sequences), target, how or AuditOptions())
 
     def pin(self, name: str) -> Pin:
         """Keep all that the store holds now under a name; `embedstore.open(path, pin=name)` reads exactly that.
@@ -384,7 +383,7 @@ class Store(SpaceStore):
         return pin(self, name)
 
     def unpin(self, name: str) -> None:
-        """Remove a pin; what only it kept is collected some day.
+        """Remove a pin; what only it kept is collected later.
 
         Parameters
         ----------
@@ -489,20 +488,6 @@ class Store(SpaceStore):
         return (
             f"<table><caption>Store <b>{html.escape(plain(self.location))}</b></caption><tr>{head}</tr>{rows}</table>"
         )
-
-
-def as_records(sequences: Sequences) -> Iterator[Record | Rejection]:
-    """Make records of whatever holds sequences; see `sequences.intake.records_of`.
-
-    Parameters
-    ----------
-    sequences : a path, or what holds sequences.
-
-    Raises
-    ------
-    InputError : one sequence in place of many, or something that is not a sequence, or is ambiguous.
-    """
-    return records_of(sequences)
 
 
 def overview(space: Space) -> dict[str, Any]:

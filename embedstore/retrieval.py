@@ -10,9 +10,9 @@ import numpy as np
 from numpy.lib.mixins import NDArrayOperatorsMixin
 
 from embedstore.errors import MissingDependencyError, MissingEmbeddingError, SequenceError
-from embedstore.filling.filler import FillOptions, OnProgress, fill, open_intake
+from embedstore.filling.filler import FillOptions, fill, open_intake
 from embedstore.filling.intake import Selection
-from embedstore.filling.summary import SpaceSummary
+from embedstore.filling.summary import OnProgress, SpaceSummary
 from embedstore.filling.target import SpaceTarget
 from embedstore.identity import Recipe, key_text, sequence_key
 from embedstore.records import KEY_BYTES, Keys, Record, Rejection, Vectors
@@ -62,7 +62,7 @@ class Embeddings(NDArrayOperatorsMixin):
         return f"<Embeddings {len(self):,} x {self.X.shape[1]} {self.X.dtype}>"
 
     def to_frame(self) -> Any:
-        """Return a pandas DataFrame: a row a sequence, the ids as its index."""
+        """Return a pandas DataFrame: one row per sequence, the ids as its index."""
         try:
             import pandas
         except ImportError as error:

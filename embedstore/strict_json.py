@@ -229,7 +229,7 @@ def integer(document: Mapping[str, Any], name: str, least: int = 0, most: int = 
     least : smallest value allowed.
     most : largest value allowed.
     """
-    value = field(document, name, int)
+    value = typed(name, document[name], int)
     if not least <= value <= most:
         raise ValueError(f"{name}: expected {least} to {most}, found {_shown(value)}")
     return value

@@ -19,10 +19,11 @@ from Bio.SeqRecord import SeqRecord
 import embedstore
 from embedstore.errors import InputError, MissingEmbeddingError, StorageError, StoreError, StoreNotFoundError
 from embedstore.export import export
-from embedstore.library import Store, as_records, default_place, details, make_store, overview, verify_store
+from embedstore.library import Store, default_place, details, make_store, overview, verify_store
 from embedstore.models.composition import residues_and_pairs
 from embedstore.records import Record, Rejection
 from embedstore.retrieval import Retrieved, fill_and_retrieve, retrieve
+from embedstore.sequences.in_memory import records_of
 
 SEQUENCES = ["MKTAYIAKQR", "GSHMASMTGG", "WWWWW"]
 
@@ -86,7 +87,7 @@ def test_embed_refuses_what_has_no_vector(store: Store, sequences: list[str], re
 )
 def test_what_is_no_list_of_sequences_is_refused(given: object) -> None:
     with pytest.raises(InputError, match="expected"):
-        list(as_records(given))
+        list(records_of(given))
 
 
 @pytest.mark.parametrize(
@@ -99,18 +100,18 @@ def test_what_is_no_list_of_sequences_is_refused(given: object) -> None:
     ],
 )
 def test_ids_come_from_whatever_holds_the_sequences(given: object) -> None:
-    assert list(as_records(given)) == [Record("a", b"MKV", "", 1), Record("b", b"WW", "", 2)]
+    assert list(records_of(given)) == [Record("a", b"MKV", "", 1), Record("b", b"WW", "", 2)]
 
 
 def test_pandas_objects_give_their_sequences_and_ids() -> None:
     pandas = pytest.importorskip("pandas")
     expected = [Record("a", b"MKV", "", 1), Record("b", b"WW", "", 2)]
-    assert list(as_records(pandas.Series(["MKV", "WW"], index=["a", "b"]))) == expected
-    assert list(as_records(pandas.DataFrame({"seq": ["MKV", "WW"]}, index=["a", "b"]))) == expected
-    assert list(as_records(pandas.DataFrame({"id": ["a", "b"], "sequence": ["MKV", "WW"]}))) == expected
+    assert list(records_of(pandas.Series(["MKV", "WW"], index=["a", "b"]))) == expected
+    assert list(records_of(pandas.DataFrame({"seq": ["MKV", "WW"]}, index=["a", "b"]))) == expected
+    assert list(records_of(pandas.DataFrame({"id": ["a", "b"], "sequence": ["MKV", "WW"]}))) == expected
     for columns in ({"MKV": ["a"]}, {"seq": ["MKV"], "sequence": ["WW"]}, {"seq": [None]}):
         with pytest.raises(InputError, match="expected"):
-            list(as_records(pandas.DataFrame(columns)))
+            list(records_of(pandas.DataFrame(columns)))
 
 
 def test_a_path_is_taken_as_text_or_path_and_read_alike(store: Store, tmp_path: Path) -> None:
@@ -118,10 +119,10 @@ def test_a_path_is_taken_as_text_or_path_and_read_alike(store: Store, tmp_path: 
     file.write_text(">a\nMKV\n>b\nWW\n")
     expected = list(embedstore.read([file]))
     assert list(embedstore.read(file)) == list(embedstore.read(str(file))) == expected
-    assert list(as_records(file)) == list(as_records(str(file))) == expected
+    assert list(records_of(file)) == list(records_of(str(file))) == expected
     np.testing.assert_array_equal(store.embed(file, model="aac_dpc"), composition(["MKV", "WW"]))
     with file.open() as opened, pytest.raises(InputError, match="Give its path"):
-        list(as_records(opened))
+        list(records_of(opened))
 
 
 def test_ids_and_keys_come_out_with_the_vectors(store: Store) -> None:
@@ -236,10 +237,9 @@ def test_representations_name_the_spaces(store: Store) -> None:
 
 def test_representations_are_one_short_line(store: Store) -> None:
     report = store.fill([*SEQUENCES, "M-V", "XXX"], model="aac_dpc")
-    assert repr(report) == (
-        "<FillReport aac_dpc: 5 read, 4 distinct, 0 stored before, 3 computed, 1 rejected, 1 failed, 0.0 s>"
-    )
-    found = fill_and_retrieve(as_records(["MKV", "M-V"]), store.target("aac_dpc"))
+    counts = "5 read, 4 distinct, 0 stored before, 3 computed, 1 rejected, 1 failed"
+    assert re.fullmatch(rf"<FillReport aac_dpc: {counts}, \d+\.\d s>", repr(report))
+    found = fill_and_retrieve(records_of(["MKV", "M-V"]), store.target("aac_dpc"))
     assert repr(found) == "<Retrieved 1 x 420 float32 of aac_dpc, 1 rejected>"
     assert repr(store.space("aac_dpc")).count("\n") == 0
 

@@ -64,6 +64,16 @@ DnaInputs = Annotated[list[str], typer.Argument(metavar="INPUT", help=_INPUT_HEL
 Model = Annotated[
     str, typer.Option("--model", "-m", metavar="NAME|DIR", help="A model (see `embedstore models`), or a checkpoint.")
 ]
+OptionalModel = Annotated[
+    str | None,
+    typer.Option(
+        "--model",
+        "-m",
+        metavar="NAME|DIR",
+        help="A language model that is examined too, or a checkpoint.",
+        show_default=False,
+    ),
+]
 _SOME_MODELS = typer.Option(
     "--model",
     "--models",

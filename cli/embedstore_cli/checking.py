@@ -1,7 +1,8 @@
-"""Check and clean up: verify, audit, doctor, compact, gc."""
+"""Check and clean up: verify, audit, doctor, selftest, compact, gc."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
@@ -26,7 +27,7 @@ from embedstore_cli.output import (
 
 if TYPE_CHECKING:
     from embedstore.auditing import AuditReport
-    from embedstore.doctor import Diagnosis
+    from embedstore.doctor import Diagnosis, Finding
 
 _SHOWN = 20
 _ID_SHOWN = 80
@@ -166,17 +167,21 @@ def doctor(
 
 def _write_diagnosis(diagnosis: Diagnosis) -> None:
     """Write one page: a line a finding, what to do below it."""
-    write_line(diagnosis.location)
-    for group in dict.fromkeys(finding.group for finding in diagnosis.findings):
-        print(f"\n{group}")
-        for finding in diagnosis.findings:
+    _write_findings(diagnosis.location, diagnosis.findings)
+    states = [finding.state for finding in diagnosis.findings]
+    looked = f"Looked at {len(states)} things in {duration(diagnosis.seconds)}"
+    notice(f"{looked}: {states.count('warn')} to note, {states.count('fail')} to fix.")
+
+
+def _write_findings(title: str, findings: Sequence[Finding]) -> None:
+    write_line(title)
+    for group in dict.fromkeys(finding.group for finding in findings):
+        print(f"\n{plain(group)}")
+        for finding in findings:
             if finding.group == group:
                 _write_wrapped(f"  {finding.state:<4}  ", f"{finding.check}: {finding.found}")
                 if finding.advice:
                     _write_wrapped(f"{_INDENT}→ ", finding.advice)
-    states = [finding.state for finding in diagnosis.findings]
-    looked = f"Looked at {len(states)} things in {duration(diagnosis.seconds)}"
-    notice(f"{looked}: {states.count('warn')} to note, {states.count('fail')} to fix.")
 
 
 def _write_wrapped(start: str, text: str) -> None:
@@ -184,6 +189,30 @@ def _write_wrapped(start: str, text: str) -> None:
 
     lines = wrap(plain(text), _WIDTH - len(start), break_long_words=False, break_on_hyphens=False)
     print(start + f"\n{' ' * len(start)}".join(lines))
+
+
+@shared(["store", "require_signed", "weights", "device", "json"])
+def selftest(context: Context, model: arguments.OptionalModel = None) -> None:
+    """Try whether models compute right on this machine.
+
+    For a new machine, and after an upgrade of torch or a driver. Runs two tiny models, and the one that is named:
+    compares numbers, provokes what may go wrong, measures the speed. Exit code 1 if stores should not be filled here.
+    """
+    from embedstore.doctor.selftest import selftest as examine
+
+    if model is None and context.weights:
+        raise typer.BadParameter("give --model with --weights")
+    weights = None if model is None else context.model_options(model).weights
+    store = None if model is None else context.open_if_any()
+    found = examine(context.device, model, weights, store=store)
+    if context.json:
+        write_json(found.to_json())
+    else:
+        _write_findings(found.device, found.findings)
+        print()
+        write_line(found.verdict)
+        notice(f"Took {duration(found.seconds)}.")
+    raise typer.Exit(0 if found.healthy else 1)
 
 
 @shared(["store", "sign_with", "require_signed", "json"])

@@ -11,14 +11,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from typer.core import TyperCommand, TyperGroup, TyperOption
+from typer.core import TyperArgument, TyperCommand, TyperGroup, TyperOption
 
 TASKS: Mapping[str, tuple[str, ...]] = {
     "Embed and read": ("fill", "get", "models"),
     "Classify": ("prepare", "merge", "train", "evaluate", "predict", "compare", "import-classifier"),
     "Look at a store": ("init", "ls", "info", "pin", "rm"),
     "Share a store": ("push", "pull", "sync", "publish-index"),
-    "Check and clean up": ("verify", "audit", "doctor", "compact", "gc"),
+    "Check and clean up": ("verify", "audit", "doctor", "selftest", "compact", "gc"),
     "This machine": ("tune", "bench", "cache", "completion"),
 }
 """Every command, once."""
@@ -74,6 +74,11 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
     "verify": ("embedstore verify --deep", "embedstore verify --deep --repair"),
     "audit": ("embedstore audit proteins.faa -m esm2_t33_650m --sample 50",),
     "doctor": ("embedstore doctor", "embedstore doctor s3://bucket/embeddings"),
+    "selftest": (
+        "embedstore selftest",
+        "embedstore selftest --device cuda",
+        "embedstore selftest -m esm2_t33_650m --weights ~/weights/esm2 --json",
+    ),
     "compact": ("embedstore compact", "embedstore compact aac_dpc"),
     "gc": ("embedstore gc --dry-run", "embedstore gc --max-size 500GB --yes"),
     "pin": ("embedstore pin paper-2025", "embedstore pin paper-2025 --remove"),
@@ -127,6 +132,20 @@ class Command(TyperCommand):
             if param.name in ctx.params:
                 ctx.params[param.name] = _meant(ctx.params[param.name], param.metavar in _PLACES)
         return super().invoke(ctx)
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        """Write arguments and options; an argument is called by what is given, not by its type in Python."""
+        rows: dict[str, list[tuple[str, str]]] = {"Arguments": [], "Options": []}
+        for param in self.get_params(ctx):
+            record = param.get_help_record(ctx)
+            if record is not None and isinstance(param, TyperArgument):
+                rows["Arguments"].append((record[0].partition(" <")[0], record[1]))
+            elif record is not None:
+                rows["Options"].append(record)
+        for title, some in rows.items():
+            if some:
+                with formatter.section(title):
+                    formatter.write_dl(some)
 
     def format_epilog(self, ctx: Any, formatter: Any) -> None:
         """Write examples, unwrapped to be copied, and exit codes."""

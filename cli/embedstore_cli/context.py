@@ -172,7 +172,7 @@ class Context:
     """As it was typed: `embedstore fill …`."""
 
     def open(self, *, create: bool = False) -> Store:
-        """Open the store with its upstream stores; where there is none, and none is to be made, those alone."""
+        """Open the store with its upstream stores; if there is none, and none may be made, those alone."""
         from embedstore.errors import StoreNotFoundError
         from embedstore.library import open_store
 

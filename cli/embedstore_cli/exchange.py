@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -12,7 +11,6 @@ from embedstore_cli.output import count, notice, size, write_json, write_table
 from embedstore_cli.progress import Lines
 
 if TYPE_CHECKING:
-    from embedstore.library import Store
     from embedstore.sharing import CopyReport, SpaceCopy
 
 _COPYING = ("store", "sign_with", "require_signed", *OUTPUT)
@@ -33,11 +31,7 @@ def push(context: Context, far: FarStore, space: Spaces = None, dry_run: DryRun 
 
     Everything is checked on the way. To go on after a stop, start the same command again.
     """
-    from embedstore.sharing import push as push_spaces
-
-    near = context.open_own()
-    there = context.open_at(far, create=not dry_run, segment_format=near.segment_format)
-    _copy(push_spaces, context, near, there, space, dry_run=dry_run)
+    _copy("push", context, far, space, dry_run=dry_run)
 
 
 @shared(_COPYING)
@@ -46,11 +40,7 @@ def pull(context: Context, far: FarStore, space: Spaces = None, dry_run: DryRun 
 
     Everything is checked on the way. To go on after a stop, start the same command again.
     """
-    from embedstore.sharing import pull as pull_spaces
-
-    there = context.open_at(far)
-    near = context.open_own(create=not dry_run, segment_format=there.segment_format)
-    _copy(pull_spaces, context, near, there, space, dry_run=dry_run)
+    _copy("pull", context, far, space, dry_run=dry_run)
 
 
 @shared(_COPYING)
@@ -59,11 +49,7 @@ def sync(context: Context, far: FarStore, space: Spaces = None, dry_run: DryRun 
 
     Everything is checked on the way. To go on after a stop, start the same command again.
     """
-    from embedstore.sharing import sync as sync_spaces
-
-    there = context.open_at(far)
-    near = context.open_own(create=not dry_run, segment_format=there.segment_format)
-    _copy(sync_spaces, context, near, there, space, dry_run=dry_run)
+    _copy("sync", context, far, space, dry_run=dry_run)
 
 
 @shared(["store", "json"])
@@ -82,21 +68,32 @@ def publish_index(context: Context) -> None:
 
 
 def _copy(
-    copy: Callable[..., CopyReport],
+    direction: Literal["push", "pull", "sync"],
     context: Context,
-    near: Store,
-    far: Store,
+    far: str,
     spaces: list[str] | None,
     *,
     dry_run: bool,
 ) -> None:
-    """Copy, say what was copied, and end the command: with exit code 1 if something could not be."""
+    """Copy, say what was copied, and end the command: with exit code 1 if something could not be.
+
+    What is copied to is made where it is not there, in the format of what is copied from.
+    """
+    from embedstore import sharing
+
+    if direction == "push":
+        near = context.open_own()
+        there = context.open_at(far, create=not dry_run, segment_format=near.segment_format)
+    else:
+        there = context.open_at(far)
+        near = context.open_own(create=not dry_run, segment_format=there.segment_format)
     lines = Lines(quiet=context.quiet)
 
     def show(space: SpaceCopy) -> None:
         lines.show(f"{space.direction} {space.name}: {count(space.copied)} vectors, {size(space.size_bytes)}")
 
-    report = copy(near, far, spaces or (), dry_run=dry_run, on_copied=show)
+    copy = {"push": sharing.push, "pull": sharing.pull, "sync": sharing.sync}[direction]
+    report = copy(near, there, spaces or (), dry_run=dry_run, on_copied=show)
     if context.json:
         write_json(report.to_json())
     else:

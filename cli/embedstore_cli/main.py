@@ -18,9 +18,9 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from embedstore.errors import EmbedStoreError, UpstreamWarning, plain
+from embedstore.errors import DeviceWarning, EmbedStoreError, UpstreamWarning, plain
 from embedstore.interruption import Interrupted, exit_code, heeded, signal_of
-from embedstore_cli.checking import audit, compact, doctor, gc, verify
+from embedstore_cli.checking import audit, compact, doctor, gc, selftest, verify
 from embedstore_cli.classifying import evaluate, import_classifier, train
 from embedstore_cli.command import Command, Group
 from embedstore_cli.embedding import fill, get
@@ -32,6 +32,7 @@ from embedstore_cli.this_machine import bench, cache, completion, models, tune
 
 _LONGEST_MESSAGE = 5_000
 _LEAST_OF_SIGNALS = 129
+_SHOWN_WARNINGS = (UpstreamWarning, DeviceWarning)
 
 app = typer.Typer(
     name="embedstore",
@@ -45,7 +46,7 @@ app = typer.Typer(
 for command in (
     *(init, fill, get, prepare, merge, train, evaluate, predict, compare, import_classifier),
     *(ls, info, models, tune, bench, push, pull, sync, publish_index),
-    *(verify, audit, doctor, compact, gc, pin, rm, cache, completion),
+    *(verify, audit, doctor, selftest, compact, gc, pin, rm, cache, completion),
 ):
     app.command(cls=Command)(command)
 
@@ -99,9 +100,12 @@ def main(arguments: Sequence[str]) -> int:
 
 def _run_app(arguments: Sequence[str]) -> int:
     with warnings.catch_warnings():
-        warnings.simplefilter("default", UpstreamWarning)
+        for shown in _SHOWN_WARNINGS:
+            warnings.simplefilter("default", shown)
         show = warnings.showwarning
-        warnings.showwarning = lambda *warning: _notice(warning[0]) if warning[1] is UpstreamWarning else show(*warning)
+        warnings.showwarning = lambda *warning: (
+            _notice(warning[0]) if issubclass(warning[1], _SHOWN_WARNINGS) else show(*warning)
+        )
         try:
             app(list(arguments), prog_name="embedstore")
         except SystemExit as done:

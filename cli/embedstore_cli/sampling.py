@@ -117,7 +117,7 @@ def _write_report(report: PrepareReport, *, quiet: bool) -> None:
 
 
 def _mergeable(path: Path) -> Path:
-    from embedstore.features.files import SUFFIXES
+    from embedstore.features.merged_files import SUFFIXES
 
     if path.suffix not in SUFFIXES:
         raise typer.BadParameter(f"{path} ends in none of {', '.join(SUFFIXES)}")

@@ -18,7 +18,10 @@ if TYPE_CHECKING:
     from embedstore.models.machine import Setting
 
 _MEASURED = ("weights", "precision", "device", "json", "quiet")
-_KEPT = {"digests.json": "digests of weights files", "machine.json": "speeds and settings, of `bench` and `tune`"}
+_KEPT = {
+    "digests.json": "digests of weights files",
+    "machine.json": "speeds and settings, of `bench`, `tune` and `selftest`",
+}
 
 Seconds = Annotated[
     float, typer.Option("--seconds", metavar="S", min=0.01, help="How long each measurement takes, about.")

@@ -204,7 +204,7 @@ def prepare_options(classifier: Classifier, options: PredictOptions) -> PrepareO
 def _cut(
     reader: SourceReader, options: PrepareOptions, molecules: Set[Molecule], work: Path, on_cut: OnCut | None
 ) -> PrepareCounts:
-    """Write samples, their sequences of some molecules with the keys, and a line a source."""
+    """Write samples, their sequences of some molecules with the keys, and one line per source."""
     counts = PrepareCounts()
     with ExitStack() as stack:
 

@@ -19,7 +19,7 @@ from embedstore.features import Samples
 from embedstore.records import Record
 from embedstore.samples.outputs import DNA_NAME
 from embedstore.sequences.intake import records_of
-from embedstore.sequences.sketch import Hashes, SketchOptions, Sketches, shared_pairs, sketch_sources
+from embedstore.sequences.sketch import Hashes, Sketches, SketchOptions, shared_pairs, sketch_sources
 
 LEAST_CONTAINMENT = 0.1
 """Of the smaller sketch in the other one: about 90 % identity."""

@@ -446,7 +446,7 @@ def _origin(classifier: Classifier, made: Provenance) -> Section:
     """Return when, how and from what the page was made."""
     schema, options = classifier.schema, classifier.about.get("options")
     versions = classifier.about.get("versions")
-    seed = options.get("seed") if isinstance(options, dict) else None  # whoever made the classifier wrote this
+    seed = options.get("seed") if isinstance(options, dict) else None  # the classifier may come from anybody
     others = versions if isinstance(versions, dict) else {}
     facts = [
         *made.facts,

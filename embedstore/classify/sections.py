@@ -194,7 +194,7 @@ def _table(table: Table) -> str:
     head = f"<thead>{row(table.header, 'th')}</thead>" if table.header else ""
     body = "".join(row(cells, "td") for cells in table.rows)
     kind = "" if table.header else " class=facts"
-    # tabindex: whoever has no mouse can scroll too
+    # tabindex: it can be scrolled without a mouse
     return f"<div class=scroll tabindex=0><table{kind}>{head}<tbody>{body}</tbody></table></div>"
 
 

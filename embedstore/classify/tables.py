@@ -1,4 +1,4 @@
-"""The tables of a prediction: a row a sample and a row a sequence, or the two files of VirNucPro for users who have
+"""The tables of a prediction: one row per sample and one per sequence, or the two files of VirNucPro for users who have
 scripts for them; and the tally of calls.
 """
 

@@ -140,7 +140,7 @@ def shared_samples(samples: Samples, targets: Sequence[SpaceTarget]) -> tuple[Sa
             f"Cannot compare on {samples.origin}: expected samples with a vector in every space, found none: {found}. "
             "Compute them with --fill."
         )
-    return samples.take(np.flatnonzero(kept)), {"samples": int((~kept).sum()), "lacked_by_space": counts}
+    return samples.take(np.flatnonzero(kept)), {"samples": int((~kept).sum()), "missing_by_space": counts}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -238,7 +238,7 @@ def _mean_defined(found: Floats, axis: int) -> Floats:
 
 
 Matrix = NDArray[np.float32]
-"""(n, d) float32: a row a sample."""
+"""(n, d) float32: one row per sample."""
 
 Similarities = NDArray[np.float64]
 """(n, n) float64."""
@@ -438,7 +438,7 @@ def _tested(
     on_trained: OnTrained | None,
 ) -> list[Scores]:
     """Train on one set with each seed; return the scores out of fold, or of the test parts."""
-    features, scores = view(samples, some.spaces), []
+    features, scores = view(samples, some.spaces, check=False), []
     for training, split in splits:
         trained = fit_classifier(features, samples, split, training, name=some.name)
         if on_trained is not None:
@@ -472,7 +472,7 @@ def _measured(sets: Sequence[FeatureSet], measured: Measured) -> dict[str, Any]:
 
 def _space_facts(target: SpaceTarget) -> dict[str, Any]:
     facts = {"name": target.name, "id": target.recipe.id, "molecule": target.recipe.molecule, "dim": target.recipe.dim}
-    return {**facts, "seconds_per_letter": seconds_per_residue(target)}
+    return {**facts, "seconds_per_residue": seconds_per_residue(target)}
 
 
 def _similarity(targets: Sequence[SpaceTarget], samples: Samples, seed: int) -> dict[str, Any]:
@@ -481,7 +481,7 @@ def _similarity(targets: Sequence[SpaceTarget], samples: Samples, seed: int) -> 
     count = min(len(by_id), _SIMILARITY_SAMPLES)
     drawn = np.random.default_rng(seed).choice(len(by_id), count, replace=False)
     some = samples.take(by_id[np.sort(drawn)])
-    vectors = {target.name: view(some, [target]).rows() for target in targets}
+    vectors = {target.name: view(some, [target], check=False).rows() for target in targets}
     pairs = [
         {
             "spaces": [one.name, other.name],

@@ -43,7 +43,7 @@ def comparison_report(found: Mapping[str, Any], made: Provenance) -> str:
 
 
 def verdict(found: Mapping[str, Any]) -> str:
-    """Say in a sentence which set is the best, and whether it is told apart from the second."""
+    """Say in a sentence which set is the best, and whether it is shown to be better than the second."""
     key, name = HEADLINE
     defined = [some for some in found["sets"] if some["metrics"][key]["value"] is not None]
     on = f"on {found['samples']:,} samples of {found['samples_of']}"
@@ -73,7 +73,7 @@ def lead(found: Mapping[str, Any]) -> str:
     text = f"On {found['samples']:,} samples of {found['samples_of']}."
     if not left_out["samples"]:
         return text + " Every space has all of them."
-    counts = ", ".join(f"{name} {count:,}" for name, count in left_out["lacked_by_space"].items() if count)
+    counts = ", ".join(f"{name} {count:,}" for name, count in left_out["missing_by_space"].items() if count)
     return (
         f"{text} {left_out['samples']:,} others were left out of all sets, as they are missing from spaces: {counts}."
     )
@@ -172,7 +172,7 @@ def _costs(found: Mapping[str, Any]) -> Section:
     )
     sets = [(some["name"], some["dim"], "residue", some["seconds_per_residue"]) for some in found["sets"]]
     spaces = [
-        (f"space {space['name']}", space["dim"], _UNITS[space["molecule"]], space["seconds_per_letter"])
+        (f"space {space['name']}", space["dim"], _UNITS[space["molecule"]], space["seconds_per_residue"])
         for space in found["spaces"]
     ]
     rows = [(name, unit, f"{dim:,}", _million(seconds)) for name, dim, unit, seconds in (*sets, *spaces)]

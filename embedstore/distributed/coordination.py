@@ -36,8 +36,12 @@ TASK_SECONDS = 20.0
 """Long against what a task costs beside the model (a commit), short against what a lost one costs."""
 _SMALLEST_SHARE = 16
 _TASKS_LEFT_PER_WORKER = 2
-_MOST_RESIDUES = 4 << 20  # what travels to a worker in one message
-_MOST_RECORDS = 50_000
+_MOST_RESIDUES = 128 << 20
+"""What travels to a worker in one message. A fast GPU computes 90 million bases of DNA in `TASK_SECONDS`."""
+_MOST_RESIDUES_BUILT_IN = 4 << 20  # of models without weights, which are computed as fast as they travel
+_MOST_QUEUED_RESIDUES = 512 << 20
+"""Full tasks of all workers are in this process's memory: with many workers they are smaller."""
+_MOST_RECORDS = 400_000
 _UNKNOWN_RESIDUES_PER_SECOND = 1000.0
 
 
@@ -51,11 +55,13 @@ class TaskPlan:
     ----------
     residues_per_second : of one worker, about; corrected by `learn`.
     workers : how many there are, about.
+    most_residues : of one task, however fast they are.
     """
 
-    def __init__(self, residues_per_second: float | None, workers: int) -> None:
+    def __init__(self, residues_per_second: float | None, workers: int, most_residues: float = _MOST_RESIDUES) -> None:
         self._rate = residues_per_second or _UNKNOWN_RESIDUES_PER_SECOND
         self._workers = workers
+        self._most_residues = min(most_residues, _MOST_QUEUED_RESIDUES / (_TASKS_LEFT_PER_WORKER * workers))
         self._ordered: deque[tuple[bytes, bytes]] = deque()
         self._again: deque[Task] = deque()
         self._learned_residues = 0
@@ -109,7 +115,7 @@ class TaskPlan:
         return Task(Pack(keys, sequences))
 
     def _full_residues(self) -> float:
-        return min(_MOST_RESIDUES, self._rate * TASK_SECONDS)
+        return min(self._most_residues, self._rate * TASK_SECONDS)
 
     def _task_residues(self) -> float:
         full = self._full_residues()
@@ -294,7 +300,8 @@ class _WorkersComputing:
         executor = self._stack.enter_context(self._workers.open(job))
         rate = residues_per_second(backlog.target, self._options.device)
         rate = None if rate is None else rate / self._workers.residues_per_second_divisor
-        self._plan = TaskPlan(rate, executor.workers)
+        built_in = backlog.target.recipe.weights_sha256 is None
+        self._plan = TaskPlan(rate, executor.workers, _MOST_RESIDUES_BUILT_IN if built_in else _MOST_RESIDUES)
         return executor
 
     def _exchange(self, backlog: Backlog, timeout_s: float | None) -> None:

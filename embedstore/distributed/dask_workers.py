@@ -31,7 +31,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from embedstore.distributed.coordination import Executor, Loss, Outcome
-from embedstore.distributed.working import Job, Receipt, Task, physical_cores, use_threads, work
+from embedstore.distributed.working import Job, Receipt, Task, physical_cores, use_threads, with_own_gpu, work
 from embedstore.errors import InputError, MissingDependencyError, WorkerError
 from embedstore.interruption import kept_handlers, not_for_children
 
@@ -102,6 +102,8 @@ _CONNECT_S = 30.0
 _END_S = 20.0
 """How long an interrupted fill waits for the tasks that workers have; queues kill after some 30 s."""
 _LOOK_S = 1.0
+_WARNED_BYTES, _LARGEST_TASK = "distributed.admin.large-graph-warning-threshold", "1 GiB"
+"""Dask warns of tasks above 10 MB; those of GPUs that compute DNA are larger."""
 _TASKS_PER_WORKER_OF_OTHERS = 2  # an adaptive cluster that others started grows only when tasks wait
 
 
@@ -240,7 +242,8 @@ class _DaskTasks:
         return max(0, self._most_in_hand() - len(self._running))
 
     def submit(self, task: Task) -> None:
-        future = self._client.submit(_work_on_dask, self._job, task, self._fill, pure=False)
+        with _imported("dask").config.set({_WARNED_BYTES: _LARGEST_TASK}):
+            future = self._client.submit(_work_on_dask, self._job, task, self._fill, pure=False)
         self._running[future.key] = (task, future)
         future.add_done_callback(self._done.put)
 
@@ -320,9 +323,9 @@ def _end_fill(fill: str) -> None:
 
 
 def _work_on_dask(job: Job, task: Task, fill: str) -> Receipt:
-    """Do a task of a fill on a Dask worker, with all threads that the worker may use."""
+    """Do a task of a fill on a Dask worker, with all threads that the worker may use, and a GPU of its own."""
     use_threads(_imported("distributed").get_worker().state.nthreads)
-    return work(job, task, lambda: fill in _ENDED)
+    return work(with_own_gpu(job), task, lambda: fill in _ENDED)
 
 
 def _count_workers(client: Any) -> int:

@@ -6,20 +6,22 @@ machine (cores, GPUs) is decided here too, for all workers of the machine.
 
 from __future__ import annotations
 
+import fcntl
 import os
 import sys
+import tempfile
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from functools import lru_cache
+from dataclasses import dataclass, field, replace
+from functools import cache, lru_cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from embedstore.errors import EmbedStoreError, InputError, ModelError
 from embedstore.filling.committing import SegmentLimits
+from embedstore.filling.computing import LocalComputing, prepare_space
 from embedstore.filling.intake import Window
-from embedstore.filling.local import LocalComputing, prepare_space
 from embedstore.filling.pool import Backlog, Pack
 from embedstore.filling.summary import FillProgress
 from embedstore.filling.target import SpaceTarget
@@ -53,7 +55,7 @@ def worker_devices(job: Job, count: int) -> list[str | None]:
     """
     if job.recipe.weights_sha256 is None or job.device == "cpu":  # without weights, all is done by the processor
         return [job.device] * count
-    gpus = _count_gpus()
+    gpus = len(gpu_names())
     if job.device not in (None, "cuda"):
         gpus = 1  # one that has been chosen
     if gpus == 0:
@@ -66,12 +68,53 @@ def worker_devices(job: Job, count: int) -> list[str | None]:
     return [f"cuda:{number}" for number in range(count)] if job.device in (None, "cuda") else [job.device]
 
 
-def _count_gpus() -> int:
+def gpu_names() -> list[str]:
+    """Return what tells the GPUs that this process sees from all others of the machine."""
     if find_spec("torch") is None:
-        return 0
+        return []
     import torch
 
-    return torch.cuda.device_count()
+    about = [torch.cuda.get_device_properties(number) for number in range(torch.cuda.device_count())]
+    return [str(getattr(each, "uuid", number)) for number, each in enumerate(about)]
+
+
+def with_own_gpu(job: Job) -> Job:
+    """Return the job on a GPU that no other worker of this machine has, if there are GPUs and none was chosen.
+
+    For workers that somebody else starts, several on a machine perhaps, of which each sees all GPUs. The GPU belongs to
+    this process until it ends, however it ends. Where there are more workers than GPUs, some share.
+    """
+    if job.recipe.weights_sha256 is None or job.device not in (None, "cuda"):
+        return job
+    number = _own_gpu()
+    return job if number is None else replace(job, device=f"cuda:{number}")
+
+
+@cache
+def _own_gpu() -> int | None:
+    names = gpu_names()
+    free = (number for number, name in enumerate(names) if _claimed(name))
+    return next(free, os.getpid() % len(names) if names else None)
+
+
+_CLAIMS: list[int] = []
+"""Open files whose locks end with this process."""
+
+
+def _claimed(name: str) -> bool:
+    """Lock the file of a GPU, unless another process has; one that belongs to another user cannot be had either."""
+    path = Path(tempfile.gettempdir(), f"embedstore-{os.getuid()}-gpu-{name}")
+    try:
+        file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(file)
+        return False
+    _CLAIMS.append(file)
+    return True
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,7 +36,7 @@ def diagnose(location: Location) -> Diagnosis:
 
     Parameters
     ----------
-    location : of a store, or of the place where one is to be made.
+    location : of a store, or of a place where you want one.
     """
     started = time.perf_counter()
     found = tuple(_findings(location))

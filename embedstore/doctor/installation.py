@@ -42,7 +42,7 @@ _GPU_DEVICES = ("/dev/nvidiactl", "/dev/nvidia0", "/dev/kfd")
 def version_findings() -> Iterator[Finding]:
     """Report what is installed, by its metadata; none of it is imported."""
     python = platform.python_version()
-    found = {"embedstore": _installed(_DISTRIBUTION)} | {name: _installed(name) for name in _SHOWN}
+    found = {"embedstore": installed(_DISTRIBUTION)} | {name: installed(name) for name in _SHOWN}
     said = ", ".join(f"{name} {number}" for name, number in found.items() if number is not None)
     yield Finding(_GROUP, "versions", "ok", f"python {python}, {said}", "", {"python": python, **found})
     missing = {extra: names for extra in _EXTRAS if (names := _not_installed(extra))}
@@ -66,7 +66,8 @@ def _checksums() -> Finding:
     return Finding(_GROUP, "checksums", "warn", "in plain Python", advice, data)
 
 
-def _installed(name: str) -> str | None:
+def installed(name: str) -> str | None:
+    """Return the version of a package, None where it is not installed."""
     try:
         return version(name)
     except PackageNotFoundError:
@@ -77,7 +78,7 @@ def _not_installed(extra: str) -> list[str]:
     """Return the packages of an extra that are not installed."""
     matches = (_REQUIREMENT.match(each) for each in requires(_DISTRIBUTION) or ())
     names = [match[1] for match in matches if match is not None and match[2] == extra]
-    return [name for name in names if name != _DISTRIBUTION and _installed(name) is None]
+    return [name for name in names if name != _DISTRIBUTION and installed(name) is None]
 
 
 def processor_findings() -> Iterator[Finding]:
@@ -87,7 +88,7 @@ def processor_findings() -> Iterator[Finding]:
     data: dict[str, object] = {"driver": driver, "gpus": []}
     if not driver:
         yield Finding(_GROUP, "gpu", "ok", "none: models run on the processor", "", data)
-    elif _installed("torch") is None:
+    elif installed("torch") is None:
         advice = "pip install 'embedstore-bio[models]' to use it."
         yield Finding(_GROUP, "gpu", "warn", "there is a driver, and no torch", advice, data)
     else:

@@ -343,7 +343,7 @@ for line in sys.stdin:
         time.sleep(0.001)
     print(time.monotonic() - started, flush=True)
 """
-"""Another process that says how long it takes to list each file that it is told of."""
+"""Another process that says how long it takes to list each file whose name it is given."""
 
 
 @contextmanager

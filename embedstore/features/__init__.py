@@ -6,7 +6,7 @@ key. The result is `Features` (module `features`), one interface for rows that c
 """
 
 from embedstore.features.features import Batch, Categories, Features, RowSource, Samples, StoreRows
-from embedstore.features.files import (
+from embedstore.features.merged_files import (
     collect,
     is_merged_file,
     load_samples,

@@ -81,7 +81,7 @@ class Categories:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Samples:
-    """What is classified, a row a sample. Ids are labels for people: rows are joined to vectors by their keys.
+    """What is classified, one row per sample. Ids are labels for people: rows are joined to vectors by their keys.
 
     Attributes
     ----------

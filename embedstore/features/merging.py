@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from embedstore.atomic import from_cell
 from embedstore.errors import InputError, MissingEmbeddingError, plain
 from embedstore.features.features import Categories, Features, Samples, StoreRows
-from embedstore.features.files import check_output, load_samples, open_features, write_features
+from embedstore.features.merged_files import check_output, load_samples, open_features, write_features
 from embedstore.features.schema import Schema
 from embedstore.filling import FillOptions, FillReport, SpaceTarget, find_target
 from embedstore.filling.filler import Windows, open_intake, run

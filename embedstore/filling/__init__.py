@@ -2,8 +2,8 @@
 
 `filler` is the whole path (`fill`) and the dry run (`preview`); each of its steps has a module, in this order: `target`
 (which space, which model), `intake` (canonical form, keys, exact counts), `pool` (what is missing, and what became of
-it), then what computes it, which a fill is given: `local` (this process), or the workers of `embedstore.distributed`.
-`local` has `canaries` (is it the right model?) and `committing` (segments). `summary` is the progress and the report.
+it), then what computes it, which a fill is given: `computing` (this process, with `canaries`: is it the right model?,
+and `committing`: segments), or the workers of `embedstore.distributed`. `summary` is the progress and the report.
 """
 
 from embedstore.filling.committing import SegmentLimits

@@ -2,8 +2,8 @@
 
     records ─▶ window of canonical sequences and keys ─▶ look-up ─▶ backlog of missing ones ─▶ computing ─▶ report
 
-`run` is given what computes (`Computing`): `local` in this process, `embedstore.distributed` with workers. Nothing else
-differs between fills.
+`run` is given what computes: `computing` in this process, `embedstore.distributed` with workers. Nothing else differs
+between fills.
 
 Only the model's work depends on how much is missing: if every vector is there, the model is not even loaded. To resume
 a fill, run it again. Memory is bounded by a window, a pool, and two segments, whatever the input.
@@ -21,11 +21,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embedstore.filling.committing import SegmentLimits
+from embedstore.filling.computing import LocalComputing
 from embedstore.filling.intake import DistinctKeys, Intake, Selection, Window
-from embedstore.filling.local import LocalComputing
 from embedstore.filling.pool import Backlog
-from embedstore.filling.summary import DryRun, FillReport, SpaceSummary
-from embedstore.filling.summary import OnProgress as OnProgress
+from embedstore.filling.summary import DryRun, FillReport, OnProgress, SpaceSummary
 from embedstore.filling.target import SpaceTarget
 from embedstore.interruption import signal_of, uninterrupted
 from embedstore.models.machine import kept_rate
@@ -78,7 +77,7 @@ def fill(
 
     Parameters
     ----------
-    records : what is to be filled, with what could not be read of it.
+    records : sequences to fill, and records that could not be read.
     target : the space, as `find_target` or `Store.target` return it.
     options : device, limits of segments; None: the defaults.
     on_progress : called often, with the same object each time; first before anything is looked up.
@@ -104,7 +103,7 @@ def open_intake(records: Iterable[Record | Rejection], target: SpaceTarget, *, a
 
 
 class Windows(Protocol):
-    """What is to be filled, window by window, and how much was read for it so far; `Intake` is the usual one."""
+    """Sequences to fill, window by window, and how much was read for them so far; `Intake` is the usual one."""
 
     @property
     def read(self) -> int:
@@ -154,7 +153,7 @@ def run(
 
     Parameters
     ----------
-    windows : what is to be filled.
+    windows : sequences to fill.
     backlog : a new one for the target.
     computing : computes what is missing.
     selection : see `fill`.

@@ -12,6 +12,7 @@ from embedstore.errors import plain
 from embedstore.identity import Recipe
 from embedstore.interruption import Interrupted
 from embedstore.records import Rejection
+from embedstore.strict_json import facts
 
 Phase = Literal[
     "finding the model",
@@ -170,7 +171,7 @@ class SpaceSummary:
         return cls(name, recipe.id, recipe.dim, recipe.dtype)
 
     def to_json(self) -> dict[str, Any]:
-        return {"name": self.name, "id": self.id, "dim": self.dim, "dtype": self.dtype}
+        return facts(self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -251,23 +252,14 @@ class FillReport:
 
     def to_json(self) -> dict[str, Any]:
         """Return the report as JSON values; the keys are a contract."""
-        document: dict[str, Any] = {
-            "space": self.space.to_json(),
-            "read": self.read,
-            "unique": self.unique,
-            "hits": self.hits,
-            "computed": self.computed,
-            "rejected": [rejection._asdict() for rejection in self.rejected],
-            "failed": [rejection._asdict() for rejection in self.failed],
+        document = {
+            **{name: value for name, value in facts(self).items() if value is not None},
             "seconds": round(self.seconds, 3),
             "compute_seconds": round(self.compute_seconds, 3),
             "interrupted": self.interrupted,
         }
-        if self.signal is not None:
-            document["signal"] = self.signal
         if self.dry_run is not None:
             estimate = self.dry_run.estimated_seconds
-            document["dry_run"] = True
-            document["misses"] = self.dry_run.misses
-            document["estimated_seconds"] = None if estimate is None else round(estimate, 3)
+            rounded = None if estimate is None else round(estimate, 3)
+            document |= {"dry_run": True, "misses": self.dry_run.misses, "estimated_seconds": rounded}
         return document

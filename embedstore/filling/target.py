@@ -32,7 +32,7 @@ class SpaceTarget:
     ----------
     store : None for a store that is not there yet; then nothing can be stored, only counted.
     name : of the space, existing or to be made.
-    space : None until the first vector is to be stored.
+    space : None until the first vector is stored.
     obtain : gives the model, from the hub if need be; called when something has to be computed. Raises ModelError.
     notice : something that the user should know, a sentence.
     source : gives the same model in another process, where it can be sent by value; None: in this process only.
@@ -110,7 +110,7 @@ def find_target(
     store : None for a store that is not there yet.
     model : name or directory of a model, or name or id of a space.
     options : weights, precision, what happens to long sequences.
-    name : what the space is to be called; None: like the model.
+    name : of the space; None: that of the model.
     on_progress : told before the model is looked for; hashing the weights of a large one takes a minute, once.
 
     Raises

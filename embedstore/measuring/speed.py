@@ -222,8 +222,8 @@ class Benchmark:
             "pack_tokens": self.setting.pack_tokens,
             "workers": self.setting.workers,
             "threads": self.setting.threads,
-            "workload": {"lengths": self.workload, "sequences": self.sequences, "letters": self.residues},
-            "letters_per_second": round(self.residues_per_second, 1),
+            "workload": {"lengths": self.workload, "sequences": self.sequences, "residues": self.residues},
+            "residues_per_second": round(self.residues_per_second, 1),
             "matmul_gflops": _rounded(self.matmul_gflops),
             "share_of_matmul": _rounded(self.share_of_matmul),
             "fill_to_model": _rounded(self.fill_to_model),
@@ -232,7 +232,7 @@ class Benchmark:
             document["input"] = {
                 "records": self.input.records,
                 "unique": self.input.unique,
-                "letters": self.input.residues,
+                "residues": self.input.residues,
                 "projected_seconds": _rounded(self.projected_seconds),
             }
         return document
@@ -400,7 +400,7 @@ class Tuning:
                     "pack_tokens": measured.setting.pack_tokens,
                     "workers": measured.setting.workers,
                     "threads": measured.setting.threads,
-                    "letters_per_second": round(measured.residues_per_second, 1),
+                    "residues_per_second": round(measured.residues_per_second, 1),
                     "fits": measured.fits,
                     "default": measured.default,
                     "chosen": measured is self.chosen,

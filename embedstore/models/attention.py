@@ -5,7 +5,7 @@ One choice a pack, the same for all its layers, by device, arithmetic and bias:
 - *Groups*, on a CPU: one call for neighbours of equal length. Nothing is padded; calls cost little there.
 - *Flash*, float16 on a GPU of the Ampere generation or later, no bias: one call for the whole pack. It is torch's own
   kernel, called directly: where `varlen_attn` leads differs from release to release (before 2.10 there is none, 2.14
-  leads to cuDNN on Hopper, which plans anew for nearly every pack). Torch's build of it refuses an ALiBi bias.
+  leads to cuDNN on Hopper, which plans again for nearly every pack). Torch's build of it refuses an ALiBi bias.
 - *Padded*, on any other GPU: neighbours of similar length are padded to the longest, and a mask keeps each sequence to
   itself. A handful of calls a pack instead of hundreds; masks are made once a pack.
 

@@ -27,7 +27,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from embedstore.errors import InputError, ModelError
+from embedstore.errors import DeviceWarning, InputError, ModelError
 from embedstore.identity import Precision
 from embedstore.models.batching import is_out_of_memory
 from embedstore.models.machine import Place, processor, usable_processors
@@ -49,7 +49,7 @@ def pick_device(device: str | None) -> torch.device:
         problem = _problem(place)
         if problem is None:
             return place
-        warnings.warn(f"Not using the GPU: {problem} Computing on the processor.", RuntimeWarning, stacklevel=2)
+        warnings.warn(f"Not using the GPU: {problem} Computing on the processor.", DeviceWarning, stacklevel=2)
         return torch.device("cpu")
     place = _named(device)
     problem = None if place.type == "cpu" else _problem(place)
@@ -109,7 +109,7 @@ def arithmetic(precision: Precision, device: torch.device) -> torch.dtype:
 def _set_up_cuda() -> None:
     """Choose how the whole process computes on CUDA.
 
-    Float32 is float32. Sums of float16 products are kept in float32. And cuDNN's attention, which plans anew for each
+    Float32 is float32. Sums of float16 products are kept in float32. And cuDNN's attention, which plans again for each
     shape (20 to 40 ms, where a pack takes 100), is not used; the context manager that says so for a while is no
     alternative: it too is for the whole process, and two workers would undo each other's.
     """

@@ -15,13 +15,11 @@ storage may state more elements than the file has bytes.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import os
 import pickletools
 import struct
-import tempfile
 import time
 import zipfile
 from collections.abc import Mapping, Sequence
@@ -29,8 +27,10 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-from embedstore.errors import InputError
+from embedstore.atomic import replacing
+from embedstore.errors import InputError, StorageError
 from embedstore.home import expanded
+from embedstore.strict_json import read_json
 
 
 def cache_file(name: str) -> Path:
@@ -45,32 +45,20 @@ def cache_file(name: str) -> Path:
 def read_entries(file: Path) -> dict[str, Any]:
     """Return the entries of the file's JSON object; none if it cannot be read."""
     try:
-        document = json.loads(file.read_bytes())
-    except (OSError, ValueError, RecursionError):
+        return read_json(file)
+    except (OSError, ValueError):
         return {}
-    return document if isinstance(document, dict) else {}
 
 
 def write_entries(file: Path, entries: Mapping[str, Any]) -> bool:
     """Replace the file; return whether that was possible."""
     try:
-        _replace(file, entries)
-    except OSError:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(file) as temporary:
+            temporary.write_text(json.dumps(entries, indent=1))
+    except (OSError, StorageError):
         return False
     return True
-
-
-def _replace(file: Path, entries: Mapping[str, Any]) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=file.parent, prefix=f".{file.stem}-", suffix=file.suffix)
-    try:
-        with os.fdopen(handle, "w") as stream:
-            json.dump(entries, stream, indent=1)
-        Path(temporary).replace(file)
-    except OSError:
-        with contextlib.suppress(OSError):
-            Path(temporary).unlink()
-        raise
 
 
 _SETTLED_NS = 2_000_000_000

@@ -1,6 +1,6 @@
 """What is known of this machine: the setting that is fastest for a model, and how fast that is.
 
-`tune` and `bench` measure it, loading a model and dry runs use it. All is in one file,
+`tune`, `bench` and `selftest` measure it, loading a model and dry runs use it. All is in one file,
 `$XDG_CACHE_HOME/embedstore/machine.json`, by model, device, arithmetic and release of torch: one home directory may
 serve many machines. Without the file, or with a damaged one, the defaults hold. None of it changes what is computed
 beyond the tolerance.
@@ -79,7 +79,7 @@ def kept_rate(recipe: Recipe, device: str | None = None) -> float | None:
     here, arithmetic = processor(), "float16" if recipe.precision == "half" else "float32"
     rates = []
     for entry in _entries("rates").values():
-        rate = entry.get("letters_per_second")
+        rate = entry.get("residues_per_second")
         known = (entry.get("model"), entry.get("processor"), entry.get("torch"))
         if known != (_model_name(recipe), here, _torch_version()) or not isinstance(rate, float) or not rate > 0:
             continue
@@ -92,7 +92,7 @@ def keep_rate(recipe: Recipe, place: Place, residues_per_second: float) -> bool:
     """Keep the speed of a model on this machine; return whether that was possible."""
     model = _model_name(recipe)
     about = {"model": model, **asdict(place), "processor": processor(), "torch": _torch_version()}
-    return _keep("rates", f"{model}, {_on_this_machine(place)}", {**about, "letters_per_second": residues_per_second})
+    return _keep("rates", f"{model}, {_on_this_machine(place)}", {**about, "residues_per_second": residues_per_second})
 
 
 def kept_file() -> Path:

@@ -261,7 +261,7 @@ class PackedEmbedder:
         failures.update({pieces[number].sequence: reason for number, reason in refused.items()})
 
     def _in_full(self, pieces: Sequence[_Piece], full: _Once) -> tuple[dict[int, NDArray[np.float32]], dict[int, str]]:
-        """Compute in float32; what fails for lack of memory are the pieces, never the run."""
+        """Compute in float32; if memory runs out, the pieces fail, never the run."""
         encoder = full.get(self.budget, self.encoder.device)
         if encoder is None:
             reason = "it overflows in float16, and memory does not suffice for the weights in float32"

@@ -19,6 +19,7 @@ from embedstore.records import Rejection
 from embedstore.samples.cutting import REASONS, CutSamples, PrepareOptions, SourceSummary, cut_samples
 from embedstore.samples.outputs import SETTINGS_NAME, OutputFolder, open_outputs
 from embedstore.samples.sources import LabelledInput, SourceReader, find_files, parse_input
+from embedstore.strict_json import facts
 
 
 @dataclass(slots=True)
@@ -55,15 +56,7 @@ class PrepareCounts:
 
     def to_json(self) -> dict[str, Any]:
         """The counts as JSON values."""
-        return {
-            "records": self.records,
-            "sequences": self.sequences,
-            "bases": self.bases,
-            "chunks": self.chunks,
-            "samples": self.samples,
-            "samples_by_label": dict(self.samples_by_label),
-            "dropped": dict(self.dropped),
-        }
+        return facts(self)
 
 
 @dataclass(frozen=True, slots=True)

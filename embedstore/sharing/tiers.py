@@ -1,12 +1,12 @@
-"""Stores that are looked up after the local one. What they have is used, and kept in the local store if that is wanted.
+"""Upstream stores: looked up after the local one, in order. With pull-through, what they have is stored in it too.
 
 A `SpaceStore` has `Tiers`, its upstream stores in order; a `Space` has `UpstreamSpaces`, the spaces of its recipe in
 them. Spaces are matched by id; an upstream space of the same name that was made by another recipe does not count. As
 long as the local store has what is asked for, the others are not even opened.
 
-Whatever is wrong with an upstream store ends in a warning, and in going on without it. Once it has failed it is not
-asked again by this process, so that no look-up waits for it. Rows that are damaged there count as missing; so does a
-space whose documents or commits are damaged.
+If an upstream store fails, there is a warning, and it is skipped; this process does not ask it again, so that no
+look-up waits for it. Rows that are damaged there count as missing; so does a space whose documents or commits are
+damaged.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from embedstore.errors import (
 )
 from embedstore.filling import canaries
 from embedstore.home import expanded
-from embedstore.records import KEY_BYTES, EmbeddingBatch, Keys, Vectors
+from embedstore.records import KEY_BYTES, EmbeddingBatch, Keys, Vectors, not_finite
 from embedstore.storage.locations import Location, is_url
 from embedstore.storage.retrying import redacted_url
 from embedstore.store.documents import SpaceDocument
@@ -199,7 +199,8 @@ class UpstreamSpace:
             found = self._read_block(space, keys[start:stop])
             if found is not None:
                 vectors[start:stop] = found
-                whole[start:stop] = np.isfinite(found).all(axis=1)
+                whole[start:stop] = True
+                whole[start + not_finite(found)] = False
                 continue
             failures += 1
             if stop - start > 1 and failures < _MAX_DAMAGED_BLOCKS:
@@ -270,7 +271,7 @@ class UpstreamSpaces:
         self._held_lock = threading.RLock()
 
     def contains(self, keys: Keys) -> NDArray[np.bool_]:
-        """Tell for each key whether one of the stores has its vector: (n,) bool. Where it is to be kept, fetch it.
+        """Tell for each key whether one of the stores has its vector: (n,) bool. With pull-through, fetch it.
 
         Parameters
         ----------
@@ -303,7 +304,7 @@ class UpstreamSpaces:
             each.refresh()
 
     def settle(self) -> None:
-        """Store in the local store what was found and is to be kept."""
+        """Store in the local store what was found upstream and not stored yet."""
         with self._held_lock:
             if self._held.keys:
                 self._store_held()

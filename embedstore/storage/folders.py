@@ -65,8 +65,8 @@ class StoreFolders:
         path = self.root
         for part in folder.split("/") if folder else ():
             path = f"{path}/{part}"
-            if not _is_folder(path):
-                raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
+            if not stat.S_ISDIR(mode := os.lstat(path).st_mode):
+                _refuse_other(path, mode)
 
     def modes(self) -> Modes | None:
         """Return the permissions of what is made here; None where the umask decides."""
@@ -74,20 +74,25 @@ class StoreFolders:
         return None if status is None else modes_of(status)
 
     def make(self, folder: str, modes: Modes | None) -> None:
-        """Create a folder and those above it, each made durable in its parent.
+        """Create a folder and those above it, each made durable in its parent; after the root was looked at.
 
         Raises
         ------
         FileNotFoundError, FileExistsError : somebody removes one of them at this moment, or is making it: try again.
         """
-        if self.look() is None:
+        if self.seen is None:
             _make_root(self._path)
         path = self.root
         for part in folder.split("/") if folder else ():
             parent, path = path, f"{path}/{part}"
-            if not _is_folder(path):
+            try:
+                mode = os.lstat(path).st_mode
+            except FileNotFoundError:
                 _make_folder(path, modes)
                 sync_folder(Path(parent))
+                continue
+            if not stat.S_ISDIR(mode):
+                _refuse_other(path, mode)
 
     def remove_empty(self, folder: str) -> str:
         """Remove a folder if nothing is in it, and so on upwards, not the root; return the first that stays."""
@@ -139,17 +144,11 @@ def refuse_link(path: str) -> NoReturn:
     raise OSError(errno.ELOOP, f"{path} is a symbolic link, and nothing is done through one; put the folder there")
 
 
-def _is_folder(path: str) -> bool:
-    """Tell whether a folder is there; OSError if something else is."""
-    try:
-        mode = os.lstat(path).st_mode
-    except FileNotFoundError:
-        return False
+def _refuse_other(path: str, mode: int) -> NoReturn:
+    """Refuse what is there in place of a folder; OSError."""
     if stat.S_ISLNK(mode):
         refuse_link(path)
-    if not stat.S_ISDIR(mode):
-        raise NotADirectoryError(errno.ENOTDIR, f"{path} is not a folder")
-    return True
+    raise NotADirectoryError(errno.ENOTDIR, f"{path} is not a folder")
 
 
 def _is_there(path: Path) -> bool:
@@ -164,7 +163,9 @@ def _make_folder(path: str, modes: Modes | None) -> None:
     try:
         Path(path).mkdir()
     except (FileExistsError, PermissionError):  # sshfs says so too where another host was faster, and is late to list
-        if _is_folder(path):
+        with suppress(FileNotFoundError):
+            if not stat.S_ISDIR(mode := os.lstat(path).st_mode):
+                _refuse_other(path, mode)
             return
         raise
     if modes is not None:

@@ -28,12 +28,13 @@ import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
 
 from embedstore.errors import CorruptStoreError, StorageError
-from embedstore.storage.file_systems import is_known_local, refused
+from embedstore.storage.file_systems import Modes, is_known_local, refused
 from embedstore.storage.folders import StoreFolders, refuse_link, sync_folder
 from embedstore.storage.protocol import DOCUMENT_BYTES, Blob, Buffer, Entry, empty_rows, is_stray, memory
 
@@ -98,7 +99,7 @@ class LocalStorage:
         """Write a file under a temporary name, and give it its own; None: unless something has that already."""
         path = Path(self._folders.path(name))
         with self._explained("write", path):
-            temporary, descriptor = self._create_temporary(_folder_of(name))
+            temporary, descriptor = self._create_temporary(_folder_of(name), path.parent)
             try:
                 status = _write_synced(descriptor, parts)
                 ours = _publish(temporary, path) if give_name is None else bool(give_name(temporary, path))
@@ -135,7 +136,11 @@ class LocalStorage:
     def entry(self, name: str) -> Entry:
         path = self._folders.path(name)
         with self._explained("look at", path):
-            status = _status_of(name, path)
+            status = os.lstat(path)
+            if stat.S_ISLNK(status.st_mode):  # to a file, see above
+                status = Path(path).stat()
+            if not stat.S_ISREG(status.st_mode):
+                _refuse_other_kinds(name, status)
             return Entry(name, status.st_size, status.st_mtime_ns)
 
     def delete(self, name: str) -> None:
@@ -174,11 +179,13 @@ class LocalStorage:
         if linked:
             path = path if _is_data(name) else self._document(name, path)
             status = Path(path).stat()
-        _refuse_other_kinds(name, status)
+        if not stat.S_ISREG(status.st_mode):
+            _refuse_other_kinds(name, status)
         descriptor = os.open(path, _READING if linked else _READING | os.O_NOFOLLOW)
         try:
             status = os.fstat(descriptor)
-            _refuse_other_kinds(name, status)
+            if not stat.S_ISREG(status.st_mode):
+                _refuse_other_kinds(name, status)
         except BaseException:
             os.close(descriptor)
             raise
@@ -197,13 +204,14 @@ class LocalStorage:
             with suppress(KeyError):  # another thread was faster
                 self._folders.sync(self._unsynced.pop())
 
-    def _create_temporary(self, folder: str) -> tuple[Path, int]:
+    def _create_temporary(self, folder: str, path: Path) -> tuple[Path, int]:
         """Create a file in a folder that others may make or remove at the same time, until there is one in it."""
-        temporary = Path(self._folders.path(folder)) / f"{TEMPORARY_PREFIX}{uuid.uuid4().hex}"
+        temporary = path / f"{TEMPORARY_PREFIX}{uuid.uuid4().hex}"
         started, pause_s = time.monotonic(), _FIRST_PAUSE_S
-        modes = self._folders.modes()
+        modes: Modes | None = None
         while True:
             try:
+                modes = self._folders.modes()  # looks whether the store is still there
                 self._folders.make(folder, modes)
                 descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o666)
                 break
@@ -345,20 +353,10 @@ def _is_temporary(name: str) -> bool:
     return name.rpartition("/")[2].startswith(TEMPORARY_PREFIX)
 
 
-def _status_of(name: str, path: str) -> os.stat_result:
-    """Look at a regular file, or at the one that a link leads to."""
-    status = os.lstat(path)
-    if stat.S_ISLNK(status.st_mode):
-        status = Path(path).stat()
-    _refuse_other_kinds(name, status)
-    return status
-
-
-def _refuse_other_kinds(name: str, status: os.stat_result) -> None:
+def _refuse_other_kinds(name: str, status: os.stat_result) -> NoReturn:
     if stat.S_ISDIR(status.st_mode):
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
-    if not stat.S_ISREG(status.st_mode):
-        raise CorruptStoreError(name, "expected a file, found a FIFO, socket or device")
+    raise CorruptStoreError(name, "expected a file, found a FIFO, socket or device")
 
 
 def _content(name: str, descriptor: int, size_bytes: int) -> bytes:
@@ -372,7 +370,7 @@ def _content(name: str, descriptor: int, size_bytes: int) -> bytes:
 
 def _entries_in(folder: str, path: str) -> list[Entry]:
     with os.scandir(path) as found:
-        return sorted(entry for item in found if (entry := _entry_of(folder, item)) is not None)
+        return sorted([entry for item in found if (entry := _entry_of(folder, item)) is not None])
 
 
 def _entry_of(folder: str, item: os.DirEntry[str]) -> Entry | None:

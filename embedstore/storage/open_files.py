@@ -82,16 +82,13 @@ class OpenFiles:
 
     def _opened(self, name: str, size_bytes: int) -> Blob:
         try:
-            return self._open(name, size_bytes)
+            return self._storage.open(name, size_bytes, mapped=self._mapped)
         except StorageError as error:
             if not _too_many_are_open(error):
                 raise
         with self._lock:  # something else in this process has many open
             self._most = max(_FEWEST, len(self._blobs) // 2)
             self._let_go(len(self._blobs) // 2)
-        return self._open(name, size_bytes)
-
-    def _open(self, name: str, size_bytes: int) -> Blob:
         return self._storage.open(name, size_bytes, mapped=self._mapped)
 
     def _let_go(self, most: int) -> None:

@@ -5,7 +5,7 @@ rows are read with one request when the gap between them takes less time than th
 connection. Object stores answer in 20 to 50 ms and give one connection 10 to 90 MB/s, which makes 0.2 to 4.5 MB; a
 server on the loopback of our machine 4 ms and 400 MB/s, which makes 1.6 MB. `GAP_BYTES` lies between.
 
-A server may not know ranges, or stop to know them (another machine behind the same name). A file that is wanted in
+A server may not know ranges, or no longer know them (another machine behind the same name). A file that is wanted in
 ranges is then fetched whole, once, into a temporary file without a name, and mapped from there for as long as it is
 open: the disk bounds it, not the memory.
 """

@@ -1,22 +1,18 @@
-"""What is going to be removed from a space: documents in `spaces/<id>/gc/`, a new one in each collection.
+"""The log of a space: its commits, which of them are live, how one is added, and which files will be removed.
 
-A file is removed only after it stood condemned for a while, by the storage's clock, and if nothing has come to need
-it since. A writer looks here before and after it publishes a commit, so that no commit relies on what is about to go.
+Readers, checks, collectors, copies and the index for web servers all read commits here, so that they agree on what is
+live. A commit that cannot be read is reported to them, never left out silently; each decides what to do about it.
 
-The log of a space: its commits as they lie in `commits/`, which of them are live, and how one is added.
+A collector *condemns* files before it removes them: it names them in a document in `spaces/<id>/gc/`, a new one in each
+collection, and removes them a grace period later, if nothing has come to need them since. Nobody can distinguish a slow
+writer from a crashed one, so a writer checks whether its files are condemned or gone, before its commit and after it:
 
-Readers, checks, collectors, copies and the index for web servers all read it here, so that they agree on what is live.
-What to do about a commit that cannot be read is for each of them to decide: it is reported, never left out silently.
-
-What a crashed writer left is collected some day, and nobody can tell a slow writer from a crashed one. So a writer
-looks whether its files are condemned, or gone already, before its commit and after it:
-
-- condemned before: they are written again under another name, and there is no commit yet;
-- condemned after, or between: the collector may have listed the commits before ours was there, so ours is taken back,
-  which nobody was told of, and all is written again;
+- condemned before: they are written again under another name; there is no commit yet;
+- condemned after, or between: the collector may have listed the commits before ours was there, so ours, which has not
+  been acknowledged, is taken back, and everything is written again;
 - there, and not condemned after: a collector that condemns them from now on lists the commits later, and finds ours.
 
-All of this needs names that were never used before, see docs/design/0004.
+All of this requires names that were never used before, see docs/design/0004.
 """
 
 from __future__ import annotations

@@ -12,13 +12,14 @@ import hashlib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal, cast, get_args
 
 import numpy as np
 
 from embedstore.errors import CorruptStoreError, FormatVersionError, InputError
 from embedstore.identity import Recipe, recipe_id
-from embedstore.records import Canaries
+from embedstore.records import Canaries, not_finite
 from embedstore.storage.listing import ROOT_NAME
 from embedstore.storage.protocol import Storage
 from embedstore.strict_json import (
@@ -179,9 +180,10 @@ def _canaries(document: Mapping[str, Any], dim: int) -> Canaries:
     encoded = field(document, "vectors_float32_base64", str)
     vectors = np.frombuffer(base64.b64decode(encoded, validate=True), dtype="<f4")
     sequences = tuple(typed("canary", each, str) for each in field(document, "sequences", list))
-    if not np.isfinite(vectors).all():
+    vectors = vectors.reshape(len(sequences), dim)
+    if len(not_finite(vectors)):
         raise ValueError("canaries: expected finite values, found others")
-    return Canaries(sequences, vectors.reshape(len(sequences), dim))
+    return Canaries(sequences, vectors)
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,7 +221,7 @@ _COMMIT_FIELDS = frozenset(
 )
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Commit:
     """`spaces/<space id>/commits/<sha256>.json`: makes one segment part of its space."""
 
@@ -265,7 +267,7 @@ class Commit:
             }
         )
 
-    @property
+    @cached_property
     def id(self) -> str:
         """SHA-256 of the document, which is its name."""
         return hashlib.sha256(self.to_bytes()).hexdigest()

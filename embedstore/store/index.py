@@ -95,17 +95,18 @@ class KeyIndex:
         if self.file is not None:
             with suppress(FileNotFoundError):  # replaced by a newer one; what is mapped or in memory stays right
                 self.file.bytes(0, 0)
+        count = len(self.prefix)
         numbers = np.full(len(keys), -1, np.int64)
         rows = np.zeros(len(keys), np.int64)
-        if not len(self) or not len(keys):
+        if not count or not len(keys):
             return numbers, rows
         prefixes = key_prefixes(keys)
         pending = prefixes.argsort()  # neighbours share pages
         wanted = prefixes[pending]
         places = self.prefix.searchsorted(wanted)
         while len(pending):
-            inside = np.minimum(places, len(self) - 1)
-            alike = (self.prefix[inside] == wanted) & (places < len(self))
+            inside = np.minimum(places, count - 1)
+            alike = (self.prefix[inside] == wanted) & (places < count)
             pending, places, wanted = pending[alike], places[alike], wanted[alike]
             number, row = self.segment[places].astype(np.int64), self.row[places].astype(np.int64)
             same = np.zeros(len(pending), np.bool_)

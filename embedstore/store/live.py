@@ -1,10 +1,10 @@
-"""The live segments of a space: `SpaceView` is one moment of them, `LiveView` the moment that is looked up in now.
+"""The live segments of a space: `SpaceView` is their state at one moment, `LiveView` follows what others publish.
 
-Of a key that several segments hold, the oldest segment's row is the one that is found.
+If several segments hold a key, the row in the oldest of them is read.
 
-Others publish, merge and remove at any time, and a listing may be older than a commit. So a commit that was there is
-gone only if asking for it says so; and where a file has vanished that was live when the space was listed, it is listed
-again, and the question is asked again.
+Others publish, merge and remove at any time, and a listing may be older than a commit. So a commit that was seen before
+is gone only if it cannot be read either; and if a file that was live when the space was listed has vanished, the space
+is listed again and the look-up repeated.
 
     Space.contains → LiveView.ask → SpaceView.find → KeyIndex.find → Segment.gather → Blob.rows
 """
@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from embedstore.errors import CorruptStoreError, StorageError
 from embedstore.records import KEY_BYTES, Keys
 from embedstore.storage.open_files import OpenFiles
-from embedstore.storage.protocol import Storage, empty_rows, side_by_side
+from embedstore.storage.protocol import Entry, Storage, empty_rows, side_by_side
 from embedstore.store.commits import CommitLog, in_age, replaced_by
 from embedstore.store.documents import Commit
 from embedstore.store.index import KeyIndex, Places, build_index, by_value, is_index, open_index
@@ -54,7 +54,7 @@ class SpaceView:
         self._uncovered = [segment for segment in self.segments if segment.commit_id not in covered]
         self.delta = build_index(self._uncovered)
         self._base_ranks, self._delta_ranks = (
-            np.array([*(ranks[segment.commit_id] for segment in some), -1], np.int64)  # the last is that of number -1
+            np.array([ranks[segment.commit_id] for segment in some] + [-1], np.int64)  # the last is that of number -1
             for some in (self._covered, self._uncovered)
         )
 
@@ -199,11 +199,11 @@ class LiveView:
                     return
             self._view = self._loaded(self._view)
 
-    def index_with(self, view: SpaceView, index: KeyIndex) -> None:
+    def index_with(self, view: SpaceView, index: KeyIndex, published: Entry | None) -> None:
         """Look up through an index over all of a view from now on: as published, else as it is in memory."""
         with self._lock:
             if self._view is view:  # as published it is mapped, and its memory can be given back
-                self._view = SpaceView(view.segments, self._open_base(set(index.commits)) or index)
+                self._view = SpaceView(view.segments, (published and self._opened(published)) or index)
 
     def ask(self, question: Callable[Concatenate[SpaceView, P], T], *given: P.args, **named: P.kwargs) -> T:
         """Ask the current view; where a file has vanished since it was made, a new one.
@@ -265,12 +265,14 @@ class LiveView:
             raise self._damage(error) from error
 
     def _load(self, before: SpaceView | None) -> SpaceView:
-        """List what is committed, and make the view of it."""
-        listed = self._listed()
-        for commit in self._known.keys() - listed:
+        """List what is committed, or pinned, and may be trusted, and make the view of it."""
+        listed: Set[str] = self._log.ids() if self.pinned is None else self.pinned
+        trusted = self._signatures.trusted(listed)
+        self.ignored_commits = len(listed) - len(trusted)
+        for commit in self._known.keys() - trusted:
             if not self._log.is_there(commit):
                 del self._known[commit]
-        found = self._log.read(listed - self._known.keys())
+        found = self._log.read(trusted - self._known.keys())
         for error in found.unreadable.values():  # what it replaces is not known, so neither is what is live
             raise error
         self._known.update((name, self._segment(name, commit)) for name, commit in found.readable.items())
@@ -287,13 +289,6 @@ class LiveView:
         base = base or self._open_base(set(live))
         return SpaceView([self._known[commit] for commit in ordered], base)
 
-    def _listed(self) -> Set[str]:
-        """Return the commits to read: those that are listed, or pinned, and may be trusted."""
-        listed: Set[str] = self._log.ids() if self.pinned is None else self.pinned
-        trusted = self._signatures.trusted(listed)
-        self.ignored_commits = len(listed) - len(trusted)
-        return trusted
-
     def _segment(self, commit_id: str, commit: Commit) -> Segment:
         return Segment(self._files, self._folder, commit_id, commit, self._row_bytes)
 
@@ -305,8 +300,12 @@ class LiveView:
             return None
         for entry in reversed(entries):
             if is_index(entry.name[len(self._folder) :]):
-                with suppress(CorruptStoreError, StorageError, FileNotFoundError):
-                    index = open_index(self._storage, entry.name, entry.size_bytes)
-                    if set(index.commits) <= live:
-                        return index
+                index = self._opened(entry)
+                if index is not None and set(index.commits) <= live:
+                    return index
+        return None
+
+    def _opened(self, entry: Entry) -> KeyIndex | None:
+        with suppress(CorruptStoreError, StorageError, FileNotFoundError):
+            return open_index(self._storage, entry.name, entry.size_bytes)
         return None

@@ -1,18 +1,17 @@
-"""Rows on their way into a segment: sorted by key, checksummed while they pass by, their files digested.
+"""Writing segments: rows are sorted by key, checksummed, and digested on their way into files of one of two layouts.
 
-A segment as a Zarr v3 group: any zarr reader opens it, and each chunk file is raw rows plus a CRC-32C.
+*Zarr*, a v3 group: any Zarr reader opens it, and each chunk file is raw rows plus a CRC-32C.
 
     data/<nonce>/zarr.json
     data/<nonce>/<array>/zarr.json
     data/<nonce>/<array>/c/<chunk>/0        (`row_crc` has one dimension: c/<chunk>)
 
-Chunks hold at most 256 MiB. All chunks of an array have one size, as Zarr wants it; it is chosen so that less than a
-row a chunk is padding.
+Chunks hold at most 256 MiB. All chunks of an array have the same size, as Zarr requires; it is chosen so that padding
+takes less than one row per chunk.
 
-A segment as one HDF5 file of three contiguous datasets: one inode, for file systems that count them.
-
-The HDF5 library lays out an empty file with the space of the datasets reserved; its metadata and our rows are then
-streamed together into the store. So no dataset is held twice, and HDF5 never touches a file of the store.
+*HDF5*, one file of three contiguous datasets: one inode, for file systems that limit their number. The HDF5 library
+writes a temporary file in which the space of the datasets is only reserved; its metadata and our rows are then streamed
+together into the store. So no dataset is held twice, and HDF5 never opens a file of the store.
 """
 
 from __future__ import annotations

@@ -1,16 +1,16 @@
-"""Keys that commits are signed with: Ed25519 keys as `ssh-keygen -t ed25519` makes them.
+"""Signatures of commits: the keys that sign, the members who are trusted, and which commits they have signed.
 
-The members of a lab stand in a file in the style of OpenSSH's `authorized_keys`, a line each: `ssh-ed25519 AAAA… name`.
-`cryptography` is imported only when something is signed or a signature is checked.
+Keys are Ed25519 keys as `ssh-keygen -t ed25519` makes them. A file in the style of OpenSSH's `authorized_keys` lists
+the members of a lab, one per line: `ssh-ed25519 AAAA… name`. `cryptography` is imported only when something is signed
+or a signature is checked.
 
-Signatures of commits: a reader that requires them goes by what members have published, whatever else lies there.
+A commit names its files by their SHA-256 and is itself named by its own, so a signature of that name vouches for every
+byte of the segment. It is a document of its own, `spaces/<id>/signatures/<commit>.<fingerprint of the key>.json`,
+written before the commit: nobody ever sees a commit whose signature is still to come.
 
-A commit names its files by their SHA-256 and is named by its own, so who signs that name vouches for every byte of the
-segment. The signature is a document of its own, `spaces/<id>/signatures/<commit>.<fingerprint of the key>.json`, and is
-written before its commit: nobody ever sees a signed writer's commit without it.
-
-A copy of a signed segment in another store lies under new names, and so has another commit. Its signatures are those of
-the commit that it is a copy of, under its own name: they vouch for it because the one follows from the other.
+A copy of a signed segment in another store has new file names, and is therefore another commit. It carries the
+signatures of the commit that it was copied from, under its own name; they are valid for it because the signed commit
+can be reconstructed from the copy.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ from embedstore.errors import CorruptStoreError, InputError, MissingEmbeddingErr
 from embedstore.identity import KeysLike, Molecule, Recipe, as_keys, key_text
 from embedstore.records import Canaries, EmbeddingBatch, Keys, Vectors
 from embedstore.storage.open_files import OpenFiles
-from embedstore.storage.protocol import Storage
+from embedstore.storage.protocol import Entry, Storage
 from embedstore.store.commits import CommitLog
 from embedstore.store.documents import Commit, SegmentFormat, SpaceDocument, checked_provenance, space_file
 from embedstore.store.index import KeyIndex, is_index
@@ -76,7 +76,7 @@ class SpaceUpstream(Protocol):
         ...
 
     def settle(self) -> None:
-        """Store in the local store what was found and is to be kept."""
+        """Store in the local store what was found upstream and not stored yet."""
         ...
 
 
@@ -93,7 +93,7 @@ class Space:
     segment_format : how new segments are written.
     pinned : ids of the commits that it consists of, whatever has been published since; None: the live ones.
     trust : who signs what is published, and whose signature what is read must have.
-    is_made : whether the local store has the space; it is made when something is to be stored.
+    is_made : whether the local store has the space; it is made when the first vector is stored.
 
     Attributes
     ----------
@@ -132,30 +132,18 @@ class Space:
         self.signatures = CommitSignatures(storage, self.folder, trust)
         self.name = document.name
         self.recipe: Recipe = document.recipe
+        self.id = document.recipe.id
+        self.dim = document.recipe.dim
+        self.dtype: np.dtype[Any] = np.dtype(document.recipe.dtype)
+        self.molecule: Molecule = document.recipe.molecule
         self.canaries: Canaries = document.canaries
         row_bytes = self.dim * self.dtype.itemsize
         self._live = LiveView(storage, files, self.folder, row_bytes, self.signatures, pinned)
 
     @property
-    def id(self) -> str:
-        return self.recipe.id
-
-    @property
     def ignored_commits(self) -> int:
         """How many commits had no member's signature at the last look, where signatures are required."""
         return self._live.ignored_commits
-
-    @property
-    def dim(self) -> int:
-        return self.recipe.dim
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        return np.dtype(self.recipe.dtype)
-
-    @property
-    def molecule(self) -> Molecule:
-        return self.recipe.molecule
 
     def __len__(self) -> int:
         return self._live.ask(SpaceView.count)
@@ -278,13 +266,19 @@ class Space:
             self.upstream.refresh()
 
     def settle(self) -> None:
-        """Store what was found upstream and is to be kept."""
+        """Store what was found upstream and not stored yet."""
         if self.upstream is not None:
             self.upstream.settle()
 
-    def segments(self) -> tuple[Segment, ...]:
-        """What is live now, older first."""
-        self.refresh()
+    def segments(self, *, refresh: bool = True) -> tuple[Segment, ...]:
+        """What is live now, older first.
+
+        Parameters
+        ----------
+        refresh : look what others have committed; False: as it was known last, for callers who have just looked.
+        """
+        if refresh:
+            self.refresh()
         return self._live.current.segments
 
     def sources(self, keys: KeysLike) -> list[Segment]:
@@ -392,9 +386,10 @@ class Space:
         if not uncovered or (large and few) or self._live.pinned is not None:
             return
         view, index = self._live.ask(lambda view: (view, view.merged_index()))
+        published = None
         with suppress(StorageError, FileNotFoundError):  # the latter: collected while it was written
-            self._publish_index(index)
-        self._live.index_with(view, index)
+            published = self._publish_index(index)
+        self._live.index_with(view, index, published)
 
     def info(self) -> SpaceInfo:
         """Count rows, bytes and segments, and add up what the commits say they cost."""
@@ -450,14 +445,15 @@ class Space:
         labels = [key_text(key.tobytes()) for key in keys[rows]]
         return MissingEmbeddingError(self.name, labels, requested=len(keys))
 
-    def _publish_index(self, index: KeyIndex) -> None:
+    def _publish_index(self, index: KeyIndex) -> Entry:
         folder = f"{self.folder}index/"
         listed = [entry.name for entry in self.storage.list(folder)]
         older = [name for name in listed if is_index(name[len(self.folder) :])]
         newest = max((segment.commit.created_ns for segment in self._live.current.segments), default=0)
-        self.storage.write(f"{folder}{newest:020d}-{uuid.uuid4().hex}.idx", index.parts())
+        written = self.storage.write(f"{folder}{newest:020d}-{uuid.uuid4().hex}.idx", index.parts())
         for name in older:
             self.storage.delete(name)
+        return written
 
     def _refuse_other_shape(self, batch: EmbeddingBatch) -> None:
         dim, dtype = batch.vectors.shape[1], batch.vectors.dtype

@@ -192,7 +192,7 @@ class SpaceStore:
         Parameters
         ----------
         recipe : of the space.
-        name : what it is to be called; checked against the names that are taken here, not upstream.
+        name : of the space; checked against the names that are taken here, not upstream.
 
         Raises
         ------
@@ -216,7 +216,7 @@ class SpaceStore:
         Parameters
         ----------
         recipe : what determines the vectors.
-        name : what it is to be called.
+        name : of the space.
         canaries : sequences with their vectors, by which the model is recognised later.
 
         Raises
@@ -243,7 +243,7 @@ class SpaceStore:
 
         Parameters
         ----------
-        space : where it is to be stored; None: in a space that is not there yet.
+        space : where vectors will be stored; None: in a space that is not there yet.
 
         Raises
         ------

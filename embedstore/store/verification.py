@@ -22,6 +22,7 @@ from embedstore.errors import (
     StorageError,
     StoreError,
 )
+from embedstore.records import not_finite
 from embedstore.storage.listing import INDEX_NAME, ROOT_NAME, WebIndex
 from embedstore.storage.local import TEMPORARY_PREFIX
 from embedstore.storage.open_files import OpenFiles
@@ -33,7 +34,7 @@ from embedstore.store.pins import Pin, is_pin
 from embedstore.store.segment_files import as_strings
 from embedstore.store.segments import Segment
 from embedstore.store.signing import NO_TRUST, CommitSignatures, Members, Trust, signature_files
-from embedstore.strict_json import canonical, parsed, well_formed
+from embedstore.strict_json import canonical, facts, parsed, well_formed
 
 NOT_CANONICAL = "it is not in canonical form (its rows can be read, and it stays)"
 _PIECE_BYTES = 16 << 20
@@ -77,16 +78,9 @@ class VerifyReport:
                 self.refused.add(file)
 
     def to_json(self) -> dict[str, Any]:
-        return {
-            "clean": self.clean,
-            "deep": self.deep,
-            "problems": [problem._asdict() for problem in self.problems],
-            "orphans": self.orphans,
-            "unchecked": [problem._asdict() for problem in self.unchecked],
-            "checked_files": self.checked_files,
-            "checked_bytes": self.checked_bytes,
-            "signatures": self.signatures,
-        }
+        document = facts(self)
+        del document["refused"]  # they are among the problems
+        return {"clean": self.clean, **document}
 
 
 def verify(storage: Storage, *, deep: bool = False, members: Members | None = None) -> VerifyReport:
@@ -347,7 +341,7 @@ class _SpaceCheck:
         for start in range(0, len(segment), step):
             rows = np.arange(start, min(start + step, len(segment)))
             vectors = segment.read_rows(rows, keys[rows]).view(dtype.newbyteorder("<"))
-            if not np.isfinite(vectors).all():
+            if len(not_finite(vectors)):
                 self._problem(segment.commit.arrays["vectors"][0].file, "it has vectors that are not finite")
                 break
 

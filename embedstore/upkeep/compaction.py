@@ -187,7 +187,8 @@ def tend(space: Space) -> CompactReport | None:
 
     For the end of a fill. A member who may not write or delete leaves it to others.
     """
-    small = [segment for segment in space.segments() if segment.commit.size_bytes < SMALL_BYTES]
+    live = space.segments(refresh=False)  # the fill has just looked
+    small = [segment for segment in live if segment.commit.size_bytes < SMALL_BYTES]
     if len(small) <= MANY_SMALL_SEGMENTS:
         return None
     try:

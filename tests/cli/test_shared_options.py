@@ -20,7 +20,7 @@ from embedstore_cli.main import app, main
 PROTEINS = Path(__file__).resolve().parents[2] / "examples" / "proteins.faa"
 COMMANDS = typer.main.get_group(app).commands
 MAY_FILL = {"fill", "get", "merge", "train", "evaluate", "predict", "compare"}
-"""`import-classifier` looks models up and computes nothing; `audit`, `tune` and `bench` store nothing."""
+"""`import-classifier` looks models up and computes nothing; `audit`, `selftest`, `tune` and `bench` store nothing."""
 
 
 def options_of(command: str) -> dict[str, Any]:
@@ -119,7 +119,6 @@ def test_an_unknown_option_suggests(command: str, capsys: pytest.CaptureFixture[
 
 
 ADVICE = {
-    ("models/devices.py", "--device"): {"fill", "merge", "train", "evaluate", "predict", "compare"},
     ("classify/splitting.py", "--labels"): {"train", "compare"},
     ("classify/splitting.py", "--ignore-unlabelled"): {"train", "compare"},
     ("classify/splitting.py", "--group-by"): {"prepare"},
@@ -128,7 +127,7 @@ ADVICE = {
     ("comparison/comparing.py", "--models"): {"compare"},
     ("comparison/comparing.py", "--fill"): {"compare"},
     ("comparison/classifiers.py", "--models"): {"compare"},
-    ("doctor/installation.py", "--weights"): {*MAY_FILL, "audit", "tune", "bench", "import-classifier"},
+    ("doctor/installation.py", "--weights"): {*MAY_FILL, "audit", "tune", "bench", "selftest", "import-classifier"},
     ("doctor/storage.py", "--upstream"): MAY_FILL,
     ("doctor/storage.py", "--pull-through"): MAY_FILL,
     ("features/schema.py", "--models"): {"merge", "train", "evaluate", "predict"},
@@ -136,7 +135,8 @@ ADVICE = {
     ("filling/intake.py", "--any-molecule"): {"fill", "get", "audit"},
     ("filling/target.py", "--name"): {"fill", "get", "audit"},
     ("library.py", "--store"): set(COMMANDS) - {"init", "models", "tune", "bench", "cache", "completion", "prepare"},
-    ("models/resolution.py", "--weights"): {*MAY_FILL, "audit", "tune", "bench", "import-classifier"},
+    ("models/devices.py", "--device"): {*MAY_FILL, "audit", "tune", "bench", "selftest"},
+    ("models/resolution.py", "--weights"): {*MAY_FILL, "audit", "tune", "bench", "selftest", "import-classifier"},
     ("store/commits.py", "--grace"): {"gc"},
     ("store/signing.py", "--sign-with"): {*MAY_FILL, "push", "pull", "sync", "compact", "verify", "rm"},
     ("store/store.py", "--upstream"): MAY_FILL,

@@ -36,7 +36,7 @@ def test_two_models_alone_and_together(samples: Path, tmp_path: Path, capsys: py
     found = json.loads(capsys.readouterr().out)
     assert found == json.loads((tmp_path / "report" / "comparison.json").read_text(encoding="utf-8"))
     assert [some["dim"] for some in found["sets"]] == [136, 420, 556]
-    by_base, by_residue = (space["seconds_per_letter"] for space in found["spaces"])
+    by_base, by_residue = (space["seconds_per_residue"] for space in found["spaces"])
     assert found["sets"][2]["seconds_per_residue"] == pytest.approx(3 * by_base + by_residue)
     assert main([*arguments, "-o", str(tmp_path / "report")]) == 0
     captured = capsys.readouterr()

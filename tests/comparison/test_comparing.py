@@ -141,7 +141,7 @@ def test_a_test_part_is_what_sets_are_tested_on_if_one_is_wanted(reading: Readin
 def test_what_is_missing_in_one_space_is_left_out_of_all_and_said(reading: Reading, tmp_path: Path) -> None:
     found = compare(labelled_samples(), ["good", "part"], reading, tmp_path / "report", QUICK, seeds=1).document
     assert found["samples"] == COUNT - 2 * OF_EACH
-    assert found["left_out"] == {"samples": 2 * OF_EACH, "lacked_by_space": {"good": 0, "part": 2 * OF_EACH}}
+    assert found["left_out"] == {"samples": 2 * OF_EACH, "missing_by_space": {"good": 0, "part": 2 * OF_EACH}}
     groups = [name for names in found["splits"][0]["groups"].values() for name in names]
     assert sorted(groups) == sorted(f"genome{number}" for number in range(2, GROUPS))
     page = (tmp_path / "report" / "comparison.html").read_text(encoding="utf-8")

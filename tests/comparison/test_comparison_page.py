@@ -29,7 +29,7 @@ def document(sets: Mapping[str, float], low: float | None, high: float | None) -
     return {
         "samples": 100,
         "samples_of": "samples.tsv",
-        "left_out": {"samples": 0, "lacked_by_space": {}},
+        "left_out": {"samples": 0, "missing_by_space": {}},
         "labels": ["host", "phage", "virus", "none"],
         "options": {"head": "linear"},
         "intervals": {"level": 0.95, "replicates": 300, "of": "groups"},

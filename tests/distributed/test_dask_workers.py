@@ -7,21 +7,23 @@ import logging
 import os
 import signal
 import stat
+import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from toy_workers import Toy, content, counts, proteins, records, toy_target
+from toy_workers import RECIPE, Toy, content, counts, proteins, records, toy_target
 
 from embedstore.distributed import DaskCluster, DaskScheduler, dask_workers, fill_with_workers, read_cluster_file
 from embedstore.errors import InputError, MissingDependencyError, WorkerError
-from embedstore.filling import fill
+from embedstore.filling import FillOptions, fill
 from embedstore.library import Store
 from embedstore_cli.main import main
 
@@ -116,6 +118,64 @@ def test_a_sequence_of_which_dask_workers_die_is_isolated(store: Store) -> None:
         ("r4", "2 times the worker that computed it died, and 1 more after it")
     ]
     assert len(content(store)[0]) == 3
+
+
+CLAIM = """
+import sys
+from dataclasses import replace
+from toy_workers import RECIPE
+from embedstore.distributed import working
+from embedstore.distributed.working import Job
+from embedstore.filling.committing import SegmentLimits
+
+working.gpu_names = lambda: ["first", "second"]
+job = Job("store", replace(RECIPE, weights_sha256="0" * 64), "toy", None, sys.argv[1] or None, SegmentLimits())
+print(working.with_own_gpu(working.with_own_gpu(job)).device, flush=True)
+sys.stdin.read()
+"""
+
+
+@contextmanager
+def worker_with_two_gpus(folder: Path, wish: str = "") -> Iterator[str]:
+    """A process that sees two GPUs, as all of its machine do; gives the device that it takes, until it is killed."""
+    path = os.pathsep.join([str(Path(__file__).parent), *sys.path])
+    with subprocess.Popen(
+        [sys.executable, "-c", CLAIM, wish],
+        env={**os.environ, "TMPDIR": str(folder), "PYTHONPATH": path},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        yield process.stdout.readline().strip()
+        process.kill()
+
+
+def test_workers_of_one_machine_get_a_gpu_each(tmp_path: Path) -> None:
+    with worker_with_two_gpus(tmp_path) as first:
+        with worker_with_two_gpus(tmp_path, "cuda") as second, worker_with_two_gpus(tmp_path) as third:
+            assert (first, second) == ("cuda:0", "cuda:1")
+            assert third in ("cuda:0", "cuda:1")  # there is no other
+        with worker_with_two_gpus(tmp_path) as after_the_second:
+            assert after_the_second == "cuda:1"
+
+
+@pytest.mark.parametrize("wish", ["cpu", "cuda:1"])
+def test_a_device_that_was_chosen_is_kept(wish: str, tmp_path: Path) -> None:
+    with worker_with_two_gpus(tmp_path, wish) as found:
+        assert found == wish
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_task_of_a_gpu_travels_without_a_warning(store: Store) -> None:
+    """Dask warns of messages of more than 10 MB; warnings are errors here."""
+    long = ["M" * 12_000_000 + sequence for sequence in SEQUENCES[:2]]
+    toy = Toy(recipe=replace(RECIPE, weights_sha256="0" * 64), scale=1e-3)
+    options = FillOptions(device="cpu")
+    with running_cluster() as cluster:
+        workers = DaskScheduler(cluster.scheduler_address)
+        report = fill_with_workers(records(long), toy_target(store, toy), workers, options)
+    assert (report.unique, report.computed, report.failed) == (2, 2, ())
 
 
 def test_what_a_dask_worker_cannot_do_is_reported(store: Store) -> None:

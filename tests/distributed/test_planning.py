@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -54,6 +55,27 @@ def test_the_size_follows_what_workers_reach() -> None:
     first = plan.next()
     assert first is not None
     assert first.pack.residues == 2 * TASK_SECONDS
+
+
+def first_task(rate: float, workers: int, sequences: int, length: int) -> Task:
+    plan = TaskPlan(rate, workers)
+    plan.add([number.to_bytes(4, "big") for number in range(sequences)], [bytes(length)] * sequences)
+    assert not plan.scarce
+    task = plan.next()
+    assert task is not None
+    return task
+
+
+@pytest.mark.parametrize(("rate", "length"), [(300_000.0, 350), (2_000_000.0, 500)])
+def test_tasks_of_a_gpu_are_as_long_as_others(rate: float, length: int) -> None:
+    """Proteins at 0.3 and DNA at 2 million residues or bases a second; what a worker is asked for is seconds."""
+    task = first_task(rate, 1, int(2.5 * rate * TASK_SECONDS / length), length)
+    assert task.pack.residues == pytest.approx(rate * TASK_SECONDS, rel=0.01)
+
+
+def test_tasks_of_very_many_gpus_fit_into_the_memory_of_the_one_that_hands_them_out() -> None:
+    task = first_task(2_000_000.0, 64, 6000, 100_000)
+    assert task.pack.residues * 2 * 64 <= 512 << 20
 
 
 def test_a_task_that_was_put_back_comes_first() -> None:

@@ -15,6 +15,7 @@ BEFORE: Mapping[str, str] = {
         cp proteins.faa examples/proteins.faa
     """,
     "docs/guide/classify.md": "embedstore prepare virus=genomes/virus host=genomes/host -o other",
+    "docs/guide/compare.md": "embedstore prepare virus=genomes/virus host=genomes/host -o others",
     "docs/guide/dnabert_s.md": "mv dnabert_checkpoint my-dnabert",
     "docs/guide/features.md": """
         embedstore prepare virus=genomes/virus host=genomes/host -o samples
@@ -35,6 +36,9 @@ BEFORE: Mapping[str, str] = {
         embedstore init lab-store
         embedstore fill proteins.faa --model fastesm2_650
         embedstore fill proteins.faa --model esm2_t6_8m
+        embedstore fill proteins.faa --model aac_dpc
+        embedstore fill genomes --model tnf
+        cp new.faa withdrawn.faa
     """,
 }
 """What a page takes for granted that a reader has done before, as lines of a shell."""

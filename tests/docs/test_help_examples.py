@@ -53,6 +53,7 @@ BEFORE: Mapping[str, tuple[str, ...]] = {
     "publish-index": (_SHARED.format(place="/var/www/embeddings"),),
     "verify": (_FILLED,),
     "audit": ("embedstore fill proteins.faa -m esm2_t33_650m",),
+    "selftest": (_WEIGHTS,),
     "compact": (_FILLED,),
     "gc": (_FILLED,),
     "pin": (_FILLED,),
@@ -66,11 +67,13 @@ ANSWERED: Mapping[str, str] = {"embedstore rm --sequences withdrawn.faa": " --ye
 """What asks a person before it goes on -> how the question is answered."""
 
 NOT_RUN: Mapping[str, str] = {
+    "embedstore selftest --device cuda": "needs a GPU",
     "tune": "measures this machine for minutes; tests/measuring does it in short",
     "bench": "measures this machine for minutes; tests/measuring does it in short",
 }
+"""Commands, or examples, that are not run -> why."""
 
-_LONG = frozenset({"train", "evaluate", "predict", "compare"})
+_LONG = frozenset({"train", "evaluate", "predict", "compare", "selftest"})
 
 
 def cases() -> list[Any]:
@@ -79,6 +82,7 @@ def cases() -> list[Any]:
         for name, examples in EXAMPLES.items()
         if name not in NOT_RUN
         for example in examples
+        if example not in NOT_RUN
     ]
 
 

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -31,15 +32,17 @@ from embedstore.filling import (
     SegmentLimits,
     SpaceTarget,
     canaries,
+    computing,
     fill,
     find_target,
-    local,
     pool,
 )
 from embedstore.library import Store
 from embedstore.models.embedder import Embedded, Model
 from embedstore.models.resolution import ModelOptions
 from embedstore.records import Record, Rejection
+from embedstore.storage.local import LocalStorage
+from embedstore.storage.protocol import Entry
 
 SEQUENCES = proteins(60)
 
@@ -222,7 +225,7 @@ def test_no_space_is_made_when_there_is_nothing_to_compute(store: Store) -> None
 
 
 def test_what_others_commit_meanwhile_is_not_computed(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(local, "REFRESH_S", 0.0)
+    monkeypatch.setattr(computing, "REFRESH_S", 0.0)
     other = Store.open(store.location)
 
     def someone_else_fills(call: int, _: Sequence[bytes]) -> None:
@@ -394,3 +397,26 @@ def test_a_space_that_somebody_made_faster_is_compared_with_its_own_canaries(sto
     fill(records(SEQUENCES[:5]), toy_target(Store.open(store.location), ToyEmbedder()))
     with pytest.raises(CanaryError, match="does not reproduce"):
         fill(records(SEQUENCES), target)
+
+
+class _Listed(LocalStorage):
+    """Notes what is listed."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.folders: list[str] = []
+
+    def list(self, folder: str) -> list[Entry]:
+        self.folders.append(folder.rstrip("/").rpartition("/")[2])
+        return super().list(folder)
+
+
+def test_a_fill_lists_commits_to_look_up_and_before_and_after_it_writes(tmp_path: Path) -> None:
+    Store.open(tmp_path / "store", create=True).fill(["MKV"], model="aac_dpc")
+    storage = _Listed(tmp_path / "store")  # on an object store each of these is a request
+    Store(storage).fill(["MKVW"], model="aac_dpc")
+    counts = Counter(storage.folders)
+    assert (counts["spaces"], counts["commits"], counts["gc"], counts["index"]) == (1, 3, 2, 2)
+    storage.folders.clear()
+    Store(storage).fill(["MKVW"], model="aac_dpc")
+    assert Counter(storage.folders) == {"spaces": 1, "commits": 1, "index": 1, "data": 1}

@@ -27,7 +27,7 @@ from toy_model import ToyEmbedder, proteins, records, toy_target
 from embedstore.errors import EmbedStoreError
 from embedstore.filling import FillOptions, SegmentLimits, fill
 from embedstore.library import Store
-from embedstore.store import local
+from embedstore.storage import local
 
 publish, number = local._publish, itertools.count()
 

@@ -43,7 +43,7 @@ def test_tune_prints_the_curve_and_keeps_the_choice(capsys: pytest.CaptureFixtur
     assert embedder.pack_residues == chosen["pack_tokens"]
     assert found["kept_in"] == str(kept_file())
     assert (found["dtype"], found["workload"]) == ("float32", "the input")
-    assert {"pack_tokens", "workers", "threads", "letters_per_second", "fits", "default"} < set(chosen)
+    assert {"pack_tokens", "workers", "threads", "residues_per_second", "fits", "default"} < set(chosen)
 
 
 def test_tune_writes_a_table(capsys: pytest.CaptureFixture[str]) -> None:
@@ -61,16 +61,16 @@ def test_a_built_in_model_has_nothing_to_tune(capsys: pytest.CaptureFixture[str]
 
 def test_bench_compares_with_matrix_products_and_with_a_fill(capsys: pytest.CaptureFixture[str]) -> None:
     found = run_json(capsys, "bench", "--model", ESM, PROTEINS, "--seconds", 0.05)
-    assert found["letters_per_second"] > 0
+    assert found["residues_per_second"] > 0
     assert found["matmul_gflops"] > 0
     assert 0 < found["share_of_matmul"] < 2
     assert found["fill_to_model"] > 0.2
     residues = sum(len(record.sequence.split()) and len(b"".join(record.sequence.split())) for record in records())
-    expected = residues / found["letters_per_second"] * found["fill_to_model"]
+    expected = residues / found["residues_per_second"] * found["fill_to_model"]
     assert found["input"] == {
         "records": 14,
         "unique": 14,
-        "letters": residues,
+        "residues": residues,
         "projected_seconds": pytest.approx(expected, rel=1e-2),
     }
     assert main(["bench", "--model", str(ESM), str(PROTEINS), "--seconds", "0.01"]) == 0

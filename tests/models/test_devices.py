@@ -8,15 +8,17 @@ from typing import Any
 import pytest
 import torch
 
-from embedstore.errors import InputError, ModelError
+from embedstore.errors import DeviceWarning, InputError, ModelError
 from embedstore.models import devices, packed
 from embedstore.models.checkpoint import Checkpoint, find_checkpoint
 from embedstore.models.devices import pick_device
 from embedstore.models.esm import EsmEncoder, ProteinTokenizer, read_encoder
 from embedstore.models.packed import load_packed
 from embedstore.models.resolution import ModelOptions, resolve
+from embedstore_cli.main import main
 
 ESM = Path(__file__).resolve().parents[1] / "data" / "esm" / "fastesm2_tiny"
+PROTEINS = Path(__file__).resolve().parents[2] / "examples" / "proteins.faa"
 NO_KERNEL = "CUDA error: no kernel image is available for execution on the device\nCompile with `TORCH_USE_CUDA_DSA`"
 
 
@@ -39,8 +41,19 @@ def volta(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("volta")
 def test_without_a_wish_a_gpu_that_does_not_compute_is_left_with_a_warning() -> None:
-    with pytest.warns(RuntimeWarning, match=r"Tesla V100 \(compute capability 7\.0\).*no kernel image.*sm_75 sm_80"):
+    with pytest.warns(DeviceWarning, match=r"Tesla V100 \(compute capability 7\.0\).*no kernel image.*sm_75 sm_80"):
         assert pick_device(None) == torch.device("cpu")
+
+
+@pytest.mark.usefixtures("volta")
+def test_the_command_line_says_in_one_line_that_the_gpu_is_left(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = ["fill", str(PROTEINS), "--model", str(ESM), "--store", str(tmp_path / "store"), "--quiet"]
+    assert main(given) == 0
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("Warning: Not using the GPU: Tesla V100 (compute capability 7.0) failed at a first")
+    assert line.endswith("Computing on the processor.")
 
 
 @pytest.mark.parametrize("name", ["cuda", "cuda:1"])
