@@ -9,16 +9,18 @@ than that of the genomes. Two genomes of 95 % identity share about a third of th
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from embedstore.errors import InputError
 from embedstore.features import Samples
+from embedstore.identity import canonical
 from embedstore.records import Record
 from embedstore.samples.outputs import DNA_NAME
-from embedstore.sequences.intake import records_of
+from embedstore.sequences.in_memory import records_of
 from embedstore.sequences.sketch import Hashes, Sketches, SketchOptions, shared_pairs, sketch_sources
 
 LEAST_CONTAINMENT = 0.1
@@ -47,6 +49,10 @@ class Relative:
         said = f"{self.first} and {self.second} share {self.containment:.0%} of their k-mers"
         one, other = self.labels
         return said if one == other else f"{said}, but one is labelled {one}, the other {other}"
+
+    def to_json(self) -> dict[str, Any]:
+        """The pair as JSON values."""
+        return asdict(self)
 
 
 def find_relatives(
@@ -93,7 +99,7 @@ def _runs(samples: Samples, places: dict[str, int], file: Path) -> Iterator[tupl
             yield name, held
             held = []
         name = group
-        held.append(bytes(record.sequence))
+        held.append(canonical(record.sequence, "dna"))
     if held:
         yield name, held
 

@@ -409,16 +409,32 @@ def _training(classifier: Classifier) -> Section:
             (part, f"{samples:,} samples of {len(split['groups'][part]):,} groups")
             for part, samples in split["samples"].items()
         ],
-        ("groups kept together, as they share a sequence", str(sum(map(len, split["joined_groups"])))),
+        ("groups kept together, as they share a sequence or are relatives", str(sum(map(len, split["joined_groups"])))),
     ]
     parts: list[str | Table | Figures] = [Table((), facts, names=2)]
     if "path" in fit:
         parts.append(Figures((strength_plot(fit["path"], fit["strength"]),)))
     elif "curves" in fit:
         parts.append(Figures((loss_plot(fit["curves"], fit["epochs"]),)))
+    if about.get("relatives"):
+        parts += [_RELATIVES_TEXT, _relatives_table(about["relatives"])]
     if about.get("simple_head"):
         parts.insert(0, simple_head_text(about["simple_head"]))
     return Section("How it was trained", tuple(parts))
+
+
+_RELATIVES_TEXT = (
+    "Groups whose DNA is alike, which were kept on one side; share: of the k-mers of the smaller one. Where the labels "
+    "differ, one may be wrong."
+)
+
+
+def _relatives_table(relatives: Sequence[Mapping[str, Any]]) -> Table:
+    rows = [
+        (one["first"], one["second"], *one["labels"], decimal(one["containment"]))
+        for one in sorted(relatives, key=lambda one: -one["containment"])[:_GROUPS_SHOWN]
+    ]
+    return Table(("group", "relative", "label", "its label", "share"), rows, names=4)
 
 
 def _fit_facts(fit: Mapping[str, Any]) -> list[tuple[str, str]]:
