@@ -54,6 +54,14 @@ Groups = Annotated[
         "--groups", metavar="FILE", help="Table of sample, source or group, and cluster: what a split must not divide."
     ),
 ]
+GroupsOrAuto = Annotated[
+    str | None,
+    typer.Option(
+        "--groups",
+        metavar="FILE|auto",
+        help="Table of sample, source or group, and cluster: what a split must not divide; auto: genomes alike.",
+    ),
+]
 SplitTable = Annotated[
     Path | None,
     typer.Option("--split", metavar="FILE", help="Table of sample, source or group, and part. Default: by group."),
@@ -137,7 +145,7 @@ def train(
     output: Annotated[Path, typer.Option("--output", "-o", metavar="CLASSIFIER", help="Folder to write.")],
     models: Models = None,
     labels: Labels = None,
-    groups: Groups = None,
+    groups: GroupsOrAuto = None,
     split: SplitTable = None,
     head: Head = HeadChoice.linear,
     folds: Folds = 5,
@@ -194,8 +202,10 @@ def train(
         **of_mlp,
     )
     named = names(models)
-    with reading(context, given, named, labels, groups, context.options_of_models(named), fill=fill) as how:
-        report = _trained(context, given, output, choices, how, split)
+    auto = groups == "auto"
+    clusters = None if auto or groups is None else Path(groups)
+    with reading(context, given, named, labels, clusters, context.options_of_models(named), fill=fill) as how:
+        report = _trained(context, given, output, choices, how, split, relatives=auto)
     warn_of_report(report.report_failed, f"The classifier is in {report.output}")
     if context.json:
         write_json(report.to_json())
@@ -216,7 +226,14 @@ def of_head(chosen: HeadChoice, head: HeadChoice, **given: Any) -> dict[str, Any
 
 
 def _trained(
-    context: Context, given: Path, output: Path, choices: TrainOptions, how: Reading, split: Path | None
+    context: Context,
+    given: Path,
+    output: Path,
+    choices: TrainOptions,
+    how: Reading,
+    split: Path | None,
+    *,
+    relatives: bool,
 ) -> TrainReport:
     """Train, and say how it goes on standard error."""
     from embedstore.classify.provenance import Provenance
@@ -228,6 +245,7 @@ def _trained(
         options=choices,
         reading=how,
         split=split,
+        relatives=relatives,
         on_fitted=None if context.quiet else notice,
         on_split=None if context.quiet else lambda parts: notice(_split_line(parts)),
         made=Provenance.now(context.command_line),
@@ -236,7 +254,11 @@ def _trained(
 
 def _split_line(split: Split) -> str:
     parts = ", ".join(f"{part} {len(rows):,} of {len(split.groups[part])} groups" for part, rows in split.rows.items())
-    joined = f"; {len(split.joined)} sets of groups kept together, as they share a sequence" if split.joined else ""
+    joined = (
+        f"; {len(split.joined)} sets of groups kept together, as they share a sequence or are relatives"
+        if split.joined
+        else ""
+    )
     left_out = f"; {split.unlabelled:,} without a label left out" if split.unlabelled else ""
     return f"samples: {parts}{joined}{left_out}"
 

@@ -215,15 +215,13 @@ def _contigs(tested: Assessed) -> Section:
     names = [] if positive is None else ["classes", positive["label"]]
     text = (
         "Sources cut into fragments of one length, each scored from the mean logit and the number of its samples, as "
-        "`predict` scores a sequence; fragments without a sample are not among them. In grey: intervals as below. "
-        "Brier score and ECE with classes balanced; before: the mean of the samples' scores."
+        "predict scores a sequence; fragments without a sample are not among them. In grey: intervals as below."
     )
     header = ["bases", "fragments", "groups", "AUROC", "AUPRC", "recall"]
     if positive is not None:
         precisions = [f"precision at {float(each):.0%}" for each in positive["precision_at_prevalence"]]
         header += ["false positive rate ↓", *precisions]
-    header += ["Brier score ↓", "before", "ECE ↓", "before"]
-    rows = []
+    rows, calibrations = [], []
     for part in contigs:
         one = Assessed(part, tested.scores)
         cells: list[Cell] = [f"{part['length_bases']:,}", f"{part['fragments']:,}", f"{part['groups']:,}"]
@@ -231,11 +229,25 @@ def _contigs(tested: Assessed) -> Section:
         if positive is not None:
             cells.append(decimal(part["positive"]["false_positive_rate"]))
             cells += [decimal(each) for each in part["positive"]["precision_at_prevalence"].values()]
-        for key in ("brier_balanced", "ece_balanced"):
-            cells += [decimal(part[key]), decimal(part["before_calibration"][key])]
         rows.append(cells)
+        calibrations.append([f"{part['length_bases']:,}", *_calibration_cells(part)])
     title = "Contigs by length" if positive is None else f"Contigs by length: {positive['label']}"
-    return Section(title, (text, Table(header, rows)))
+    return Section(title, (text, Table(header, rows), _CALIBRATION_TEXT, Table(_CALIBRATION_HEADER, calibrations)))
+
+
+_CALIBRATION_TEXT = (
+    "How well these scores are calibrated, classes balanced; before: the mean of the samples' scores; by others: a "
+    "calibration that is fitted to the other folds, which cannot know the fold."
+)
+_CALIBRATION_HEADER = ("bases", "Brier score ↓", "before", "by others", "ECE ↓", "before", "by others")
+
+
+def _calibration_cells(part: Mapping[str, Any]) -> list[str]:
+    others = part.get("calibrated_by_others", {})
+    cells = []
+    for key in ("brier_balanced", "ece_balanced"):
+        cells += [decimal(part[key]), decimal(part["before_calibration"][key]), decimal(others.get(key))]
+    return cells
 
 
 def _metrics(tested: Assessed) -> Section:
@@ -397,16 +409,32 @@ def _training(classifier: Classifier) -> Section:
             (part, f"{samples:,} samples of {len(split['groups'][part]):,} groups")
             for part, samples in split["samples"].items()
         ],
-        ("groups kept together, as they share a sequence", str(sum(map(len, split["joined_groups"])))),
+        ("groups kept together, as they share a sequence or are relatives", str(sum(map(len, split["joined_groups"])))),
     ]
     parts: list[str | Table | Figures] = [Table((), facts, names=2)]
     if "path" in fit:
         parts.append(Figures((strength_plot(fit["path"], fit["strength"]),)))
     elif "curves" in fit:
         parts.append(Figures((loss_plot(fit["curves"], fit["epochs"]),)))
+    if about.get("relatives"):
+        parts += [_RELATIVES_TEXT, _relatives_table(about["relatives"])]
     if about.get("simple_head"):
         parts.insert(0, simple_head_text(about["simple_head"]))
     return Section("How it was trained", tuple(parts))
+
+
+_RELATIVES_TEXT = (
+    "Groups whose DNA is alike, which were kept on one side; share: of the k-mers of the smaller one. Where the labels "
+    "differ, one may be wrong."
+)
+
+
+def _relatives_table(relatives: Sequence[Mapping[str, Any]]) -> Table:
+    rows = [
+        (one["first"], one["second"], *one["labels"], decimal(one["containment"]))
+        for one in sorted(relatives, key=lambda one: -one["containment"])[:_GROUPS_SHOWN]
+    ]
+    return Table(("group", "relative", "label", "its label", "share"), rows, names=4)
 
 
 def _fit_facts(fit: Mapping[str, Any]) -> list[tuple[str, str]]:

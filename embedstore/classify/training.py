@@ -43,11 +43,12 @@ from embedstore.classify.fragments import (
 from embedstore.classify.heads import TrainOptions
 from embedstore.classify.metrics import PREVALENCES, Measures, Probabilities
 from embedstore.classify.provenance import Provenance
+from embedstore.classify.relatives import Relative, find_relatives
 from embedstore.classify.resampling import LEVEL, REPLICATES, intervals
 from embedstore.classify.scores import Scores, logits_of, write_scores
 from embedstore.classify.splitting import TEST, Split, given_split, split_samples
 from embedstore.errors import InputError, StorageError, plain
-from embedstore.features import Features, Samples
+from embedstore.features import Features, Samples, is_merged_file
 from embedstore.features.features import Indices
 from embedstore.features.merging import read_assignments
 
@@ -198,6 +199,7 @@ def train(
     reading: Reading | None = None,
     options: TrainOptions | None = None,
     split: str | Path | None = None,
+    relatives: bool = False,
     on_fitted: OnFitted | None = None,
     on_split: Callable[[Split], object] | None = None,
     made: Provenance | None = None,
@@ -209,6 +211,8 @@ def train(
     samples : features, a merged file, or samples that `reading` joins with the spaces of a store.
     output : the classifier's folder; a classifier that is there is replaced once the new one is complete.
     split : table of sample, source or group, and part (train or fold 1, fold 2, …, and test); None: by groups, seeded.
+    relatives : look for groups whose DNA is alike, and keep these together; needs the `dna.fna` that `prepare` wrote
+        beside the table.
     made : what the page says of when and by which command; None: now, from Python.
 
     Raises
@@ -221,19 +225,31 @@ def train(
     reading, made = reading or Reading(), made or Provenance.now()
     check_output(output)
     features, labelled = open_input(samples, reading)
+    alike = _relatives(samples, labelled) if relatives else ()
+    pairs = [(one.first, one.second) for one in alike]
     if split is None:
-        parts = split_samples(labelled, options)
+        parts = split_samples(labelled, options, pairs)
     else:
-        parts = given_split(labelled, read_assignments(split, "part"), options)
+        parts = given_split(labelled, read_assignments(split, "part"), options, pairs)
     if on_split is not None:
         on_split(parts)
     trained = fit_classifier(features, labelled, parts, options, name=str(output), on_fitted=on_fitted)
     evaluation = trained.assessed()
-    classifier = replace(trained.classifier, about={**trained.classifier.about, "test": evaluation})
+    found = {"relatives": [one.to_json() for one in alike], "test": evaluation}
+    classifier = replace(trained.classifier, about={**trained.classifier.about, **found})
     save_classifier(classifier, output)
     stated = made.of(samples, reading, split=split, seed=options.seed)
     failed = _write_for_people(classifier, trained.test, output, stated)
     return TrainReport(output, classifier, parts, evaluation, time.monotonic() - started, failed)
+
+
+def _relatives(given: FeatureInput, samples: Samples) -> tuple[Relative, ...]:
+    if isinstance(given, Features | Samples) or is_merged_file(Path(given)):
+        raise InputError(
+            "Cannot look for relatives in features: expected the table of samples, beside which `prepare` wrote "
+            "dna.fna. Give that, or a table of groups."
+        )
+    return find_relatives(samples, Path(given).parent)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -56,8 +56,8 @@ class Reader:
             assert code == 0, f"{place}: {shlex.join(command)} ended with {code}\n{output}"
 
     def _embedstore(self, arguments: list[str]) -> tuple[int, str]:
-        if arguments[0] == "train" and "--epochs" not in arguments:
-            arguments = [*arguments, "--epochs", "3"]  # fewer than by default: the tests are to be quick
+        if arguments[0] == "train" and "--folds" not in arguments:
+            arguments = [*arguments, "--folds", "2"]  # fewer than by default: the tests are to be quick
         output = io.TextIOWrapper(io.BytesIO(), encoding="utf-8", write_through=True)
         with redirect_stdout(output), redirect_stderr(output):
             code = main(arguments)

@@ -11,7 +11,7 @@ from example_reader import Reader
 from embedstore_cli.command import EXAMPLES
 
 _SAMPLES = "embedstore prepare virus=genomes/virus host=genomes/host -o samples"
-_CLASSIFIER = "embedstore train samples/samples.tsv -m {models} --fill --folds 2 -o {name}"
+_CLASSIFIER = "embedstore train samples/samples.tsv -m {models} --fill --folds 2 --test 0.3 -o {name}"
 _WEIGHTS = "mkdir ~/weights; cp -r esm_checkpoint ~/weights/esm2"
 _FILLED = "embedstore fill proteins.faa -m aac_dpc; embedstore fill contigs.fna -m tnf"
 _SHARED = "embedstore fill proteins.faa -m aac_dpc --store {place}"
