@@ -384,6 +384,9 @@ def test_a_commit_before_its_data_is_detected() -> None:
 class KeepsNames(SharedStores):
     """A copier that keeps the names of files and commits, as if nobody could be about to remove them."""
 
+    def remove(self, name: str, picks: list[int], seed: int, event: tuple[int, str] | None) -> None:
+        """Leave out what the fault has nothing to do with, so that it is found sooner."""
+
     def copy(self, source: str, seed: int, event: tuple[int, str] | None) -> None:
         copied = Commit.copied
         Commit.copied = lambda commit, nonce, *, signed: commit  # type: ignore[method-assign,assignment]
