@@ -4,6 +4,6 @@
 `relatives` (genomes that are too alike for two sides), `heads` (options, and what heads compute), `fitting` and
 `networks` (how they are fitted, out of fold), `calibration`, `fragments` (genomes cut as contigs are), `metrics` and
 `resampling` (measures and their intervals), `classifier` (the folder), `report` (a page with plots). `evaluation`
-judges a classifier on other labelled samples. `prediction` goes from sequences to `contigs` and `tables`. `virnucpro_head`
-reads heads that VirNucPro trained.
+judges a classifier on other labelled samples. `prediction` goes from sequences to `contigs` and `tables`.
+`virnucpro_head` reads heads that VirNucPro trained.
 """
