@@ -78,3 +78,16 @@ def test_public_functions_of_a_store_take_the_same_arguments_in_the_same_order()
         assert list(parameters) == [name for name in order if name in parameters]
         positional = [each.name for each in parameters.values() if each.kind is each.POSITIONAL_OR_KEYWORD]
         assert positional == ["self", "sequences", "model"]
+
+
+def test_functions_on_samples_take_what_goes_in_then_by_what_then_where_to_and_the_rest_by_name() -> None:
+    positional = {
+        "merge": ["samples", "models", "output"],
+        "train": ["samples", "output"],
+        "evaluate": ["samples", "classifier", "output"],
+        "predict": ["sequences", "classifier", "output"],
+        "compare": ["samples", "sets", "output"],
+    }
+    for name, expected in positional.items():
+        parameters = inspect.signature(getattr(embedstore, name)).parameters.values()
+        assert [each.name for each in parameters if each.kind is each.POSITIONAL_OR_KEYWORD] == expected

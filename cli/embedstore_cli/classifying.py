@@ -242,8 +242,8 @@ def _trained(
     return train_classifier(
         given,
         output,
-        choices,
-        how,
+        options=choices,
+        reading=how,
         split=split,
         relatives=relatives,
         on_fitted=None if context.quiet else notice,
@@ -307,7 +307,7 @@ def evaluate(
     choices = context.options_of_models(models_of(loaded, named))
     with reading(context, given, named, labels, groups, choices, fill=fill) as how:
         made = Provenance.now(context.command_line)
-        evaluation = evaluate_classifier(given, loaded, how, output, seed=seed, positive=positive, made=made)
+        evaluation = evaluate_classifier(given, loaded, output, reading=how, seed=seed, positive=positive, made=made)
     warn_of_report(evaluation.report_failed, f"The numbers are in {output}")
     seen = evaluation.metrics["groups_seen_in_training"]
     if seen and not context.quiet:

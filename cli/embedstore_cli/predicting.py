@@ -72,7 +72,9 @@ def predict(
         model_options=context.options_of_models(models_of(loaded, named)),
     )
     with _shown(quiet=context.quiet) as progress:
-        report = predict_sequences(inputs, loaded, output, context.open(create=True), choices, progress)
+        report = predict_sequences(
+            inputs, loaded, output, store=context.open(create=True), options=choices, progress=progress
+        )
     if context.json:
         write_json(report.to_json())
     else:
@@ -189,9 +191,9 @@ def compare(
         comparison = compare_sets(
             samples,
             models or (),
-            how,
             output,
-            training,
+            reading=how,
+            options=training,
             seeds=seeds,
             made=Provenance.now(context.command_line),
             on_trained=None if context.quiet else lambda name, number, _: notice(f"trained on {name}, seed {number}"),

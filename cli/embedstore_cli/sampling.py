@@ -150,10 +150,10 @@ def merge(
         source = FillFrom(samples.parent, context.fill_options(), on_progress, reports.append)
         features = merge_features(
             samples,
-            context.open(create=fill),
             named,
             output,
-            source if fill else False,
+            store=context.open(create=fill),
+            fill=source if fill else False,
             labels=labels,
             options=choices,
         )

@@ -93,7 +93,7 @@ def open_input(given: FeatureInput, how: Reading) -> tuple[Features, Samples]:
             )
         fill = fill_source(given, how) or False
         samples = given if isinstance(given, Samples) else load_samples(given)
-        features = merge(samples, how.store, how.models, None, fill, options=how.options)
+        features = merge(samples, how.models, store=how.store, fill=fill, options=how.options)
     return features, relabelled(features.samples, how)
 
 

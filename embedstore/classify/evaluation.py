@@ -61,11 +61,11 @@ class Evaluation:
 
 
 def evaluate(
-    given: FeatureInput,
+    samples: FeatureInput,
     classifier: Classifier | str | Path,
-    reading: Reading | None = None,
     output: str | Path | None = None,
     *,
+    reading: Reading | None = None,
     seed: int = 1,
     positive: str | None = None,
     made: Provenance | None = None,
@@ -74,7 +74,7 @@ def evaluate(
 
     Parameters
     ----------
-    given : features, a merged file, or samples; their vectors are read from the store of `reading`.
+    samples : features, a merged file, or samples; their vectors are read from the store of `reading`.
     output : folder for `evaluation.json`, `report.html` and `scores.tsv`; None: nothing is written.
     seed : of the draws of groups.
     positive : the class that reports look at first; None: that of the training.
@@ -90,17 +90,17 @@ def evaluate(
     how, made = reading or Reading(), made or Provenance.now()
     if output is not None:
         check_folder(Path(output), EVALUATION_NAME, "an evaluation")
-    features, samples = _checked_input(given, classifier, how)
-    y = _classes(samples, features.schema, classifier)
+    features, labelled = _checked_input(samples, classifier, how)
+    y = _classes(labelled, features.schema, classifier)
     rows = np.flatnonzero(y >= 0)
-    rows = rows[np.argsort(samples.ids[rows], kind="stable")]
+    rows = rows[np.argsort(labelled.ids[rows], kind="stable")]
     logits = logits_of(features, rows, classifier.head)
     probabilities = classifier.calibration.probabilities(logits)
-    scores = Scores(samples.take(rows), y[rows], probabilities, classifier.labels)
+    scores = Scores(labelled.take(rows), y[rows], probabilities, classifier.labels)
     looked_for = positive or _positive_of(classifier)
     fragments = fragments_of(scores.samples, logits, probabilities, scores.y, np.zeros(len(rows), np.int64))
     metrics = {
-        **assess(scores, seed, samples.preparation.chunk_length, looked_for),
+        **assess(scores, seed, labelled.preparation.chunk_length, looked_for),
         "contigs": assess_contigs(fragments, classifier, looked_for, seed),
         "unlabelled": int((y < 0).sum()),
         "groups_seen_in_training": _seen(classifier, scores),
@@ -108,7 +108,7 @@ def evaluate(
     evaluation = Evaluation(classifier, metrics, scores)
     if output is None:
         return evaluation
-    return _written(evaluation, Path(output), made.of(given, how, classifier=classifier.name, seed=seed))
+    return _written(evaluation, Path(output), made.of(samples, how, classifier=classifier.name, seed=seed))
 
 
 def _checked_input(given: FeatureInput, classifier: Classifier, how: Reading) -> tuple[Features, Samples]:

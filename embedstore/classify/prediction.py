@@ -126,9 +126,10 @@ class PredictReport:
 
 
 def predict(
-    inputs: Sequence[str | PathLike[str] | LabelledInput],
+    sequences: Sequence[str | PathLike[str] | LabelledInput],
     classifier: Classifier | str | Path,
     output: str | Path,
+    *,
     store: SpaceStore,
     options: PredictOptions | None = None,
     progress: PredictProgress | None = None,
@@ -137,7 +138,7 @@ def predict(
 
     Parameters
     ----------
-    inputs : files and folders as for `prepare`; `-` is standard input.
+    sequences : files and folders as for `prepare`; `-` is standard input.
     classifier : as `train` returns it, or its folder.
     output : folder for `predictions.tsv`, `contigs.tsv` and `predict.json`, which appear together at the end. Only one
         prediction may write into it at a time.
@@ -156,7 +157,7 @@ def predict(
     preparing = prepare_options(classifier, options)
     targets = find_spaces(classifier, store, options.models, options.model_options)
     require_schema(classifier, targets, Preparation(**preparing.preparation()), "this prediction")
-    files = find_files([parse_input(one) for one in inputs]).files
+    files = find_files([parse_input(one) for one in sequences]).files
     reader = SourceReader(files)
     with OutputFolder(output) as folder, _work_folder(output) as work:
         tables = open_tables(folder, classifier, preparing, _sources(work), compat=options.compat)

@@ -193,11 +193,11 @@ class TrainReport:
 
 
 def train(
-    given: FeatureInput,
+    samples: FeatureInput,
     output: str | Path,
-    options: TrainOptions | None = None,
-    reading: Reading | None = None,
     *,
+    reading: Reading | None = None,
+    options: TrainOptions | None = None,
     split: str | Path | None = None,
     relatives: bool = False,
     on_fitted: OnFitted | None = None,
@@ -208,7 +208,7 @@ def train(
 
     Parameters
     ----------
-    given : features, a merged file, or samples that `reading` joins with the spaces of a store.
+    samples : features, a merged file, or samples that `reading` joins with the spaces of a store.
     output : the classifier's folder; a classifier that is there is replaced once the new one is complete.
     split : table of sample, source or group, and part (train or fold 1, fold 2, …, and test); None: by groups, seeded.
     relatives : look for groups whose DNA is alike, and keep these together; needs the `dna.fna` that `prepare` wrote
@@ -224,21 +224,21 @@ def train(
     options, output = options or TrainOptions(), Path(output)
     reading, made = reading or Reading(), made or Provenance.now()
     check_output(output)
-    features, samples = open_input(given, reading)
-    alike = _relatives(given, samples) if relatives else ()
+    features, labelled = open_input(samples, reading)
+    alike = _relatives(samples, labelled) if relatives else ()
     pairs = [(one.first, one.second) for one in alike]
     if split is None:
-        parts = split_samples(samples, options, pairs)
+        parts = split_samples(labelled, options, pairs)
     else:
-        parts = given_split(samples, read_assignments(split, "part"), options, pairs)
+        parts = given_split(labelled, read_assignments(split, "part"), options, pairs)
     if on_split is not None:
         on_split(parts)
-    trained = fit_classifier(features, samples, parts, options, name=str(output), on_fitted=on_fitted)
+    trained = fit_classifier(features, labelled, parts, options, name=str(output), on_fitted=on_fitted)
     evaluation = trained.assessed()
     found = {"relatives": [one.to_json() for one in alike], "test": evaluation}
     classifier = replace(trained.classifier, about={**trained.classifier.about, **found})
     save_classifier(classifier, output)
-    stated = made.of(given, reading, split=split, seed=options.seed)
+    stated = made.of(samples, reading, split=split, seed=options.seed)
     failed = _write_for_people(classifier, trained.test, output, stated)
     return TrainReport(output, classifier, parts, evaluation, time.monotonic() - started, failed)
 

@@ -62,7 +62,7 @@ def compare_classifiers(
     loaded = [each if isinstance(each, Classifier) else load_classifier(each) for each in classifiers]
     _require_same_labels(loaded)
     how = replace(reading, models=())
-    evaluations = [evaluate(given, each, how) for each in loaded]
+    evaluations = [evaluate(given, each, reading=how) for each in loaded]
     scores, left_out = _unseen(evaluations)
     names = _distinct([Path(each.name).name for each in loaded])
     document = {

@@ -356,12 +356,12 @@ class Comparison:
 
 
 def compare(
-    given: Samples | str | Path,
+    samples: Samples | str | Path,
     sets: Sequence[str | Sequence[str]],
-    reading: Reading,
     output: str | Path | None = None,
-    options: TrainOptions | None = None,
     *,
+    reading: Reading,
+    options: TrainOptions | None = None,
     seeds: int = SEEDS,
     on_trained: OnTrained | None = None,
     made: Provenance | None = None,
@@ -372,7 +372,7 @@ def compare(
 
     Parameters
     ----------
-    given : labelled samples.
+    samples : labelled samples.
     sets : of each the models or spaces that make its columns, as a sequence or "tnf,aac_dpc".
     reading : the store, and what else applies to the samples; its `models` are not looked at.
     output : folder for `comparison.json` and `comparison.html`; None: nothing is written.
@@ -391,21 +391,21 @@ def compare(
         raise InputError(f"Cannot compare: expected at least one seed, found {seeds}.")
     if output is not None:
         check_folder(Path(output), COMPARISON_NAME, "a comparison")
-    found = find_sets(_store(given, reading), sets, reading.options)
-    samples = relabelled(given if isinstance(given, Samples) else load_samples(given), reading)
+    found = find_sets(_store(samples, reading), sets, reading.options)
+    labelled = relabelled(samples if isinstance(samples, Samples) else load_samples(samples), reading)
     for some in found:
-        schema_of(some.spaces, samples)
-    split_samples(samples, options)  # what cannot be split is refused before anything is computed
-    source = fill_source(given, reading)
+        schema_of(some.spaces, labelled)
+    split_samples(labelled, options)  # what cannot be split is refused before anything is computed
+    source = fill_source(samples, reading)
     if source is not None:
         found = fill_sets(found, source)
     targets = distinct_spaces(found)
-    shared, left_out = shared_samples(samples, targets)
+    shared, left_out = shared_samples(labelled, targets)
     seeded = [replace(options, seed=options.seed + number) for number in range(seeds)]
     splits = [(training, split_samples(shared, training)) for training in seeded]
     scores = [_tested(some, shared, splits, on_trained) for some in found]
     document = {
-        "samples_of": samples.origin,
+        "samples_of": labelled.origin,
         "samples": len(shared),
         "left_out": left_out,
         "labels": shared.labels.names.tolist(),
@@ -417,7 +417,7 @@ def compare(
         "seconds": round(time.monotonic() - started, 3),
     }
     comparison = Comparison(tuple(some.name for some in found), jsonable(document))
-    return comparison if output is None else _written(comparison, Path(output), made.of(given, reading))
+    return comparison if output is None else _written(comparison, Path(output), made.of(samples, reading))
 
 
 def _store(given: Samples | str | Path, reading: Reading) -> SpaceStore:

@@ -178,11 +178,11 @@ class FillFrom:
 
 def merge(
     samples: Samples | str | Path,
-    store: SpaceStore,
     models: Sequence[str],
     output: str | Path | None = None,
-    fill: bool | FillFrom = False,
     *,
+    store: SpaceStore,
+    fill: bool | FillFrom = False,
     labels: str | Path | None = None,
     options: Mapping[str, ModelOptions] | None = None,
 ) -> Features:

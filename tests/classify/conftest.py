@@ -35,4 +35,4 @@ def store(place: Path, report: TrainReport) -> Store:
 
 @pytest.fixture(scope="session")
 def features(table: Path, store: Store) -> Features:
-    return merge(table, store, ("tnf", "aac_dpc"))
+    return merge(table, ("tnf", "aac_dpc"), store=store)

@@ -48,7 +48,7 @@ def read_with(store: Store) -> Reading:
 def trained(table: Path, output: Path, options: TrainOptions | None = None) -> TrainReport:
     """Train on a table, with a store beside the output."""
     store = open_store(output.parent / "store", create=True)
-    return train(table, output, options or QUICK, read_with(store))
+    return train(table, output, options=options or QUICK, reading=read_with(store))
 
 
 QUICK = TrainOptions(folds=3, test_share=0.2)

@@ -318,7 +318,7 @@ def test_classifiers_of_version_1_give_the_probabilities_that_they_gave(name: st
 
 
 def test_classifier_of_version_1_still_evaluates(table: Path, store: Store) -> None:
-    found = evaluate(table, VERSION_1 / "linear", Reading(store)).metrics
+    found = evaluate(table, VERSION_1 / "linear", reading=Reading(store)).metrics
     assert found["auroc"] > 0.9
     assert found["groups_seen_in_training"] != []
     assert [part["length_bases"] for part in found["contigs"]] == [500, 1000, 3000]

@@ -26,7 +26,7 @@ from embedstore_cli.main import main
 def test_numbers_are_scikit_learns_on_the_written_scores(
     tmp_path: Path, table: Path, report: TrainReport, store: Store
 ) -> None:
-    found = evaluate(table, report.output, Reading(store), tmp_path / "out").metrics
+    found = evaluate(table, report.output, tmp_path / "out", reading=Reading(store)).metrics
     with (tmp_path / "out" / "scores.tsv").open(encoding="utf-8", newline="") as stream:
         written = list(csv.DictReader(stream, delimiter="\t"))
     truth = np.array([row["label"] == "virus" for row in written])
@@ -47,7 +47,7 @@ def test_test_groups_alone_give_the_numbers_of_training(
         f"{name}\t{name.rstrip('0123456789') if is_test else ''}\n" for name, is_test in zip(names, test, strict=True)
     ]
     (tmp_path / "labels.tsv").write_text("group\tlabel\n" + "".join(labels), encoding="utf-8")
-    found = evaluate(features, report.classifier, Reading(labels=tmp_path / "labels.tsv")).metrics
+    found = evaluate(features, report.classifier, reading=Reading(labels=tmp_path / "labels.tsv")).metrics
     assert found["groups_seen_in_training"] == []
     assert found["unlabelled"] == len(features) - found["samples"]
     assert found["auroc"] == pytest.approx(report.evaluation["auroc"])
@@ -63,25 +63,25 @@ def test_groups_that_training_used_are_named(features: Features, report: TrainRe
 def test_missing_vectors_are_an_error_or_filled(tmp_path: Path, table: Path, report: TrainReport) -> None:
     store = open_store(tmp_path / "store", create=True)
     with pytest.raises(MissingEmbeddingError):
-        evaluate(table, report.output, Reading(store))
-    assert evaluate(table, report.output, Reading(store, fill=True)).metrics["samples"] > 0
+        evaluate(table, report.output, reading=Reading(store))
+    assert evaluate(table, report.output, reading=Reading(store, fill=True)).metrics["samples"] > 0
 
 
 def test_features_of_another_length_are_refused_with_both(tmp_path: Path, report: TrainReport) -> None:
     table = prepared(tmp_path, length_bases=500)
     store = open_store(tmp_path / "store", create=True)
     with pytest.raises(SchemaError, match="chunk length: expected 300, found 500"):
-        evaluate(table, report.output, Reading(store, fill=True), tmp_path / "out")
+        evaluate(table, report.output, tmp_path / "out", reading=Reading(store, fill=True))
     assert store.spaces() == []
     assert not (tmp_path / "out").exists()
 
 
 def test_swapped_blocks_are_refused_with_both(tmp_path: Path, table: Path, report: TrainReport, store: Store) -> None:
-    merge(table, store, MODELS[::-1], tmp_path / "swapped.h5")
+    merge(table, MODELS[::-1], tmp_path / "swapped.h5", store=store)
     with pytest.raises(SchemaError, match=r"order of blocks: expected tnf .*, found aac_dpc"):
         evaluate(tmp_path / "swapped.h5", report.output)
     with pytest.raises(SchemaError, match=r"order of blocks: expected tnf .*, found aac_dpc"):
-        evaluate(table, report.output, replace(read_with(store), models=MODELS[::-1]))
+        evaluate(table, report.output, reading=replace(read_with(store), models=MODELS[::-1]))
 
 
 def with_schema(classifier: Classifier, **changes: Any) -> Classifier:
@@ -103,14 +103,14 @@ def test_order_of_labels_is_the_classifiers(features: Features, report: TrainRep
 def test_label_file_with_an_unknown_sample_is_refused(tmp_path: Path, features: Features, report: TrainReport) -> None:
     (tmp_path / "labels.tsv").write_text("sample\tlabel\nnobody\tvirus\n", encoding="utf-8")
     with pytest.raises(InputError, match="nobody"):
-        evaluate(features, report.classifier, Reading(labels=tmp_path / "labels.tsv"))
+        evaluate(features, report.classifier, reading=Reading(labels=tmp_path / "labels.tsv"))
 
 
 def test_no_labelled_sample_is_refused(tmp_path: Path, features: Features, report: TrainReport) -> None:
     lines = "".join(f"{name}\t\n" for name in features.groups.names.tolist())
     (tmp_path / "labels.tsv").write_text(f"group\tlabel\n{lines}", encoding="utf-8")
     with pytest.raises(InputError, match="expected labelled samples, found none"):
-        evaluate(features, report.classifier, Reading(labels=tmp_path / "labels.tsv"), tmp_path / "out")
+        evaluate(features, report.classifier, tmp_path / "out", reading=Reading(labels=tmp_path / "labels.tsv"))
     assert not (tmp_path / "out").exists()
 
 
@@ -127,7 +127,9 @@ def test_one_class_is_enough_and_what_is_not_defined_is_none(
         f"{name}\t{'virus' if name.startswith('virus') else ''}\n" for name in features.groups.names.tolist()
     )
     (tmp_path / "labels.tsv").write_text(f"group\tlabel\n{lines}", encoding="utf-8")
-    found = evaluate(features, report.classifier, Reading(labels=tmp_path / "labels.tsv"), tmp_path / "out").metrics
+    found = evaluate(
+        features, report.classifier, tmp_path / "out", reading=Reading(labels=tmp_path / "labels.tsv")
+    ).metrics
     assert found["auroc"] is None
     assert found["classes"]["host"]["recall"] is None
     assert found["classes"]["virus"]["recall"] == found["accuracy"]

@@ -45,10 +45,10 @@ def test_any_label_trains_evaluates_and_predicts(
     tmp_path: Path, features: Features, store: Store, place: Path, labels: tuple[str, str]
 ) -> None:
     table = label_table(tmp_path / "labels.tsv", features, labels)
-    report = train(features, tmp_path / "classifier", QUICK, Reading(labels=table))
+    report = train(features, tmp_path / "classifier", options=QUICK, reading=Reading(labels=table))
     assert report.report_failed == ""
     assert load_classifier(tmp_path / "classifier").labels == tuple(sorted(labels))
-    evaluation = evaluate(features, tmp_path / "classifier", Reading(labels=table), tmp_path / "evaluation")
+    evaluation = evaluate(features, tmp_path / "classifier", tmp_path / "evaluation", reading=Reading(labels=table))
     assert evaluation.report_failed == ""
     for folder in ("classifier", "evaluation"):
         page = (tmp_path / folder / "report.html").read_text(encoding="utf-8")
@@ -60,7 +60,7 @@ def test_any_label_trains_evaluates_and_predicts(
         header, *rows = (tmp_path / folder / "scores.tsv").read_text(encoding="utf-8").rstrip("\n").split("\n")
         assert {len(row.split("\t")) for row in (header, *rows)} == {8}
         assert {from_cell(row.split("\t")[3]) for row in rows} == set(labels)
-    predict([place / "virus" / "virus0.fna"], tmp_path / "classifier", tmp_path / "out", store)
+    predict([place / "virus" / "virus0.fna"], tmp_path / "classifier", tmp_path / "out", store=store)
     for name in ("predictions.tsv", "contigs.tsv"):
         lines = (tmp_path / "out" / name).read_text(encoding="utf-8").rstrip("\n").split("\n")
         assert len({line.count("\t") for line in lines}) == 1
@@ -68,7 +68,9 @@ def test_any_label_trains_evaluates_and_predicts(
 
 def test_any_label_is_compared(tmp_path: Path, features: Features, store: Store) -> None:
     table = label_table(tmp_path / "labels.tsv", features, PAIRS[0])
-    comparison = compare(features.samples, MODELS, Reading(store, labels=table), tmp_path / "out", QUICK, seeds=1)
+    comparison = compare(
+        features.samples, MODELS, tmp_path / "out", reading=Reading(store, labels=table), options=QUICK, seeds=1
+    )
     assert comparison.report_failed == ""
     page = (tmp_path / "out" / "comparison.html").read_text(encoding="utf-8")
     assert len(drawings(page)) == 3
@@ -103,7 +105,7 @@ def test_training_whose_report_cannot_be_drawn_is_kept_and_says_why(
         "classifier.safetensors",
         "scores.tsv",
     ]
-    evaluation = evaluate(features, tmp_path / "classifier", None, tmp_path / "evaluation")
+    evaluation = evaluate(features, tmp_path / "classifier", tmp_path / "evaluation", reading=None)
     assert evaluation.report_failed.startswith("no font")
     assert json.loads((tmp_path / "evaluation" / "evaluation.json").read_text(encoding="utf-8"))["samples"] == np.sum(
         features.samples.labels.codes >= 0

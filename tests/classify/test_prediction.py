@@ -71,7 +71,7 @@ def genomes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def predicted(genomes: Path, report: TrainReport, tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("predicted")
     store = open_store(place / "store", create=True)
-    predict([genomes], report.output, place / "out", store)
+    predict([genomes], report.output, place / "out", store=store)
     return place / "out"
 
 
@@ -104,7 +104,7 @@ def test_sequences_without_open_frame_are_listed_as_such(predicted: Path) -> Non
 def test_contigs_are_calibrated_from_the_mean_logit_of_their_samples(
     tmp_path: Path, place: Path, features: Features, report: TrainReport, store: Store
 ) -> None:
-    predict([place / "virus"], report.output, tmp_path / "out", store)
+    predict([place / "virus"], report.output, tmp_path / "out", store=store)
     logits = report.classifier.head.logits(features.rows()).astype(np.float64)
     sources = features.samples.sources.texts()
     assert report.classifier.sequences is not None
@@ -121,7 +121,7 @@ def test_without_a_calibration_of_sequences_contigs_are_the_means_of_their_sampl
     tmp_path: Path, genomes: Path, predicted: Path, report: TrainReport
 ) -> None:
     store = open_store(predicted.parent / "store")
-    predict([genomes], replace(report.classifier, sequences=None), tmp_path / "out", store)
+    predict([genomes], replace(report.classifier, sequences=None), tmp_path / "out", store=store)
     samples = rows(tmp_path / "out" / "predictions.tsv")
     for contig in rows(tmp_path / "out" / "contigs.tsv"):
         own = [row for row in samples if row["source"] == contig["source"]]
@@ -136,9 +136,9 @@ def test_without_a_calibration_of_sequences_contigs_are_the_means_of_their_sampl
 
 def test_scores_are_those_of_merged_features(tmp_path: Path, table: Path, place: Path, report: TrainReport) -> None:
     store = open_store(place / "store")
-    predict([place / "virus"], report.output, tmp_path / "out", store)
+    predict([place / "virus"], report.output, tmp_path / "out", store=store)
     found = {row["sample"]: float(row["score_virus"]) for row in rows(tmp_path / "out" / "predictions.tsv")}
-    features = merge(load_samples(table), store, MODELS)
+    features = merge(load_samples(table), MODELS, store=store)
     classifier = report.classifier
     expected = classifier.calibration.probabilities(classifier.head.logits(features.rows()))[:, 1]
     together = {
@@ -155,7 +155,7 @@ def test_batch_and_company_do_not_matter(
     everything = (predicted / "predictions.tsv").read_text(encoding="utf-8").splitlines()
     for batch_rows in (1, 7, 100_000):
         monkeypatch.setattr(prediction, "PIECE_ROWS", batch_rows)
-        predict([genomes / "virus1.fna"], report.output, tmp_path / str(batch_rows), store)
+        predict([genomes / "virus1.fna"], report.output, tmp_path / str(batch_rows), store=store)
         alone = (tmp_path / str(batch_rows) / "predictions.tsv").read_text(encoding="utf-8").splitlines()
         assert alone[1:] == [line for line in everything if line.startswith("virus1_contig")]
 
@@ -166,7 +166,7 @@ def test_soft_masked_genome_gives_the_same_predictions(
     store = open_store(predicted.parent / "store")
     head, dna = (genomes / "virus1.fna").read_text(encoding="ascii").splitlines()
     (tmp_path / "masked.fna").write_text(f"{head}\n{dna[:1000].lower()}{dna[1000:]}\n", encoding="ascii")
-    predict([tmp_path / "masked.fna"], report.output, tmp_path / "out", store)
+    predict([tmp_path / "masked.fna"], report.output, tmp_path / "out", store=store)
     masked = (tmp_path / "out" / "predictions.tsv").read_text(encoding="utf-8").splitlines()[1:]
     assert set(masked) <= set((predicted / "predictions.tsv").read_text(encoding="utf-8").splitlines())
 
@@ -190,14 +190,14 @@ def test_mismatches_are_refused_with_both_sides_before_any_work(
 ) -> None:
     store = open_store(tmp_path / "store", create=True)
     with pytest.raises(SchemaError, match=message):
-        predict([genomes], report.output, tmp_path / "out", store, options)
+        predict([genomes], report.output, tmp_path / "out", store=store, options=options)
     assert not (tmp_path / "out").exists()
     assert store.spaces() == []
 
 
 def test_frames_that_are_not_ours_are_refused(tmp_path: Path, genomes: Path, report: TrainReport, store: Store) -> None:
     with pytest.raises(SchemaError, match="frames: expected all six, found stop-free"):
-        predict([genomes], changed(report.classifier, frames="all six"), tmp_path / "out", store)
+        predict([genomes], changed(report.classifier, frames="all six"), tmp_path / "out", store=store)
 
 
 def test_another_recipe_under_the_same_name_is_refused(
@@ -207,7 +207,7 @@ def test_another_recipe_under_the_same_name_is_refused(
     blocks = (replace(first, space_id="0" * 64), second)
     classifier = replace(report.classifier, schema=replace(report.classifier.schema, blocks=blocks))
     with pytest.raises(SchemaError, match=f"expected tnf of recipe {'0' * 64}, found tnf of recipe {first.space_id}"):
-        predict([genomes], classifier, tmp_path / "out", store)
+        predict([genomes], classifier, tmp_path / "out", store=store)
 
 
 def test_classifier_without_preparation_is_refused(
@@ -215,20 +215,20 @@ def test_classifier_without_preparation_is_refused(
 ) -> None:
     schema = replace(report.classifier.schema, preparation=Preparation())
     with pytest.raises(InputError, match="expected a chunk length in its schema, found none"):
-        predict([genomes], replace(report.classifier, schema=schema), tmp_path / "out", store)
+        predict([genomes], replace(report.classifier, schema=schema), tmp_path / "out", store=store)
 
 
 def test_damaged_input_leaves_nothing_behind(tmp_path: Path, report: TrainReport, store: Store) -> None:
     (tmp_path / "page.html").write_text("<html></html>", encoding="utf-8")
     with pytest.raises(InputError):
-        predict([tmp_path / "page.html"], report.output, tmp_path / "out", store)
+        predict([tmp_path / "page.html"], report.output, tmp_path / "out", store=store)
     assert not (tmp_path / "out").exists()
 
 
 def test_rejected_records_are_reported(tmp_path: Path, genomes: Path, report: TrainReport, store: Store) -> None:
     whole = (genomes / "virus0.fna").read_text(encoding="ascii")
     (tmp_path / "some.fna").write_text(f"{whole}>odd\nAC-GT\n", encoding="ascii")
-    found = predict([tmp_path / "some.fna"], report.output, tmp_path / "out", store)
+    found = predict([tmp_path / "some.fna"], report.output, tmp_path / "out", store=store)
     assert [rejection.id for rejection in found.rejected] == ["odd"]
     assert not found.complete
     assert json.loads((tmp_path / "out" / "predict.json").read_text())["rejected"][0]["id"] == "odd"
@@ -236,8 +236,8 @@ def test_rejected_records_are_reported(tmp_path: Path, genomes: Path, report: Tr
 
 def test_second_run_computes_nothing(tmp_path: Path, genomes: Path, report: TrainReport) -> None:
     store = open_store(tmp_path / "store", create=True)
-    first = predict([genomes], report.output, tmp_path / "out", store)
-    second = predict([genomes], report.output, tmp_path / "out", store)
+    first = predict([genomes], report.output, tmp_path / "out", store=store)
+    second = predict([genomes], report.output, tmp_path / "out", store=store)
     assert all(filled.computed > 0 for filled in first.filled)
     assert all(filled.computed == 0 for filled in second.filled)
 
@@ -268,7 +268,7 @@ def test_killed_run_continues_and_leaves_no_incomplete_table(
 
 
 def test_virnucpros_tables(tmp_path: Path, genomes: Path, report: TrainReport, store: Store) -> None:
-    predict([genomes], report.output, tmp_path / "out", store, PredictOptions(compat="virnucpro"))
+    predict([genomes], report.output, tmp_path / "out", store=store, options=PredictOptions(compat="virnucpro"))
     chunks = rows(tmp_path / "out" / "prediction_results.txt")
     assert list(chunks[0]) == ["Sequence_ID", "Prediction", "score1", "score2"]
     assert len(chunks) == len(rows(tmp_path / "out" / "predictions.tsv"))
@@ -287,7 +287,13 @@ def test_virnucpros_names_are_those_of_its_own_preparation(tmp_path: Path, genom
     store = open_store(tmp_path / "store", create=True)
     for compat in (None, "virnucpro"):
         classifier = changed(report.classifier, compat=compat)
-        predict([genomes / "virus0.fna"], classifier, tmp_path / str(compat), store, PredictOptions(compat="virnucpro"))
+        predict(
+            [genomes / "virus0.fna"],
+            classifier,
+            tmp_path / str(compat),
+            store=store,
+            options=PredictOptions(compat="virnucpro"),
+        )
     ours, theirs = (
         {row["Sequence_ID"] for row in rows(tmp_path / name / "prediction_results.txt")}
         for name in ("None", "virnucpro")
@@ -300,21 +306,21 @@ def test_virnucpros_tables_need_a_virus_class(tmp_path: Path, genomes: Path, rep
     schema = replace(report.classifier.schema, labels=("archaea", "bacteria"))
     classifier = replace(report.classifier, schema=schema)
     with pytest.raises(InputError, match="one of them virus, found archaea, bacteria"):
-        predict([genomes], classifier, tmp_path / "out", store, PredictOptions(compat="virnucpro"))
+        predict([genomes], classifier, tmp_path / "out", store=store, options=PredictOptions(compat="virnucpro"))
     assert not (tmp_path / "out").exists()
 
 
 def test_space_of_another_name_is_found_by_what_it_is(tmp_path: Path, genomes: Path, report: TrainReport) -> None:
     store = open_store(tmp_path / "store", create=True)
     store.fill(["ACGTACGTACGT"], "tnf", name="tetra")
-    found = predict([genomes / "virus0.fna"], report.output, tmp_path / "out", store)
+    found = predict([genomes / "virus0.fna"], report.output, tmp_path / "out", store=store)
     assert [filled.space.name for filled in found.filled] == ["tetra", "aac_dpc"]
 
 
 def test_saved_copy_predicts_alike(tmp_path: Path, genomes: Path, report: TrainReport, store: Store) -> None:
     save_classifier(load_classifier(report.output), tmp_path / "copy")
     for name, classifier in (("a", report.output), ("b", tmp_path / "copy")):
-        predict([genomes / "host0.fna"], classifier, tmp_path / name, store)
+        predict([genomes / "host0.fna"], classifier, tmp_path / name, store=store)
     assert (tmp_path / "a" / "contigs.tsv").read_bytes() == (tmp_path / "b" / "contigs.tsv").read_bytes()
 
 
@@ -338,11 +344,11 @@ def test_each_sequence_is_hashed_once_and_looked_up_to_fill_and_to_read(
     tmp_path: Path, genomes: Path, report: TrainReport
 ) -> None:
     store = open_store(tmp_path / "store", create=True)
-    predict([genomes / "virus1.fna"], report.output, tmp_path / "out", store)
+    predict([genomes / "virus1.fna"], report.output, tmp_path / "out", store=store)
     for given in (genomes / "virus0.fna", genomes / "virus0.fna"):  # with and without something to compute
         store = open_store(tmp_path / "store")
         with counted_calls() as calls:
-            found = predict([given], report.output, tmp_path / "out", store)
+            found = predict([given], report.output, tmp_path / "out", store=store)
         assert found.counts.samples > 20
         assert calls["identity.sequence_key"] == 2 * found.counts.samples  # of its DNA and of its protein
         assert calls["identity.canonical"] == 1  # of the genome

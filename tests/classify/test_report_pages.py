@@ -268,7 +268,7 @@ def test_the_same_run_at_the_same_date_gives_the_same_page(tmp_path: Path, featu
     pages = []
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
-        train(features, tmp_path / name / "c", QUICK, Reading(), made=MADE)
+        train(features, tmp_path / name / "c", options=QUICK, reading=Reading(), made=MADE)
         pages.append((tmp_path / name / "c" / "report.html").read_bytes())
     assert pages[0] == pages[1]
     assert MADE.date.encode() in pages[0]

@@ -112,8 +112,8 @@ def test_permuted_table_gives_the_same_classifier(tmp_path: Path, table: Path, s
     np.random.default_rng(4).shuffle(lines)
     (folder / "samples.tsv").write_text("\n".join([head, *lines]) + "\n", encoding="utf-8")
     shutil.copy(table.parent / "prepare.json", folder)
-    straight = fitted(merge(table, store, MODELS), QUICK)
-    permuted = fitted(merge(folder / "samples.tsv", store, MODELS), QUICK)
+    straight = fitted(merge(table, MODELS, store=store), QUICK)
+    permuted = fitted(merge(folder / "samples.tsv", MODELS, store=store), QUICK)
     assert tensors(straight) == tensors(permuted)
     assert straight.test.samples.ids.tolist() == permuted.test.samples.ids.tolist()
     assert np.array_equal(straight.test.probabilities, permuted.test.probabilities)
@@ -228,8 +228,8 @@ def test_the_positive_class_is_guessed_or_asked_for(features: Features) -> None:
 
 
 def test_merged_file_and_view_give_the_same_classifier(tmp_path: Path, table: Path, store: Store) -> None:
-    from_file = merge(table, store, MODELS, tmp_path / "features.zarr")
-    assert tensors(fitted(from_file, QUICK)) == tensors(fitted(merge(table, store, MODELS), QUICK))
+    from_file = merge(table, MODELS, tmp_path / "features.zarr", store=store)
+    assert tensors(fitted(from_file, QUICK)) == tensors(fitted(merge(table, MODELS, store=store), QUICK))
 
 
 def test_three_classes(tmp_path: Path) -> None:
@@ -257,7 +257,7 @@ def test_clusters_are_not_divided(tmp_path: Path, features: Features, table: Pat
     lines = [f"{name}\t{name[:-1]}cluster{int(name[-1]) // 2}\n" for name in names]
     (tmp_path / "groups.tsv").write_text("group\tcluster\n" + "".join(lines), encoding="utf-8")
     reading = replace(read_with(store), groups=tmp_path / "groups.tsv")
-    report = train(table, tmp_path / "classifier", QUICK, reading)
+    report = train(table, tmp_path / "classifier", options=QUICK, reading=reading)
     assert {name for names in report.split.groups.values() for name in names} == {
         f"{label}cluster{number}" for label in ("host", "virus") for number in range(5)
     }
@@ -266,7 +266,12 @@ def test_clusters_are_not_divided(tmp_path: Path, features: Features, table: Pat
 def test_label_file_with_an_unknown_sample_is_refused(tmp_path: Path, table: Path, store: Store) -> None:
     (tmp_path / "labels.tsv").write_text("sample\tlabel\nnobody\tvirus\n", encoding="utf-8")
     with pytest.raises(InputError, match="nobody"):
-        train(table, tmp_path / "classifier", QUICK, replace(read_with(store), labels=tmp_path / "labels.tsv"))
+        train(
+            table,
+            tmp_path / "classifier",
+            options=QUICK,
+            reading=replace(read_with(store), labels=tmp_path / "labels.tsv"),
+        )
     assert not (tmp_path / "classifier").exists()
 
 
@@ -278,11 +283,11 @@ def test_what_cannot_be_trained_on_is_refused_and_nothing_is_written(
     tmp_path: Path, features: Features, store: Store
 ) -> None:
     with pytest.raises(InputError, match="two classes"):
-        train(one_class(features.samples), tmp_path / "classifier", QUICK, read_with_stored(store))
+        train(one_class(features.samples), tmp_path / "classifier", options=QUICK, reading=read_with_stored(store))
     with pytest.raises(InputError, match="--models"):
-        train(features.samples, tmp_path / "classifier", QUICK)
+        train(features.samples, tmp_path / "classifier", options=QUICK)
     with pytest.raises(InputError, match="not finite"):
-        train(with_nan(features), tmp_path / "classifier", QUICK)
+        train(with_nan(features), tmp_path / "classifier", options=QUICK)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -306,15 +311,15 @@ def test_other_folder_is_not_overwritten_and_a_classifier_is(tmp_path: Path, fea
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "notes.txt").write_text("keep", encoding="utf-8")
     with pytest.raises(InputError, match="something else is there"):
-        train(features, tmp_path / "mine", QUICK)
+        train(features, tmp_path / "mine", options=QUICK)
     for seed in (1, 2):
-        train(features, tmp_path / "classifier", replace(QUICK, seed=seed))
+        train(features, tmp_path / "classifier", options=replace(QUICK, seed=seed))
     assert load_classifier(tmp_path / "classifier").about["options"]["seed"] == 2
 
 
 def test_models_with_a_merged_file_are_refused(tmp_path: Path, features: Features, store: Store) -> None:
     with pytest.raises(InputError, match="Leave out --models"):
-        train(features, tmp_path / "classifier", QUICK, read_with_stored(store))
+        train(features, tmp_path / "classifier", options=QUICK, reading=read_with_stored(store))
 
 
 def test_loss_that_is_never_finite_is_refused(features: Features) -> None:

@@ -30,7 +30,7 @@ def reading(tmp_path_factory: pytest.TempPathFactory) -> Reading:
 @pytest.fixture(scope="module")
 def found(reading: Reading, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     output = tmp_path_factory.mktemp("report") / "comparison"
-    comparison = compare(labelled_samples(), SETS, reading, output, QUICK, seeds=2)
+    comparison = compare(labelled_samples(), SETS, output, reading=reading, options=QUICK, seeds=2)
     assert comparison.to_json() == json.loads((output / "comparison.json").read_text(encoding="utf-8"))
     page = (output / "comparison.html").read_text(encoding="utf-8")
     assert page.count("<svg") == 3
@@ -75,7 +75,7 @@ def test_the_same_vectors_under_another_name_make_no_difference(found: dict[str,
 
 
 def test_a_set_against_itself_makes_no_difference(reading: Reading) -> None:
-    found = compare(labelled_samples(), ["good", "good"], reading, options=QUICK, seeds=1).document
+    found = compare(labelled_samples(), ["good", "good"], reading=reading, options=QUICK, seeds=1).document
     assert [some["name"] for some in found["sets"]] == ["good (1)", "good (2)"]
     assert {metric["value"] for metric in difference(found, "good (2)", "good (1)").values()} == {0}
     assert found["similarity"]["pairs"] == []
@@ -99,7 +99,7 @@ def test_same_seed_gives_the_same_numbers_whatever_the_order_of_the_table(readin
     samples = labelled_samples()
     shuffled = samples.take(np.random.default_rng(1).permutation(len(samples)))
     first, second, other = (
-        without_seconds(compare(some, ["noise", "good"], reading, options=replace(QUICK, seed=seed), seeds=1))
+        without_seconds(compare(some, ["noise", "good"], reading=reading, options=replace(QUICK, seed=seed), seeds=1))
         for some, seed in ((samples, 4), (shuffled, 4), (samples, 5))
     )
     assert first == second
@@ -114,7 +114,9 @@ def test_sets_are_tested_on_the_same_samples_of_groups_never_trained_on(reading:
         tested.setdefault(seed, []).append(trained.test.samples.ids.tolist())
         auroc.setdefault(name, []).append(assess(trained.test, seed)["auroc"])
 
-    found = compare(labelled_samples(), ["noise", "good"], reading, options=QUICK, seeds=2, on_trained=keep).document
+    found = compare(
+        labelled_samples(), ["noise", "good"], reading=reading, options=QUICK, seeds=2, on_trained=keep
+    ).document
     assert sorted(tested) == [1, 2]
     assert all(one == other for one, other in tested.values())
     for each in tested.values():
@@ -130,7 +132,9 @@ def test_sets_are_tested_on_the_same_samples_of_groups_never_trained_on(reading:
 
 def test_a_test_part_is_what_sets_are_tested_on_if_one_is_wanted(reading: Reading, tmp_path: Path) -> None:
     options = replace(QUICK, test_share=0.25)
-    found = compare(labelled_samples(), ["noise", "good"], reading, tmp_path / "report", options, seeds=2).document
+    found = compare(
+        labelled_samples(), ["noise", "good"], tmp_path / "report", reading=reading, options=options, seeds=2
+    ).document
     assert all({"fold 1", "fold 2", "fold 3", "test"} == set(split["groups"]) for split in found["splits"])
     auroc = difference(found, "good", "noise")["auroc"]
     assert auroc["interval"][0] < auroc["value"] < auroc["interval"][1]
@@ -139,7 +143,9 @@ def test_a_test_part_is_what_sets_are_tested_on_if_one_is_wanted(reading: Readin
 
 
 def test_what_is_missing_in_one_space_is_left_out_of_all_and_said(reading: Reading, tmp_path: Path) -> None:
-    found = compare(labelled_samples(), ["good", "part"], reading, tmp_path / "report", QUICK, seeds=1).document
+    found = compare(
+        labelled_samples(), ["good", "part"], tmp_path / "report", reading=reading, options=QUICK, seeds=1
+    ).document
     assert found["samples"] == COUNT - 2 * OF_EACH
     assert found["left_out"] == {"samples": 2 * OF_EACH, "missing_by_space": {"good": 0, "part": 2 * OF_EACH}}
     groups = [name for names in found["splits"][0]["groups"].values() for name in names]
@@ -151,40 +157,40 @@ def test_what_is_missing_in_one_space_is_left_out_of_all_and_said(reading: Readi
 @pytest.mark.parametrize("sets", [[], ["good"], "good,noise"])
 def test_fewer_than_two_sets_are_refused(reading: Reading, sets: list[str] | str) -> None:
     with pytest.raises(InputError, match="at least two sets"):
-        compare(labelled_samples(), sets, reading)
+        compare(labelled_samples(), sets, reading=reading)
 
 
 def test_unknown_spaces_are_refused(reading: Reading) -> None:
     with pytest.raises(ModelError, match="nowhere"):
-        compare(labelled_samples(), ["good", "nowhere"], reading)
+        compare(labelled_samples(), ["good", "nowhere"], reading=reading)
 
 
 def test_a_space_twice_in_one_set_is_refused(reading: Reading) -> None:
     with pytest.raises(InputError, match="twice"):
-        compare(labelled_samples(), ["good", "noise,noise"], reading)
+        compare(labelled_samples(), ["good", "noise,noise"], reading=reading)
 
 
 def test_samples_without_labels_are_refused_and_nothing_is_written(reading: Reading, tmp_path: Path) -> None:
     samples = replace(labelled_samples(), labels=Categories.of([""] * COUNT))
     with pytest.raises(InputError, match="expected a label for every sample"):
-        compare(samples, ["good", "noise"], reading, tmp_path / "report")
+        compare(samples, ["good", "noise"], tmp_path / "report", reading=reading)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_samples_of_which_no_space_has_any_are_refused(reading: Reading, tmp_path: Path) -> None:
     store = SpaceStore.open(tmp_path / "store", create=True)
     with pytest.raises(InputError, match=f"found none: aac_dpc does not have {COUNT} of {COUNT}.*--fill"):
-        compare(labelled_samples(), ["aac_dpc", "aac_dpc"], Reading(store))
+        compare(labelled_samples(), ["aac_dpc", "aac_dpc"], reading=Reading(store))
 
 
 def test_merged_features_a_missing_store_and_no_seeds_are_refused(reading: Reading, tmp_path: Path) -> None:
     samples: Samples = labelled_samples()
-    embedstore.merge(samples, reading.store, ["good"], tmp_path / "features.npz")  # type: ignore[arg-type]
+    embedstore.merge(samples, ["good"], tmp_path / "features.npz", store=reading.store)  # type: ignore[arg-type]
     with pytest.raises(InputError, match="found merged features"):
-        compare(tmp_path / "features.npz", ["good", "noise"], reading)
+        compare(tmp_path / "features.npz", ["good", "noise"], reading=reading)
     with pytest.raises(InputError, match="without a store"):
-        compare(samples, ["good", "noise"], Reading())
+        compare(samples, ["good", "noise"], reading=Reading())
     with pytest.raises(InputError, match="at least one seed"):
-        compare(samples, ["good", "noise"], reading, seeds=0)
+        compare(samples, ["good", "noise"], reading=reading, seeds=0)
     with pytest.raises(InputError, match="something else is there"):
-        compare(samples, ["good", "noise"], reading, tmp_path)
+        compare(samples, ["good", "noise"], tmp_path, reading=reading)

@@ -167,6 +167,7 @@ def test_a_device_that_was_chosen_is_kept(wish: str, tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_task_of_a_gpu_travels_without_a_warning(store: Store) -> None:
     """Dask warns of messages of more than 10 MB; warnings are errors here."""
     long = ["M" * 12_000_000 + sequence for sequence in SEQUENCES[:2]]

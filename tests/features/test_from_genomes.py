@@ -50,7 +50,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def filled(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> embedstore.Store:
     """A store with the vectors of all samples."""
     store = embedstore.open(tmp_path_factory.mktemp("filled") / "store", create=True)
-    merge(folder / "samples.tsv", store, MODELS, fill=True)
+    merge(folder / "samples.tsv", MODELS, store=store, fill=True)
     return store
 
 
@@ -75,7 +75,7 @@ def test_loaded_samples_are_those_of_the_table(folder: Path) -> None:
 
 
 def test_merge_gives_what_get_gives(folder: Path, filled: embedstore.Store) -> None:
-    features = merge(folder / "samples.tsv", filled, MODELS)
+    features = merge(folder / "samples.tsv", MODELS, store=filled)
     dna = list(embedstore.read([folder / "dna.fna"]))
     proteins = list(embedstore.read([folder / "protein.faa"]))
     expected = np.concatenate([filled.get(dna, "tnf"), filled.get(proteins, "aac_dpc")], axis=1)
@@ -88,15 +88,15 @@ def test_missing_vectors_are_named_by_sample_unless_filled(folder: Path, tmp_pat
     store = embedstore.open(tmp_path / "store", create=True)
     samples = load_samples(folder / "samples.tsv")
     with pytest.raises(MissingEmbeddingError) as caught:
-        merge(samples, store, MODELS)
+        merge(samples, MODELS, store=store)
     assert caught.value.missing == samples.ids.tolist()
     reports: list[FillReport] = []
-    features = merge(samples, store, MODELS, fill=FillFrom(folder, FillOptions(), on_report=reports.append))
+    features = merge(samples, MODELS, store=store, fill=FillFrom(folder, FillOptions(), on_report=reports.append))
     assert len(features.rows()) == len(samples)
     assert [report.space.name for report in reports] == list(MODELS)
     assert all(report.computed == report.unique for report in reports)
     with pytest.raises(InputError, match="expected the folder of its sequences"):
-        merge(samples, store, MODELS, fill=True)
+        merge(samples, MODELS, store=store, fill=True)
 
 
 def test_what_a_model_has_no_vector_for_is_named_with_the_reason(tmp_path: Path) -> None:
@@ -106,7 +106,7 @@ def test_what_a_model_has_no_vector_for_is_named_with_the_reason(tmp_path: Path)
     store = embedstore.open(tmp_path / "store", create=True)
     table = tmp_path / "prepared" / "samples.tsv"
     with pytest.raises(MissingEmbeddingError) as caught:
-        merge(table, store, ("tnf",), fill=True)
+        merge(table, ("tnf",), store=store, fill=True)
     assert all(label.startswith("odd:") and "no four adjacent bases" in label for label in caught.value.missing)
     samples = load_samples(table)
     target = find_target(store, "tnf", ModelOptions(), None)
@@ -119,7 +119,7 @@ def test_proteins_that_look_like_dna_are_filled(tmp_path: Path) -> None:
     write(tmp_path / "genome.fna", ">repeat", "GGC" * 200)
     prepare([tmp_path / "genome.fna"], tmp_path / "prepared", PrepareOptions(length_bases=300))
     store = embedstore.open(tmp_path / "store", create=True)
-    features = merge(tmp_path / "prepared" / "samples.tsv", store, ("aac_dpc",), fill=True)
+    features = merge(tmp_path / "prepared" / "samples.tsv", ("aac_dpc",), store=store, fill=True)
     assert len(features.rows()) == len(features) > 0
 
 
@@ -168,7 +168,7 @@ def test_label_table_that_does_not_fit_is_refused(
 ) -> None:
     table = write(tmp_path / "labels.tsv", *rows)
     with pytest.raises(InputError, match=reason):
-        merge(folder / "samples.tsv", filled, MODELS, tmp_path / "features.h5", labels=table)
+        merge(folder / "samples.tsv", MODELS, tmp_path / "features.h5", store=filled, labels=table)
     assert not (tmp_path / "features.h5").exists()
 
 
@@ -192,8 +192,8 @@ def test_table_without_settings_states_nothing_and_matches_nothing_stated(
     folder: Path, filled: embedstore.Store, tmp_path: Path
 ) -> None:
     shutil.copy(folder / "samples.tsv", tmp_path)
-    stated = merge(folder / "samples.tsv", filled, MODELS).schema
-    bare = merge(tmp_path / "samples.tsv", filled, MODELS).schema
+    stated = merge(folder / "samples.tsv", MODELS, store=filled).schema
+    bare = merge(tmp_path / "samples.tsv", MODELS, store=filled).schema
     assert bare.preparation == Preparation()
     with pytest.raises(SchemaError, match="chunk length: expected 99, found none stated"):
         stated.require(bare, what="samples.tsv", owner="the classifier")
@@ -210,8 +210,8 @@ def test_settings_that_cannot_be_read_are_refused(folder: Path, tmp_path: Path, 
 def test_other_chunk_length_is_refused(folder: Path, filled: embedstore.Store, tmp_path: Path) -> None:
     write(tmp_path / "genome.fna", ">contig", random_genome(1))
     prepare([tmp_path / "genome.fna"], tmp_path / "prepared", PrepareOptions(length_bases=90))
-    other = merge(tmp_path / "prepared" / "samples.tsv", filled, MODELS, fill=True)
-    expected = merge(folder / "samples.tsv", filled, MODELS).schema
+    other = merge(tmp_path / "prepared" / "samples.tsv", MODELS, store=filled, fill=True)
+    expected = merge(folder / "samples.tsv", MODELS, store=filled).schema
     with pytest.raises(SchemaError, match="chunk length: expected 99, found 90"):
         expected.require(other.schema, what="samples.tsv", owner="the classifier")
 
@@ -229,7 +229,7 @@ def test_command_writes_features(
     assert [block["space"] for block in document["schema"]["blocks"]] == ["tnf", "aac_dpc"]
     features = open_features(output)
     assert document["rows"] == len(features)
-    assert np.array_equal(features.rows(), merge(folder / "samples.tsv", filled, MODELS).rows())
+    assert np.array_equal(features.rows(), merge(folder / "samples.tsv", MODELS, store=filled).rows())
 
 
 def test_command_fills_a_new_store_if_asked(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -250,9 +250,9 @@ def test_real_genomes(shared: Path, tmp_path: Path) -> None:
     prepare(inputs, tmp_path / "prepared")
     store = embedstore.open(tmp_path / "store", create=True)
     table = tmp_path / "prepared" / "samples.tsv"
-    seen = merge(table, store, MODELS, fill=True)
+    seen = merge(table, MODELS, store=store, fill=True)
     for suffix in ("zarr", "h5", "npz"):
-        features = merge(table, store, MODELS, tmp_path / f"features.{suffix}")
+        features = merge(table, MODELS, tmp_path / f"features.{suffix}", store=store)
         assert features.rows().tobytes() == seen.rows().tobytes()
         assert features.schema == seen.schema
     assert np.allclose(seen.rows()[:, :136].sum(axis=1), 1, atol=1e-5)
@@ -263,4 +263,4 @@ def test_real_genomes(shared: Path, tmp_path: Path) -> None:
 def test_errors_are_those_of_embedstore(folder: Path, filled: embedstore.Store) -> None:
     for models in ((), ("tnf", "tnf"), ("no_such_model",), ("",)):
         with pytest.raises(EmbedStoreError):
-            merge(folder / "samples.tsv", filled, models)
+            merge(folder / "samples.tsv", models, store=filled)

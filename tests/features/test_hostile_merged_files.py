@@ -33,7 +33,7 @@ ALLOWED_GROWTH_KIB = 200 << 10
 @pytest.fixture(scope="module")
 def intact(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder, samples = tmp_path_factory.mktemp("intact"), toy_samples(30)
-    view = merge(samples, toy_store(folder / "store", samples), MODELS)
+    view = merge(samples, MODELS, store=toy_store(folder / "store", samples))
     for suffix in ("zarr", "h5", "npz"):
         write_features(view, folder / f"features.{suffix}")
     return folder
@@ -263,10 +263,10 @@ def test_names_with_control_characters_are_kept_and_nul_is_refused(tmp_path: Pat
     samples = toy_samples(30)
     odd = Categories.of([f"g\x1b[2J\t\n{number}" for number in range(30)])
     store = toy_store(tmp_path / "store", samples)
-    write_features(merge(replace(samples, groups=odd), store, MODELS), tmp_path / f"x.{suffix}")
+    write_features(merge(replace(samples, groups=odd), MODELS, store=store), tmp_path / f"x.{suffix}")
     assert open_features(tmp_path / f"x.{suffix}").samples.groups.texts().tolist() == odd.texts().tolist()
     with_nul = replace(samples, groups=Categories.of([f"g\0{number}" for number in range(30)]))
-    nul = merge(with_nul, store, MODELS)
+    nul = merge(with_nul, MODELS, store=store)
     with pytest.raises(InputError, match="column group_names holds a NUL"):
         write_features(nul, tmp_path / f"y.{suffix}")
     assert not (tmp_path / f"y.{suffix}").exists()

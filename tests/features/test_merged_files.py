@@ -33,7 +33,7 @@ def samples() -> Samples:
 def intact(tmp_path_factory: pytest.TempPathFactory, samples: Samples) -> Path:
     """A folder with the same features in each format."""
     folder = tmp_path_factory.mktemp("intact")
-    view = merge(samples, toy_store(folder / "store", samples), MODELS)
+    view = merge(samples, MODELS, store=toy_store(folder / "store", samples))
     for suffix in SUFFIXES:
         write_features(view, folder / f"features.{suffix}")
     return folder

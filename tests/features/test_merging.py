@@ -46,7 +46,7 @@ def store(tmp_path_factory: pytest.TempPathFactory, samples: Samples) -> SpaceSt
 def features(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, samples: Samples, store: SpaceStore
 ) -> Features:
-    return merge(samples, store, MODELS, request.param and tmp_path_factory.mktemp("merged") / request.param)
+    return merge(samples, MODELS, request.param and tmp_path_factory.mktemp("merged") / request.param, store=store)
 
 
 def test_rows_are_the_right_vectors_side_by_side(features: Features, samples: Samples) -> None:
@@ -120,11 +120,11 @@ def test_torch_dataset_gives_rows_singly_and_in_batches(features: Features, samp
 
 
 def test_permuted_table_gives_the_same_rows_and_classes(tmp_path: Path, samples: Samples, store: SpaceStore) -> None:
-    straight = merge(samples, store, MODELS)
+    straight = merge(samples, MODELS, store=store)
     other, order = permuted(samples)
     other = replace(other, labels=Categories.of(other.labels.texts()))
     for output in (None, tmp_path / "permuted.h5"):
-        found = merge(other, store, MODELS, output)
+        found = merge(other, MODELS, output, store=store)
         assert found.rows().tobytes() == straight.rows()[order].tobytes()
         assert found.y.tolist() == straight.y[order].tolist()
         assert found.schema == straight.schema
@@ -132,16 +132,16 @@ def test_permuted_table_gives_the_same_rows_and_classes(tmp_path: Path, samples:
 
 def test_order_of_models_is_the_order_of_columns(samples: Samples, store: SpaceStore) -> None:
     rows = right_rows(samples)
-    swapped = merge(samples, store, ("toy_protein", "toy_dna"))
+    swapped = merge(samples, ("toy_protein", "toy_dna"), store=store)
     assert np.array_equal(swapped.rows(), np.concatenate([rows[:, 5:], rows[:, :5]], axis=1))
-    alone = merge(samples, store, ("toy_protein",))
+    alone = merge(samples, ("toy_protein",), store=store)
     assert np.array_equal(alone.rows(), rows[:, 5:])
     assert alone.schema.molecules == ("protein",)
 
 
 def test_ids_are_never_what_joins(samples: Samples, store: SpaceStore) -> None:
     swapped = replace(samples, ids=samples.ids[::-1].copy())
-    assert np.array_equal(merge(swapped, store, MODELS).rows(), right_rows(samples))
+    assert np.array_equal(merge(swapped, MODELS, store=store).rows(), right_rows(samples))
 
 
 @pytest.mark.parametrize("suffix", ["zarr", "h5", "npz"])
@@ -152,7 +152,7 @@ def test_missing_vectors_are_counted_and_named_and_nothing_is_written(
     toy_space(store, "toy_dna", DNA, samples.keys["dna"], segments=1)
     toy_space(store, "partial", toy_recipe("dna", 6), samples.keys["dna"][20:], segments=1)
     with pytest.raises(MissingEmbeddingError) as caught:
-        merge(samples, store, ("toy_dna", "partial"), tmp_path / f"features.{suffix}")
+        merge(samples, ("toy_dna", "partial"), tmp_path / f"features.{suffix}", store=store)
     assert caught.value.missing == samples.ids[:20].tolist()
     assert "partial does not have 20 of 100" in str(caught.value)
     assert [path.name for path in tmp_path.iterdir()] == ["store"]
@@ -160,22 +160,22 @@ def test_missing_vectors_are_counted_and_named_and_nothing_is_written(
 
 def test_unknown_model_and_repeated_model_are_refused(samples: Samples, store: SpaceStore) -> None:
     with pytest.raises((UnknownModelError, SpaceNotFoundError)):
-        merge(samples, store, ("nothing_of_that_name",))
+        merge(samples, ("nothing_of_that_name",), store=store)
     with pytest.raises(InputError, match="twice"):
-        merge(samples, store, ("toy_dna", "toy_dna"))
+        merge(samples, ("toy_dna", "toy_dna"), store=store)
     with pytest.raises(InputError, match="without a block"):
-        merge(samples, store, ())
+        merge(samples, (), store=store)
 
 
 def test_model_of_a_molecule_that_samples_do_not_have_is_refused(samples: Samples, store: SpaceStore) -> None:
     with pytest.raises(InputError, match="expected dna keys, found protein"):
-        merge(replace(samples, keys={"protein": samples.keys["protein"]}), store, MODELS)
+        merge(replace(samples, keys={"protein": samples.keys["protein"]}), MODELS, store=store)
 
 
 def test_no_samples_give_no_rows(tmp_path: Path, samples: Samples, store: SpaceStore) -> None:
     none = samples.take(np.arange(0))
     for output in (None, *(tmp_path / name for name in BACKINGS if name)):
-        found = merge(none, store, MODELS, output)
+        found = merge(none, MODELS, output, store=store)
         assert found.rows().shape == (0, 8)
         assert len(found) == 0
 
@@ -185,13 +185,13 @@ def test_half_precision_and_ids_beyond_ascii_survive(tmp_path: Path, samples: Sa
     ids[7] = "Ψ-phage α|β " + "x" * 300
     renamed = replace(samples, ids=ids)
     for name in BACKINGS[1:]:
-        assert merge(renamed, store, MODELS, tmp_path / str(name)).ids.tolist() == ids.tolist()
+        assert merge(renamed, MODELS, tmp_path / str(name), store=store).ids.tolist() == ids.tolist()
 
 
 def test_view_sees_what_is_filled_later_and_files_do_not_change(tmp_path: Path, samples: Samples) -> None:
     store = toy_store(tmp_path / "store", samples)
-    features = merge(samples, store, MODELS, tmp_path / "features.h5")
-    view = merge(samples, store, MODELS)
+    features = merge(samples, MODELS, tmp_path / "features.h5", store=store)
+    view = merge(samples, MODELS, store=store)
     more = toy_keys(range(1000, 1010), "dna")
     store.space("toy_dna").append(EmbeddingBatch(more, toy_vectors(more, DNA)))
     assert np.array_equal(view.rows(), features.rows())
@@ -202,17 +202,17 @@ def test_existing_output_is_replaced_completely_and_other_folders_are_not(
 ) -> None:
     for name in BACKINGS[1:]:
         output = tmp_path / str(name)
-        merge(samples, store, MODELS, output)
-        merge(samples.take(np.arange(9)), store, ("toy_dna",), output)
+        merge(samples, MODELS, output, store=store)
+        merge(samples.take(np.arange(9)), ("toy_dna",), output, store=store)
         assert open_features(output).rows().shape == (9, 5)
     (tmp_path / "mine.zarr").mkdir()
     (tmp_path / "mine.zarr" / "notes.txt").write_text("keep")
     with pytest.raises(InputError, match="another folder"):
-        merge(samples, store, MODELS, tmp_path / "mine.zarr")
+        merge(samples, MODELS, tmp_path / "mine.zarr", store=store)
     with pytest.raises(InputError, match="ends in"):
-        merge(samples, store, MODELS, tmp_path / "features.csv")
+        merge(samples, MODELS, tmp_path / "features.csv", store=store)
     with pytest.raises(InputError, match="no folder"):
-        merge(samples, store, MODELS, tmp_path / "missing" / "features.h5")
+        merge(samples, MODELS, tmp_path / "missing" / "features.h5", store=store)
 
 
 def test_description_is_json(features: Features) -> None:
