@@ -415,7 +415,8 @@ def _simple_head(folded: _Folded, on_fitted: OnFitted | None) -> dict[str, Any] 
         }
 
     ours, theirs = measured(folded.fitted.logits), measured(simple.logits)
-    return {"head": "linear", **theirs, "of_this_head": ours, "is_beaten": ours["auroc"] > theirs["auroc"]}
+    is_beaten = ours["auroc"] > theirs["auroc"] and ours["log_loss"] < theirs["log_loss"]
+    return {"head": "linear", **theirs, "of_this_head": ours, "is_beaten": is_beaten}
 
 
 def _tested(features: Features, samples: Samples, rows: Indices, classifier: Classifier) -> tuple[Scores, Fragments]:

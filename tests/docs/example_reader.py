@@ -57,7 +57,7 @@ class Reader:
 
     def _embedstore(self, arguments: list[str]) -> tuple[int, str]:
         if arguments[0] == "train" and "--folds" not in arguments:
-            arguments = [*arguments, "--folds", "2"]  # fewer than by default: the tests are to be quick
+            arguments = [*arguments, "--folds", "2", "--test", "0.3"]  # quick, and some genomes are left to test on
         output = io.TextIOWrapper(io.BytesIO(), encoding="utf-8", write_through=True)
         with redirect_stdout(output), redirect_stderr(output):
             code = main(arguments)
