@@ -51,7 +51,7 @@ def test_twins_are_found_and_no_others_and_labels_that_differ_are_named(twins: P
 
 def test_relatives_stay_on_one_side_and_are_in_the_report(twins: Path, tmp_path: Path) -> None:
     store = open_store(tmp_path / "store", create=True)
-    report = train(twins, tmp_path / "classifier", QUICK, read_with(store), relatives=True)
+    report = train(twins, tmp_path / "classifier", options=QUICK, reading=read_with(store), relatives=True)
     for pair in ({"another", "virus0"}, {"host1", "strange"}):
         assert sum(bool(pair & set(names)) for names in report.split.groups.values()) == 1
     assert report.split.joined == (("another", "virus0"), ("host1", "strange"))
@@ -64,9 +64,9 @@ def test_relatives_stay_on_one_side_and_are_in_the_report(twins: Path, tmp_path:
 
 def test_samples_without_their_sequences_are_refused(twins: Path, tmp_path: Path) -> None:
     store = open_store(tmp_path / "store", create=True)
-    merge(twins, store, MODELS, tmp_path / "features.npz", fill=True)
+    merge(twins, MODELS, tmp_path / "features.npz", store=store, fill=True)
     with pytest.raises(InputError, match="expected the table of samples, beside which"):
-        train(tmp_path / "features.npz", tmp_path / "classifier", QUICK, relatives=True)
+        train(tmp_path / "features.npz", tmp_path / "classifier", options=QUICK, relatives=True)
     shutil.copy(twins, tmp_path / "samples.tsv")
     head = "\n".join((twins.parent / "dna.fna").read_text(encoding="ascii").split("\n")[:10])
     (tmp_path / "dna.fna").write_text(head + "\n", encoding="ascii")
