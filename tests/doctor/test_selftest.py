@@ -156,7 +156,7 @@ def test_the_speed_of_a_named_model_is_kept_for_the_estimates_of_dry_runs(found:
     document = json.loads(Path(kept["fastesm2_tiny"]).read_text())
     (rate,) = document["rates"].values()
     last = found.findings[-3]
-    assert rate["letters_per_second"] == last.data["residues_per_s"][2048]
+    assert rate["residues_per_second"] == last.data["residues_per_s"][2048]
 
 
 @pytest.mark.parametrize(
