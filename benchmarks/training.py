@@ -25,7 +25,7 @@ from benchmarks.timing import environment, parser, print_report, rounded, scratc
 from embedstore.classify import fitting
 from embedstore.classify.fitting import PartRows
 from embedstore.classify.heads import TrainOptions
-from embedstore.classify.networks import WeightedRows, fit_network
+from embedstore.classify.networks import WeightedRows, fit_networks
 from embedstore.features import Categories, Features, Preparation, Samples, Schema, open_features, write_features
 from embedstore.features.features import TEXT
 from embedstore.features.schema import Block
@@ -134,7 +134,7 @@ def _our_pass(features: Features, seed: int, cache_bytes: int = fitting.CACHE_BY
     try:
         for epochs in (1, _EPOCHS):
             started = time.perf_counter()
-            fit_network(train, validation, 2, options, seed=seed, epochs=epochs)
+            fit_networks(train, validation, 2, options, [seed], epochs)
             seconds.append(time.perf_counter() - started)
     finally:
         fitting.CACHE_BYTES = before

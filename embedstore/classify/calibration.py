@@ -171,7 +171,7 @@ class SequenceCalibration:
     def probabilities(self, mean_logits: NDArray[np.float64], counts: NDArray[np.int64]) -> Probabilities:
         """(n, classes) mean logits and (n,) numbers of samples to probabilities."""
         logs = np.log(np.minimum(counts, self.most_samples).astype(np.float64))[:, None]  # (n, 1)
-        scale = np.exp(np.clip(self.log_scale + self.log_scale_slope * logs, -_LARGEST_LOG_SCALE, _LARGEST_LOG_SCALE))
+        scale = _scale_by_count(self.log_scale, self.log_scale_slope, logs)
         return _softmax(mean_logits * scale + np.array(self.shift))
 
     def to_json(self) -> dict[str, Any]:
@@ -199,6 +199,11 @@ class SequenceCalibration:
         return cls(float(numbers[0]), float(numbers[1]), tuple(map(float, shift)), most)
 
 
+def _scale_by_count(log_scale: float, slope: float, logs: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(n, 1) scales of the mean logits of sequences with so many samples, given as logarithms."""
+    return np.exp(np.clip(log_scale + slope * logs, -_LARGEST_LOG_SCALE, _LARGEST_LOG_SCALE))
+
+
 def calibrate_sequences(
     mean_logits: NDArray[np.float64],
     counts: NDArray[np.int64],
@@ -222,7 +227,7 @@ def calibrate_sequences(
         return SequenceCalibration(float(parameters[0]), float(parameters[1]), tuple(shift.tolist()), most)
 
     def loss(parameters: NDArray[np.float64]) -> float:
-        scale = np.exp(np.clip(parameters[0] + parameters[1] * logs, -_LARGEST_LOG_SCALE, _LARGEST_LOG_SCALE))
+        scale = _scale_by_count(parameters[0], parameters[1], logs)
         shift = parameters[2:] if kind == "vector" else 0.0
         return _log_loss(mean_logits * scale + shift, y, weights) + _SEQUENCE_RIDGE * float(parameters @ parameters)
 

@@ -85,17 +85,23 @@ class CrossFitted:
 
 
 def row_weights(y: Classes, groups: NDArray[np.int64], classes: int, options: TrainOptions) -> Floats:
-    """(n,) how much each row counts, with mean 1.
+    """(n,) how much each row counts, with mean 1; see `balanced_weights`."""
+    weights = balanced_weights(y, groups, classes, options)
+    weights *= len(y) / weights.sum()
+    return weights
+
+
+def balanced_weights(y: Classes, groups: NDArray[np.int64], classes: int, options: TrainOptions) -> Floats:
+    """(n,) how much each of some samples, or fragments, counts beside the others.
 
     Parameters
     ----------
-    groups : (n,) numbers of the rows' groups.
+    groups : (n,) numbers of their groups.
     """
     _, members, sizes = np.unique(groups, return_inverse=True, return_counts=True)
-    weights = sizes[members].astype(np.float64) ** -options.group_exponent
+    weights: Floats = sizes[members].astype(np.float64) ** -options.group_exponent
     if options.balance_classes:
         weights /= np.bincount(y, weights, minlength=classes)[y]
-    weights *= len(y) / weights.sum()
     return weights
 
 
@@ -131,35 +137,57 @@ def cross_fit(
 
 def moments(rows: PartRows) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Mean and standard deviation of each column, (d,) float32 each; a constant column has deviation 1."""
-    mean, deviation = _moments(rows, np.ones((len(rows.y), 1)))
+    mean, deviation = _moments(_WideRows(rows, keep=False), np.ones((len(rows.y), 1)))
     return mean[0].astype(np.float32), deviation[0].astype(np.float32)
 
 
-def _moments(rows: PartRows, masks: Floats) -> tuple[Floats, Floats]:
+class _WideRows:
+    """Rows in float64, piece by piece with the number of its first row, as often as they are asked for.
+
+    Attributes
+    ----------
+    dim : of a row. y : (n,) the classes.
+    """
+
+    def __init__(self, rows: PartRows, *, keep: bool) -> None:
+        """
+        Parameters
+        ----------
+        keep : read them once, if they are small enough; otherwise they are read each time.
+        """
+        self.dim, self.y = rows.features.dim, rows.y
+        self._rows = rows
+        size_bytes = len(rows.y) * self.dim * np.dtype(np.float64).itemsize
+        self._kept = list(self._read()) if keep and size_bytes <= CACHE_BYTES else None
+
+    def __iter__(self) -> Iterator[tuple[int, Floats]]:
+        return iter(self._kept) if self._kept is not None else self._read()
+
+    def _read(self) -> Iterator[tuple[int, Floats]]:
+        start = 0
+        for piece, _ in self._rows.pieces():
+            yield start, piece.astype(np.float64)
+            start += len(piece)
+
+
+def _moments(rows: _WideRows, masks: Floats) -> tuple[Floats, Floats]:
     """Mean and standard deviation of each column over some sets of rows, (m, d) each.
 
     Parameters
     ----------
     masks : (n, m), 1 for the rows of each set, 0 for others.
     """
-    counts, dim = masks.sum(axis=0)[:, None], rows.features.dim
-    mean, squares = np.zeros((masks.shape[1], dim)), np.zeros((masks.shape[1], dim))
-    for start, piece in _numbered(rows):
+    counts = masks.sum(axis=0)[:, None]
+    mean, squares = np.zeros((masks.shape[1], rows.dim)), np.zeros((masks.shape[1], rows.dim))
+    for start, piece in rows:
         mean += masks[start : start + len(piece)].T @ piece
     mean /= counts
     middle = mean.mean(axis=0)
-    for start, piece in _numbered(rows):
+    for start, piece in rows:
         squares += masks[start : start + len(piece)].T @ (piece - middle) ** 2
     deviation = np.sqrt(np.maximum(squares / counts - (mean - middle) ** 2, 0))
     deviation[deviation <= np.finfo(np.float32).eps * np.maximum(np.abs(mean), np.abs(middle))] = 1
     return mean, deviation
-
-
-def _numbered(rows: PartRows) -> Iterator[tuple[int, Floats]]:
-    start = 0
-    for piece, _ in rows.pieces():
-        yield start, piece.astype(np.float64)
-        start += len(piece)
 
 
 class _LinearProblem:
@@ -170,32 +198,27 @@ class _LinearProblem:
     count : problems. classes, dim : of each.
     """
 
-    def __init__(self, rows: PartRows, weights: Floats, classes: int) -> None:
+    def __init__(self, rows: _WideRows, weights: Floats, classes: int) -> None:
         """
         Parameters
         ----------
         weights : (n, m), of each row in each problem; 0 where it is held out.
         """
-        self.count, self.classes, self.dim = weights.shape[1], classes, rows.features.dim
+        self.count, self.classes, self.dim = weights.shape[1], classes, rows.dim
         self._rows = rows
         self._weights = weights / weights.sum(axis=0)
         self.mean, self.deviation = _moments(rows, (weights > 0).astype(np.float64))
-        size_bytes = len(rows.y) * self.dim * np.dtype(np.float64).itemsize
-        self._kept = list(_numbered(rows)) if size_bytes <= CACHE_BYTES else None
         self._variances, self._axes = self._principal_axes() if self.dim <= _MOST_AXES else (np.ones(1), None)
 
     def _principal_axes(self) -> tuple[Floats, Floats | None]:
         """Variances and directions, (d,) and (d, d), of the standardised columns, over all rows of any problem."""
         weights, deviation = self._weights.mean(axis=1), self.deviation.mean(axis=0)
         mean, products = self.mean.mean(axis=0), np.zeros((self.dim, self.dim))
-        for start, piece in self._pieces():
+        for start, piece in self._rows:
             standard = (piece - mean) / deviation
             products += (standard * weights[start : start + len(piece), None]).T @ standard
         variances, axes = np.linalg.eigh(products)
         return np.maximum(variances, 0), axes
-
-    def _pieces(self) -> Iterator[tuple[int, Floats]]:
-        yield from self._kept if self._kept is not None else _numbered(self._rows)
 
     def minimise(self, strength: float, start: Floats | None = None, tolerance: float = _TOLERANCE) -> Floats:
         """Return (m, classes, d + 1): weights of the standardised columns, and the bias, of each problem.
@@ -233,7 +256,7 @@ class _LinearProblem:
     def logits(self, parameters: Floats) -> Floats:
         """(n, m, classes) of all rows."""
         columns, bias = self._plain(parameters)
-        pieces = [piece @ columns + bias for _, piece in self._pieces()]
+        pieces = [piece @ columns + bias for _, piece in self._rows]
         return np.concatenate(pieces).reshape(-1, self.count, self.classes)
 
     def _plain(self, parameters: Floats) -> tuple[Floats, Floats]:
@@ -246,7 +269,7 @@ class _LinearProblem:
         columns, bias = self._plain(parameters)
         loss = 0.5 * strength * float((parameters[..., :-1] ** 2).sum())
         slopes, bias_slopes = np.zeros(columns.T.shape), np.zeros(len(bias))
-        for start, piece in self._pieces():
+        for start, piece in self._rows:
             here = slice(start, start + len(piece))
             logits = (piece @ columns + bias).reshape(-1, self.count, self.classes)
             weights, y = self._weights[here], self._rows.y[here]
@@ -278,13 +301,15 @@ def _cross_fit_linear(
 ) -> CrossFitted:
     count = int(folds.max()) + 1
     held_out = folds[:, None] == np.arange(count)  # (n, folds)
-    problem = _LinearProblem(rows, np.where(held_out, 0.0, weights[:, None]), classes)
-    strengths = [options.strength] if options.strength else [dim_strength(one, problem.dim) for one in STRENGTHS]
-    tried, losses, logits = _path(problem, strengths, folds, weights, on_fitted)
+    wide = _WideRows(rows, keep=True)
+    problem = _LinearProblem(wide, np.where(held_out, 0.0, weights[:, None]), classes)
+    # The squares of standardised columns add up, so that the penalty grows with their number.
+    strengths = [options.strength] if options.strength else [strength * wide.dim for strength in STRENGTHS]
+    tried, losses, logits = _path(problem, strengths, rows.y, folds, weights, on_fitted)
     chosen = [int(np.delete(losses, fold, axis=1).sum(axis=1).argmin()) for fold in range(count)]
-    out_of_fold = np.stack([logits[chosen[fold]][row] for row, fold in enumerate(folds.tolist())])
+    out_of_fold = np.stack(logits)[np.array(chosen)[folds], np.arange(len(folds))]  # (n, classes)
     best = int(losses.sum(axis=1).argmin())
-    whole = _LinearProblem(rows, weights[:, None], classes)
+    whole = _LinearProblem(wide, weights[:, None], classes)
     parameters = whole.minimise(tried[best], tolerance=_FINAL_TOLERANCE)[0]
     tensors = {
         "input.mean": whole.mean[0],
@@ -304,20 +329,16 @@ def _cross_fit_linear(
     return CrossFitted(head, out_of_fold.astype(np.float32), about)
 
 
-def dim_strength(strength_a_column: float, dim: int) -> float:
-    """Return the strength for so many standardised columns, whose squares add up."""
-    return strength_a_column * dim
-
-
 def _path(
     problem: _LinearProblem,
     strengths: Sequence[float],
+    y: Classes,
     folds: NDArray[np.int64],
     weights: Floats,
     on_fitted: OnFitted | None,
 ) -> tuple[list[float], Floats, list[Floats]]:
     """Fit from strong to weak; return the strengths tried, (s, folds) losses and the out-of-fold logits of each."""
-    parameters, y = None, problem._rows.y
+    parameters = None
     tried: list[float] = []
     losses: list[Floats] = []
     logits: list[Floats] = []

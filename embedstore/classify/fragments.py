@@ -9,14 +9,15 @@ frame of them is open, are not among them.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from embedstore.classify.calibration import SequenceCalibration, calibrate_sequences
-from embedstore.classify.heads import CalibrationKind
+from embedstore.classify.fitting import balanced_weights
+from embedstore.classify.heads import CalibrationKind, TrainOptions
 from embedstore.classify.metrics import Classes, Floats, Measures, Probabilities
 from embedstore.classify.resampling import intervals
 from embedstore.features import Samples
@@ -48,18 +49,6 @@ class Fragments:
 
     def __len__(self) -> int:
         return len(self.y)
-
-    def take(self, rows: NDArray[Any]) -> Fragments:
-        """Some of them."""
-        return Fragments(
-            self.length_bases[rows],
-            self.y[rows],
-            self.groups[rows],
-            self.folds[rows],
-            self.logits[rows],
-            self.scores[rows],
-            self.counts[rows],
-        )
 
 
 def fragments_of(
@@ -115,23 +104,15 @@ def _concatenated(parts: Sequence[Fragments], classes: int) -> Fragments:
     nothing = np.empty(0, np.int64)
     empty = Fragments(nothing, nothing, nothing, nothing, np.empty((0, classes)), np.empty((0, classes)), nothing)
     joined = (empty, *parts)
-    return Fragments(
-        *(
-            np.concatenate([getattr(part, name) for part in joined])
-            for name in ("length_bases", "y", "groups", "folds", "logits", "scores", "counts")
-        )
-    )
+    return Fragments(*(np.concatenate([getattr(part, field.name) for part in joined]) for field in fields(Fragments)))
 
 
-def fragment_weights(fragments: Fragments, classes: int, group_exponent: float, *, balance: bool) -> Floats:
-    """(n,) how much each counts: all lengths alike, within a length as samples (see `fitting.row_weights`)."""
+def fragment_weights(fragments: Fragments, classes: int, options: TrainOptions) -> Floats:
+    """(n,) how much each counts: all lengths alike, within a length as samples."""
     weights = np.zeros(len(fragments))
     for length in np.unique(fragments.length_bases).tolist():
         here = np.flatnonzero(fragments.length_bases == length)
-        _, members, sizes = np.unique(fragments.groups[here], return_inverse=True, return_counts=True)
-        each = sizes[members].astype(np.float64) ** -group_exponent
-        if balance:
-            each /= np.bincount(fragments.y[here], each, minlength=classes)[fragments.y[here]]
+        each = balanced_weights(fragments.y[here], fragments.groups[here], classes, options)
         weights[here] = each / each.sum()
     return weights
 

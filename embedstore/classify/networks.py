@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import copy
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -96,17 +96,14 @@ def cross_fit_networks(
             "training, the others are trained on. Add groups, or choose another head."
         )
     everything = WeightedRows(rows, weights)
+    seeds = [_SEEDS_APART * options.seed + member for member in range(options.members)]
     logits = np.empty((len(rows.y), classes), np.float32)
     best_epochs: list[int] = []
     curves: list[list[dict[str, Any]]] = []
     for fold in range(count):
         held_out, validation = folds == fold, folds == (fold + 1) % count
         train = everything.take(np.flatnonzero(~held_out & ~validation))
-        stop_by = everything.take(np.flatnonzero(validation))
-        fits = [
-            fit_network(train, stop_by, classes, options, seed=_SEEDS_APART * options.seed + member)
-            for member in range(options.members)
-        ]
+        fits = fit_networks(train, everything.take(np.flatnonzero(validation)), classes, options, seeds)
         network = _joined([one.network for one in fits])
         places = np.flatnonzero(held_out)
         logits[places] = np.concatenate([network.logits(piece) for piece, _ in rows.take(places).pieces()])
@@ -115,10 +112,7 @@ def cross_fit_networks(
         if on_fitted is not None:
             on_fitted(f"fold {fold + 1}: best epochs {', '.join(str(one.best_epoch) for one in fits)}")
     epochs = int(np.median(best_epochs))
-    whole = [
-        fit_network(everything, None, classes, options, seed=_SEEDS_APART * options.seed + member, epochs=epochs)
-        for member in range(options.members)
-    ]
+    whole = fit_networks(everything, None, classes, options, seeds, epochs)
     about = {"best_epochs": best_epochs, "epochs": epochs, "curves": curves}
     return CrossFitted(_joined([one.network for one in whole]), logits, about)
 
@@ -147,45 +141,48 @@ class Fitted:
     best_epoch: int
 
 
-def fit_network(
+def fit_networks(
     train: WeightedRows,
     validation: WeightedRows | None,
     classes: int,
     options: TrainOptions,
-    *,
-    seed: int,
+    seeds: Sequence[int],
     epochs: int | None = None,
-) -> Fitted:
-    """Fit one network.
+) -> list[Fitted]:
+    """Fit networks to the same rows, which are read once for all of them if they are small enough.
 
     Parameters
     ----------
     validation : the training stops by; None: after `epochs`.
+    seeds : of each network.
 
     Raises
     ------
     InputError : a value of the features is not finite, or the loss is in no epoch.
     """
     device = torch.device(options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    mean, deviation = moments(train.rows)
+    rows = _TrainingRows(train.rows)
+    mean, deviation = rows.standard
     dim = train.rows.features.dim
-    with _seeded(seed, device):
-        module = _module(options, dim, classes, seed).to(device)
-        run = _Run(module, (mean, deviation), device, options, seed)
-        best, done, best_epoch = run.fit(train, validation, epochs or options.max_epochs)
-    tensors: Tensors = {name: one.cpu().numpy() for name, one in best.items() if name != "norm.num_batches_tracked"}
-    network = Network("mlp", dim, classes, {"input.mean": mean, "input.deviation": deviation, **tensors})
-    return Fitted(network, done, best_epoch)
+    fits = []
+    for seed in seeds:
+        with _seeded(seed, device):
+            run = _Run(_module(options, dim, classes, seed).to(device), rows, device, options, seed)
+            best, done, best_epoch = run.fit(train, validation, epochs or options.max_epochs)
+        tensors: Tensors = {name: one.cpu().numpy() for name, one in best.items() if name != "norm.num_batches_tracked"}
+        network = Network("mlp", dim, classes, {"input.mean": mean, "input.deviation": deviation, **tensors})
+        fits.append(Fitted(network, done, best_epoch))
+    return fits
 
 
 class _Run:
     """One fit: the module, what is needed for its loss, and the rows."""
 
     def __init__(
-        self, module: nn.Module, standard: tuple[Rows, Rows], device: torch.device, options: TrainOptions, seed: int
+        self, module: nn.Module, rows: _TrainingRows, device: torch.device, options: TrainOptions, seed: int
     ) -> None:
         self._module = module
-        self._standard = standard
+        self._rows = rows
         self._device = device
         self._options = options
         self._seed = seed
@@ -197,12 +194,11 @@ class _Run:
         self, train: WeightedRows, validation: WeightedRows | None, epochs: int
     ) -> tuple[Mapping[str, Tensor], tuple[Epoch, ...], int]:
         """Return the state of the best epoch, all epochs, and the number of the best."""
-        rows = _TrainingRows(train.rows, self._standard)
         shuffler = np.random.default_rng(self._seed)
         done: list[Epoch] = []
         best, best_epoch, least_loss = copy.deepcopy(self._module.state_dict()), 0, float("inf")
         for number in range(1, epochs + 1):
-            loss = self._pass(rows, train, shuffler.permutation(len(train.weights)))
+            loss = self._pass(train, shuffler.permutation(len(train.weights)))
             done.append(Epoch(number, loss, float("nan") if validation is None else self._loss_of(validation)))
             if (loss if validation is None else done[-1].validation_loss) < least_loss:
                 # `state_dict` refers to the weights that go on changing: only a copy stays the best.
@@ -217,13 +213,13 @@ class _Run:
             )
         return best, tuple(done), best_epoch
 
-    def _pass(self, rows: _TrainingRows, train: WeightedRows, order: Indices) -> float:
+    def _pass(self, train: WeightedRows, order: Indices) -> float:
         """Train on all rows once; return the mean loss."""
         self._module.train()
         batches = np.array_split(order, -(-len(order) // self._options.batch_rows))  # none is left with a single row
         total = torch.zeros((), device=self._device)
         for batch in batches:
-            x = torch.from_numpy(rows.take(batch)).to(self._device)  # (b, d)
+            x = torch.from_numpy(self._rows.take(batch)).to(self._device)  # (b, d)
             y = torch.from_numpy(train.rows.y[batch]).to(self._device)
             weights = torch.from_numpy(train.weights[batch].astype(np.float32)).to(self._device)
             each = nn.functional.cross_entropy(self._module(x), y, reduction="none")  # (b,)
@@ -239,7 +235,7 @@ class _Run:
         losses, start = 0.0, 0
         for rows, y in part.rows.pieces():
             with torch.inference_mode():
-                x = torch.from_numpy(_standardised(rows, self._standard)).to(self._device)
+                x = torch.from_numpy(_standardised(rows, self._rows.standard)).to(self._device)
                 logits = self._module(x).double().cpu().numpy()
             losses += float(fitting.log_losses(logits, y) @ part.weights[start : start + len(y)])
             start += len(y)
@@ -247,20 +243,25 @@ class _Run:
 
 
 class _TrainingRows:
-    """Standardised rows of the training part, kept if they are small enough, otherwise gathered each time."""
+    """Standardised rows of the training part, kept if they are small enough, otherwise gathered each time.
 
-    def __init__(self, part: PartRows, standard: tuple[Rows, Rows]) -> None:
+    Attributes
+    ----------
+    standard : mean and deviation of each column, (d,) each.
+    """
+
+    def __init__(self, part: PartRows) -> None:
         self._part = part
-        self._standard = standard
+        self.standard = moments(part)
         size_bytes = len(part.y) * part.features.dim * np.dtype(np.float32).itemsize
         keep = size_bytes <= fitting.CACHE_BYTES
-        self._cached = _standardised(part.features.rows(part.indices), standard) if keep else None
+        self._cached = _standardised(part.features.rows(part.indices), self.standard) if keep else None
 
     def take(self, places: Indices) -> Rows:
         """(k, d) float32."""
         if self._cached is not None:
             return self._cached[places]
-        return _standardised(self._part.features.rows(self._part.indices[places]), self._standard)
+        return _standardised(self._part.features.rows(self._part.indices[places]), self.standard)
 
 
 def _standardised(rows: Rows, standard: tuple[Rows, Rows]) -> Rows:

@@ -312,7 +312,7 @@ def fit_classifier(
     weights = row_weights(y, samples.groups.codes[rows].astype(np.int64), len(labels), options)
     part = PartRows(features, rows, y)
     fitted = cross_fit(part, folds, weights, len(labels), options, on_fitted=on_fitted)
-    folded = _Folded(part, samples.take(rows), y, folds, weights, fitted, labels, options)
+    folded = _Folded(part, samples.take(rows), folds, weights, fitted, labels, options)
     calibration = calibrate(fitted.logits, y, weights, options.calibration)
     scores = Scores(folded.samples, y, calibration.probabilities(fitted.logits), labels)
     fragments = fragments_of(folded.samples, fitted.logits, scores.probabilities, y, folds)
@@ -338,7 +338,6 @@ class _Folded:
 
     rows: PartRows
     samples: Samples
-    y: NDArray[np.int64]
     folds: NDArray[np.int64]
     weights: NDArray[np.float64]
     fitted: CrossFitted
@@ -347,18 +346,18 @@ class _Folded:
 
     def calibrations(self, calibration: Calibration) -> dict[str, Any]:
         """Compare the scores as they are with those before calibration, and calibrated by a fit to the other folds."""
-        logits, kind = self.fitted.logits, self.options.calibration
+        y, logits, kind = self.rows.y, self.fitted.logits, self.options.calibration
         if kind == "none":
             return {}
-        crossed = np.empty((len(self.y), len(self.labels)))
+        crossed = np.empty((len(y), len(self.labels)))
         for fold in np.unique(self.folds).tolist():
             others = self.folds != fold
-            found = calibrate(logits[others], self.y[others], self.weights[others], kind)
+            found = calibrate(logits[others], y[others], self.weights[others], kind)
             crossed[~others] = found.probabilities(logits[~others])
         before = uncalibrated(len(self.labels)).probabilities(logits)
         return {
-            "before_calibration": how_calibrated(self.y, before, self.labels),
-            "calibrated_by_others": how_calibrated(self.y, crossed, self.labels),
+            "before_calibration": how_calibrated(y, before, self.labels),
+            "calibrated_by_others": how_calibrated(y, crossed, self.labels),
         }
 
     def calibrated_fragments(self, fragments: Fragments) -> tuple[SequenceCalibration | None, Probabilities | None]:
@@ -367,10 +366,7 @@ class _Folded:
         if kind == "none":
             return None, None
         classes = len(self.labels)
-        weights = fragment_weights(
-            fragments, classes, self.options.group_exponent, balance=self.options.balance_classes
-        )
-        return calibrated(fragments, weights, classes, kind)
+        return calibrated(fragments, fragment_weights(fragments, classes, self.options), classes, kind)
 
 
 def assess_contigs(
@@ -398,20 +394,14 @@ def _simple_head(folded: _Folded, on_fitted: OnFitted | None) -> dict[str, Any] 
     if folded.options.head == "linear":
         return None
     options = replace(folded.options, head="linear", strength=None)
-    simple = cross_fit(
-        folded.rows,
-        folded.folds,
-        folded.weights,
-        len(folded.labels),
-        options,
-        on_fitted=on_fitted,
-    )
+    y, classes = folded.rows.y, len(folded.labels)
+    simple = cross_fit(folded.rows, folded.folds, folded.weights, classes, options, on_fitted=on_fitted)
 
     def measured(logits: NDArray[np.float32]) -> dict[str, float]:
-        probabilities = uncalibrated(len(folded.labels)).probabilities(logits)
+        probabilities = uncalibrated(classes).probabilities(logits)
         return {
-            "log_loss": float(np.average(log_losses(logits, folded.y), weights=folded.weights)),
-            "auroc": Measures(folded.y, probabilities, folded.labels).at()["auroc"],
+            "log_loss": float(np.average(log_losses(logits, y), weights=folded.weights)),
+            "auroc": Measures(y, probabilities, folded.labels).at()["auroc"],
         }
 
     ours, theirs = measured(folded.fitted.logits), measured(simple.logits)
