@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from embedstore.atomic import check_folder, complete
 from embedstore.classify.blocks import (
@@ -22,7 +23,7 @@ from embedstore.classify.classifier import REPORT_NAME, SCORES_NAME, Classifier,
 from embedstore.classify.fragments import fragments_of
 from embedstore.classify.provenance import Provenance
 from embedstore.classify.scores import Scores, logits_of, write_scores
-from embedstore.classify.training import assess, assess_contigs
+from embedstore.classify.training import assess, assess_contigs, require_labelled
 from embedstore.errors import InputError
 from embedstore.features import (
     Features,
@@ -90,25 +91,40 @@ def evaluate(
     how, made = reading or Reading(), made or Provenance.now()
     if output is not None:
         check_folder(Path(output), EVALUATION_NAME, "an evaluation")
-    features, labelled = _checked_input(samples, classifier, how)
+    scores, logits, unlabelled = score_labelled(samples, classifier, how)
+    looked_for = positive or _positive_of(classifier)
+    folds = np.zeros(len(scores.y), np.int64)
+    fragments = fragments_of(scores.samples, logits, scores.probabilities, scores.y, folds)
+    metrics = {
+        **assess(scores, seed, scores.samples.preparation.chunk_length, looked_for),
+        "contigs": assess_contigs(fragments, classifier, looked_for, seed),
+        "unlabelled": unlabelled,
+        "groups_seen_in_training": groups_seen(classifier, scores),
+    }
+    evaluation = Evaluation(classifier, metrics, scores)
+    if output is None:
+        return evaluation
+    return _written(evaluation, Path(output), made.of(samples, how, classifier=classifier.name, seed=seed))
+
+
+def score_labelled(
+    given: FeatureInput, classifier: Classifier, how: Reading
+) -> tuple[Scores, NDArray[np.float32], int]:
+    """Return the scores of the samples that have a label, by id, their logits, and how many have none.
+
+    Raises
+    ------
+    EmbedStoreError : as `evaluate`.
+    """
+    features, labelled = _checked_input(given, classifier, how)
     y = _classes(labelled, features.schema, classifier)
     rows = np.flatnonzero(y >= 0)
     rows = rows[np.argsort(labelled.ids[rows], kind="stable")]
     logits = logits_of(features, rows, classifier.head)
     probabilities = classifier.calibration.probabilities(logits)
     scores = Scores(labelled.take(rows), y[rows], probabilities, classifier.labels)
-    looked_for = positive or _positive_of(classifier)
-    fragments = fragments_of(scores.samples, logits, probabilities, scores.y, np.zeros(len(rows), np.int64))
-    metrics = {
-        **assess(scores, seed, labelled.preparation.chunk_length, looked_for),
-        "contigs": assess_contigs(fragments, classifier, looked_for, seed),
-        "unlabelled": int((y < 0).sum()),
-        "groups_seen_in_training": _seen(classifier, scores),
-    }
-    evaluation = Evaluation(classifier, metrics, scores)
-    if output is None:
-        return evaluation
-    return _written(evaluation, Path(output), made.of(samples, how, classifier=classifier.name, seed=seed))
+    require_labelled(scores)
+    return scores, logits, int((y < 0).sum())
 
 
 def _checked_input(given: FeatureInput, classifier: Classifier, how: Reading) -> tuple[Features, Samples]:
@@ -146,7 +162,7 @@ def _positive_of(classifier: Classifier) -> str | None:
     return stated if stated in classifier.labels else None
 
 
-def _seen(classifier: Classifier, scores: Scores) -> list[str]:
+def groups_seen(classifier: Classifier, scores: Scores) -> list[str]:
     """Groups that training, early stopping or calibration used; for these it is not an independent test."""
     split = classifier.about.get("split")
     parts = split.get("groups") if isinstance(split, dict) else None

@@ -109,10 +109,8 @@ def _by_group(sketches: Sketches) -> Sketches:
     parts: dict[str, list[Hashes]] = {}
     for place, name in enumerate(sketches.names):
         parts.setdefault(name, []).append(sketches.hashes[sketches.starts[place] : sketches.starts[place + 1]])
-    names = tuple(sorted(name for name in parts if name))
-    joined = [np.unique(np.concatenate(parts[name])) for name in names]
-    starts = np.cumsum([0, *map(len, joined)]).astype(np.int64)
-    return Sketches(sketches.options, names, np.concatenate([*joined, np.empty(0, np.uint64)]), starts)
+    names = sorted(name for name in parts if name)
+    return Sketches.of(sketches.options, names, [np.unique(np.concatenate(parts[name])) for name in names])
 
 
 def _labels(samples: Samples) -> dict[str, str]:

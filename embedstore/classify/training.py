@@ -78,6 +78,17 @@ def positive_class(labels: tuple[str, ...], asked: str | None) -> int | None:
     return labels.index(asked)
 
 
+def require_labelled(scores: Scores) -> None:
+    """Refuse to measure no samples.
+
+    Raises
+    ------
+    InputError : there is none.
+    """
+    if not len(scores.y):
+        raise InputError("Cannot evaluate: expected labelled samples, found none. Label some, or test on more groups.")
+
+
 def assess(scores: Scores, seed: int, chunk_length: int | None = None, positive: str | None = None) -> dict[str, Any]:
     """Return all metrics of labelled samples as JSON values; what is not defined is None.
 
@@ -89,8 +100,7 @@ def assess(scores: Scores, seed: int, chunk_length: int | None = None, positive:
     ------
     InputError : there is no sample, or no such class.
     """
-    if not len(scores.y):
-        raise InputError("Cannot evaluate: expected labelled samples, found none. Label some, or test on more groups.")
+    require_labelled(scores)
     measures = Measures(scores.y, scores.probabilities, scores.labels)
     groups = scores.samples.groups.codes.astype(np.int64)
     place = positive_class(scores.labels, positive)

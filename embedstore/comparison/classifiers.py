@@ -11,7 +11,6 @@ import json
 import time
 from collections.abc import Sequence
 from dataclasses import replace
-from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ import numpy as np
 from embedstore.atomic import check_folder, complete
 from embedstore.classify.blocks import FeatureInput, Reading
 from embedstore.classify.classifier import Classifier, load_classifier
-from embedstore.classify.evaluation import Evaluation, evaluate
+from embedstore.classify.evaluation import groups_seen, score_labelled
 from embedstore.classify.resampling import LEVEL, REPLICATES
 from embedstore.classify.scores import Scores
 from embedstore.classify.training import jsonable
@@ -62,8 +61,7 @@ def compare_classifiers(
     loaded = [each if isinstance(each, Classifier) else load_classifier(each) for each in classifiers]
     _require_same_labels(loaded)
     how = replace(reading, models=())
-    evaluations = [evaluate(given, each, reading=how) for each in loaded]
-    scores, left_out = _unseen(evaluations)
+    scores, left_out = _unseen(loaded, [score_labelled(given, each, how)[0] for each in loaded])
     names = _distinct([Path(each.name).name for each in loaded])
     document = {
         "samples_of": scores[0].samples.origin,
@@ -97,19 +95,18 @@ def _require_same_labels(classifiers: Sequence[Classifier]) -> None:
             )
 
 
-def _unseen(evaluations: Sequence[Evaluation]) -> tuple[list[Scores], dict[str, Any]]:
+def _unseen(classifiers: Sequence[Classifier], scores: Sequence[Scores]) -> tuple[list[Scores], dict[str, Any]]:
     """Return the scores of samples whose groups made none of the classifiers, and JSON values about the others."""
-    seen = sorted({name for each in evaluations for name in each.metrics["groups_seen_in_training"]})
-    samples = evaluations[0].scores.samples
+    seen = sorted({name for pair in zip(classifiers, scores, strict=True) for name in groups_seen(*pair)})
+    samples = scores[0].samples
     kept = np.flatnonzero(~np.isin(samples.groups.texts(), seen))
     if not len(kept):
         raise InputError(
             f"Cannot compare on {samples.origin}: expected samples of groups that made none of the classifiers, found "
             "none. Give other samples, or compare sets of models, which are trained first (--models)."
         )
-    labels = evaluations[0].scores.labels
-    scores = [_arranged(each.scores, kept, labels) for each in evaluations]
-    return scores, {"samples": len(samples) - len(kept), "groups_seen_in_training": seen}
+    arranged = [_arranged(each, kept, scores[0].labels) for each in scores]
+    return arranged, {"samples": len(samples) - len(kept), "groups_seen_in_training": seen}
 
 
 def _arranged(scores: Scores, rows: Any, labels: tuple[str, ...]) -> Scores:
@@ -137,8 +134,4 @@ def _described(names: Sequence[str], classifiers: Sequence[Classifier], measured
         }
         for place, (name, classifier) in enumerate(zip(names, classifiers, strict=True))
     ]
-    differences = [
-        {"of": names[later], "minus": names[earlier], "metrics": measured.difference(later, earlier)}
-        for earlier, later in combinations(range(len(names)), 2)
-    ]
-    return {"classifiers": described, "differences": differences}
+    return {"classifiers": described, "differences": measured.differences(names)}

@@ -167,6 +167,13 @@ class Measured:
         by_seed = self.by_seed[place] - self.by_seed[other]
         return self._described(by_seed, lambda drawn: drawn[place] - drawn[other], differences=True)
 
+    def differences(self, names: Sequence[str]) -> list[dict[str, Any]]:
+        """Describe each two sets, the later minus the earlier, as JSON values."""
+        return [
+            {"of": names[later], "minus": names[earlier], "metrics": self.difference(later, earlier)}
+            for earlier, later in combinations(range(len(names)), 2)
+        ]
+
     def _described(
         self, by_seed: Floats, chosen: Callable[[Floats], Floats], *, differences: bool
     ) -> dict[str, dict[str, Any]]:
@@ -463,10 +470,7 @@ def _measured(sets: Sequence[FeatureSet], measured: Measured) -> dict[str, Any]:
         }
         for place, some in enumerate(sets)
     ]
-    differences = [
-        {"of": sets[later].name, "minus": sets[earlier].name, "metrics": measured.difference(later, earlier)}
-        for earlier, later in combinations(range(len(sets)), 2)
-    ]
+    differences = measured.differences([some.name for some in sets])
     return {"intervals": intervals, "sets": described, "differences": differences}
 
 

@@ -17,13 +17,14 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache, partial
-from typing import Any, Literal
+from itertools import product
+from typing import Any, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from embedstore.errors import InputError
-from embedstore.sequences.translation import GeneticCode, genetic_code
+from embedstore.sequences.translation import FRAMES_A_STRAND, base_codes, genetic_code, strands
 
 Hashes = NDArray[np.uint64]
 """(n,) uint64, sorted and distinct."""
@@ -39,8 +40,6 @@ _MULTIPLIERS = (np.uint64(0x87C37B91114253D5), np.uint64(0x4CF5AD432745937F))
 _FINAL_MULTIPLIERS = (np.uint64(0xFF51AFD7ED558CCD), np.uint64(0xC4CEB9FE1A85EC53))
 _PIECE_BASES = 1 << 14
 """K-mers that are hashed at once: arrays that stay in a processor's cache."""
-_CODES = np.array(["ACGT".find(chr(code)) % 5 for code in range(256)], dtype=np.uint8)  # all others: -1 % 5 = 4
-_FRAMES_A_STRAND = 3
 _PAIR_BLOCK = 512
 """Sketches that are compared with all others at once."""
 
@@ -95,6 +94,12 @@ class Sketches:
     hashes: Hashes
     starts: NDArray[np.int64]
 
+    @classmethod
+    def of(cls, options: SketchOptions, names: Sequence[str], each: Sequence[Hashes]) -> Self:
+        """Put the sketches of sources one after the other."""
+        starts = np.cumsum([0, *map(len, each)]).astype(np.int64)
+        return cls(options, tuple(names), np.concatenate([*each, np.empty(0, np.uint64)]), starts)
+
     def __len__(self) -> int:
         return len(self.names)
 
@@ -138,8 +143,7 @@ def sketch_sources(
         for name, hashes in _ahead(pool, partial(sketch, options=options), sources, 4 * threads):
             names.append(name)
             found.append(hashes)
-    starts = np.concatenate([[0], np.cumsum([len(each) for each in found], dtype=np.int64)]).astype(np.int64)
-    return Sketches(options, tuple(names), np.concatenate([*found, np.empty(0, np.uint64)]), starts)
+    return Sketches.of(options, names, found)
 
 
 def _ahead(
@@ -215,7 +219,7 @@ def shared_pairs(sketches: Sketches, threshold: float, others: Sketches | None =
 
 def _dna_hashes(sequence: bytes, options: SketchOptions) -> Iterator[Hashes]:
     """Yield the kept hashes of the canonical k-mers of a sequence, piece by piece."""
-    codes = _CODES[np.frombuffer(sequence, np.uint8)]
+    codes = base_codes(sequence)
     k = options.k
     for start in range(0, len(codes) - k + 1, _PIECE_BASES):
         piece = codes[start : start + _PIECE_BASES + k - 1]
@@ -278,25 +282,15 @@ def _ascii(kmers: NDArray[np.uint64], k: int) -> list[NDArray[np.uint64]]:
 
 def _protein_hashes(sequence: bytes, options: SketchOptions) -> Iterator[Hashes]:
     """Yield the kept hashes of the residue k-mers of the six frames, without those that have an X."""
-    for frame in _six_frames(sequence, genetic_code(options.code)):
-        residues = np.frombuffer(frame, np.uint8)
+    forward, reverse = strands(sequence, genetic_code(options.code))
+    for strand, first in product((forward, reverse[::-1]), range(FRAMES_A_STRAND)):
+        residues = np.frombuffer(strand[first::FRAMES_A_STRAND], np.uint8)
         for start in range(0, len(residues) - options.k + 1, _PIECE_BASES):
             piece = residues[start : start + _PIECE_BASES + options.k - 1]
             hashes = _hashed(_residue_words(piece, options.k), options.k)
             is_kept = hashes <= np.uint64(options.max_hash)
             is_kept &= _is_known(np.where(piece == ord("X"), 4, 0).astype(np.uint8), options.k)
             yield hashes[is_kept]
-
-
-def _six_frames(dna: bytes, code: GeneticCode) -> Iterator[bytes]:
-    codes = _CODES[np.frombuffer(dna, np.uint8)]
-    if len(codes) < _FRAMES_A_STRAND:
-        return
-    codons = (25 * codes[:-2] + 5 * codes[1:-1] + codes[2:]).tobytes()
-    forward, reverse = codons.translate(code.forward), codons.translate(code.reverse)[::-1]
-    for frame in range(_FRAMES_A_STRAND):
-        yield forward[frame::_FRAMES_A_STRAND]
-        yield reverse[frame::_FRAMES_A_STRAND]
 
 
 def _residue_words(residues: NDArray[np.uint8], k: int) -> list[NDArray[np.uint64]]:

@@ -99,6 +99,18 @@ def frame_spans(bounds: Bounds) -> Spans:
     return np.concatenate([forward, reverse], axis=1)
 
 
+def base_codes(dna: bytes) -> NDArray[np.uint8]:
+    """(l,) uint8: A, C, G and T of upper-case DNA as 0 to 3, anything else as 4."""
+    return np.frombuffer(dna.translate(_CODES), dtype=np.uint8)
+
+
+def strands(dna: bytes, code: GeneticCode) -> tuple[bytes, bytes]:
+    """Return the residues of the codons at every place of upper-case DNA, read forwards, and on the other strand."""
+    codes = base_codes(dna)
+    codons = (25 * codes[:-2] + 5 * codes[1:-1] + codes[2:]).tobytes()  # (l - 2,), at most 124
+    return codons.translate(code.forward), codons.translate(code.reverse)
+
+
 class SixFrames:
     """Both strands of a text of upper-case DNA, translated at every place.
 
@@ -106,9 +118,7 @@ class SixFrames:
     """
 
     def __init__(self, dna: bytes, code: GeneticCode) -> None:
-        codes = np.frombuffer(dna.translate(_CODES), dtype=np.uint8)  # (l,)
-        codons = (25 * codes[:-2] + 5 * codes[1:-1] + codes[2:]).tobytes()  # (l - 2,), at most 124
-        self._strands = (codons.translate(code.forward), codons.translate(code.reverse))
+        self._strands = strands(dna, code)
         self._stops = tuple(_Marks(strand, STOP) for strand in self._strands)
         self._unknown = _Marks(self._strands[0], UNKNOWN)  # the same codons on both strands
 
