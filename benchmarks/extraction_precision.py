@@ -25,8 +25,9 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from benchmarks.extraction_workload import DNA_TOKENIZER, SHAPES, Shape, random_tensors, real_sequences
+from benchmarks.extraction_workload import DNA_TOKENIZER, SHAPES, START_SPREAD, Shape, real_sequences
 from benchmarks.timing import parser, print_report, rounded
+from embedstore.doctor.tiny_models import random_tensors
 from embedstore.filling.canaries import SEQUENCES
 from embedstore.models.devices import torch_threads
 from embedstore.models.dnabert import DnabertEncoder, DnabertShape, DnaTokenizer
@@ -93,7 +94,7 @@ def encoder_of(shape: Shape, spread: float, seed: int) -> EsmEncoder | DnabertEn
         sizes = DnabertShape(shape.hidden, shape.layers, shape.heads, inner, 4096, 2, 1e-12)
     else:
         sizes = EsmShape(shape.hidden, shape.layers, shape.heads, inner, 33, 1e-5, True)
-    tensors = random_tensors(sizes.tensors(), seed)
+    tensors = random_tensors(sizes.tensors(), seed, START_SPREAD)
     for tensor in tensors.values():
         if tensor.dim() == 2:
             tensor.mul_(spread)

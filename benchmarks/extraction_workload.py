@@ -5,15 +5,15 @@ from __future__ import annotations
 import json
 import random
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from safetensors.torch import save_file
 
+from embedstore.doctor.tiny_models import random_tensors
 from embedstore.errors import SequenceError
 from embedstore.identity import Molecule, canonical
 from embedstore.models.dnabert import DnabertShape
@@ -28,6 +28,8 @@ DNA_TOKENIZER = ROOT / "tests" / "data" / "dnabert_s" / "tokenizer.json"
 _LONGEST_RESIDUES = 1022  # every contender takes them whole
 _VIRNUCPRO_RESIDUES = (100, 166)  # frames of chunks of 300 and 500 bases
 CHUNK_BASES = 500
+START_SPREAD = 0.02
+"""Of the weights that the models start training with."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,18 +154,4 @@ def write_checkpoint(folder: Path, shape: Shape, seed: int) -> None:
             "mask_token_id": 32,
         }
     (folder / "config.json").write_text(json.dumps(common | configuration))
-    save_file(random_tensors(shapes, seed), folder / "model.safetensors", metadata={"format": "pt"})
-
-
-def random_tensors(shapes: Mapping[str, tuple[int, ...]], seed: int) -> dict[str, torch.Tensor]:
-    """Weights with the spread that the models start training with, norms of one, rotary frequencies as published."""
-    generator = torch.Generator().manual_seed(seed)
-    tensors = {}
-    for name, sizes in shapes.items():
-        if name.endswith("inv_freq"):
-            tensors[name] = 10_000.0 ** -(torch.arange(sizes[0]) / sizes[0])
-        elif "norm" in name.lower() and name.endswith("weight"):
-            tensors[name] = torch.ones(sizes)
-        else:
-            tensors[name] = torch.randn(sizes, generator=generator) * 0.02
-    return tensors
+    save_file(random_tensors(shapes, seed, START_SPREAD), folder / "model.safetensors", metadata={"format": "pt"})

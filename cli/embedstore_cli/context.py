@@ -174,20 +174,11 @@ class Context:
     def open(self, *, create: bool = False) -> Store:
         """Open the store with its upstream stores; if there is none, and none may be made, those alone."""
         from embedstore.errors import StoreNotFoundError
-        from embedstore.library import open_store
 
         keep, upstream = self._keeps_what_is_found, self._upstream()
         create = create or (keep and bool(upstream))
         try:
-            return open_store(
-                self.store,
-                create=create,
-                pin=self.pin,
-                upstream=upstream,
-                pull_through=keep,
-                sign_with=self.sign_with,
-                require_signed=self.require_signed,
-            )
+            return self.open_at(self.store, create=create, pin=self.pin, upstream=upstream, pull_through=keep)
         except StoreNotFoundError:
             found = None if self.pin else self._upstream_alone()
             if found is None:
@@ -197,15 +188,9 @@ class Context:
     def open_if_any(self) -> Store | None:
         """Open the store to look things up, with its upstream stores, if there is one of them."""
         from embedstore.errors import StoreNotFoundError
-        from embedstore.library import open_store
 
         try:
-            return open_store(
-                self.store,
-                upstream=self._upstream(),
-                sign_with=self.sign_with,
-                require_signed=self.require_signed,
-            )
+            return self.open_at(self.store, upstream=self._upstream())
         except StoreNotFoundError:
             return self._upstream_alone()
 
@@ -220,6 +205,8 @@ class Context:
         create: bool = False,
         segment_format: SegmentFormat = "zarr",
         pin: str | None = None,
+        upstream: tuple[Location, ...] = (),
+        pull_through: bool = False,
     ) -> Store:
         """Open the store at a place, with the keys that the options name."""
         from embedstore.library import open_store
@@ -229,7 +216,8 @@ class Context:
             create=create,
             segment_format=segment_format,
             pin=pin,
-            upstream=(),
+            upstream=upstream,
+            pull_through=pull_through,
             sign_with=self.sign_with,
             require_signed=self.require_signed,
         )
@@ -309,18 +297,12 @@ class Context:
 
     def _upstream_alone(self) -> Store | None:
         """Open the first upstream store that can be had, only to be read."""
-        from embedstore.library import open_store
         from embedstore.sharing.tiers import Upstream
 
         upstream = self._upstream()
         for number, each in enumerate(upstream):
             if Upstream(each).store is not None:
-                return open_store(
-                    each,
-                    upstream=upstream[number + 1 :],
-                    sign_with=self.sign_with,
-                    require_signed=self.require_signed,
-                )
+                return self.open_at(each, upstream=upstream[number + 1 :])
         return None
 
 

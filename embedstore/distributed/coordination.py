@@ -30,7 +30,6 @@ from embedstore.filling.target import SpaceTarget
 from embedstore.interruption import uninterrupted
 from embedstore.records import Record, Rejection
 from embedstore.storage.locations import is_url
-from embedstore.store.store import SpaceStore
 
 TASK_SECONDS = 20.0
 """Long against what a task costs beside the model (a commit), short against what a lost one costs."""
@@ -395,8 +394,7 @@ def _job(backlog: Backlog, options: FillOptions, missing: str) -> Job:
         )
     target.store.require_writable(space)
     if space is not None:  # maybe in an upstream store only, whose canaries the workers must reproduce
-        own = SpaceStore(target.store.storage, trust=target.store.trust)
-        own.create_space(target.recipe, target.name, space.canaries)
+        target.store.local.create_space(target.recipe, target.name, space.canaries)
     target.get_model(missing)  # if it must be fetched, once, and not by every worker
     location = target.store.location
     location = location if is_url(location) else str(Path(location).absolute())

@@ -42,8 +42,18 @@ def tiny_checkpoints(folder: Path) -> list[Path]:
     return [proteins, dna]
 
 
-def _write(folder: Path, configuration: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> None:
-    generator = torch.Generator().manual_seed(_SEED)
+def random_tensors(
+    shapes: Mapping[str, tuple[int, ...]], seed: int, spread: float | None = None
+) -> dict[str, torch.Tensor]:
+    """Make random weights of a model: norms of one, rotary frequencies as published.
+
+    Parameters
+    ----------
+    shapes : of all tensors, by their names in the published layout.
+    seed : of the others' numbers.
+    spread : their standard deviation; None: one by the root of a tensor's last size.
+    """
+    generator = torch.Generator().manual_seed(seed)
     tensors = {}
     for name, sizes in shapes.items():
         if name.endswith("inv_freq"):
@@ -51,10 +61,14 @@ def _write(folder: Path, configuration: Mapping[str, Any], shapes: Mapping[str, 
         elif "norm" in name.lower() and name.endswith("weight"):
             tensors[name] = torch.ones(sizes)
         else:
-            tensors[name] = torch.randn(sizes, generator=generator) * sizes[-1] ** -0.5
+            tensors[name] = torch.randn(sizes, generator=generator) * (sizes[-1] ** -0.5 if spread is None else spread)
+    return tensors
+
+
+def _write(folder: Path, configuration: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> None:
     folder.mkdir()
     (folder / "config.json").write_text(json.dumps(configuration))
-    save_file(tensors, folder / "model.safetensors")
+    save_file(random_tensors(shapes, _SEED), folder / "model.safetensors")
 
 
 def _tokenizer() -> Tokenizer:

@@ -60,7 +60,7 @@ def remove_sequences(space: Space, keys: Keys) -> int:
     StorageError : the storage refuses, or others rewrite the same segments again and again.
     """
     space.refresh()
-    wanted = np.unique(as_strings(keys[Space.contains(space, keys)]))
+    wanted = np.unique(as_strings(keys[space.contains(keys)]))
     removed: set[bytes] = set()
     for _ in range(_MOST_LOOKS):
         segments = space.segments()
