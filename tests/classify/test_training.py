@@ -21,6 +21,7 @@ from embedstore.classify import fitting
 from embedstore.classify.classifier import load_classifier, save_classifier
 from embedstore.classify.fitting import PartRows, cross_fit
 from embedstore.classify.heads import TrainOptions
+from embedstore.classify.networks import WeightedRows, fit_networks
 from embedstore.classify.splitting import split_samples
 from embedstore.classify.training import Trained, TrainReport, fit_classifier, train
 from embedstore.errors import InputError
@@ -136,6 +137,20 @@ def test_networks_stop_by_a_fold_that_they_are_not_fitted_to_and_are_fitted_agai
         losses = [epoch["validation_loss"] for epoch in curve]
         assert best == int(np.argmin(losses)) + 1
     assert fit["epochs"] == int(np.median(fit["best_epochs"]))
+
+
+def test_best_weights_are_those_of_the_best_epoch(features: Features) -> None:
+    y = features.samples.labels.codes.astype(np.int64)
+    everything = WeightedRows(PartRows(features, np.arange(len(y)), y), np.ones(len(y)))
+    train, validation = everything.take(np.flatnonzero(np.arange(len(y)) % 3)), everything.take(np.arange(0, len(y), 3))
+    options = replace(QUICK_MLP, max_epochs=12, patience_epochs=12, learning_rate=0.02)
+    for seed, long in zip((1, 2), fit_networks(train, validation, 2, options, (1, 2)), strict=True):
+        best = long.best_epoch
+        assert long.epochs[best - 1].validation_loss == min(epoch.validation_loss for epoch in long.epochs)
+        assert best < len(long.epochs)
+        [short] = fit_networks(train, validation, 2, options, [seed], epochs=best)
+        for name, tensor in long.network.tensors.items():
+            assert tensor.tobytes() == short.network.tensors[name].tobytes(), name
 
 
 @pytest.mark.parametrize("head", ["linear", "mlp"])
