@@ -158,7 +158,7 @@ def predict(
     targets = find_spaces(classifier, store, options.models, options.model_options)
     require_schema(classifier, targets, Preparation(**preparing.preparation()), "this prediction")
     files = find_files([parse_input(one) for one in sequences]).files
-    reader = SourceReader(files)
+    reader = SourceReader(files, preparing.reads_coding)
     with OutputFolder(output) as folder, _work_folder(output) as work:
         tables = open_tables(folder, classifier, preparing, _sources(work), compat=options.compat)
         counts = _cut(reader, preparing, {target.recipe.molecule for target in targets}, work, progress.on_cut)

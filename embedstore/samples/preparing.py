@@ -16,7 +16,14 @@ from pathlib import Path
 from typing import IO, Any, BinaryIO
 
 from embedstore.records import Rejection
-from embedstore.samples.cutting import REASONS, CutSamples, PrepareOptions, SourceSummary, cut_samples
+from embedstore.samples.cutting import (
+    REASONS,
+    CutSamples,
+    PrepareOptions,
+    SourceSummary,
+    cut_samples,
+    listed_codes,
+)
 from embedstore.samples.outputs import SETTINGS_NAME, OutputFolder, open_outputs
 from embedstore.samples.sources import LabelledInput, SourceReader, find_files, parse_input
 from embedstore.strict_json import facts
@@ -33,6 +40,7 @@ class PrepareCounts:
     chunks : those that gave samples, and those that were dropped.
     dropped : chunks that gave no sample, by reason.
     samples_by_label : "" is unlabelled.
+    genetic_codes : sequences by the number of their genetic code; "1,4" where coding sequences of one differ.
     """
 
     records: int = 0
@@ -42,6 +50,7 @@ class PrepareCounts:
     samples: int = 0
     samples_by_label: Counter[str] = field(default_factory=Counter)
     dropped: Counter[str] = field(default_factory=lambda: Counter(dict.fromkeys(REASONS, 0)))
+    genetic_codes: Counter[str] = field(default_factory=Counter)
 
     def add(self, cut: CutSamples, records: int) -> None:
         """Add the samples of one window, and how many records were read so far."""
@@ -53,6 +62,7 @@ class PrepareCounts:
             self.bases += summary.length_bases
             self.chunks += summary.chunks
             self.dropped.update(summary.dropped)
+            self.genetic_codes[str(listed_codes(summary.codes))] += 1
 
     def to_json(self) -> dict[str, Any]:
         """The counts as JSON values."""
@@ -67,6 +77,7 @@ class PrepareReport:
     ----------
     output : folder of the files.
     skipped : files of input folders that are not called like DNA files.
+    unusable : CDS features that cannot be cut out of their records, where coding sequences were read.
     """
 
     output: Path
@@ -77,6 +88,7 @@ class PrepareReport:
     counts: PrepareCounts
     rejected: tuple[Rejection, ...]
     seconds: float
+    unusable: tuple[Rejection, ...] = ()
 
     @property
     def complete(self) -> bool:
@@ -93,6 +105,7 @@ class PrepareReport:
             "skipped_files": list(self.skipped),
             **self.counts.to_json(),
             "rejected": [rejection._asdict() for rejection in self.rejected],
+            "unusable_features": [feature._asdict() for feature in self.unusable],
             "seconds": round(self.seconds, 3),
         }
 
@@ -132,7 +145,7 @@ def prepare(
     options = options or PrepareOptions()
     labelled = tuple(parse_input(one) for one in inputs)
     sources = find_files(labelled, options.group_by)
-    reader = SourceReader(sources.files)
+    reader = SourceReader(sources.files, options.reads_coding)
     counts = PrepareCounts()
     with (
         OutputFolder(Path(output)) as folder,
@@ -157,6 +170,7 @@ def prepare(
             counts=replace(counts, records=reader.read),
             rejected=tuple(reader.rejected),
             seconds=time.monotonic() - started,
+            unusable=tuple(reader.unusable),
         )
         _write_settings(report, summaries, folder.create(SETTINGS_NAME))
         folder.publish(SETTINGS_NAME)
@@ -164,12 +178,14 @@ def prepare(
 
 
 def _summary_line(summary: SourceSummary) -> bytes:
-    facts = {
+    facts: dict[str, Any] = {
         "length": summary.length_bases,
         "chunks": summary.chunks,
         "samples": summary.samples,
         "dropped": summary.dropped,
     }
+    if summary.code_origin:
+        facts |= {"genetic_code": listed_codes(summary.codes), "genetic_code_by": summary.code_origin}
     return f"  {json.dumps(summary.source)}: {json.dumps(facts)},\n".encode()
 
 

@@ -11,12 +11,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from pathlib import Path, PurePath
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from embedstore.errors import InputError, MoleculeError, SequenceError
 from embedstore.identity import canonical, looks_like_dna
 from embedstore.records import Record, Rejection
 from embedstore.sequences import read
+from embedstore.sequences.genbank import AnnotatedRecord, CodingSequence
 
 UNNAMED = "unnamed"
 """Stands for a record that has no id."""
@@ -190,6 +191,19 @@ _JUDGED_RECORDS = 1000
 """Records by which it is judged whether the input is DNA at all."""
 
 
+class ChosenCode(NamedTuple):
+    """The genetic code of one source.
+
+    Attributes
+    ----------
+    number : NCBI's `transl_table`.
+    origin : what it was chosen by: "table", "transl_table", "stops", "group" or "default".
+    """
+
+    number: int
+    origin: str
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Source:
     """One sequence that chunks are cut from.
@@ -200,6 +214,8 @@ class Source:
     record_id : as it was read.
     dna : canonical DNA.
     raw : as it was read: blanks and case are still there, and U.
+    coding : its coding sequences, where they were asked for.
+    code : its genetic code; None: that of all.
     """
 
     id: str
@@ -209,6 +225,8 @@ class Source:
     label: str
     dna: bytes
     raw: bytes
+    coding: tuple[CodingSequence, ...] = ()
+    code: ChosenCode | None = None
 
 
 @dataclass(slots=True)
@@ -217,15 +235,25 @@ class SourceReader:
 
     Every file is opened before the first source is given out, so that a wrong name is reported immediately.
 
+    Parameters
+    ----------
+    files : to read.
+    coding : "ignore" leaves coding sequences aside, which is faster; "read" reads those of GenBank; "require" refuses
+        files that do not say what is coding.
+
     Raises
     ------
     SequenceFileError : see `embedstore.sequences.read`.
     MoleculeError : more than half of the first 1 000 records are proteins.
+    InputError : coding sequences are required of a file that is not GenBank.
     """
 
     files: Sequence[SourceFile]
+    coding: Literal["ignore", "read", "require"] = "ignore"
     read: int = 0
     """Records, rejected ones included."""
+    unusable: list[Rejection] = field(default_factory=list)
+    """CDS features that cannot be cut out of their records; the records are read all the same."""
     rejected: list[Rejection] = field(default_factory=list)
     _proteins: int = 0
 
@@ -234,8 +262,9 @@ class SourceReader:
         ids, groups = UniqueNames(), UniqueNames()
         for file in self.files:
             file_group = groups.unique(file.stem)
-            for record in read([file.path]):
+            for record in read([file.path], with_coding=self.coding != "ignore"):
                 self.read += 1
+                coding = () if self.coding == "ignore" else self._coding(record, file)
                 dna = self._dna(record)
                 if self.read == _JUDGED_RECORDS:
                     self._judge_molecule()
@@ -243,9 +272,22 @@ class SourceReader:
                     continue
                 id_ = ids.unique(record.id)
                 group = file_group if file.group_by == "file" else id_
-                yield Source(id_, record.id, file, group, file.label, dna, record.sequence)
+                yield Source(id_, record.id, file, group, file.label, dna, record.sequence, coding)
         if self.read < _JUDGED_RECORDS:
             self._judge_molecule()
+
+    def _coding(self, record: Record | Rejection, file: SourceFile) -> tuple[CodingSequence, ...]:
+        if isinstance(record, AnnotatedRecord):
+            for name, reason in record.unusable:
+                self.unusable.append(Rejection(record.file, record.line, f"{record.id}: {name}", reason))
+            return record.coding
+        if self.coding == "require" and isinstance(record, Record):
+            raise InputError(
+                f"Cannot take the coding sequences of {file.path}: expected GenBank with CDS features, found FASTA or "
+                "FASTQ, which do not say where genes are and in which frame. Give the GenBank file (.gbff, .gb), or "
+                "leave out coding_only (--coding-only)."
+            )
+        return ()
 
     def _dna(self, record: Record | Rejection) -> bytes | None:
         if isinstance(record, Rejection):

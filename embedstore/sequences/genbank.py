@@ -1,7 +1,9 @@
 """GenBank and GenPept flat files: a record from its `LOCUS` line to its `//` line, parsed by Biopython.
 
 The cut is made here, so that every record has its line number and a broken one does not take the next ones with it.
-The sequence is the record's own, as its ORIGIN gives it, not that of its features.
+The sequence is the record's own, as its ORIGIN gives it, not that of its features. Where coding sequences are asked
+for, records are `AnnotatedRecord`s: what Biopython makes of their CDS features, less those that cannot be cut out of
+this record, each with the reason.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ import re
 import warnings
 from io import StringIO
 from itertools import pairwise
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from embedstore.records import Record, Rejection
 from embedstore.sequences.compression import (
@@ -21,6 +24,10 @@ from embedstore.sequences.compression import (
     id_text,
 )
 
+if TYPE_CHECKING:
+    from Bio.SeqFeature import SeqFeature
+    from Bio.SeqRecord import SeqRecord
+
 RELEASE_HEADER = re.compile(rb"GB[A-Z]+[0-9]*\.SEQ[ \t]+Genetic Sequence Data Bank")
 """First line of the files of a GenBank release (gbvrl1.seq), some lines before the first LOCUS."""
 
@@ -28,6 +35,44 @@ _SHOWN_CHARACTERS = 100
 _RECORD_START = re.compile(rb"^LOCUS[ \t]", re.MULTILINE)
 _RECORD_END = re.compile(rb"^//[ \t]*\n", re.MULTILINE)
 _ACCESSION = re.compile(rb"^(?:VERSION|ACCESSION|LOCUS)[ \t]+(\S+)", re.MULTILINE)
+
+
+class Part(NamedTuple):
+    """One exon: a stretch of the record, 0-based and half-open on its forward strand."""
+
+    start: int
+    end: int
+    strand: str
+
+
+class CodingSequence(NamedTuple):
+    """What a CDS feature says.
+
+    Attributes
+    ----------
+    number : of the CDS feature in its record, from 1.
+    parts : in the order in which they are translated.
+    skipped_bases : before the first whole codon: `codon_start` less 1.
+    table : number of the genetic code, `transl_table`; None where it is not stated.
+    """
+
+    number: int
+    parts: tuple[Part, ...]
+    skipped_bases: int
+    table: int | None
+
+
+class AnnotatedRecord(Record):
+    """A record of a file that says what is coding.
+
+    Attributes
+    ----------
+    coding : the coding sequences that can be cut out of it.
+    unusable : name of each other CDS feature, and why it cannot.
+    """
+
+    coding: tuple[CodingSequence, ...] = ()
+    unusable: tuple[tuple[str, str], ...] = ()
 
 
 class GenbankParser:
@@ -38,9 +83,13 @@ class GenbankParser:
     file : name to put into the records.
     line : 1-based number of the first block's first line.
     longest_bytes : of a record.
+    with_coding : records are annotated; reading takes several times as long.
     """
 
-    def __init__(self, file: str, line: int, longest_bytes: int = LONGEST_RECORD_BYTES) -> None:
+    def __init__(
+        self, file: str, line: int, longest_bytes: int = LONGEST_RECORD_BYTES, *, with_coding: bool = False
+    ) -> None:
+        self._with_coding = with_coding
         self._file = file
         self._line = line  # of the first line in _parts
         self._parts: list[bytes] = []  # whole lines of the record that has not ended yet
@@ -99,38 +148,109 @@ class GenbankParser:
             elif not has_end:
                 records.append(Rejection(self._file, line, _accession(record), reason))
             else:
-                records.append(_parsed(record, self._file, line))
+                records.append(_parsed(record, self._file, line, with_coding=self._with_coding))
             line += record.count(b"\n")
         return records
 
 
-def _parsed(text: bytes, file: str, line: int) -> Record | Rejection:
+def _parsed(text: bytes, file: str, line: int, *, with_coding: bool) -> Record | Rejection:
+    from Bio.Seq import UndefinedSequenceError
+
+    parsed, fault = _biopython_record(text, with_features=with_coding)
+    fault_of_features = ""
+    if parsed is None and with_coding:
+        fault_of_features = fault
+        parsed, fault = _biopython_record(text, with_features=False)
+    if parsed is None:
+        return Rejection(file, line, _accession(text), f"GenBank record cannot be parsed{fault}")
+    try:
+        sequence = bytes(parsed.seq)
+    except UndefinedSequenceError:
+        sequence = b""
+    if not sequence.strip():
+        return Rejection(file, line, _accession(text), "GenBank record without a sequence (no ORIGIN)")
+    id_ = str(parsed.id)
+    id_bytes = len(id_.encode("utf-8", "replace"))
+    if id_bytes > LONGEST_ID_BYTES:
+        return Rejection(file, line, id_text(id_.encode("utf-8", "replace")), id_fault(id_bytes))
+    if not with_coding:
+        return Record(id_, sequence, file, line)
+    record = AnnotatedRecord(id_, sequence, file, line)
+    if fault_of_features:
+        record.unusable = (("all features", f"they cannot be parsed{fault_of_features}"),)
+    else:
+        record.coding, record.unusable = _coding_sequences(parsed)
+    return record
+
+
+def _biopython_record(text: bytes, *, with_features: bool) -> tuple[SeqRecord | None, str]:
+    """Parse a record; where that fails, None and why."""
     # Biopython takes 0.1 s to import, which only readers of GenBank should pay.
     from Bio import BiopythonParserWarning
     from Bio.GenBank.Scanner import GenBankScanner
-    from Bio.Seq import UndefinedSequenceError
 
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", BiopythonParserWarning)
-            # What SeqIO.parse(…, "genbank") calls, less the features, which take most of its time.
+            # What SeqIO.parse(…, "genbank") calls; without the features, which take most of its time.
             scanner = GenBankScanner()  # type: ignore[no-untyped-call]
             handle = StringIO(text.decode("utf-8", "replace"))
-            parsed = scanner.parse(handle, do_features=False)  # type: ignore[no-untyped-call]
-        if parsed is None:
-            return Rejection(file, line, _accession(text), "GenBank record cannot be parsed: no LOCUS line")
-        sequence = bytes(parsed.seq)
-    except UndefinedSequenceError:
-        sequence = b""
+            parsed = scanner.parse(handle, do_features=with_features)  # type: ignore[no-untyped-call]
     except (ValueError, AssertionError, LookupError, TypeError, AttributeError) as error:
         why = " ".join(str(error).split())[:_SHOWN_CHARACTERS]
-        return Rejection(file, line, _accession(text), f"GenBank record cannot be parsed (Biopython: {why})")
-    if not sequence.strip():
-        return Rejection(file, line, _accession(text), "GenBank record without a sequence (no ORIGIN)")
-    id_bytes = len(parsed.id.encode("utf-8", "replace"))
-    if id_bytes > LONGEST_ID_BYTES:
-        return Rejection(file, line, id_text(parsed.id.encode("utf-8", "replace")), id_fault(id_bytes))
-    return Record(parsed.id, sequence, file, line)
+        return None, f" (Biopython: {why})"
+    return parsed, ": no LOCUS line"
+
+
+def _coding_sequences(record: SeqRecord) -> tuple[tuple[CodingSequence, ...], tuple[tuple[str, str], ...]]:
+    """Return the CDS features of a record that can be cut out of it, and the others with the reason."""
+    usable, unusable = [], []
+    features = [feature for feature in record.features if feature.type == "CDS"]
+    for number, feature in enumerate(features, start=1):
+        found = _coding_sequence(number, feature, len(record.seq))
+        if isinstance(found, str):
+            unusable.append((_name(number, feature), found))
+        else:
+            usable.append(found)
+    return tuple(usable), tuple(unusable)
+
+
+def _coding_sequence(number: int, feature: SeqFeature, length: int) -> CodingSequence | str:
+    """Read a CDS feature, or say why it cannot be cut out of its record of so many bases."""
+    location: Any = feature.location  # None where Biopython could not parse it, whatever its annotations say
+    if location is None:
+        return "its location cannot be parsed"
+    if "pseudo" in feature.qualifiers or "pseudogene" in feature.qualifiers:
+        return "it is marked as a pseudogene"
+    elsewhere = [part.ref for part in location.parts if part.ref is not None]
+    if elsewhere:
+        return f"it lies in another record too ({id_text(elsewhere[0].encode())})"
+    parts = tuple(Part(int(part.start), int(part.end), "-" if part.strand == -1 else "+") for part in location.parts)
+    if not all(0 <= part.start < part.end <= length for part in parts):
+        return f"its location is not within the {length} bases of the record"
+    start, table = _first(feature, "codon_start", "1"), _first(feature, "transl_table", "")
+    if start not in ("1", "2", "3"):
+        return f"expected 1, 2 or 3 as its codon_start, found {id_text(start.encode())}"
+    if table and not _is_genetic_code(table):
+        return f"expected one of NCBI's genetic codes as its transl_table, found {id_text(table.encode())}"
+    return CodingSequence(number, parts, int(start) - 1, int(table) if table else None)
+
+
+def _is_genetic_code(text: str) -> bool:
+    from Bio.Data import CodonTable
+
+    return text.isascii() and text.isdecimal() and int(text[:9]) in CodonTable.unambiguous_dna_by_id
+
+
+def _first(feature: SeqFeature, qualifier: str, missing: str) -> str:
+    values = feature.qualifiers.get(qualifier)
+    return str(values[0]).strip() if values else missing
+
+
+def _name(number: int, feature: SeqFeature) -> str:
+    names = (_first(feature, qualifier, "") for qualifier in ("protein_id", "locus_tag", "gene", "product"))
+    name = next((name for name in names if name), "")
+    return f"CDS {number} ({id_text(name.encode())})" if name else f"CDS {number}"
 
 
 def _accession(text: bytes) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Protocol
@@ -29,9 +30,12 @@ _PARSERS: dict[Format, Callable[[str, int, int], _Parser]] = {
     "fastq": FastqParser,
     "genbank": GenbankParser,
 }
+_ANNOTATING: dict[Format, Callable[[str, int, int], _Parser]] = {"genbank": partial(GenbankParser, with_coding=True)}
 
 
-def read(inputs: str | Path | Sequence[str | Path]) -> Iterator[Record | Rejection]:
+def read(
+    inputs: str | Path | Sequence[str | Path], *, with_coding: bool = False
+) -> Iterator[Record | Rejection]:
     """Read the records of one input, or of several in order.
 
     FASTA, FASTQ and GenBank, plain or compressed with gzip, bzip2, xz or zstd, recognised by content. Residues are
@@ -41,6 +45,7 @@ def read(inputs: str | Path | Sequence[str | Path]) -> Iterator[Record | Rejecti
     Parameters
     ----------
     inputs : a path, or paths; `-` is standard input, named `<stdin>` in records.
+    with_coding : records of GenBank are `genbank.AnnotatedRecord`s; others say nothing of what is coding.
 
     Returns
     -------
@@ -57,17 +62,24 @@ def read(inputs: str | Path | Sequence[str | Path]) -> Iterator[Record | Rejecti
         raise SequenceFileError(STANDARD_INPUT_NAME, "it is named more than once, and can be read only once.")
     for source in sources:
         check(source)
-    return chain.from_iterable(batch for source in sources for batch in read_batches(source))
+    return chain.from_iterable(
+        batch for source in sources for batch in read_batches(source, with_coding=with_coding)
+    )
 
 
 def read_batches(
-    source: str, block_bytes: int = BLOCK_BYTES, longest_bytes: int = LONGEST_RECORD_BYTES
+    source: str,
+    block_bytes: int = BLOCK_BYTES,
+    longest_bytes: int = LONGEST_RECORD_BYTES,
+    *,
+    with_coding: bool = False,
 ) -> Iterator[list[Record | Rejection]]:
     """Read one input, a list of records for each block of it; faster to pass on than single records."""
     with open_text(source, block_bytes) as text:
         if text.format is None:
             return
-        parser = _PARSERS[text.format](text.file, text.line, longest_bytes)
+        make = _ANNOTATING.get(text.format, _PARSERS[text.format]) if with_coding else _PARSERS[text.format]
+        parser = make(text.file, text.line, longest_bytes)
         try:
             yield from _parsed(parser, text.blocks)
         except MemoryError as error:

@@ -34,6 +34,9 @@ UNKNOWN = b"X"
 Spans = NDArray[np.int64]
 """(n, 6, 2) int64: where the whole codons of each frame of n chunks lie, 0-based, half-open, on the forward strand."""
 
+CODONS = tuple(first + second + third for first in "ACGTN" for second in "ACGTN" for third in "ACGTN")
+"""The 125 codons in the order of all tables; N stands for any base but A, C, G, T."""
+
 _BASES = "ACGT"
 _CODES = bytes(_BASES.find(chr(code)) % 5 for code in range(256))  # all others: -1 % 5 = 4
 _COMPLEMENTS = bytes.maketrans(b"ACGTRYSWKMBDHVN", b"TGCAYRSWMKVHDBN")
@@ -72,11 +75,24 @@ def genetic_code(number: int) -> GeneticCode:
         raise InputError(f"Cannot translate with genetic code {number}: expected one of NCBI's, {known}.")
     table = tables[number]
     residues = {**dict.fromkeys(table.stop_codons, "*"), **table.forward_table}
-    codons = [first + second + third for first in "ACGTN" for second in "ACGTN" for third in "ACGTN"]
-    forward = "".join(residues.get(codon, "X") for codon in codons)
-    reverse = "".join(residues.get(reverse_complement(codon.encode()).decode(), "X") for codon in codons)
-    padding = bytes(256 - len(codons))
+    forward = "".join(residues.get(codon, "X") for codon in CODONS)
+    reverse = "".join(residues.get(reverse_complement(codon.encode()).decode(), "X") for codon in CODONS)
+    padding = bytes(256 - len(CODONS))
     return GeneticCode(number, str(table.names[0]), forward.encode() + padding, reverse.encode() + padding)
+
+
+def same_code(one: int, other: int) -> bool:
+    """Tell whether two codes translate every codon alike; they may differ in their start codons, as 1 and 11 do.
+
+    Parameters
+    ----------
+    one : number of NCBI's `transl_table`; one that NCBI does not have equals only itself.
+    other : the same.
+    """
+    try:
+        return one == other or genetic_code(one).forward == genetic_code(other).forward
+    except InputError:
+        return False
 
 
 def reverse_complement(dna: bytes) -> bytes:
@@ -104,10 +120,21 @@ def base_codes(dna: bytes) -> NDArray[np.uint8]:
     return np.frombuffer(dna.translate(_CODES), dtype=np.uint8)
 
 
+def codons_at_places(dna: bytes) -> NDArray[np.uint8]:
+    """(l - 2,) uint8: which of `CODONS` begins at every place of upper-case DNA."""
+    codes = base_codes(dna)
+    found: NDArray[np.uint8] = 25 * codes[:-2] + 5 * codes[1:-1] + codes[2:]
+    return found
+
+
+def is_stop(codon: bytes, code: GeneticCode) -> bool:
+    """Tell whether a codon ends a protein."""
+    return strands(codon, code)[0] == STOP
+
+
 def strands(dna: bytes, code: GeneticCode) -> tuple[bytes, bytes]:
     """Return the residues of the codons at every place of upper-case DNA, read forwards, and on the other strand."""
-    codes = base_codes(dna)
-    codons = (25 * codes[:-2] + 5 * codes[1:-1] + codes[2:]).tobytes()  # (l - 2,), at most 124
+    codons = codons_at_places(dna).tobytes()
     return codons.translate(code.forward), codons.translate(code.reverse)
 
 

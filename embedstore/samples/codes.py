@@ -1,0 +1,289 @@
+"""Which genetic code a source is translated with: one for all, that of a table, its record's own, or an estimate.
+
+The estimate asks, for each code that reads a stop of the standard code as a residue, whether such codons stand within
+long stop-free stretches. A codon that ends proteins has a stop-free stretch before it, and behind it chance; one that
+is read as a residue has one on both sides. So of all such codons that follow a stretch of `STRETCH_CODONS` codons
+without a stop *of the code in question*, in all six frames, those are counted that are followed by another one, and the
+same is counted for the stops that the code keeps: that is chance, at the same composition. A code is believed if it is
+seen `LEAST_READ_THROUGH` times, at `LEAST_SHARE` of the codons, and `MARGIN` times as often as at its own stops. Of
+several such codes that with the most stops is taken, and without one the standard code, which reads codons as code 11.
+
+Codes are told apart by their stops alone: 4 stands for all that read TGA as a residue (3, 5, 9, 10, 13, 21, 24, 25), 15
+for those that read TAG as one (16, 32), 6 for those whose one stop is TGA (29, 30), 14 for TAG (33). Codes 12 and 26
+have the stops of the standard code; 22 and 23 only add stops to it; 27, 28 and 31 stop where the context says so.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import cache
+from itertools import groupby
+from os import PathLike
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from embedstore.atomic import from_cell
+from embedstore.errors import InputError, plain
+from embedstore.samples.sources import ChosenCode, Source
+from embedstore.sequences.translation import (
+    CODON_BASES,
+    CODONS,
+    codons_at_places,
+    genetic_code,
+    reverse_complement,
+)
+
+STANDARD_CODE = 1
+AUTO = "auto"
+
+CANDIDATES = (2, 15, 4, 6, 14)
+"""Codes that are looked for, those with the most stops first."""
+
+STRETCH_CODONS = 80
+LEAST_READ_THROUGH = 20
+LEAST_SHARE = 0.4
+MARGIN = 3.0
+
+LEAST_BASES = 10_000
+"""Shorter sources take the code of their group."""
+
+_HELD_BASES = 1 << 24
+_NAMES_SHOWN = 10
+_CHARACTERS_SHOWN = 80
+
+
+@dataclass(frozen=True, slots=True)
+class CodeTable:
+    """Genetic codes of some sources or groups; all others have the standard code.
+
+    Parameters
+    ----------
+    named : what its names are of.
+    codes : name -> number of NCBI's translation table.
+    file : where it was read, for messages.
+
+    Raises
+    ------
+    InputError : there is no such genetic code.
+    """
+
+    named: Literal["source", "group"]
+    codes: Mapping[str, int]
+    file: str = "the table of genetic codes"
+
+    def __post_init__(self) -> None:
+        for number in set(self.codes.values()):
+            genetic_code(number)
+
+    @property
+    def numbers(self) -> tuple[int, ...]:
+        """All codes that may be used, in order."""
+        return tuple(sorted({STANDARD_CODE, *self.codes.values()}))
+
+    def __str__(self) -> str:
+        return self.file
+
+
+CodeChoice = int | Literal["auto"] | CodeTable
+"""One code for all, an estimate for each source, or what a table says."""
+
+
+def read_code_table(path: str | PathLike[str]) -> CodeTable:
+    """Read a table with a header of `source` or `group`, and `genetic_code`, separated by tabs.
+
+    Raises
+    ------
+    InputError : it is not such a table, or gives one name two codes; the line is named.
+    """
+    try:
+        lines = Path(path).read_text(encoding="utf-8").rstrip("\n").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"Cannot read the genetic codes {path}: {error}.") from error
+    header = lines[0].split("\t")
+    named: Literal["source", "group"] = "source" if "source" in header else "group"
+    if named not in header or "genetic_code" not in header:
+        raise InputError(
+            f"Cannot read the genetic codes {path}: expected a header with source or group, and genetic_code, separated "
+            f"by a tab, found {plain(repr(lines[0]), _CHARACTERS_SHOWN)}."
+        )
+    places = (header.index(named), header.index("genetic_code"))
+    codes: dict[str, int] = {}
+    for number, line in enumerate(lines[1:], start=2):
+        fields = line.split("\t")
+        where = f"Cannot read the genetic codes {path}: line {number}"
+        if len(fields) <= max(places):
+            raise InputError(f"{where}: expected {len(header)} fields, found {len(fields)}.")
+        name, text = from_cell(fields[places[0]]), fields[places[1]].strip()
+        if not (text.isascii() and text.isdecimal() and len(text) <= 3):
+            shown = plain(repr(text), _CHARACTERS_SHOWN)
+            raise InputError(f"{where}: expected the number of a genetic code, found {shown}.")
+        if codes.setdefault(name, int(text)) != int(text):
+            raise InputError(f"{where}: expected code {codes[name]} for {name} as above, found {int(text)}.")
+    return CodeTable(named, codes, str(path))
+
+
+def choose_codes(sources: Iterable[Source], choice: CodeChoice) -> Iterable[Source]:
+    """Give sources their genetic codes, in order; with one code for all they stay as they are.
+
+    Raises
+    ------
+    InputError : a table names something that is not among the sources; raised after the last of them.
+    """
+    if isinstance(choice, int):
+        return sources
+    return _as_in_table(sources, choice) if isinstance(choice, CodeTable) else _estimated(sources)
+
+
+def _as_in_table(sources: Iterable[Source], table: CodeTable) -> Iterator[Source]:
+    unknown = dict.fromkeys(table.codes)
+    for source in sources:
+        name = source.id if table.named == "source" else source.group
+        unknown.pop(name, None)
+        number = table.codes.get(name)
+        yield replace(source, code=ChosenCode(number or STANDARD_CODE, "default" if number is None else "table"))
+    if unknown:
+        shown = ", ".join(plain(name, _CHARACTERS_SHOWN) for name in list(unknown)[:_NAMES_SHOWN])
+        raise InputError(
+            f"Cannot use the genetic codes {table.file}: expected names of {table.named}s of the input, found "
+            f"{len(unknown)} that are none: {shown}{' …' if len(unknown) > _NAMES_SHOWN else ''}. Correct the names."
+        )
+
+
+def _estimated(sources: Iterable[Source]) -> Iterator[Source]:
+    """Hold the sources of a group back until it ends, or until what has been seen of it is enough to decide."""
+    for _, group in groupby(sources, key=lambda source: source.group):
+        held: list[tuple[Source, ChosenCode | None]] = []
+        of_group, bases, decided = np.zeros((len(CANDIDATES), 4), np.int64), 0, None
+        for source in group:
+            own = stated_code(source)
+            if own is None and (decided is None or len(source.dna) >= LEAST_BASES):
+                seen = read_through(source.dna)
+                of_group += seen
+                own = ChosenCode(decide(seen), "stops") if len(source.dna) >= LEAST_BASES else None
+            bases += len(source.dna)
+            held.append((source, own))
+            if decided is None and bases >= _HELD_BASES:
+                decided = ChosenCode(decide(of_group), "group")
+            if decided is not None:
+                yield from _coded(held, decided)
+                held.clear()
+        yield from _coded(held, decided or ChosenCode(decide(of_group), "group"))
+
+
+def _coded(held: Iterable[tuple[Source, ChosenCode | None]], of_group: ChosenCode) -> Iterator[Source]:
+    for source, own in held:
+        yield replace(source, code=own or of_group)
+
+
+def stated_code(source: Source) -> ChosenCode | None:
+    """Return the code that most coding sequences of a GenBank record state; None where none does."""
+    stated = Counter(region.table for region in source.coding if region.table is not None)
+    if not stated:
+        return None
+    return ChosenCode(min(stated, key=lambda number: (-stated[number], number)), "transl_table")
+
+
+def decide(seen: NDArray[np.int64]) -> int:
+    """Return the code that what was seen speaks for, see the module.
+
+    Parameters
+    ----------
+    seen : as `read_through` returns it, or a sum of such.
+    """
+    for code, (followed, read, kept, passed) in zip(CANDIDATES, seen.tolist(), strict=True):
+        chance = (passed + 1) / (kept + 1)
+        if read >= LEAST_READ_THROUGH and read >= max(LEAST_SHARE, MARGIN * chance) * followed:
+            return code
+    return STANDARD_CODE
+
+
+def read_through(dna: bytes) -> NDArray[np.int64]:
+    """Count codons behind a stop-free stretch, and those with another one behind them, in all six frames.
+
+    Parameters
+    ----------
+    dna : canonical DNA.
+
+    Returns
+    -------
+    (5, 4) int64, a row for each of `CANDIDATES`: codons that it reads as a residue and the standard code as a stop, and
+    how many of these are read through; the same of its own stops.
+    """
+    seen = np.zeros((len(CANDIDATES), 4), np.int64)
+    if len(dna) < CODON_BASES * STRETCH_CODONS:
+        return seen
+    codons = codons_at_places(dna).tobytes()
+    forward, reverse, is_stop, is_residue = _kinds()
+    for kind_of_codon, step in ((forward, 1), (reverse, -1)):
+        kinds = np.frombuffer(codons.translate(kind_of_codon), np.uint8)
+        for phase in range(CODON_BASES):
+            of_frame = kinds[phase::CODON_BASES][::step]
+            places = np.flatnonzero(of_frame)
+            for row, stops, residues in zip(seen, is_stop, is_residue, strict=True):
+                _count_frame(row, places, of_frame[places], len(of_frame), stops, residues)
+    return seen
+
+
+_Flags = NDArray[np.bool_]
+_TOLD_APART = (("TAA",), ("TAG",), ("TGA",), ("AGA", "AGG"))
+_UNKNOWN_KIND = len(_TOLD_APART) + 1
+
+
+def _count_frame(
+    row: NDArray[np.int64],
+    places: NDArray[np.int64],
+    kinds: NDArray[np.uint8],
+    codons: int,
+    is_stop: _Flags,
+    is_residue: _Flags,
+) -> None:
+    """Add what one frame shows of one code: at stops and unknown codons, and at the ends, a stretch ends.
+
+    Parameters
+    ----------
+    row : (4,) of `read_through`, added to.
+    places : (s,) of the codons of any kind, in reading order.
+    kinds : (s,) their kinds.
+    codons : of the frame.
+    is_stop : (6,) which kinds are stops of the code.
+    is_residue : (6,) which kinds it reads as a residue, against the standard code.
+    """
+    ends = is_stop[kinds] | (kinds == _UNKNOWN_KIND)
+    bounds = np.concatenate([[-1], places[ends], [codons]])
+    is_long = np.diff(bounds) > STRETCH_CODONS  # of the stretch before each end
+    before, behind = is_long[:-1] & is_stop[kinds[ends]], is_long[1:]
+    asked = places[is_residue[kinds]]
+    next_end = np.searchsorted(bounds, asked)
+    is_behind_one = asked - bounds[next_end - 1] > STRETCH_CODONS
+    is_before_one = bounds[next_end] - asked > STRETCH_CODONS
+    row += [
+        np.count_nonzero(is_behind_one),
+        np.count_nonzero(is_behind_one & is_before_one),
+        np.count_nonzero(before),
+        np.count_nonzero(before & behind),
+    ]
+
+
+@cache
+def _kinds() -> tuple[bytes, bytes, _Flags, _Flags]:
+    """Return tables of the kinds of codons, forwards and on the other strand, and what each candidate makes of them."""
+    kinds = {codon: kind for kind, alike in enumerate(_TOLD_APART, start=1) for codon in alike}
+    forward, reverse = bytearray(256), bytearray(256)
+    for place, codon in enumerate(CODONS):
+        is_known = set(codon) <= set("ACGT")
+        forward[place] = kinds.get(codon, 0) if is_known else _UNKNOWN_KIND
+        other = reverse_complement(codon.encode()).decode()
+        reverse[place] = kinds.get(other, 0) if is_known else _UNKNOWN_KIND
+
+    def stops_of(number: int) -> _Flags:
+        forward_table = genetic_code(number).forward
+        of_kinds = [chr(forward_table[CODONS.index(alike[0])]) == "*" for alike in _TOLD_APART]
+        return np.array([False, *of_kinds, False])
+
+    is_stop = np.stack([stops_of(number) for number in CANDIDATES])
+    return bytes(forward), bytes(reverse), is_stop, stops_of(STANDARD_CODE) & ~is_stop
