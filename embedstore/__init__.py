@@ -77,6 +77,7 @@ if TYPE_CHECKING:
     from embedstore.records import Canaries, EmbeddingBatch, Record, Rejection
     from embedstore.retrieval import Embeddings
     from embedstore.samples import (
+        CodeTable,
         LabelledInput,
         PrepareCounts,
         PrepareOptions,
@@ -84,6 +85,7 @@ if TYPE_CHECKING:
         Sample,
         SampleBatch,
         prepare,
+        read_code_table,
         read_samples,
     )
     from embedstore.sequences import read
@@ -107,6 +109,7 @@ _HOME = {
     "CanaryError": "errors",
     "Categories": "features",
     "Classifier": "classify.classifier",
+    "CodeTable": "samples",
     "CollectReport": "upkeep",
     "CompactReport": "upkeep",
     "Comparison": "comparison.comparing",
@@ -202,6 +205,7 @@ _HOME = {
     "pull": "sharing",
     "push": "sharing",
     "read": "sequences",
+    "read_code_table": "samples",
     "read_samples": "samples",
     "sequence_key": "identity",
     "sync": "sharing",
@@ -223,6 +227,7 @@ __all__ = [
     "CanaryError",
     "Categories",
     "Classifier",
+    "CodeTable",
     "CollectReport",
     "CompactReport",
     "Comparison",
@@ -318,6 +323,7 @@ __all__ = [
     "pull",
     "push",
     "read",
+    "read_code_table",
     "read_samples",
     "sequence_key",
     "sync",

@@ -28,7 +28,7 @@ from embedstore_cli.classifying import (
 from embedstore_cli.context import FILLING, OUTPUT, Context, shared
 from embedstore_cli.output import count, duration, list_rejections, notice, write_facts, write_json, write_table
 from embedstore_cli.progress import Lines, fill_shown
-from embedstore_cli.sampling import Compat, Fill, Labels
+from embedstore_cli.sampling import Compat, Fill, Labels, code_choice
 
 if TYPE_CHECKING:
     from embedstore.classify.prediction import PredictProgress, PredictReport
@@ -46,7 +46,8 @@ def predict(
         int | None, typer.Option("--length", metavar="N", min=3, help="Bases of a chunk: refused if not as trained.")
     ] = None,
     genetic_code: Annotated[
-        int | None, typer.Option("--genetic-code", metavar="N", help="NCBI table: refused if not as trained.")
+        str | None,
+        typer.Option("--genetic-code", metavar="N|auto|FILE", help="As for prepare: refused if not as trained."),
     ] = None,
     min_length: Annotated[
         int | None, typer.Option("--min-length", metavar="N", min=0, help="Do not cut shorter sequences. Default: 60.")
@@ -65,7 +66,7 @@ def predict(
     choices = PredictOptions(
         models=named,
         length_bases=length,
-        genetic_code=genetic_code,
+        genetic_code=None if genetic_code is None else code_choice(genetic_code),
         min_length_bases=min_length,
         compat=None if compat is None else "virnucpro",
         fill=context.fill_options(),

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from embedstore.errors import plain
 from embedstore_cli.arguments import SomeModels, names
 from embedstore_cli.context import FILLING, OUTPUT, Context, shared
 from embedstore_cli.output import count, duration, list_rejections, notice, write_facts, write_json
@@ -16,7 +19,9 @@ from embedstore_cli.progress import fill_shown, line_shown
 if TYPE_CHECKING:
     from embedstore.features import Features
     from embedstore.filling import FillReport
+    from embedstore.records import Rejection
     from embedstore.samples import PrepareCounts, PrepareReport
+    from embedstore.samples.codes import CodeChoice
 
 Labels = Annotated[
     Path | None,
@@ -25,6 +30,23 @@ Labels = Annotated[
 Fill = Annotated[
     bool, typer.Option("--fill", help="First compute what is missing, from dna.fna and protein.faa beside the table.")
 ]
+
+
+def code_choice(text: str) -> CodeChoice:
+    """Read `N`, `auto` or the path of a table."""
+    from embedstore.samples import read_code_table
+
+    if text == "auto":
+        return "auto"
+    if text.isascii() and text.isdecimal() and len(text) < _CODE_DIGITS:
+        return int(text)
+    if not Path(text).is_file():
+        raise typer.BadParameter(f"expected a number, auto or a table of genetic codes, found {text!r}")
+    return read_code_table(text)
+
+
+_CODE_DIGITS = 9
+_REASONS_SHOWN = 20
 
 
 class GroupBy(StrEnum):
@@ -54,8 +76,13 @@ def prepare(
     output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Folder for the samples.")],
     length: Annotated[int, typer.Option("--length", metavar="N", min=3, help="Bases of a chunk.")] = 500,
     genetic_code: Annotated[
-        int, typer.Option("--genetic-code", metavar="N", help="NCBI translation table; 11: bacteria, phages.")
-    ] = 1,
+        str | None,
+        typer.Option(
+            "--genetic-code",
+            metavar="N|auto|FILE",
+            help="NCBI translation table; auto: by source; FILE: a table of source or group, and genetic_code.",
+        ),
+    ] = None,
     min_length: Annotated[
         int | None,
         typer.Option("--min-length", metavar="N", min=0, help="Drop shorter sequences. Default: 60."),
@@ -67,6 +94,9 @@ def prepare(
     compat: Annotated[
         Compat | None, typer.Option("--compat", help="Write what VirNucPro would write, byte for byte.")
     ] = None,
+    coding_only: Annotated[
+        bool, typer.Option("--coding-only", help="Only the coding sequences of GenBank, each in its frame and code.")
+    ] = False,
 ) -> None:
     """Cut genomes into chunks, and chunks into samples.
 
@@ -78,10 +108,11 @@ def prepare(
 
     choices = PrepareOptions(
         length_bases=length,
-        genetic_code=genetic_code,
+        genetic_code=None if genetic_code is None else code_choice(genetic_code),
         min_length_bases=min_length,
         group_by=None if group_by is None else group_by.value,
         compat=None if compat is None else "virnucpro",
+        coding_only=coding_only,
     )
     with line_shown(quiet=context.quiet) as show:
         on_progress = None if show is None else lambda counts: show(_line(counts))
@@ -99,6 +130,7 @@ def _line(counts: PrepareCounts) -> str:
 
 def _write_report(report: PrepareReport, *, quiet: bool) -> None:
     list_rejections(report.rejected, "rejected")
+    _list_unusable(report.unusable)
     if quiet:
         return
     if report.skipped:
@@ -111,9 +143,25 @@ def _write_report(report: PrepareReport, *, quiet: bool) -> None:
         ("samples", count(counts.samples)),
         *[(f"labelled {label}", count(number)) for label, number in counts.samples_by_label.items() if label],
     ]
+    if not isinstance(report.options.codes, int):
+        codes = sorted(counts.genetic_codes.items(), key=lambda item: int(item[0].partition(",")[0]))
+        facts.append(("genetic codes", ", ".join(f"{code} ({count(number)} sequences)" for code, number in codes)))
+    if report.unusable:
+        facts.append(("skipped", f"{count(len(report.unusable))} CDS features"))
     if report.rejected:
         facts.append(("rejected", f"{count(len(report.rejected))} records"))
     write_facts([*facts, ("took", duration(report.seconds)), ("written to", str(report.output))])
+
+
+def _list_unusable(features: Sequence[Rejection]) -> None:
+    """Name the first CDS feature that was skipped for each reason, on standard error; pseudogenes come by the dozen."""
+    reasons = Counter(feature.reason for feature in features)
+    for reason, number in reasons.most_common(_REASONS_SHOWN):
+        first = next(feature for feature in features if feature.reason == reason)
+        named = f"{first.file}:{first.line} {plain(first.id)}"
+        notice(f"skipped {count(number)} CDS features, as {named}: {reason}")
+    if len(reasons) > _REASONS_SHOWN:
+        notice(f"… and others for {len(reasons) - _REASONS_SHOWN} more reasons; prepare.json lists all")
 
 
 def _mergeable(path: Path) -> Path:

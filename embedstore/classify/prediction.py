@@ -41,6 +41,7 @@ from embedstore.identity import Molecule
 from embedstore.models.resolution import ModelOptions
 from embedstore.records import Record, Rejection
 from embedstore.samples import LabelledInput, PrepareCounts, PrepareOptions, cut_samples, read_samples
+from embedstore.samples.codes import AUTO, STANDARD_CODE, CodeChoice
 from embedstore.samples.cutting import CutSamples
 from embedstore.samples.outputs import SAMPLES_NAME, OutputFolder
 from embedstore.samples.sources import SourceReader, find_files, parse_input
@@ -64,7 +65,8 @@ class PredictOptions:
     ----------
     models : names or directories, one a block of the classifier; none: those that it names.
     length_bases : of a chunk; None: as the classifier was trained; anything else is refused.
-    genetic_code : NCBI's table; None: as the classifier was trained; anything else is refused.
+    genetic_code : NCBI's table, "auto" or a table of codes; None: as the classifier was trained; a code is refused that
+        does not translate as the classifier's, or is none of its codes.
     min_length_bases : shorter sequences are not cut; None: 60.
     compat : "virnucpro" writes VirNucPro's two tables too.
     fill : device, and when segments are committed.
@@ -73,7 +75,7 @@ class PredictOptions:
 
     models: Sequence[str] = ()
     length_bases: int | None = None
-    genetic_code: int | None = None
+    genetic_code: CodeChoice | None = None
     min_length_bases: int | None = None
     compat: Literal["virnucpro"] | None = None
     fill: FillOptions = field(default_factory=FillOptions)
@@ -196,9 +198,21 @@ def prepare_options(classifier: Classifier, options: PredictOptions) -> PrepareO
     code = options.genetic_code if options.genetic_code is not None else stated.genetic_code
     return PrepareOptions(
         length_bases=length,
-        genetic_code=1 if code is None else code,
+        genetic_code=STANDARD_CODE if code is None else _one_choice(code, classifier),
         min_length_bases=options.min_length_bases,
         compat="virnucpro" if stated.compat == "virnucpro" else None,
+    )
+
+
+def _one_choice(code: CodeChoice | str, classifier: Classifier) -> CodeChoice:
+    """Return a code to cut with; where a classifier was trained with several, only the user knows which is whose."""
+    if code == AUTO:
+        return "auto"
+    if not isinstance(code, str):
+        return code
+    raise InputError(
+        f"Cannot predict with {classifier.owner}: expected one genetic code, found that it was trained with {code}. "
+        "State that of the input (--genetic-code N), or a table of them (--genetic-code FILE)."
     )
 
 

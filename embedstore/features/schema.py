@@ -13,6 +13,9 @@ from typing import Any, Self
 
 from embedstore.errors import InputError, SchemaError, plain
 from embedstore.identity import Molecule, Recipe
+from embedstore.samples.codes import AUTO
+from embedstore.samples.cutting import CODING, STOP_FREE
+from embedstore.sequences.translation import same_code
 from embedstore.strict_json import facts
 
 _ID_DIGITS = 8
@@ -23,7 +26,11 @@ LARGEST_DIM = 1 << 20
 _MOST_LABELS = 10_000
 _MOST_CHARACTERS = 10_000
 _RANGES = {"start": (0, LARGEST_DIM), "stop": (1, LARGEST_DIM), "chunk_length": (1, 1 << 40), "genetic_code": (1, 100)}
-_FORMS = {"space_id": re.compile(r"[0-9a-f]{64}"), "molecule": re.compile(r"dna|protein")}
+_FORMS = {
+    "space_id": re.compile(r"[0-9a-f]{64}"),
+    "molecule": re.compile(r"dna|protein"),
+    "genetic_code": re.compile(r"auto|[0-9]{1,2}(,[0-9]{1,2})+"),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,13 +66,13 @@ class Preparation:
     Attributes
     ----------
     chunk_length : bases.
-    genetic_code : number of the NCBI translation table.
+    genetic_code : number of the NCBI translation table; "auto" where each source has its own; several as "1,4".
     frames : which reading frames of a chunk may become samples.
     compat : whose quirks were reproduced, "virnucpro".
     """
 
     chunk_length: int | None = None
-    genetic_code: int | None = None
+    genetic_code: int | str | None = None
     frames: str | None = None
     compat: str | None = None
 
@@ -153,6 +160,12 @@ class Schema:
         of_blocks = _block_differences(self.blocks, found.blocks)
         of_preparation = _preparation_differences(self.preparation, found.preparation)
         advice = []
+        if GENETIC_CODE in of_preparation:
+            ours, theirs = of_preparation[GENETIC_CODE]
+            advice.append(
+                f"{owner[:1].upper()}{owner[1:]} was trained with genetic code {ours}, the samples of {what} are "
+                f"prepared with {theirs}."
+            )
         if of_preparation:
             advice.append("Prepare the samples again as it was done for what expects them.")
         if of_blocks:
@@ -212,7 +225,7 @@ class Schema:
         )
 
 
-_TYPES: dict[str, type | tuple[type, ...]] = {"str": str, "int": int, "Molecule": str}
+_TYPES: dict[str, type] = {"str": str, "int": int, "Molecule": str, "None": type(None)}
 
 
 def _checked(kind: type[Block] | type[Preparation], document: object) -> dict[str, Any]:
@@ -222,10 +235,7 @@ def _checked(kind: type[Block] | type[Preparation], document: object) -> dict[st
         raise InputError(f"Cannot read a schema: expected a {kind.__name__.lower()} of {', '.join(expected)}.")
     for name, type_name in expected.items():
         value = document[name]
-        optional = type_name.endswith(" | None")
-        if isinstance(value, bool) or not (
-            isinstance(value, _TYPES[type_name.removesuffix(" | None")]) or (optional and value is None)
-        ):
+        if isinstance(value, bool) or not isinstance(value, tuple(_TYPES[each] for each in type_name.split(" | "))):
             raise InputError(f"Cannot read a schema: expected {name} of type {type_name}, found {_shown(value)}.")
         problem = _out_of_range(name, value)
         if problem:
@@ -277,13 +287,37 @@ def _described(block: Block, other: Block) -> str:
     return str(block)
 
 
+GENETIC_CODE = "genetic code"
+"""What a difference of genetic codes is called."""
+
+
 def _preparation_differences(expected: Preparation, found: Preparation) -> dict[str, tuple[object, object]]:
     ours, theirs = asdict(expected), asdict(found)
+    accepts = {"genetic_code": _accepts_codes, "frames": _accepts_frames}
     return {
         name.replace("_", " "): (_stated(ours[name]), _stated(theirs[name]))
         for name in ours
-        if ours[name] != theirs[name]
+        if ours[name] != theirs[name] and not (name in accepts and accepts[name](ours[name], theirs[name]))
     }
+
+
+def _accepts_codes(expected: int | str | None, found: int | str | None) -> bool:
+    """Tell whether samples of some codes are like those of others: codes count as equal that translate equally.
+
+    What was prepared with several codes accepts each of them, and "auto" every code: it stands for the right one.
+    """
+    if expected is None or found is None or found == AUTO:
+        return False
+    ours, theirs = str(expected).split(","), str(found).split(",")
+    return expected == AUTO or all(any(same_code(int(one), int(other)) for other in ours) for one in theirs)
+
+
+def _accepts_frames(expected: str | None, found: str | None) -> bool:
+    """Tell whether samples of some frames do for others: what was trained on coding ones is for all that may be coding.
+
+    Not the other way: samples without the wrong frames would make a classifier look better than it is on contigs.
+    """
+    return expected == CODING and found == STOP_FREE
 
 
 def _stated(value: object) -> object:

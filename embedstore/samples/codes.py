@@ -1,12 +1,13 @@
 """Which genetic code a source is translated with: one for all, that of a table, its record's own, or an estimate.
 
-The estimate asks, for each code that reads a stop of the standard code as a residue, whether such codons stand within
-long stop-free stretches. A codon that ends proteins has a stop-free stretch before it, and behind it chance; one that
-is read as a residue has one on both sides. So of all such codons that follow a stretch of `STRETCH_CODONS` codons
-without a stop *of the code in question*, in all six frames, those are counted that are followed by another one, and the
-same is counted for the stops that the code keeps: that is chance, at the same composition. A code is believed if it is
-seen `LEAST_READ_THROUGH` times, at `LEAST_SHARE` of the codons, and `MARGIN` times as often as at its own stops. Of
-several such codes that with the most stops is taken, and without one the standard code, which reads codons as code 11.
+The estimate looks at the share of stop-free frames around the codons that a code reads as residues, and the standard
+code as stops. Before a codon that ends proteins is a stop-free stretch, and behind it what chance gives; a codon that
+is read as a residue has such a stretch on both sides. So of all such codons behind a stretch of `STRETCH_CODONS`
+without a stop *of the code in question*, in all six frames, those are counted that have another such stretch behind
+them. The same is counted of the stops that the code keeps: this is chance at the same composition. A code is believed
+if the share is at least `LEAST_SHARE`, `MARGIN` times that of its own stops, and seen in `LEAST_STRETCHES` stretches,
+in each of which at most `MOST_A_STRETCH` codons count, so that one array of repeats does not decide. Of several such
+codes that with the most stops is taken, and without one the standard code, which translates as code 11.
 
 Codes are told apart by their stops alone: 4 stands for all that read TGA as a residue (3, 5, 9, 10, 13, 21, 24, 25), 15
 for those that read TAG as one (16, 32), 6 for those whose one stop is TGA (29, 30), 14 for TAG (33). Codes 12 and 26
@@ -45,12 +46,13 @@ CANDIDATES = (2, 15, 4, 6, 14)
 """Codes that are looked for, those with the most stops first."""
 
 STRETCH_CODONS = 80
-LEAST_READ_THROUGH = 20
 LEAST_SHARE = 0.4
 MARGIN = 3.0
+LEAST_STRETCHES = 8
+MOST_A_STRETCH = 5
 
-LEAST_BASES = 10_000
-"""Shorter sources take the code of their group."""
+LEAST_BASES = 15_000
+"""Shorter sources take the code of their group: the smallest animal mitochondria have about so many."""
 
 _HELD_BASES = 1 << 24
 _NAMES_SHOWN = 10
@@ -108,8 +110,8 @@ def read_code_table(path: str | PathLike[str]) -> CodeTable:
     named: Literal["source", "group"] = "source" if "source" in header else "group"
     if named not in header or "genetic_code" not in header:
         raise InputError(
-            f"Cannot read the genetic codes {path}: expected a header with source or group, and genetic_code, separated "
-            f"by a tab, found {plain(repr(lines[0]), _CHARACTERS_SHOWN)}."
+            f"Cannot read the genetic codes {path}: expected a header with source or group, and genetic_code, "
+            f"separated by a tab, found {plain(repr(lines[0]), _CHARACTERS_SHOWN)}."
         )
     places = (header.index(named), header.index("genetic_code"))
     codes: dict[str, int] = {}
@@ -158,7 +160,7 @@ def _estimated(sources: Iterable[Source]) -> Iterator[Source]:
     """Hold the sources of a group back until it ends, or until what has been seen of it is enough to decide."""
     for _, group in groupby(sources, key=lambda source: source.group):
         held: list[tuple[Source, ChosenCode | None]] = []
-        of_group, bases, decided = np.zeros((len(CANDIDATES), 4), np.int64), 0, None
+        of_group, bases, decided = np.zeros((len(CANDIDATES), 5), np.int64), 0, None
         for source in group:
             own = stated_code(source)
             if own is None and (decided is None or len(source.dna) >= LEAST_BASES):
@@ -195,9 +197,9 @@ def decide(seen: NDArray[np.int64]) -> int:
     ----------
     seen : as `read_through` returns it, or a sum of such.
     """
-    for code, (followed, read, kept, passed) in zip(CANDIDATES, seen.tolist(), strict=True):
-        chance = (passed + 1) / (kept + 1)
-        if read >= LEAST_READ_THROUGH and read >= max(LEAST_SHARE, MARGIN * chance) * followed:
+    for code, (behind_one, read, stops, passed, places) in zip(CANDIDATES, seen.tolist(), strict=True):
+        chance = (passed + 1) / (stops + 1)
+        if places >= LEAST_STRETCHES and read >= max(LEAST_SHARE, MARGIN * chance) * behind_one:
             return code
     return STANDARD_CODE
 
@@ -211,10 +213,11 @@ def read_through(dna: bytes) -> NDArray[np.int64]:
 
     Returns
     -------
-    (5, 4) int64, a row for each of `CANDIDATES`: codons that it reads as a residue and the standard code as a stop, and
-    how many of these are read through; the same of its own stops.
+    (5, 5) int64, a row for each of `CANDIDATES`: codons behind a stretch that it reads as a residue and the standard
+    code as a stop, and those of them that are read through; the same of its own stops; stretches that hold one that is
+    read through.
     """
-    seen = np.zeros((len(CANDIDATES), 4), np.int64)
+    seen = np.zeros((len(CANDIDATES), 5), np.int64)
     if len(dna) < CODON_BASES * STRETCH_CODONS:
         return seen
     codons = codons_at_places(dna).tobytes()
@@ -246,7 +249,7 @@ def _count_frame(
 
     Parameters
     ----------
-    row : (4,) of `read_through`, added to.
+    row : (5,) of `read_through`, added to.
     places : (s,) of the codons of any kind, in reading order.
     kinds : (s,) their kinds.
     codons : of the frame.
@@ -261,11 +264,14 @@ def _count_frame(
     next_end = np.searchsorted(bounds, asked)
     is_behind_one = asked - bounds[next_end - 1] > STRETCH_CODONS
     is_before_one = bounds[next_end] - asked > STRETCH_CODONS
+    followed = np.bincount(next_end[is_behind_one])
+    read = np.bincount(next_end[is_behind_one & is_before_one])
     row += [
-        np.count_nonzero(is_behind_one),
-        np.count_nonzero(is_behind_one & is_before_one),
+        np.minimum(followed, MOST_A_STRETCH).sum(),
+        np.minimum(read, MOST_A_STRETCH).sum(),
         np.count_nonzero(before),
         np.count_nonzero(before & behind),
+        np.count_nonzero(read),
     ]
 
 

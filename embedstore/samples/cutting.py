@@ -38,12 +38,13 @@ from embedstore.sequences.translation import (
     FRAMES,
     UNKNOWN,
     Bounds,
+    GeneticCode,
     SixFrames,
     Spans,
     even_chunks,
     frame_spans,
     genetic_code,
-    is_stop,
+    may_end,
     reverse_complement,
     virnucpro_chunks,
 )
@@ -64,7 +65,7 @@ class PrepareOptions:
     Parameters
     ----------
     length_bases : of a chunk, at least 3.
-    genetic_code : number of NCBI's translation table; "auto": for each source what GenBank states or its stops speak for;
+    genetic_code : number of NCBI's translation table; "auto": for each source what GenBank states, or an estimate;
         a table of them; None: 1, or "auto" with `coding_only`.
     min_length_bases : shorter sequences give no sample, and are counted; None: 60, or none with `compat`.
     group_by : "file" or "record"; None: a file that was named is grouped by record, the files of a folder by file.
@@ -93,9 +94,9 @@ class PrepareOptions:
             self.codes != STANDARD_CODE or self.min_length_bases is not None or self.coding_only
         ):
             raise InputError(
-                "Cannot cut samples: compat='virnucpro' requires genetic code 1, no minimal length and all frames, found "
-                f"code {self.codes}, a minimal length of {self.min_length_bases} and coding_only={self.coding_only}. "
-                "Leave these options out, or prepare without compat."
+                "Cannot cut samples: compat='virnucpro' requires genetic code 1, no minimal length and all frames, "
+                f"found code {self.codes}, a minimal length of {self.min_length_bases} and coding_only="
+                f"{self.coding_only}. Leave these options out, or prepare without compat."
             )
         if not 0 <= self.shortest_bases <= self.length_bases:
             raise InputError(
@@ -119,7 +120,19 @@ class PrepareOptions:
         """What sources are translated with."""
         if self.genetic_code is not None:
             return self.genetic_code
-        return AUTO if self.coding_only else STANDARD_CODE
+        return "auto" if self.coding_only else STANDARD_CODE
+
+    @property
+    def code(self) -> GeneticCode:
+        """Tables of the genetic code of all sources.
+
+        Raises
+        ------
+        InputError : sources have their own.
+        """
+        if not isinstance(self.codes, int):
+            raise InputError(f"Cannot name one genetic code: expected a number, found {self.codes}.")
+        return genetic_code(self.codes)
 
     @property
     def reads_coding(self) -> Literal["ignore", "read", "require"]:
@@ -221,10 +234,10 @@ def coding_frames(window: Window, frames: SixFrames, spans: Spans, is_sample: ND
     pieces = window.pieces_of_chunks[chunks].tolist()
     for chunk, index, (start, end) in zip(chunks.tolist(), pieces, spans[chunks, 0].tolist(), strict=True):
         piece, shift = window.pieces[index], window.shifts[index]
-        assert piece.coding is not None
-        first, behind, strand = _place(piece.coding, start + shift, end + shift)
+        first, behind, strand = _place(piece, start + shift, end + shift)
         number = chunk - int(np.searchsorted(window.pieces_of_chunks, index)) + piece.first_chunk + 1
-        id_ = f"{piece.source.id}:{first + 1}-{behind}:{strand}1:CDS{piece.coding.number}.{number}"
+        of_cds = 0 if piece.coding is None else piece.coding.number
+        id_ = f"{piece.source.id}:{first + 1}-{behind}:{strand}1:CDS{of_cds}.{number}"
         dna, protein = window.dna[start:end], frames.protein(start, end, "+")
         yield Frame(piece.source, id_, id_, first, behind, strand, 1, dna, protein)
 
@@ -239,8 +252,14 @@ def spliced(coding: CodingSequence, dna: bytes) -> bytes:
     return whole[coding.skipped_bases :]
 
 
-def _place(coding: CodingSequence, start: int, end: int) -> tuple[int, int, str]:
-    """Return where a stretch of a spliced sequence is in its source: leftmost base, behind the rightmost, strand."""
+def _place(piece: Piece, start: int, end: int) -> tuple[int, int, str]:
+    """Return where a stretch of a piece's text is in its source: leftmost base, behind the rightmost, strand.
+
+    The strand is that of the exon that the stretch begins in.
+    """
+    coding = piece.coding
+    if coding is None:
+        return start, end, "+"
     start, end = start + coding.skipped_bases, end + coding.skipped_bases
     covered: list[tuple[int, int, str]] = []
     passed = 0
@@ -359,7 +378,7 @@ def _coding_pieces(source: Source, options: PrepareOptions) -> Iterator[Piece]:
         code = _code_of(source, options, coding)
         text = spliced(coding, source.dna)
         codons = len(text) // CODON_BASES
-        if codons and is_stop(text[CODON_BASES * (codons - 1) : CODON_BASES * codons], genetic_code(code)):
+        if codons and may_end(text[CODON_BASES * (codons - 1) : CODON_BASES * codons], code):
             codons -= 1
         bounds = even_chunks(codons, options.length_bases // CODON_BASES) * CODON_BASES
         yield Piece(source, text, bounds, 0, is_last=place == last, code=code, coding=coding)

@@ -278,7 +278,7 @@ class SourceReader:
 
     def _coding(self, record: Record | Rejection, file: SourceFile) -> tuple[CodingSequence, ...]:
         if isinstance(record, AnnotatedRecord):
-            for name, reason in record.unusable:
+            for name, reason in record.unusable if self.coding == "require" else ():
                 self.unusable.append(Rejection(record.file, record.line, f"{record.id}: {name}", reason))
             return record.coding
         if self.coding == "require" and isinstance(record, Record):

@@ -164,7 +164,7 @@ def _parsed(text: bytes, file: str, line: int, *, with_coding: bool) -> Record |
     if parsed is None:
         return Rejection(file, line, _accession(text), f"GenBank record cannot be parsed{fault}")
     try:
-        sequence = bytes(parsed.seq)
+        sequence = bytes(parsed.seq or b"")
     except UndefinedSequenceError:
         sequence = b""
     if not sequence.strip():
@@ -204,10 +204,10 @@ def _biopython_record(text: bytes, *, with_features: bool) -> tuple[SeqRecord | 
 
 def _coding_sequences(record: SeqRecord) -> tuple[tuple[CodingSequence, ...], tuple[tuple[str, str], ...]]:
     """Return the CDS features of a record that can be cut out of it, and the others with the reason."""
-    usable, unusable = [], []
+    usable, unusable, length = [], [], len(record.seq or "")
     features = [feature for feature in record.features if feature.type == "CDS"]
     for number, feature in enumerate(features, start=1):
-        found = _coding_sequence(number, feature, len(record.seq))
+        found = _coding_sequence(number, feature, length)
         if isinstance(found, str):
             unusable.append((_name(number, feature), found))
         else:

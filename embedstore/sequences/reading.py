@@ -33,9 +33,7 @@ _PARSERS: dict[Format, Callable[[str, int, int], _Parser]] = {
 _ANNOTATING: dict[Format, Callable[[str, int, int], _Parser]] = {"genbank": partial(GenbankParser, with_coding=True)}
 
 
-def read(
-    inputs: str | Path | Sequence[str | Path], *, with_coding: bool = False
-) -> Iterator[Record | Rejection]:
+def read(inputs: str | Path | Sequence[str | Path], *, with_coding: bool = False) -> Iterator[Record | Rejection]:
     """Read the records of one input, or of several in order.
 
     FASTA, FASTQ and GenBank, plain or compressed with gzip, bzip2, xz or zstd, recognised by content. Residues are
@@ -62,9 +60,7 @@ def read(
         raise SequenceFileError(STANDARD_INPUT_NAME, "it is named more than once, and can be read only once.")
     for source in sources:
         check(source)
-    return chain.from_iterable(
-        batch for source in sources for batch in read_batches(source, with_coding=with_coding)
-    )
+    return chain.from_iterable(batch for source in sources for batch in read_batches(source, with_coding=with_coding))
 
 
 def read_batches(

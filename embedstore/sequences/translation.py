@@ -127,9 +127,17 @@ def codons_at_places(dna: bytes) -> NDArray[np.uint8]:
     return found
 
 
-def is_stop(codon: bytes, code: GeneticCode) -> bool:
-    """Tell whether a codon ends a protein."""
-    return strands(codon, code)[0] == STOP
+def may_end(codon: bytes, number: int) -> bool:
+    """Tell whether a codon may end a protein; those that are a residue elsewhere (codes 27, 28 and 31) may, too.
+
+    Parameters
+    ----------
+    codon : three upper-case bases.
+    number : of the genetic code.
+    """
+    from Bio.Data import CodonTable
+
+    return codon.decode() in CodonTable.unambiguous_dna_by_id[number].stop_codons
 
 
 def strands(dna: bytes, code: GeneticCode) -> tuple[bytes, bytes]:
