@@ -23,7 +23,7 @@ from functools import cache
 from itertools import groupby
 from os import PathLike
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,7 +45,9 @@ AUTO = "auto"
 CANDIDATES = (2, 15, 4, 6, 14)
 """Codes that are looked for, those with the most stops first."""
 
-STRETCH_CODONS = 80
+STRETCH_CODONS = (80, 80, 80, 160, 160)
+"""Twice as many where a code has one stop and not two: chance then leaves as few, 8 % of them in random DNA."""
+
 LEAST_SHARE = 0.4
 MARGIN = 3.0
 LEAST_STRETCHES = 8
@@ -218,7 +220,7 @@ def read_through(dna: bytes) -> NDArray[np.int64]:
     read through.
     """
     seen = np.zeros((len(CANDIDATES), 5), np.int64)
-    if len(dna) < CODON_BASES * STRETCH_CODONS:
+    if len(dna) < CODON_BASES * min(STRETCH_CODONS):
         return seen
     codons = codons_at_places(dna).tobytes()
     forward, reverse, is_stop, is_residue = _kinds()
@@ -227,8 +229,9 @@ def read_through(dna: bytes) -> NDArray[np.int64]:
         for phase in range(CODON_BASES):
             of_frame = kinds[phase::CODON_BASES][::step]
             places = np.flatnonzero(of_frame)
-            for row, stops, residues in zip(seen, is_stop, is_residue, strict=True):
-                _count_frame(row, places, of_frame[places], len(of_frame), stops, residues)
+            bounded = _Frame(places, of_frame[places], len(of_frame))
+            for row, stops, residues, stretch in zip(seen, is_stop, is_residue, STRETCH_CODONS, strict=True):
+                row += bounded.count(stops, residues, stretch)
     return seen
 
 
@@ -237,42 +240,45 @@ _TOLD_APART = (("TAA",), ("TAG",), ("TGA",), ("AGA", "AGG"))
 _UNKNOWN_KIND = len(_TOLD_APART) + 1
 
 
-def _count_frame(
-    row: NDArray[np.int64],
-    places: NDArray[np.int64],
-    kinds: NDArray[np.uint8],
-    codons: int,
-    is_stop: _Flags,
-    is_residue: _Flags,
-) -> None:
-    """Add what one frame shows of one code: at stops and unknown codons, and at the ends, a stretch ends.
+class _Frame(NamedTuple):
+    """The codons of one frame, in reading order, that are a stop of any code, or unknown.
 
-    Parameters
+    Attributes
     ----------
-    row : (5,) of `read_through`, added to.
-    places : (s,) of the codons of any kind, in reading order.
-    kinds : (s,) their kinds.
+    places : (s,) int64, in codons.
+    kinds : (s,) uint8, which of them.
     codons : of the frame.
-    is_stop : (6,) which kinds are stops of the code.
-    is_residue : (6,) which kinds it reads as a residue, against the standard code.
     """
-    ends = is_stop[kinds] | (kinds == _UNKNOWN_KIND)
-    bounds = np.concatenate([[-1], places[ends], [codons]])
-    is_long = np.diff(bounds) > STRETCH_CODONS  # of the stretch before each end
-    before, behind = is_long[:-1] & is_stop[kinds[ends]], is_long[1:]
-    asked = places[is_residue[kinds]]
-    next_end = np.searchsorted(bounds, asked)
-    is_behind_one = asked - bounds[next_end - 1] > STRETCH_CODONS
-    is_before_one = bounds[next_end] - asked > STRETCH_CODONS
-    followed = np.bincount(next_end[is_behind_one])
-    read = np.bincount(next_end[is_behind_one & is_before_one])
-    row += [
-        np.minimum(followed, MOST_A_STRETCH).sum(),
-        np.minimum(read, MOST_A_STRETCH).sum(),
-        np.count_nonzero(before),
-        np.count_nonzero(before & behind),
-        np.count_nonzero(read),
-    ]
+
+    places: NDArray[np.int64]
+    kinds: NDArray[np.uint8]
+    codons: int
+
+    def count(self, is_stop: _Flags, is_residue: _Flags, stretch: int) -> list[int]:
+        """Return what this frame adds to a row of `read_through`; unknown codons end a stretch, and the ends do.
+
+        Parameters
+        ----------
+        is_stop : (6,) which kinds are stops of the code.
+        is_residue : (6,) which kinds it reads as a residue, against the standard code.
+        stretch : codons.
+        """
+        ends = is_stop[self.kinds] | (self.kinds == _UNKNOWN_KIND)
+        bounds = np.concatenate([[-1], self.places[ends], [self.codons]])
+        is_long = np.diff(bounds) > stretch  # of the stretch before each end
+        before, behind = is_long[:-1] & is_stop[self.kinds[ends]], is_long[1:]
+        asked = self.places[is_residue[self.kinds]]
+        next_end = np.searchsorted(bounds, asked)
+        is_behind_one = asked - bounds[next_end - 1] > stretch
+        is_read_through = is_behind_one & (bounds[next_end] - asked > stretch)
+        behind_one, read = np.bincount(next_end[is_behind_one]), np.bincount(next_end[is_read_through])
+        return [
+            int(np.minimum(behind_one, MOST_A_STRETCH).sum()),
+            int(np.minimum(read, MOST_A_STRETCH).sum()),
+            int(np.count_nonzero(before)),
+            int(np.count_nonzero(before & behind)),
+            int(np.count_nonzero(read)),
+        ]
 
 
 @cache
