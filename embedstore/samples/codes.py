@@ -23,7 +23,7 @@ from functools import cache
 from itertools import groupby
 from os import PathLike
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -240,7 +240,8 @@ _TOLD_APART = (("TAA",), ("TAG",), ("TGA",), ("AGA", "AGG"))
 _UNKNOWN_KIND = len(_TOLD_APART) + 1
 
 
-class _Frame(NamedTuple):
+@dataclass(frozen=True, slots=True, eq=False)
+class _Frame:
     """The codons of one frame, in reading order, that are a stop of any code, or unknown.
 
     Attributes

@@ -28,6 +28,7 @@ from embedstore.classify.training import TrainReport
 from embedstore.errors import InputError, SchemaError
 from embedstore.features import Features, Preparation, load_samples, merge
 from embedstore.library import Store, open_store
+from embedstore.samples import CodeTable
 
 CONTIG_COLUMNS = [
     "source",
@@ -180,7 +181,8 @@ def changed(classifier: Classifier, **preparation: Any) -> Classifier:
     ("options", "message"),
     [
         (PredictOptions(length_bases=500), "chunk length: expected 300, found 500"),
-        (PredictOptions(genetic_code=11), "genetic code: expected 1, found 11"),
+        (PredictOptions(genetic_code=4), "genetic code: expected 1, found 4"),
+        (PredictOptions(genetic_code="auto"), "genetic code: expected 1, found auto"),
         (PredictOptions(models=("aac_dpc", "tnf")), r"order of blocks: expected tnf .*, found aac_dpc"),
         (PredictOptions(models=("tnf",)), r"blocks: expected tnf .*, aac_dpc .*, found tnf"),
     ],
@@ -198,6 +200,53 @@ def test_mismatches_are_refused_with_both_sides_before_any_work(
 def test_frames_that_are_not_ours_are_refused(tmp_path: Path, genomes: Path, report: TrainReport, store: Store) -> None:
     with pytest.raises(SchemaError, match="frames: expected all six, found stop-free"):
         predict([genomes], changed(report.classifier, frames="all six"), tmp_path / "out", store=store)
+
+
+def test_a_code_that_translates_as_the_trained_one_is_taken(
+    tmp_path: Path, genomes: Path, predicted: Path, report: TrainReport
+) -> None:
+    store = open_store(predicted.parent / "store")
+    predict([genomes], report.output, tmp_path / "out", store=store, options=PredictOptions(genetic_code=11))
+    for name in ("predictions.tsv", "contigs.tsv"):
+        assert (tmp_path / "out" / name).read_bytes() == (predicted / name).read_bytes()
+
+
+def test_a_contradiction_of_codes_names_that_of_the_classifier_and_that_of_the_input(
+    tmp_path: Path, genomes: Path, report: TrainReport, store: Store
+) -> None:
+    trained = changed(report.classifier, genetic_code=4)
+    with pytest.raises(SchemaError, match=r"was trained with genetic code 4, the samples of .* are prepared with 1"):
+        predict([genomes], trained, tmp_path / "out", store=store, options=PredictOptions(genetic_code=1))
+
+
+def test_a_classifier_of_estimated_codes_estimates_those_of_the_input(
+    tmp_path: Path, genomes: Path, predicted: Path, report: TrainReport
+) -> None:
+    trained, store = changed(report.classifier, genetic_code="auto"), open_store(predicted.parent / "store")
+    save_classifier(trained, tmp_path / "classifier")
+    found = predict([genomes], tmp_path / "classifier", tmp_path / "out", store=store)
+    assert found.counts.genetic_codes == {"1": found.counts.sequences}
+    assert (tmp_path / "out" / "contigs.tsv").read_bytes() == (predicted / "contigs.tsv").read_bytes()
+    stated = predict([genomes], trained, tmp_path / "four", store=store, options=PredictOptions(genetic_code=4))
+    assert stated.counts.genetic_codes == {"4": stated.counts.sequences}
+
+
+def test_a_classifier_of_several_codes_asks_for_that_of_the_input(
+    tmp_path: Path, genomes: Path, predicted: Path, report: TrainReport
+) -> None:
+    trained, store = changed(report.classifier, genetic_code="1,4"), open_store(predicted.parent / "store")
+    with pytest.raises(InputError, match=r"expected one genetic code, found that it was trained with 1,4\. State"):
+        predict([genomes], trained, tmp_path / "out", store=store)
+    for choice in (1, 4, CodeTable("source", {"virus0_contig": 4})):
+        predict([genomes], trained, tmp_path / "out", store=store, options=PredictOptions(genetic_code=choice))
+
+
+def test_a_classifier_of_coding_sequences_predicts_contigs(
+    tmp_path: Path, genomes: Path, predicted: Path, report: TrainReport
+) -> None:
+    trained, store = changed(report.classifier, frames="coding"), open_store(predicted.parent / "store")
+    predict([genomes], trained, tmp_path / "out", store=store)
+    assert (tmp_path / "out" / "contigs.tsv").read_bytes() == (predicted / "contigs.tsv").read_bytes()
 
 
 def test_another_recipe_under_the_same_name_is_refused(

@@ -75,7 +75,12 @@ def test_missing_block_is_refused() -> None:
     ("change", "place", "sides"),
     [
         ({"chunk_length": 300}, "chunk length", (500, 300)),
-        ({"genetic_code": 11}, "genetic code", (1, 11)),
+        ({"genetic_code": 4}, "genetic code", (1, 4)),
+        ({"genetic_code": "auto"}, "genetic code", (1, "auto")),
+        ({"genetic_code": "1,4"}, "genetic code", (1, "1,4")),
+        ({"genetic_code": 99}, "genetic code", (1, 99)),
+        ({"genetic_code": None}, "genetic code", (1, "none stated")),
+        ({"frames": "coding"}, "frames", ("stop-free", "coding")),
         ({"frames": "all"}, "frames", ("stop-free", "all")),
         ({"compat": "virnucpro"}, "compat", ("none stated", "virnucpro")),
         ({"chunk_length": None}, "chunk length", (500, "none stated")),
@@ -86,6 +91,52 @@ def test_other_preparation_is_refused(change: dict[str, object], place: str, sid
     error = refusal(replace(SCHEMA, preparation=preparation))
     assert error.differences == {place: sides}
     assert f"{place}: expected {sides[0]}, found {sides[1]}" in str(error)
+
+
+def with_preparation(**change: object) -> Schema:
+    return replace(SCHEMA, preparation=Preparation(**{**SCHEMA.to_json()["preparation"], **change}))
+
+
+@pytest.mark.parametrize(
+    ("trained", "found"),
+    [
+        (1, 11),
+        (11, 1),
+        (27, 28),
+        ("1,4", 4),
+        ("1,4", 11),
+        ("4,11", "1,4"),
+        ("auto", 4),
+        ("auto", "1,4"),
+        ("auto", "auto"),
+        (7, 7),
+    ],
+)
+def test_codes_that_translate_alike_or_are_among_the_trained_ones_are_accepted(
+    trained: int | str, found: int | str
+) -> None:
+    expected = with_preparation(genetic_code=trained)
+    expected.require(with_preparation(genetic_code=found), what="features.zarr", owner="the classifier")
+
+
+@pytest.mark.parametrize(("trained", "found"), [(4, 1), ("1,4", 5), (4, "1,4"), ("1,4", "auto"), (4, 5), (7, 4)])
+def test_a_contradiction_of_codes_names_both(trained: int | str, found: int | str) -> None:
+    error = refusal(with_preparation(genetic_code=found), with_preparation(genetic_code=trained))
+    assert error.differences == {"genetic code": (trained, found)}
+    assert (
+        f"The classifier in virus/ was trained with genetic code {trained}, the samples of features.zarr are prepared "
+        f"with {found}." in str(error)
+    )
+
+
+def test_what_was_trained_on_coding_frames_takes_all_that_may_be_coding() -> None:
+    with_preparation(frames="coding").require(SCHEMA, what="contigs", owner="the classifier")
+
+
+@pytest.mark.parametrize("code", [1, 4, "auto", "1,4", "1,4,11", None])
+def test_codes_are_read_back_equal(code: int | str | None) -> None:
+    schema = with_preparation(genetic_code=code)
+    assert Schema.from_json(json.loads(json.dumps(schema.to_json()))) == schema
 
 
 def test_all_differences_are_named_at_once() -> None:
@@ -124,6 +175,10 @@ def test_blocks_that_do_not_fit_together_are_refused(blocks: tuple[Block, ...]) 
         {"preparation": None},
         {"preparation": {**SCHEMA.to_json()["preparation"], "chunk_length": "500"}},
         {"preparation": {**SCHEMA.to_json()["preparation"], "speed": 3}},
+        *(
+            {"preparation": {**SCHEMA.to_json()["preparation"], "genetic_code": code}}
+            for code in ("best", "1", "1,", "1,4 ", "auto,4", "1000,4", 0, 101, True, 1.0, [1, 4])
+        ),
         {"labels": [1, 2]},
         {"labels": ["virus", "virus"]},
         {"extra": 1},
