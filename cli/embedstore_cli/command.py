@@ -37,6 +37,7 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
     "prepare": (
         "embedstore prepare viral=viruses/ other=bacteria/ -o samples",
         "embedstore prepare contigs.fna -o samples --length 1000 --genetic-code 11",
+        "embedstore prepare phages.gbk -o samples --coding-only",
     ),
     "merge": (
         "embedstore merge samples/samples.tsv -m tnf -m aac_dpc -o features.zarr --fill",

@@ -39,6 +39,7 @@ ACCESSION   PHAGE1
 VERSION     PHAGE1.1
 FEATURES             Location/Qualifiers
      source          1..{bases}
+     CDS             1..300
 ORIGIN
 {sequence}
 //
