@@ -159,7 +159,7 @@ def _list_unusable(features: Sequence[Rejection]) -> None:
     for reason, number in reasons.most_common(_REASONS_SHOWN):
         first = next(feature for feature in features if feature.reason == reason)
         named = f"{first.file}:{first.line} {plain(first.id)}"
-        notice(f"skipped {count(number)} CDS features, as {named}: {reason}")
+        notice(f"skipped {count(number)} CDS features, as {named}: {plain(reason)}")
     if len(reasons) > _REASONS_SHOWN:
         notice(f"… and others for {len(reasons) - _REASONS_SHOWN} more reasons; prepare.json lists all")
 

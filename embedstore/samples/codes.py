@@ -9,9 +9,10 @@ if the share is at least `LEAST_SHARE`, `MARGIN` times that of its own stops, an
 in each of which at most `MOST_A_STRETCH` codons count, so that one array of repeats does not decide. Of several such
 codes that with the most stops is taken, and without one the standard code, which translates as code 11.
 
-Codes are told apart by their stops alone: 4 stands for all that read TGA as a residue (3, 5, 9, 10, 13, 21, 24, 25), 15
-for those that read TAG as one (16, 32), 6 for those whose one stop is TGA (29, 30), 14 for TAG (33). Codes 12 and 26
-have the stops of the standard code; 22 and 23 only add stops to it; 27, 28 and 31 stop where the context says so.
+Codes are told apart by their stops alone: 4 stands for all that read TGA as a residue (3, 5, 9, 10, 13, 21, 24, 25),
+15 for those that read TAG as one (16, 32), 6 for those whose one stop is TGA (29, 30). Codes 12 and 26 have the stops of
+the standard code, 22 and 23 add some, 27, 28 and 31 stop where the context says so, and 14 and 33, of whose stops only
+TAG is left, are not told from code 4 by genomes as short as those that have them: these have to be stated.
 """
 
 from __future__ import annotations
@@ -42,10 +43,10 @@ from embedstore.sequences.translation import (
 STANDARD_CODE = 1
 AUTO = "auto"
 
-CANDIDATES = (2, 15, 4, 6, 14)
+CANDIDATES = (2, 15, 4, 6)
 """Codes that are looked for, those with the most stops first."""
 
-STRETCH_CODONS = (80, 80, 80, 160, 160)
+STRETCH_CODONS = (80, 80, 80, 160)
 """Twice as many where a code has one stop and not two: chance then leaves as few, 8 % of them in random DNA."""
 
 LEAST_SHARE = 0.4
@@ -56,6 +57,10 @@ MOST_A_STRETCH = 5
 LEAST_BASES = 15_000
 """Shorter sources take the code of their group: the smallest animal mitochondria have about so many."""
 
+LEAST_GROUP_BASES = 10_000
+"""Shorter groups keep the standard code unseen: they hold too few genes to show another."""
+
+_BORDER = b"NNN"
 _HELD_BASES = 1 << 24
 _NAMES_SHOWN = 10
 _CHARACTERS_SHOWN = 80
@@ -161,22 +166,46 @@ def _as_in_table(sources: Iterable[Source], table: CodeTable) -> Iterator[Source
 def _estimated(sources: Iterable[Source]) -> Iterator[Source]:
     """Hold the sources of a group back until it ends, or until what has been seen of it is enough to decide."""
     for _, group in groupby(sources, key=lambda source: source.group):
+        seen = _GroupSoFar()
         held: list[tuple[Source, ChosenCode | None]] = []
-        of_group, bases, decided = np.zeros((len(CANDIDATES), 5), np.int64), 0, None
+        decided: ChosenCode | None = None
         for source in group:
-            own = stated_code(source)
-            if own is None and (decided is None or len(source.dna) >= LEAST_BASES):
-                seen = read_through(source.dna)
-                of_group += seen
-                own = ChosenCode(decide(seen), "stops") if len(source.dna) >= LEAST_BASES else None
-            bases += len(source.dna)
-            held.append((source, own))
-            if decided is None and bases >= _HELD_BASES:
-                decided = ChosenCode(decide(of_group), "group")
+            held.append((source, stated_code(source) or seen.add(source.dna)))
+            if decided is None and seen.bases >= _HELD_BASES:
+                decided = seen.decide()
             if decided is not None:
                 yield from _coded(held, decided)
                 held.clear()
-        yield from _coded(held, decided or ChosenCode(decide(of_group), "group"))
+        yield from _coded(held, decided or seen.decide())
+
+
+class _GroupSoFar:
+    """What the sources of a group show: long ones each on its own, short ones end to end."""
+
+    def __init__(self) -> None:
+        self.bases = 0
+        self._seen = np.zeros((len(CANDIDATES), 5), np.int64)
+        self._short: list[bytes] = []
+
+    def add(self, dna: bytes) -> ChosenCode | None:
+        """Add a source; return the code that it shows, or None where that is left to its group."""
+        is_undecided = self.bases < _HELD_BASES
+        self.bases += len(dna)
+        if len(dna) < LEAST_BASES:
+            if is_undecided:
+                self._short.append(dna)
+            return None
+        shown = read_through(dna)
+        self._seen += shown
+        return ChosenCode(decide(shown), "stops")
+
+    def decide(self) -> ChosenCode:
+        """Return the code that all of them show."""
+        if self.bases < LEAST_GROUP_BASES:
+            return ChosenCode(STANDARD_CODE, "default")
+        of_short = read_through(_BORDER.join(self._short))
+        self._short.clear()
+        return ChosenCode(decide(self._seen + of_short), "group")
 
 
 def _coded(held: Iterable[tuple[Source, ChosenCode | None]], of_group: ChosenCode) -> Iterator[Source]:
@@ -215,7 +244,7 @@ def read_through(dna: bytes) -> NDArray[np.int64]:
 
     Returns
     -------
-    (5, 5) int64, a row for each of `CANDIDATES`: codons behind a stretch that it reads as a residue and the standard
+    (4, 5) int64, a row for each of `CANDIDATES`: codons behind a stretch that it reads as a residue and the standard
     code as a stop, and those of them that are read through; the same of its own stops; stretches that hold one that is
     read through.
     """

@@ -46,6 +46,7 @@ from embedstore.sequences.translation import (
     genetic_code,
     may_end,
     reverse_complement,
+    same_code,
     virnucpro_chunks,
 )
 
@@ -318,7 +319,7 @@ class Piece:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Window:
-    """Pieces of one genetic code, end to end.
+    """Pieces of one genetic code, or of codes that translate alike, end to end.
 
     Attributes
     ----------
@@ -347,7 +348,7 @@ def windows(sources: Iterable[Source], options: PrepareOptions) -> Iterator[Wind
     pieces_of = _coding_pieces if options.coding_only else _pieces
     for source in sources:
         for piece in pieces_of(source, options):
-            if gathered and piece.code != gathered[0].code:
+            if gathered and not same_code(piece.code, gathered[0].code):
                 yield _window(gathered)
                 gathered, bases = [], 0
             gathered.append(piece)

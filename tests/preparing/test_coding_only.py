@@ -10,10 +10,14 @@ from pathlib import Path
 import pytest
 from Bio import SeqIO
 from Bio.Seq import Seq
+from hypothesis import given
+from hypothesis import settings as settings_of_hypothesis
+from hypothesis import strategies as st
 from reading_outputs import FILES, contents, fasta, rows, settings
 
 from embedstore.errors import InputError
 from embedstore.samples import PrepareOptions, PrepareReport, prepare
+from embedstore.sequences import read
 from embedstore.sequences.translation import reverse_complement
 from embedstore_cli.main import main
 
@@ -253,3 +257,23 @@ def test_real_coding_sequences_translate_as_their_annotation_says(shared: Path, 
 
 def _with_proteins(folder: Path) -> list[tuple[dict[str, str], str]]:
     return list(zip(rows(folder / "out"), proteins(folder), strict=True))
+
+
+@settings_of_hypothesis(max_examples=60, deadline=None)
+@given(
+    st.lists(st.text('0123456789.,<>^()jointcmpledr :/="\n', max_size=40), max_size=4),
+    st.sampled_from(["", " /codon_start=2", " /transl_table=4", ' /note="odd', " /pseudo"]),
+)
+def test_no_feature_table_takes_the_record_with_it(
+    tmp_path_factory: pytest.TempPathFactory, locations: list[str], qualifier: str
+) -> None:
+    folder = tmp_path_factory.mktemp("features")
+    made = genbank(folder / "made.gb")
+    lines = made.read_text().partition("ORIGIN")
+    features = "".join(f"     CDS             {location}{qualifier}\n" for location in locations)
+    made.write_text(lines[0] + features + lines[1] + lines[2])
+
+    annotated, plain = (list(read([made], with_coding=with_coding)) for with_coding in (True, False))
+
+    assert [tuple(one) for one in annotated] == [tuple(one) for one in plain]
+    prepare([made], folder / "out", PrepareOptions(coding_only=True, min_length_bases=0))

@@ -167,7 +167,14 @@ def test_short_sources_take_the_code_of_their_group(tmp_path: Path) -> None:
 
     prepare([tmp_path / "genomes"], tmp_path / "out", AUTO)
 
-    assert chosen(tmp_path / "out") == {**dict.fromkeys(short, (4, "group")), "alone": (1, "group")}
+    assert chosen(tmp_path / "out") == {**dict.fromkeys(short, (4, "group")), "alone": (1, "default")}
+
+
+def test_contigs_of_a_group_are_not_read_over_their_borders(tmp_path: Path) -> None:
+    pieces = {f"c{number}": b"GCT" * 79 + b"TGA" + b"GCT" * 79 for number in range(200)}
+    write(tmp_path / "genomes" / "x.fna", **pieces)
+    prepare([tmp_path / "genomes"], tmp_path / "out", AUTO)
+    assert set(chosen(tmp_path / "out").values()) == {(1, "group")}
 
 
 def test_a_long_source_decides_for_itself(tmp_path: Path) -> None:
