@@ -10,9 +10,9 @@ in each of which at most `MOST_A_STRETCH` codons count, so that one array of rep
 codes that with the most stops is taken, and without one the standard code, which translates as code 11.
 
 Codes are told apart by their stops alone: 4 stands for all that read TGA as a residue (3, 5, 9, 10, 13, 21, 24, 25),
-15 for those that read TAG as one (16, 32), 6 for those whose one stop is TGA (29, 30). Codes 12 and 26 have the stops of
-the standard code, 22 and 23 add some, 27, 28 and 31 stop where the context says so, and 14 and 33, of whose stops only
-TAG is left, are not told from code 4 by genomes as short as those that have them: these have to be stated.
+15 for those that read TAG as one (16, 32), 6 for those whose one stop is TGA (29, 30). Codes 12 and 26 have the stops
+of the standard code, 22 and 23 add some, 27, 28 and 31 stop where the context says so, and 14 and 33, of whose stops
+only TAG is left, are not told from code 4 by genomes as short as those that have them: these have to be stated.
 """
 
 from __future__ import annotations
