@@ -76,7 +76,7 @@ def test_windows_are_pooled_as_one_sequence() -> None:
     """The same by plain formulas over the states of all windows, a residue counting once however many have it."""
     encoder = read_encoder(find_checkpoint(TINY))
     embedder = load(TINY, max_length=30)
-    protein = bytes(np.random.default_rng(0).choice(list(b"ACDEFGHIKLMNPQRSTVWY"), 50))
+    protein = bytes(np.random.default_rng(0).choice(list(b"ACDEFGHIKLMNPQRSTVWY"), 50).tolist())
     content = ProteinTokenizer().content_ids(protein)
     cut = windows(50, 30, 15)
     assert len(cut) == 3
