@@ -32,7 +32,8 @@ from embedstore.filling.canaries import SEQUENCES
 from embedstore.models.devices import torch_threads
 from embedstore.models.dnabert import DnabertEncoder, DnabertShape, DnaTokenizer
 from embedstore.models.esm import EsmEncoder, EsmShape, ProteinTokenizer, add_rounded_once
-from embedstore.models.packed import Encoder, weighted_sums
+from embedstore.models.packed import Encoder
+from embedstore.models.pooling import weighted_sums
 
 aten = torch.ops.aten
 _CPU = torch.device("cpu")

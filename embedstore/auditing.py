@@ -235,7 +235,7 @@ class _Comparison:
         window = Window([record for record, _ in chosen.values()], [each for _, each in chosen.values()], list(chosen))
         pool.add(window, range(len(chosen)))
         packs = packs_of(pool.sequences, embedder.pack_residues, embedder.workers)
-        with closing(embed_packs(embedder, packs)) as results:
+        with closing(embed_packs(embedder.embed, packs, embedder.workers)) as results:
             for pack, embedded in results:
                 self.failed += pool.rejections({pack.keys[row]: reason for row, reason in embedded.failures.items()})
                 good = ~np.isin(np.arange(len(pack)), list(embedded.failures))

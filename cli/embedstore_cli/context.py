@@ -12,7 +12,7 @@ import os
 import shlex
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from enum import StrEnum
 from functools import cache, partial, wraps
 from pathlib import Path
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from embedstore.filling import FillOptions, SpaceTarget
     from embedstore.filling.filler import Computing
     from embedstore.library import Store
+    from embedstore.models.registry import Pooling
     from embedstore.models.resolution import ModelOptions
     from embedstore.storage.locations import Location
     from embedstore.store.documents import SegmentFormat
@@ -37,13 +38,6 @@ class Precision(StrEnum):
 
     half = "half"
     full = "full"
-
-
-class Pooling(StrEnum):
-    """Which tokens a language model's vector is the mean of."""
-
-    mean = "mean"
-    mean_all = "mean_all"
 
 
 class Long(StrEnum):
@@ -140,9 +134,22 @@ class Context:
             help="Residues or tokens the model sees at once. Default: the model's. Part of the space.",
         ),
     ] = None
+    layer: Annotated[
+        str | None,
+        _option(
+            "--layer",
+            metavar="N",
+            help="Which layer's states: 0 is the embedding, -1 the last (default), after its norm. Part of the space.",
+        ),
+    ] = None
     pooling: Annotated[
-        Pooling | None,
-        _option("--pooling", help="Mean over residues (default), or over special tokens too. Part of the space."),
+        str | None,
+        _option(
+            "--pooling",
+            metavar="P",
+            help="mean over residues, mean_all with special tokens, max, std, sum, or cls. Default: the model's. Part "
+            "of the space.",
+        ),
     ] = None
     device: Annotated[
         str | None, _option("--device", metavar="D", help="cpu, cuda, cuda:1. Default: the best there is.")
@@ -224,29 +231,49 @@ class Context:
 
     def target_to_fill(self, model: str) -> SpaceTarget:
         """Find the space to fill; makes the store if there is none, but only once the model is known to be one."""
+        self.model_options(model)
+        return self.targets_to_fill(model)[0]
+
+    def targets_to_fill(self, model: str) -> list[SpaceTarget]:
+        """Do the same for each layer and pooling."""
         from embedstore.filling import find_target
         from embedstore_cli.output import notice
 
-        found, options = self.open_if_any(), self.model_options(model)
-        target = find_target(found, model, options, self.name)
-        if target.notice is not None and not self.quiet:
-            notice(target.notice)
+        found, levels = self.open_if_any(), self.options_of_levels(model)
+        if self.name is not None and len(levels) > 1:
+            raise typer.BadParameter("--name: expected one space to fill, found several layers or poolings")
+        for options in levels:
+            target = find_target(found, model, options, self.name)
+            if target.notice is not None and not self.quiet:
+                notice(target.notice)
         store = self.open(create=True)
         if not self.quiet and (found is None or found.id != store.id):
             notice(f"Made a store at {store.location}.")
-        return find_target(store, model, options, self.name)
+        targets = [find_target(store, model, options, self.name) for options in levels]
+        return list({target.recipe.id: target for target in targets}.values())
 
     def model_options(self, model: str) -> ModelOptions:
-        """Gather what was said about the only model."""
+        """Gather what was said about the only model, of which one layer and one pooling are wanted."""
+        options = self.options_of_levels(model)
+        if len(options) > 1:
+            raise typer.BadParameter("expected one --layer and one --pooling; only `fill` takes several")
+        return options[0]
+
+    def options_of_levels(self, model: str) -> list[ModelOptions]:
+        """Gather what was said about the only model, for each layer with each pooling."""
         from embedstore.models.resolution import ModelOptions
 
-        return ModelOptions(
+        whole = ModelOptions(
             weights=weights_of([model], self.weights).get(model),
             precision=None if self.precision is None else self.precision.value,
             long=None if self.long is None else self.long.value,
             max_length=self.max_length,
-            pooling=None if self.pooling is None else self.pooling.value,
         )
+        return [
+            replace(whole, layer=layer, pooling=pooling)
+            for layer in _layers(self.layer)
+            for pooling in _poolings(self.pooling)
+        ]
 
     def options_of_models(self, models: Sequence[str]) -> dict[str, ModelOptions]:
         """Gather what was said about each of several models."""
@@ -306,8 +333,31 @@ class Context:
         return None
 
 
+def _layers(text: str | None) -> list[int | None]:
+    """6,20,-1 -> [6, 20, -1]"""
+    if text is None:
+        return [None]
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise typer.BadParameter(f"--layer: expected numbers such as 6 or 6,20,-1, found {text!r}") from None
+
+
+def _poolings(text: str | None) -> list[Pooling | None]:
+    """mean,max -> ["mean", "max"]"""
+    from embedstore.models.registry import POOLINGS
+
+    if text is None:
+        return [None]
+    named: dict[str, Pooling] = {pooling: pooling for pooling in POOLINGS}
+    unknown = [part for part in text.split(",") if part not in named]
+    if unknown:
+        raise typer.BadParameter(f"--pooling: expected some of {', '.join(named)}, found {unknown[0]!r}")
+    return [named[part] for part in text.split(",")]
+
+
 LOOKING_UP = ("store", "upstream", "pin", "require_signed")
-MODEL = ("weights", "precision", "long", "max_length", "pooling", "device")
+MODEL = ("weights", "precision", "long", "max_length", "layer", "pooling", "device")
 WORKERS = ("workers", "scheduler", "cluster")
 FILLING = (
     *("store", "upstream", "pull_through", "sign_with", "require_signed"),

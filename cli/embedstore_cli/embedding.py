@@ -36,31 +36,48 @@ def fill(
 ) -> None:
     """Embed the sequences that are missing from the store.
 
-    What is stored already is not computed again: to go on after a stop, start the same command again.
+    What is stored already is not computed again: to go on after a stop, start the same command again. Several layers
+    and poolings (--layer 6,20,-1 --pooling mean,max) are filled from one pass, each combination a space of its own.
     """
     from embedstore import filling
     from embedstore.sequences import read
 
     read(inputs)  # what cannot be opened is told before anything is made
-    choices = context.model_options(model)
+    choices = context.options_of_levels(model)
     how, part = context.fill_options(any_molecule=context.any_molecule), _chosen_shard(shard, inputs)
     if dry_run:
-        target = filling.find_target(context.open_if_any(), model, choices, context.name)
+        found = context.open_if_any()
         preview = partial(filling.preview, any_molecule=context.any_molecule, device=context.device)
-        report = _filled(preview, inputs, target, part, context.any_molecule)
+        targets = [filling.find_target(found, model, each, context.name) for each in choices]
+        reports = [_filled(preview, inputs, target, part, context.any_molecule) for target in targets]
     else:
         with fill_shown(quiet=context.quiet) as on_progress:
-            target = context.target_to_fill(model)
-            compute = partial(filling.fill, options=how, on_progress=on_progress)
-            report = _filled(compute, inputs, target, part, context.any_molecule)
+            targets = context.targets_to_fill(model)
+            if len(targets) == 1:
+                compute = partial(filling.fill, options=how, on_progress=on_progress)
+                reports = [_filled(compute, inputs, targets[0], part, context.any_molecule)]
+            elif part is not None:
+                raise typer.BadParameter("--shard: expected one layer and one pooling")
+            else:
+                reports = filling.fill_together(read(inputs), targets, how, on_progress=on_progress)
     with uninterrupted():  # who is told to stop now gets the whole report
-        if context.json:
-            write_json(report.to_json())
-        else:
-            _write_report(report, quiet=context.quiet)
-    if report.signal is not None:
-        raise typer.Exit(exit_code(report.signal))
-    raise typer.Exit(0 if report.complete else 3)
+        _show(context, reports)
+    if reports[0].signal is not None:
+        raise typer.Exit(exit_code(reports[0].signal))
+    raise typer.Exit(0 if all(report.complete for report in reports) else 3)
+
+
+def _show(context: Context, reports: Sequence[FillReport]) -> None:
+    """Write the report of each space; what was rejected or failed is the same for all, and listed once."""
+    if context.json:
+        documents = [report.to_json() for report in reports]
+        write_json(documents[0] if len(documents) == 1 else {"spaces": documents})
+        return
+    list_rejections(reports[0].rejected, "rejected")
+    list_rejections(reports[0].failed, "failed")
+    if not context.quiet:
+        for report in reports:
+            _write_report(report)
 
 
 def _chosen_shard(text: str | None, inputs: Sequence[str]) -> Shard | None:
@@ -99,11 +116,7 @@ def _filled(
     )
 
 
-def _write_report(report: FillReport, *, quiet: bool) -> None:
-    list_rejections(report.rejected, "rejected")
-    list_rejections(report.failed, "failed")
-    if quiet:
-        return
+def _write_report(report: FillReport) -> None:
     space = report.space
     facts = [
         ("space", f"{space.name} {short(space.id)} ({space.dim} × {space.dtype})"),

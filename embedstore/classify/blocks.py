@@ -10,7 +10,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Literal
 
 from embedstore.classify.classifier import Classifier
 from embedstore.errors import (
@@ -40,7 +39,7 @@ from embedstore.filling import SpaceTarget, find_target
 from embedstore.filling.target import NamedModel
 from embedstore.identity import Recipe
 from embedstore.models.embedder import Model
-from embedstore.models.registry import MODELS
+from embedstore.models.registry import LAST_LAYER, MODELS, POOLINGS
 from embedstore.models.resolution import ModelOptions, resolve
 from embedstore.store.space import Space
 from embedstore.store.store import SpaceStore
@@ -217,11 +216,11 @@ def _options_of(recipe: Recipe, chosen: ModelOptions) -> ModelOptions:
     """Return the options that lead to a recipe, with what was chosen; the built-in models have none."""
     if recipe.weights_sha256 is None:
         return chosen
-    pooling: Literal["mean", "mean_all"] = "mean_all" if recipe.pooling == "mean_all" else "mean"
     return ModelOptions(
         weights=chosen.weights,
         precision=chosen.precision or recipe.precision,
         long=chosen.long or recipe.long,
         max_length=recipe.max_length_tokens if chosen.max_length is None else chosen.max_length,
-        pooling=chosen.pooling or pooling,
+        pooling=chosen.pooling or next((known for known in POOLINGS if known == recipe.pooling), None),
+        layer=chosen.layer if chosen.layer is not None or recipe.layer == LAST_LAYER else int(recipe.layer),
     )

@@ -40,6 +40,7 @@ from embedstore.models.devices import give_back_memory, machine_place, matrix_pr
 from embedstore.models.embedder import Model
 from embedstore.models.machine import Setting, keep_rate, kept_file, processor
 from embedstore.models.packed import Encoder, PackedEmbedder
+from embedstore.models.pooling import See
 from embedstore.models.resolution import ModelOptions, resolve
 from embedstore.models.tuning import embed_timed
 from embedstore.store.store import SpaceStore
@@ -418,14 +419,18 @@ class _TooSmall(_Wrapped):
         super().__init__(encoder)
         self._most_tokens = most_tokens
 
-    def hidden_states(self, token_ids: Tensor, lengths: Sequence[int]) -> Tensor:
+    def hidden_states(
+        self, token_ids: Tensor, lengths: Sequence[int], see: See | None = None, depth: int | None = None
+    ) -> Tensor:
         if len(token_ids) > self._most_tokens:
             raise torch.OutOfMemoryError(f"out of memory: {len(token_ids)} tokens, pretended by the selftest")
-        return self._encoder.hidden_states(token_ids, lengths)
+        return self._encoder.hidden_states(token_ids, lengths, see, depth)
 
 
 class _TooLarge(_Wrapped):
     """Its states are too large for float16."""
 
-    def hidden_states(self, token_ids: Tensor, lengths: Sequence[int]) -> Tensor:
-        return (self._encoder.hidden_states(token_ids, lengths).float() * _FACTOR).half()
+    def hidden_states(
+        self, token_ids: Tensor, lengths: Sequence[int], see: See | None = None, depth: int | None = None
+    ) -> Tensor:
+        return (self._encoder.hidden_states(token_ids, lengths, see, depth).float() * _FACTOR).half()

@@ -313,7 +313,7 @@ def fill_spaces(
             windows = open_intake(records, target, any_molecule=True)
         backlog = Backlog(target, source.on_progress)
         with source.options.computing() as computing:
-            report = run(windows, backlog, computing)
+            report = run(windows, backlog, computing)[0]
         if source.on_report is not None:
             source.on_report(report)
         report.raise_if_interrupted()

@@ -7,7 +7,7 @@ and `committing`: segments), or the workers of `embedstore.distributed`. `summar
 """
 
 from embedstore.filling.committing import SegmentLimits
-from embedstore.filling.filler import FillOptions, fill, preview
+from embedstore.filling.filler import FillOptions, fill, fill_together, preview
 from embedstore.filling.intake import Intake, Selection
 from embedstore.filling.summary import FillProgress, FillReport, NotebookProgress
 from embedstore.filling.target import SpaceTarget, find_target
@@ -22,6 +22,7 @@ __all__ = [
     "Selection",
     "SpaceTarget",
     "fill",
+    "fill_together",
     "find_target",
     "preview",
 ]

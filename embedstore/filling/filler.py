@@ -20,6 +20,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from embedstore.errors import InputError
 from embedstore.filling.committing import SegmentLimits
 from embedstore.filling.computing import LocalComputing
 from embedstore.filling.intake import DistinctKeys, Intake, Selection, Window
@@ -91,10 +92,48 @@ def fill(
     ModelError : vectors are missing, and the model is not available.
     StoreError : the store refuses.
     """
+    return fill_together(records, [target], options, on_progress=on_progress, selection=selection, only=only)[0]
+
+
+def fill_together(
+    records: Iterable[Record | Rejection],
+    targets: Sequence[SpaceTarget],
+    options: FillOptions | None = None,
+    *,
+    on_progress: OnProgress | None = None,
+    selection: Selection | None = None,
+    only: KeyFilter | None = None,
+) -> list[FillReport]:
+    """Fill several spaces of one model in one pass: other layers, other poolings; see `fill`.
+
+    A sequence is computed once for all spaces that it is missing from.
+
+    Parameters
+    ----------
+    records : sequences to fill, and records that could not be read.
+    targets : the spaces; their recipes differ in layer and pooling alone.
+    options : as for `fill`; several spaces are filled in this process.
+    on_progress : as for `fill`.
+    selection : as for `fill`.
+    only : as for `fill`.
+
+    Returns
+    -------
+    A report for each space.
+
+    Raises
+    ------
+    EmbedStoreError : as `fill`. InputError : the recipes differ in more, or workers are asked for.
+    """
     options = options or FillOptions()
+    if len(targets) > 1 and options.workers is not None:
+        raise InputError(
+            f"Cannot fill {len(targets)} spaces together with workers: expected one space. Fill them one after another."
+        )
     with options.computing() as computing:
-        intake = open_intake(records, target, any_molecule=options.any_molecule)
-        return run(intake, Backlog(target, on_progress), computing, selection=selection, only=only)
+        intake = open_intake(records, targets[0], any_molecule=options.any_molecule)
+        backlog = Backlog(targets[0], on_progress, targets[1:])
+        return run(intake, backlog, computing, selection=selection, only=only)
 
 
 def open_intake(records: Iterable[Record | Rejection], target: SpaceTarget, *, any_molecule: bool) -> Intake:
@@ -148,8 +187,8 @@ def run(
     *,
     selection: Selection | None = None,
     only: KeyFilter | None = None,
-) -> FillReport:
-    """Fill a space, given what computes the missing vectors; see `fill`.
+) -> list[FillReport]:
+    """Fill the spaces of a backlog, given what computes the missing vectors; see `fill`.
 
     Parameters
     ----------
@@ -167,9 +206,9 @@ def run(
     with DistinctKeys() as distinct:
         try:
             backlog.tell("reading")
-            if backlog.space is not None:
-                backlog.refresh()
-                backlog.space.check_files()  # a key whose vector is gone must not count as stored
+            backlog.refresh()
+            for space in backlog.made:
+                space.check_files()  # a key whose vector is gone must not count as stored
             for window in windows:
                 computing.keep_up(backlog)
                 wanted = window if only is None else window.only(only(window.key_array()))
@@ -181,14 +220,14 @@ def run(
             computing.compute(backlog, more=False)
             backlog.tell("committing")
             _store_rest(backlog, computing)
-            space = backlog.space
-            if space is not None and backlog.computed and tend(space) is None:
-                space.optimise()  # well arranged for its next readers
+            for filled, computed in zip(backlog.spaces, backlog.computed_of, strict=True):
+                if filled is not None and computed and tend(filled) is None:
+                    filled.optimise()  # well arranged for its next readers
             backlog.tell("done")
-            return _report(windows, backlog, distinct, started)
+            return _reports(windows, backlog, distinct, started)
         except KeyboardInterrupt as stop:
             _store_rest(backlog, computing)  # a second Ctrl-C stops this, too
-            return _report(windows, backlog, distinct, started, signal_of(stop))
+            return _reports(windows, backlog, distinct, started, signal_of(stop))
         except BaseException:
             computing.close(backlog)
             raise
@@ -197,8 +236,7 @@ def run(
 def _look_up(window: Window, backlog: Backlog, distinct: DistinctKeys, selection: Selection | None) -> None:
     """Queue the sequences of a window that have no vector yet."""
     keys = window.key_array()
-    present = backlog.space.contains(keys) if backlog.space is not None else np.zeros(len(keys), np.bool_)
-    rows = np.flatnonzero(~present).tolist()
+    rows = np.flatnonzero(~backlog.contains(keys)).tolist()
     if backlog.failures:
         failed = [row for row in rows if window.keys[row] in backlog.failures]
         backlog.failed += [_rejection(window, row, backlog.failures) for row in failed]
@@ -219,20 +257,27 @@ def _rejection(window: Window, row: int, reasons: Mapping[bytes, str]) -> Reject
 
 def _store_rest(backlog: Backlog, computing: Computing) -> None:
     computing.close(backlog)
-    if backlog.space is not None:
-        backlog.space.settle()
+    for space in backlog.made:
+        space.settle()
+
+
+def _reports(
+    windows: Windows, backlog: Backlog, distinct: DistinctKeys, started: float, signal: str | None = None
+) -> list[FillReport]:
+    unique = distinct.count()
+    return [_report(windows, backlog, unique, place, started, signal) for place in range(len(backlog.targets))]
 
 
 def _report(
-    windows: Windows, backlog: Backlog, distinct: DistinctKeys, started: float, signal: str | None = None
+    windows: Windows, backlog: Backlog, unique: int, place: int, started: float, signal: str | None
 ) -> FillReport:
-    target, space, unique = backlog.target, backlog.space, distinct.count()
+    target, space, computed = backlog.targets[place], backlog.spaces[place], backlog.computed_of[place]
     return FillReport(
         space=SpaceSummary.of(target.recipe, space.name if space else target.name),
         read=windows.read,
         unique=unique,
-        hits=unique - backlog.computed - len(backlog.failures) - backlog.count_left(),
-        computed=backlog.computed,
+        hits=unique - computed - len(backlog.failures) - backlog.count_left(place),
+        computed=computed,
         rejected=tuple(windows.rejected),
         failed=tuple(backlog.failed),
         seconds=time.perf_counter() - started,

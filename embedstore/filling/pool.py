@@ -21,7 +21,8 @@ from embedstore.filling.summary import FillProgress, OnProgress, Phase
 from embedstore.filling.target import SpaceTarget
 from embedstore.identity import key_array
 from embedstore.models.batching import SMALL_PACKS_PER_WORKER, packs
-from embedstore.records import Rejection
+from embedstore.records import Keys, Rejection
+from embedstore.store.space import Space
 
 POOL_RECORDS = 100_000
 POOL_RESIDUES = 64 << 20
@@ -120,41 +121,84 @@ def packs_of(sequences: Mapping[bytes, bytes], budget_residues: int, workers: in
 class Backlog:
     """Sequences that a fill has found missing, and what has become of them.
 
+    Several spaces may be filled together: a sequence is missing where it is missing from one of them, and each takes
+    what it has not got.
+
     Attributes
     ----------
-    target : where their vectors go.
-    space : where they are looked up; None until it exists.
+    targets : where their vectors go.
+    spaces : where they are looked up, one of each target; None until it exists.
     queued : what has been taken by nobody yet.
     uncommitted : keys that are computed and not in the space yet.
-    computed : vectors that were computed and stored.
+    computed_of : vectors that were computed and stored, of each space.
     compute_seconds : inside the model.
     failures : key -> why it has no vector.
     failed : the records that asked for those.
     progress : what is told of all this.
     """
 
-    def __init__(self, target: SpaceTarget, on_progress: OnProgress | None = None) -> None:
-        self.target = target
-        self.space = target.space
+    def __init__(
+        self, target: SpaceTarget, on_progress: OnProgress | None = None, others: Sequence[SpaceTarget] = ()
+    ) -> None:
+        self.targets = (target, *others)
+        self.spaces = [each.space for each in self.targets]
         self.queued = Pool()
         self.uncommitted: Set[bytes] = frozenset()
-        self.computed = 0
+        self.computed_of = [0] * len(self.targets)
         self.compute_seconds = 0.0
         self.failures: dict[bytes, str] = {}
         self.failed: list[Rejection] = []
         unit = "bases" if target.recipe.molecule == "dna" else "residues"
-        self.progress = FillProgress(space=target.name, unit=unit)
+        self.progress = FillProgress(space=", ".join(each.name for each in self.targets), unit=unit)
         self._on_progress = on_progress
         self._pools = [self.queued]
         """Those that were taken, each until all of its sequences are settled; then what is queued."""
         self._refreshed_s: float | None = None
 
+    @property
+    def target(self) -> SpaceTarget:
+        """The first of the targets, usually the only one."""
+        return self.targets[0]
+
+    @property
+    def space(self) -> Space | None:
+        """The first of the spaces, usually the only one."""
+        return self.spaces[0]
+
+    @space.setter
+    def space(self, space: Space | None) -> None:
+        self.spaces[0] = space
+
+    @property
+    def made(self) -> list[Space]:
+        """The spaces that exist."""
+        return [space for space in self.spaces if space is not None]
+
+    @property
+    def computed(self) -> int:
+        """Vectors that were computed and stored, of the first space."""
+        return self.computed_of[0]
+
+    @computed.setter
+    def computed(self, rows: int) -> None:
+        self.computed_of[0] = rows
+
+    def contains(self, keys: Keys) -> NDArray[np.bool_]:
+        """Tell which of (n, 24) uint8 keys all of the spaces have: (n,)."""
+        present = np.full(len(keys), len(self.made) == len(self.spaces))
+        for space in self.made:
+            rows = np.flatnonzero(present)
+            if len(rows):
+                present[rows] = space.contains(keys[rows])
+        return present
+
     def refresh(self, after_s: float = 0.0) -> bool:
         """Read what others have committed, unless that was done in the last `after_s`; tell whether it was now."""
         now = time.monotonic()
-        if self.space is None or (self._refreshed_s is not None and now - self._refreshed_s < after_s):
+        if not self.made or (self._refreshed_s is not None and now - self._refreshed_s < after_s):
             return False
-        self.space.refresh()
+        for space in self.made:
+            space.refresh()
         self._refreshed_s = now
         return True
 
@@ -199,9 +243,10 @@ class Backlog:
         self.progress.residues_waiting = sum(pool.residues for pool in self._pools)
         self._on_progress(self.progress)
 
-    def count_left(self) -> int:
-        """Count distinct sequences without a vector: none, unless the fill was interrupted."""
+    def count_left(self, place: int = 0) -> int:
+        """Count distinct sequences that one of the spaces has no vector of: none, unless the fill was interrupted."""
         waiting: set[bytes] = set().union(*[pool.sequences for pool in self._pools])
-        if self.space is None or not waiting:
+        space = self.spaces[place]
+        if space is None or not waiting:
             return len(waiting)
-        return sum(key.tobytes() not in self.failures for key in self.space.missing(key_array(waiting)))
+        return sum(key.tobytes() not in self.failures for key in space.missing(key_array(waiting)))

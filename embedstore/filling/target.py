@@ -19,7 +19,7 @@ from embedstore.home import expanded
 from embedstore.identity import Recipe
 from embedstore.models.embedder import Model
 from embedstore.models.registry import MODELS
-from embedstore.models.resolution import ModelOptions, resolve
+from embedstore.models.resolution import ModelOptions, resolve, space_wanted
 from embedstore.store.space import Space
 from embedstore.store.store import SpaceStore, recipe_conflict
 
@@ -147,11 +147,9 @@ def _space_called(store: SpaceStore | None, model: str, options: ModelOptions, n
     """Find the space to use in place of a model that is not available, if it is certain to be that model's."""
     if store is None:
         return None
-    try:
-        space = store.space(name or model)
-    except SpaceNotFoundError:
-        return None
-    if name is not None and space.recipe.model != model:
+    wanted = space_wanted(model, options)
+    space = _space_named(store, name or wanted.name) or _space_named(store, name or model)
+    if space is None or (name is not None and space.recipe.model != model):
         return None
     recipe = space.recipe
     asked = replace(
@@ -160,7 +158,15 @@ def _space_called(store: SpaceStore | None, model: str, options: ModelOptions, n
         long=options.long or recipe.long,
         max_length_tokens=recipe.max_length_tokens if options.max_length is None else options.max_length,
         pooling=options.pooling or recipe.pooling,
+        layer=recipe.layer if options.layer is None else wanted.layer or recipe.layer,
     )
     if asked != recipe:
         raise recipe_conflict(space.name, recipe, asked)
     return space
+
+
+def _space_named(store: SpaceStore, name: str) -> Space | None:
+    try:
+        return store.space(name)
+    except SpaceNotFoundError:
+        return None

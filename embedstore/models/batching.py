@@ -17,9 +17,10 @@ Nothing here imports torch: filling uses it before a model is loaded.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -150,34 +151,34 @@ class MemoryBudget:
                 self._changed.notify_all()
 
 
-Compute = Callable[[NDArray[np.int64]], NDArray[np.float32]]
-"""Positions of the sequences of a pack -> their vectors, (n, d), in that order."""
+Result = TypeVar("Result")
 
 
 def compute_in_packs(
     lengths: Sequence[int],
     budget: MemoryBudget,
-    compute: Compute,
+    compute: Callable[[NDArray[np.int64]], Iterable[Result]],
     give_back: Callable[[], None] = lambda: None,
-) -> tuple[dict[int, NDArray[np.float32]], dict[int, str]]:
+) -> tuple[dict[int, Result], dict[int, str]]:
     """Compute all sequences, in packs that fit.
 
     Parameters
     ----------
     lengths : tokens of each sequence.
-    compute : called pack by pack. When it runs out of memory, the pack is split and the budget lowered.
+    compute : gives the results of a pack's sequences, in the order of the positions given. When it
+        runs out of memory, the pack is split and the budget lowered.
     give_back : called after each failure: gives the device the memory that is held for later.
 
     Returns
     -------
-    position -> vector (d,), and position -> reason for each sequence that does not fit even alone.
+    position -> result, and position -> reason for each sequence that does not fit even alone.
 
     Raises
     ------
     Whatever else `compute` raises.
     """
     sizes = np.asarray(lengths, dtype=np.int64)
-    vectors: dict[int, NDArray[np.float32]] = {}
+    results: dict[int, Result] = {}
     failures: dict[int, str] = {}
     pending = budget.packs(sizes)[::-1]
     while pending:
@@ -186,22 +187,22 @@ def compute_in_packs(
         if rows is None and len(pack) == 1:
             rows = _unless_out_of_memory(compute, pack, budget.alone(), give_back)
         if rows is not None:
-            vectors.update(zip(pack.tolist(), rows, strict=True))
+            results.update(zip(pack.tolist(), rows, strict=True))
         elif len(pack) == 1:
             failures[int(pack[0])] = f"memory does not suffice for its {sizes[pack[0]]} tokens at once"
         else:
             budget.lower(int(sizes[pack].sum()))
             rest = np.concatenate([pack, *pending])
             pending = [rest[part] for part in budget.packs(sizes[rest])][::-1]
-    return vectors, failures
+    return results, failures
 
 
 def _unless_out_of_memory(
-    compute: Compute,
+    compute: Callable[[NDArray[np.int64]], Iterable[Result]],
     pack: NDArray[np.int64],
     turn: AbstractContextManager[None],
     give_back: Callable[[], None],
-) -> NDArray[np.float32] | None:
+) -> Iterable[Result] | None:
     """Result of `compute`, or None when memory did not suffice; what it had allocated is free again then."""
     with turn:
         try:

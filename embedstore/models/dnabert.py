@@ -41,6 +41,7 @@ from embedstore.identity import Recipe
 from embedstore.models.attention import Attend, attention
 from embedstore.models.checkpoint import Checkpoint, shown
 from embedstore.models.packed import PackedEmbedder, load_packed
+from embedstore.models.pooling import See
 from embedstore.models.weights import read_tensors
 
 CLS, SEP, UNK = "[CLS]", "[SEP]", "[UNK]"
@@ -245,13 +246,17 @@ class DnabertEncoder:
         return self.shape.operations(lengths)
 
     @torch.inference_mode()
-    def hidden_states(self, token_ids: Tensor, lengths: Sequence[int]) -> Tensor:
+    def hidden_states(
+        self, token_ids: Tensor, lengths: Sequence[int], see: See | None = None, depth: int | None = None
+    ) -> Tensor:
         """Return the states after the last layer.
 
         Parameters
         ----------
         token_ids : (t,) int64. Sequences, each with its first and last special token, one after another.
         lengths : tokens of each sequence; they add up to t. In any order; similar lengths side by side are fastest.
+        see : told the states after the embedding and after each layer.
+        depth : compute only so many layers; what is returned is then of no use.
 
         Returns
         -------
@@ -260,9 +265,13 @@ class DnabertEncoder:
         width = self.shape.hidden // self.shape.heads
         attend = attention(lengths, width=width, device=self.device, dtype=self.dtype, slopes=self._slopes)
         states = self._embed(token_ids)  # (t, d)
-        for layer in range(self.shape.layers):
+        if see is not None:
+            see(0, states)
+        for layer in range(self.shape.layers if depth is None else depth):
             states = self._attend(f"encoder.layer.{layer}.attention.", states, attend)  # (t, d)
             states = self._feed_forward(f"encoder.layer.{layer}.mlp.", states)  # (t, d)
+            if see is not None:
+                see(layer + 1, states)
         return states
 
     def _embed(self, token_ids: Tensor) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,6 +42,19 @@ class Embedder(Protocol):
         Embedded : a row for each sequence, in order; independent of what else is in the pack, within the tolerance
             that the recipe's implementation tag stands for. A value that the recipe's dtype cannot hold is a failure.
         """
+        ...
+
+
+@runtime_checkable
+class LevelledEmbedder(Embedder, Protocol):
+    """A model with layers, which gives the vectors of several recipes in one pass."""
+
+    def for_recipes(self, recipes: Sequence[Recipe]) -> LevelledEmbedder:
+        """Return one for recipes that differ from its own in layer and pooling alone; the weights are shared."""
+        ...
+
+    def embed_all(self, sequences: Sequence[bytes]) -> list[Embedded]:
+        """Do as `embed` for each of the recipes."""
         ...
 
 

@@ -37,6 +37,7 @@ from embedstore.models.attention import Attend, attention
 from embedstore.models.checkpoint import Checkpoint, shown
 from embedstore.models.devices import on_device
 from embedstore.models.packed import PackedEmbedder, load_packed
+from embedstore.models.pooling import See
 from embedstore.models.weights import read_tensors
 
 VOCABULARY = (
@@ -242,13 +243,17 @@ class EsmEncoder:
         return self.shape.operations(lengths)
 
     @torch.inference_mode()
-    def hidden_states(self, token_ids: Tensor, lengths: Sequence[int]) -> Tensor:
+    def hidden_states(
+        self, token_ids: Tensor, lengths: Sequence[int], see: See | None = None, depth: int | None = None
+    ) -> Tensor:
         """Return the states after the last layer and its norm.
 
         Parameters
         ----------
         token_ids : (t,) int64. Sequences, each with `<cls>` and `<eos>`, one after another.
         lengths : tokens of each sequence; they add up to t. In any order; similar lengths side by side are fastest.
+        see : told the states after the embedding and after each layer, before the norm.
+        depth : compute only so many layers; what is returned is then of no use.
 
         Returns
         -------
@@ -258,9 +263,13 @@ class EsmEncoder:
         states = functional.embedding(token_ids, self._embeddings)  # (t, d)
         positions, longest = self._positions(lengths), max(lengths)
         rotations = [self._rotation(frequencies, positions, longest) for frequencies in self._frequencies]
-        for layer in self._layers:
+        if see is not None:
+            see(0, states)
+        for number, layer in enumerate(self._layers[:depth], start=1):
             self._add_attention(layer, states, attend, rotations[layer.frequencies])
             self._feed_forward(layer, states)
+            if see is not None:
+                see(number, states)
         return self._norm(self._final_norm, states)
 
     @property

@@ -3,17 +3,19 @@
 An architecture brings a tokenizer and an encoder that works on packs, that is on sequences written one after another
 without padding. Everything else is the same for all of them and is done here, in this order: a sequence becomes content
 tokens, is cut into windows, each window gets its special tokens, windows are packed by length and computed, the states
-of each are summed with weights that add up to one for each sequence, and vectors that are not finite are computed once
-more in full precision. How sequences are divided, and what happens when memory runs out, is in `batching`.
+of each are pooled, and vectors that are not finite are computed once more in full precision. How states are pooled is
+in `pooling`; how sequences are divided, and what happens when memory runs out, in `batching`.
+
+One pass gives the vectors of several recipes, if these differ in layer and pooling alone: `for_recipes`.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
 from functools import partial
+from itertools import pairwise
 from typing import Protocol
 
 import numpy as np
@@ -21,6 +23,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from embedstore.errors import InputError
 from embedstore.identity import Recipe
 from embedstore.models.batching import MemoryBudget, compute_in_packs, is_out_of_memory, windows
 from embedstore.models.checkpoint import Checkpoint
@@ -30,7 +33,6 @@ from embedstore.models.devices import (
     cores,
     give_back_memory,
     machine_place,
-    on_device,
     pick_device,
     synchronize,
     too_little_memory,
@@ -38,35 +40,16 @@ from embedstore.models.devices import (
 )
 from embedstore.models.embedder import Embedded
 from embedstore.models.machine import Setting, kept_setting
-
-
-def weighted_sums(states: Tensor, weights: Tensor, lengths: Sequence[int]) -> Tensor:
-    """Sum the token states of each sequence of a pack, each state times its weight.
-
-    With weights that add up to one this is their mean. A value that is not finite stays with its own sequence.
-
-    Parameters
-    ----------
-    states : (t, d) of any floating type. Sequences one after another.
-    weights : (t,) float32, same device.
-    lengths : tokens of each sequence; they add up to t.
-
-    Returns
-    -------
-    (len(lengths), d) float32, same device.
-    """
-    if states.device.type == "cuda":  # in one kernel
-        weighted = states * weights[:, None]  # (t, d) float32
-        sizes = on_device(np.asarray(lengths, dtype=np.int64), states.device)
-        return torch.segment_reduce(weighted, "sum", lengths=sizes, axis=0, unsafe=True)  # (n, d); unsafe: unchecked
-    parts = zip(torch.split(weights, list(lengths)), torch.split(states.float(), list(lengths)), strict=True)
-    return torch.stack([weight @ state for weight, state in parts])  # (n, d)
-
+from embedstore.models.pooling import Level, Part, Piece, See, combined, pooled
 
 _CPU_PACK_TOKENS = 2048
 _GPU_PACK_TOKENS = 32_768
 _GPU_WORKERS = 2  # one prepares and pools while the other's kernels run
 _DEFAULTS = Setting()
+_OF_LEVELS = {"layer", "pooling", "pooled_special_tokens"}
+
+Parts = Sequence[Part]
+"""Of one window, one of each level."""
 
 
 class Tokenizer(Protocol):
@@ -104,8 +87,16 @@ class Encoder(Protocol):
         """Type of the weights and of the arithmetic."""
         ...
 
-    def hidden_states(self, token_ids: Tensor, lengths: Sequence[int]) -> Tensor:
-        """(t,) int64 of sequences that are `lengths` long -> (t, d), the states after the last layer."""
+    def hidden_states(
+        self, token_ids: Tensor, lengths: Sequence[int], see: See | None = None, depth: int | None = None
+    ) -> Tensor:
+        """(t,) int64 of sequences that are `lengths` long -> (t, d), the states after the last layer and its norm.
+
+        Parameters
+        ----------
+        see : told the states after the embedding and after each layer, before any last norm.
+        depth : compute only so many layers; what is returned is then of no use.
+        """
         ...
 
     def operations(self, lengths: Sequence[int]) -> int:
@@ -126,22 +117,13 @@ class WholeEncoder(Encoder, Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Piece:
-    """One window of one sequence, ready for the encoder."""
-
-    sequence: int
-    token_ids: NDArray[np.int64]
-    weights: NDArray[np.float32]
-    """(t,): zero for tokens that are not pooled; all pieces of a sequence together add up to one."""
-
-
 class PackedEmbedder:
     """Embedder of a language model.
 
     Parameters
     ----------
-    recipe : says how long sequences, special tokens and precision are handled.
+    recipe : says how long sequences, special tokens and precision are handled, which layer is pooled and how.
+    others : recipes that differ from it in layer and pooling alone, for `embed_all`.
     full_encoder : gives the same weights in float32, for what overflows in float16; called when first needed. None if
         `encoder` computes in float32 already.
     residues_per_token : about; by which `pack_residues` follows from the pack's tokens.
@@ -154,6 +136,7 @@ class PackedEmbedder:
         tokenizer: Tokenizer,
         encoder: Encoder,
         *,
+        others: Sequence[Recipe] = (),
         full_encoder: Callable[[], Encoder] | None = None,
         residues_per_token: float = 1.0,
         setting: Setting = _DEFAULTS,
@@ -161,6 +144,8 @@ class PackedEmbedder:
         self._on_cpu = encoder.device.type == "cpu"
         tokens = setting.pack_tokens or (_CPU_PACK_TOKENS if self._on_cpu else _GPU_PACK_TOKENS)
         self.recipe = recipe
+        self.recipes = (recipe, *others)
+        self._levels = [Level.of(each) for each in self.recipes]
         self.pack_residues = round(tokens * residues_per_token)
         self.workers = setting.workers or (cores() if self._on_cpu else _GPU_WORKERS)
         self.threads = setting.threads or 1
@@ -182,6 +167,7 @@ class PackedEmbedder:
             self.recipe,
             self._tokenizer,
             self.encoder,
+            others=self.recipes[1:],
             residues_per_token=self._residues_per_token,
             setting=setting,
         )
@@ -194,10 +180,30 @@ class PackedEmbedder:
             self.recipe,
             self._tokenizer,
             encoder,
+            others=self.recipes[1:],
             full_encoder=full_encoder,
             residues_per_token=self._residues_per_token,
             setting=self.setting,
         )
+
+    def for_recipes(self, recipes: Sequence[Recipe]) -> PackedEmbedder:
+        """Return an embedder that shares the weights and gives the vectors of several recipes in one pass.
+
+        Raises
+        ------
+        InputError : they differ in more than layer and pooling.
+        """
+        for recipe in recipes:
+            further = self.recipe.differences(recipe).keys() - _OF_LEVELS
+            if further:
+                raise InputError(
+                    "Cannot compute several spaces in one pass: expected recipes that differ in layer and pooling, "
+                    f"found others in {', '.join(sorted(further))}. Fill these spaces one by one."
+                )
+        other = self.with_setting(self.setting)
+        other.recipe, other.recipes = recipes[0], tuple(recipes)
+        other._levels = [Level.of(each) for each in recipes]
+        return other
 
     def operations(self, sequences: Sequence[bytes]) -> int:
         """Floating-point operations of the matrix products that embedding canonical sequences takes."""
@@ -207,17 +213,42 @@ class PackedEmbedder:
 
     def embed(self, sequences: Sequence[bytes]) -> Embedded:
         """Embed canonical sequences; see `embedder.Embedder`. Safe to call from several threads."""
-        vectors = np.zeros((len(sequences), self.recipe.dim), dtype=np.float32)
-        failures: dict[int, str] = {}
-        pieces: list[_Piece] = []
+        return self.embed_all(sequences)[0]
+
+    def embed_all(self, sequences: Sequence[bytes]) -> list[Embedded]:
+        """Do the same for each of the recipes, in one pass."""
+        refused: dict[int, str] = {}
+        pieces: list[Piece] = []
         for number, content in enumerate(self._tokenizer.contents(sequences)):
             reason = self._refusal(len(content))
             if reason is None:
                 pieces += self._pieces(number, content)
             else:
-                failures[number] = reason
+                refused[number] = reason
         with self._held_threads():
-            self._compute(pieces, vectors, failures)
+            found, failed = self._computed(pieces)
+        refused.update({pieces[number].sequence: reason for number, reason in failed.items()})
+        ends = np.searchsorted([piece.sequence for piece in pieces], np.arange(len(sequences) + 1)).tolist()
+        of_sequences = [range(start, end) for start, end in pairwise(ends)]
+        return [self._embedded(place, found, pieces, of_sequences, refused) for place in range(len(self._levels))]
+
+    def _embedded(
+        self,
+        place: int,
+        parts: Sequence[Parts],
+        pieces: Sequence[Piece],
+        of_sequences: Sequence[range],
+        refused: Mapping[int, str],
+    ) -> Embedded:
+        """Make the vectors of one of the levels of the parts of all pieces."""
+        pooling = self._levels[place].pooling
+        vectors = np.zeros((len(of_sequences), self.recipe.dim), dtype=np.float32)
+        with np.errstate(invalid="ignore", over="ignore"):  # what is not finite is reported by sequence
+            for number, span in enumerate(of_sequences):
+                if number not in refused:
+                    shares = [pieces[piece].share for piece in span] if len(span) > 1 else [1.0]
+                    vectors[number] = combined(pooling, [parts[piece][place] for piece in span], shares)
+        failures = dict(refused)
         failures.update(self._not_storable(vectors, failures))
         return Embedded(vectors, failures)
 
@@ -230,37 +261,28 @@ class PackedEmbedder:
             return f"it has {length} tokens, more than the {limit} that the space allows"
         return None
 
-    def _pieces(self, number: int, content: NDArray[np.int64]) -> list[_Piece]:
+    def _pieces(self, number: int, content: NDArray[np.int64]) -> list[Piece]:
         if self.recipe.long == "truncate":
             content = content[: self.recipe.max_length_tokens]
         max_length = self.recipe.max_length_tokens if self.recipe.long == "window" else None
         parts = windows(len(content), max_length, self.recipe.window_overlap_tokens or 0)
-        special = 1 / len(parts) if self.recipe.pooled_special_tokens else 0.0
-        total = len(content) + 2 * special * len(parts)
-        first, last = self._tokenizer.first_id, self._tokenizer.last_id
+        before, after = [self._tokenizer.first_id], [self._tokenizer.last_id]
         return [
-            _Piece(
-                number,
-                np.concatenate(([first], content[part.start : part.stop], [last])),
-                (np.concatenate(([special], part.weights, [special])) / total).astype(np.float32),
-            )
+            Piece.of(number, content, slice(part.start, part.stop), part.weights, len(parts), before, after)
             for part in parts
         ]
 
-    def _compute(self, pieces: Sequence[_Piece], vectors: NDArray[np.float32], failures: dict[int, str]) -> None:
-        """Add the pieces' weighted sums to the rows of their sequences."""
+    def _computed(self, pieces: Sequence[Piece]) -> tuple[list[Parts], dict[int, str]]:
+        """Return the parts of each piece, one of each level, and pieces without one -> why."""
         found, refused = self._sums(pieces, self.encoder, self.budget)
-        broken = [number for number, row in found.items() if not np.isfinite(row).all()]
+        broken = [number for number, parts in found.items() if not all(np.isfinite(part).all() for part in parts)]
         if broken and self._full is not None:
             again, refused_again = self._in_full([pieces[number] for number in broken], self._full)
-            found.update({broken[number]: row for number, row in again.items()})
+            found.update({broken[number]: parts for number, parts in again.items()})
             refused.update({broken[number]: reason for number, reason in refused_again.items()})
-        with np.errstate(invalid="ignore", over="ignore"):  # what is not finite is reported by sequence
-            for number, row in found.items():
-                vectors[pieces[number].sequence] += row
-        failures.update({pieces[number].sequence: reason for number, reason in refused.items()})
+        return [found.get(number, ()) for number in range(len(pieces))], refused
 
-    def _in_full(self, pieces: Sequence[_Piece], full: _Once) -> tuple[dict[int, NDArray[np.float32]], dict[int, str]]:
+    def _in_full(self, pieces: Sequence[Piece], full: _Once) -> tuple[dict[int, Parts], dict[int, str]]:
         """Compute in float32; if memory runs out, the pieces fail, never the run."""
         encoder = full.get(self.budget, self.encoder.device)
         if encoder is None:
@@ -269,11 +291,11 @@ class PackedEmbedder:
         return self._sums(pieces, encoder, self.budget)
 
     def _sums(
-        self, pieces: Sequence[_Piece], encoder: Encoder, budget: MemoryBudget
-    ) -> tuple[dict[int, NDArray[np.float32]], dict[int, str]]:
-        def compute(pack: NDArray[np.int64]) -> NDArray[np.float32]:
+        self, pieces: Sequence[Piece], encoder: Encoder, budget: MemoryBudget
+    ) -> tuple[dict[int, Parts], dict[int, str]]:
+        def compute(pack: NDArray[np.int64]) -> list[Parts]:
             with self._streams.one():
-                return _pooled([pieces[number] for number in pack], encoder)
+                return list(zip(*pooled([pieces[number] for number in pack], encoder, self._levels), strict=True))
 
         give_back = partial(give_back_memory, encoder.device)
         return compute_in_packs([len(piece.token_ids) for piece in pieces], budget, compute, give_back)
@@ -314,18 +336,6 @@ class _Once:
             return None
         synchronize(device)  # other threads' streams read it, too
         return encoder
-
-
-@torch.inference_mode()
-def _pooled(pieces: Sequence[_Piece], encoder: Encoder) -> NDArray[np.float32]:
-    """Weighted sums of the states of one pack, (n, d)."""
-    lengths = [len(piece.token_ids) for piece in pieces]
-    token_ids = on_device(np.concatenate([piece.token_ids for piece in pieces]), encoder.device)  # (t,)
-    weights = on_device(np.concatenate([piece.weights for piece in pieces]), encoder.device)  # (t,)
-    states = encoder.hidden_states(token_ids, lengths)  # (t, d)
-    sums = weighted_sums(states, weights, lengths)  # (n, d)
-    result: NDArray[np.float32] = sums.cpu().numpy()
-    return result
 
 
 def load_packed(

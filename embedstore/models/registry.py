@@ -12,8 +12,14 @@ from typing import Literal
 from embedstore.identity import Molecule, Precision
 from embedstore.models.files import combined_sha256
 
-Pooling = Literal["mean", "mean_all", "frequencies"]
-"""`mean`: over content tokens; `mean_all`: over content and special tokens; `frequencies`: of the built-in models."""
+Pooling = Literal["mean", "mean_all", "max", "std", "sum", "cls", "frequencies"]
+"""Which tokens a vector is made of, and how; see `pooling`. `frequencies` are those of the built-in models."""
+
+POOLINGS: tuple[Pooling, ...] = ("mean", "mean_all", "max", "std", "sum", "cls")
+"""Those of language models."""
+
+LAST_LAYER = "last"
+"""In recipes: the last layer, after its norm; others go by their number."""
 
 
 @dataclass(frozen=True, slots=True)

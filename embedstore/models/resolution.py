@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import re
 import socket
 import urllib.parse
 import urllib.request
@@ -25,7 +26,7 @@ from embedstore.home import expanded
 from embedstore.identity import CANONICALISATION, LongPolicy, Precision, Recipe
 from embedstore.models.checkpoint import Checkpoint, find_checkpoint
 from embedstore.models.embedder import Embedder, Model, ModelShape
-from embedstore.models.registry import ARCHITECTURES, MODELS, Architecture, ModelSpec, Pooling
+from embedstore.models.registry import ARCHITECTURES, LAST_LAYER, MODELS, POOLINGS, Architecture, ModelSpec, Pooling
 
 _ANSWER_TIMEOUT_S = 10
 
@@ -118,7 +119,9 @@ class ModelOptions:
     weights : folder or `.pt` file with the weights of a named model.
     long : what happens to sequences beyond the maximal length.
     max_length : content tokens (residues of proteins) that the model sees at once.
-    pooling : "mean" or "mean_all".
+    pooling : "mean", "mean_all", "max", "std", "sum" or "cls"; see `pooling`.
+    layer : as Hugging Face counts: 0 is the embedding, 1 the states after the first layer; the last one, and -1, after
+        the model's last norm; -2 the one before it.
     """
 
     weights: Path | None = None
@@ -126,6 +129,7 @@ class ModelOptions:
     long: LongPolicy | None = None
     max_length: int | None = None
     pooling: Pooling | None = None
+    layer: int | None = None
 
 
 _DEFAULT_OPTIONS = ModelOptions()
@@ -163,9 +167,11 @@ def resolve(model: str, options: ModelOptions = _DEFAULT_OPTIONS, *, download: b
         weights_sha256=weights_sha256,
         tokenizer_sha256=tokenizer_sha256,
         dim=spec.dim,
+        layers=checkpoint.layers,
     )
     load = partial(_load, ARCHITECTURES[spec.architecture], recipe, checkpoint)
-    return Model(spec.name, recipe, load, checkpoint.shape)
+    name = level_name(spec.name, recipe.layer, recipe.pooling, ARCHITECTURES[spec.architecture])
+    return Model(name, recipe, load, checkpoint.shape)
 
 
 def is_built_in(recipe: Recipe) -> bool:
@@ -174,11 +180,17 @@ def is_built_in(recipe: Recipe) -> bool:
     return spec is not None and spec.built_in and is_recipe_of(spec.name, recipe)
 
 
+_LEVEL_NAME = re.compile(rf"(?P<model>.+?)(-layer(?P<layer>[0-9]+))?(-(?P<pooling>{'|'.join(POOLINGS)}))?")
+
+
 def is_recipe_of(name: str, recipe: Recipe) -> bool:
-    """Tell whether a recipe may have a name: that of a model is only for the recipes of that model."""
-    spec = MODELS.get(name)
-    if spec is None:
+    """Tell whether a recipe may have a name: that of a model, or of a level of one, is only for its own recipes."""
+    stated = _LEVEL_NAME.fullmatch(name)
+    spec = MODELS.get(stated["model"]) if stated is not None else None
+    if spec is None or stated is None:
         return True
+    if (stated["layer"] or recipe.layer, stated["pooling"] or recipe.pooling) != (recipe.layer, recipe.pooling):
+        return False
     if spec.built_in:
         return recipe == _built_in(spec, ModelOptions(precision=recipe.precision)).recipe
     known = {digest for digest in (spec.weights_sha256, spec.fair_esm_sha256) if digest is not None}
@@ -210,8 +222,47 @@ def _local(model: str, options: ModelOptions) -> Model:
         weights_sha256=checkpoint.weights_sha256(),
         tokenizer_sha256=checkpoint.tokenizer_sha256(),
         dim=checkpoint.dim,
+        layers=checkpoint.layers,
     )
-    return Model(checkpoint.name, recipe, partial(_load, architecture, recipe, checkpoint), checkpoint.shape)
+    name = level_name(checkpoint.name, recipe.layer, recipe.pooling, architecture)
+    return Model(name, recipe, partial(_load, architecture, recipe, checkpoint), checkpoint.shape)
+
+
+def level_name(name: str, layer: str, pooling: str, architecture: Architecture) -> str:
+    """Return the name of a model's space: with layer and pooling where they are not the model's usual ones."""
+    suffix = "" if layer == LAST_LAYER else f"-layer{layer}"
+    return name + suffix + ("" if pooling == architecture.pooling else f"-{pooling}")
+
+
+@dataclass(frozen=True, slots=True)
+class SpaceWanted:
+    """What is known of the space of a model whose weights are not at hand.
+
+    Attributes
+    ----------
+    name : of the space, unless the user says otherwise.
+    layer, pooling : as in its recipe; None: not asked for.
+    """
+
+    name: str
+    layer: str | None
+    pooling: Pooling | None
+
+
+def space_wanted(model: str, options: ModelOptions) -> SpaceWanted:
+    """Say which space a model, or the name of a space, stands for.
+
+    Raises
+    ------
+    InputError : the model has no such layer.
+    """
+    spec = MODELS.get(model)
+    if spec is not None and spec.layers is not None:
+        architecture = ARCHITECTURES[spec.architecture]
+        layer, pooling = layer_text(model, spec.layers, options.layer), options.pooling or architecture.pooling
+        return SpaceWanted(level_name(model, layer, pooling, architecture), layer, pooling)
+    asked = None if options.layer is None else LAST_LAYER if options.layer == -1 else str(options.layer)
+    return SpaceWanted(model, asked, options.pooling)
 
 
 def _unknown(model: str) -> str:
@@ -223,7 +274,7 @@ def _unknown(model: str) -> str:
 def _built_in(spec: ModelSpec, options: ModelOptions) -> Model:
     unsuitable = [
         f"--{name.replace('_', '-')}"
-        for name in ("weights", "long", "max_length", "pooling")
+        for name in ("weights", "long", "max_length", "pooling", "layer")
         if getattr(options, name) is not None
     ]
     if unsuitable:
@@ -263,11 +314,12 @@ def _language_recipe(
     weights_sha256: str,
     tokenizer_sha256: str | None,
     dim: int,
+    layers: int,
 ) -> Recipe:
     precision = options.precision or architecture.precision
     pooling = options.pooling or architecture.pooling
-    if pooling == "frequencies":
-        raise InputError(f"Cannot pool {model} by {pooling}: expected mean or mean_all.")
+    if pooling not in POOLINGS:
+        raise InputError(f"Cannot pool {model} by {pooling!r}: expected one of {', '.join(POOLINGS)}.")
     max_length, long, overlap = _length_policy(architecture, options)
     return Recipe(
         model=model,
@@ -278,9 +330,9 @@ def _language_recipe(
         implementation=architecture.implementation,
         molecule=architecture.molecule,
         canonicalisation=CANONICALISATION[architecture.molecule],
-        layer="last",
+        layer=layer_text(model, layers, options.layer),
         pooling=pooling,
-        pooled_special_tokens=architecture.special_tokens if pooling == "mean_all" else (),
+        pooled_special_tokens=_pooled_special_tokens(architecture, pooling),
         max_length_tokens=max_length,
         long=long,
         window_overlap_tokens=overlap,
@@ -288,6 +340,30 @@ def _language_recipe(
         dtype="float16" if precision == "half" else "float32",
         dim=dim,
     )
+
+
+def layer_text(model: str, layers: int, asked: int | None) -> str:
+    """Return how a recipe says which layer is pooled; one way for each layer, however it was asked for.
+
+    Raises
+    ------
+    InputError : the model has no such layer.
+    """
+    if asked is None:
+        return LAST_LAYER
+    place = asked if asked >= 0 else layers + 1 + asked
+    if not 0 <= place <= layers:
+        raise InputError(
+            f"Cannot take layer {asked} of {model}: expected 0 (the embedding) to {layers} (the last, as -1), or "
+            f"-{layers + 1} to -1."
+        )
+    return LAST_LAYER if place == layers else str(place)
+
+
+def _pooled_special_tokens(architecture: Architecture, pooling: Pooling) -> tuple[str, ...]:
+    if pooling == "cls":
+        return architecture.special_tokens[:1]
+    return architecture.special_tokens if pooling == "mean_all" else ()
 
 
 def _length_policy(architecture: Architecture, options: ModelOptions) -> tuple[int | None, LongPolicy, int | None]:

@@ -21,7 +21,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from embedstore.models import attention as attending
-from embedstore.models import devices, esm, packed
+from embedstore.models import devices, esm, pooling
 from embedstore.models.devices import Streams, on_device
 from embedstore.models.dnabert import DnabertEncoder, DnabertShape
 from embedstore.models.esm import EsmEncoder, EsmShape
@@ -233,7 +233,7 @@ def check_pooling() -> None:
     states = torch.empty(TOKENS, HIDDEN, dtype=torch.float16, device=CUDA)
     weights = torch.empty(TOKENS, device=CUDA)
     with Recorder() as recorder:
-        sums = packed.weighted_sums(states, weights, LENGTHS)
+        sums = pooling.weighted_sums(states, weights, LENGTHS)
     assert (sums.shape, sums.dtype, sums.device) == ((len(LENGTHS), HIDDEN), torch.float32, CUDA)
     check_devices(recorder.operations)
     assert len([operation for operation in recorder.operations if not operation.view]) <= 3
@@ -250,7 +250,7 @@ def test_segments_are_summed_as_sequence_by_sequence() -> None:
     states, weights = torch.randn(TOKENS, 8, generator=generator), torch.rand(TOKENS, generator=generator)
     states[LENGTHS[0] + 3] = torch.nan
     found = torch.segment_reduce(states * weights[:, None], "sum", lengths=torch.tensor(LENGTHS), axis=0, unsafe=True)
-    expected = packed.weighted_sums(states, weights, LENGTHS)
+    expected = pooling.weighted_sums(states, weights, LENGTHS)
     assert expected[1].isnan().all()
     torch.testing.assert_close(found, expected, equal_nan=True, rtol=0, atol=1e-5)
 

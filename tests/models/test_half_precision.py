@@ -15,7 +15,7 @@ from embedstore.models import attention as attending
 from embedstore.models import dnabert, esm
 from embedstore.models.attention import Attend
 from embedstore.models.checkpoint import find_checkpoint
-from embedstore.models.packed import weighted_sums
+from embedstore.models.pooling import weighted_sums
 
 DATA = Path(__file__).resolve().parents[1] / "data"
 CPU = torch.device("cpu")
