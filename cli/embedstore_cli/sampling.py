@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -110,10 +111,51 @@ def _write_report(report: PrepareReport, *, quiet: bool) -> None:
         *[(f"dropped, {reason}", count(number)) for reason, number in counts.dropped.items() if number],
         ("samples", count(counts.samples)),
         *[(f"labelled {label}", count(number)) for label, number in counts.samples_by_label.items() if label],
+        *seen_facts(counts.seen.to_json()),
     ]
     if report.rejected:
         facts.append(("rejected", f"{count(len(report.rejected))} records"))
     write_facts([*facts, ("took", duration(report.seconds)), ("written to", str(report.output))])
+
+
+_GROUPS_SHOWN = 3
+
+
+def seen_facts(seen: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Say of which share of the chunks there are samples: of all, by class, by length, and of the groups with least.
+
+    Parameters
+    ----------
+    seen : see `embedstore.samples.seen`.
+    """
+
+    def listed(parts: Iterable[tuple[str, Mapping[str, Any]]]) -> str:
+        return ", ".join(f"{name} {share(part['share'])}" for name, part in parts)
+
+    without, sources = seen["sources_without_sample"], seen["sources"]
+    facts = [
+        (
+            "chunks with an open frame",
+            f"{share(seen['share'])}; {count(without)} of {count(sources)} sequences have none",
+        )
+    ]
+    labels = [(part["label"] or "unlabelled", part) for part in seen["by_label"]]
+    lengths = [(span(part), part) for part in seen["by_length"]]
+    groups = sorted(seen["by_group"] or (), key=lambda part: part["share"] or 0.0)[:_GROUPS_SHOWN]
+    facts += [("  by class", listed(labels))] if len(labels) > 1 else []
+    facts += [("  by length of the sequence", listed(lengths))] if len(lengths) > 1 else []
+    facts += [("  groups with least", listed((part["group"], part) for part in groups))] if len(groups) > 1 else []
+    return facts
+
+
+def share(number: float | None) -> str:
+    """Write a share; what is not defined is a dash."""
+    return "–" if number is None else f"{number:.1%}"
+
+
+def span(part: Mapping[str, Any]) -> str:
+    """Write a range of lengths in bases."""
+    return f"{part['from']:,} and more" if part["to"] is None else f"{part['from']:,} to {part['to']:,}"
 
 
 def _mergeable(path: Path) -> Path:

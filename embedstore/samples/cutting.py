@@ -338,6 +338,11 @@ class SourceSummary:
     samples: int
     dropped: dict[str, int]
 
+    @property
+    def chunks_seen(self) -> int:
+        """Chunks that gave samples."""
+        return self.chunks - sum(self.dropped.values())
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class CutSamples:
