@@ -14,7 +14,7 @@ from embedstore_cli.arguments import Models, names
 from embedstore_cli.context import FILLING, OUTPUT, Context, shared
 from embedstore_cli.output import confirm, duration, notice, write_facts, write_json
 from embedstore_cli.progress import fill_shown
-from embedstore_cli.sampling import Fill, Labels
+from embedstore_cli.sampling import Fill, Labels, seen_facts
 
 if TYPE_CHECKING:
     from embedstore.classify.blocks import Reading
@@ -388,6 +388,10 @@ def metric_facts(evaluation: Mapping[str, Any], on: str) -> list[tuple[str, str]
         facts += [(name, written(positive[key], f"classes/{label}/{key}")) for name, key in shown]
         facts.append((f"{label} false positive rate", written(positive["false_positive_rate"], "")))
     facts += [(f"contigs of {part['length_bases']:,} bases", contig_text(part)) for part in evaluation["contigs"]]
+    if "seen" in evaluation:
+        seen = evaluation["seen"]
+        unknown = ("seen", f"not known: {evaluation.get('seen_unknown')}")
+        facts += [unknown] if seen is None else seen_facts(seen)
     return facts + [(name, written(evaluation[key], key)) for key, name in _SHOWN]
 
 
@@ -395,6 +399,10 @@ def contig_text(part: Mapping[str, Any]) -> str:
     """Say how fragments of one length are called."""
     shown = part.get("positive", part)
     of_others = "" if shown is part else f", false positive rate {decimal(shown['false_positive_rate'])}"
+    of_all = part.get("of_all")
+    if of_all is not None:
+        recall = of_all.get("positive", of_all)["recall"]
+        of_others = f" ({decimal(recall)} of all, {of_all['share_with_sample']:.1%} of which have a call){of_others}"
     return f"AUROC {decimal(shown['auroc'])}, recall {decimal(shown['recall'])}{of_others}"
 
 

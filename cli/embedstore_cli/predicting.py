@@ -28,7 +28,7 @@ from embedstore_cli.classifying import (
 from embedstore_cli.context import FILLING, OUTPUT, Context, shared
 from embedstore_cli.output import count, duration, list_rejections, notice, write_facts, write_json, write_table
 from embedstore_cli.progress import Lines, fill_shown
-from embedstore_cli.sampling import Compat, Fill, Labels
+from embedstore_cli.sampling import Compat, Fill, Labels, seen_facts
 
 if TYPE_CHECKING:
     from embedstore.classify.prediction import PredictProgress, PredictReport
@@ -107,6 +107,7 @@ def _write_predicted(report: PredictReport, *, quiet: bool) -> None:
         [
             ("read", f"{count(counts.sequences)} sequences, {count(counts.bases)} bases"),
             ("samples", f"{count(counts.samples)} of {count(counts.chunks)} chunks"),
+            *seen_facts(counts.seen.to_json()),
             ("computed", computed),
             *[(f"sequences {call}", count(number)) for call, number in sorted(tally.contigs.items())],
             *([("samples without a vector", count(missing))] if missing else []),

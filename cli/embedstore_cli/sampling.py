@@ -133,18 +133,14 @@ def seen_facts(seen: Mapping[str, Any]) -> list[tuple[str, str]]:
         return ", ".join(f"{name} {share(part['share'])}" for name, part in parts)
 
     without, sources = seen["sources_without_sample"], seen["sources"]
-    facts = [
-        (
-            "chunks with an open frame",
-            f"{share(seen['share'])}; {count(without)} of {count(sources)} sequences have none",
-        )
-    ]
+    known = f"{share(seen['share'])} of the chunks have an open frame"
+    facts = [("seen", f"{known}; {count(without)} of {count(sources)} sequences have none")]
     labels = [(part["label"] or "unlabelled", part) for part in seen["by_label"]]
     lengths = [(span(part), part) for part in seen["by_length"]]
     groups = sorted(seen["by_group"] or (), key=lambda part: part["share"] or 0.0)[:_GROUPS_SHOWN]
-    facts += [("  by class", listed(labels))] if len(labels) > 1 else []
-    facts += [("  by length of the sequence", listed(lengths))] if len(lengths) > 1 else []
-    facts += [("  groups with least", listed((part["group"], part) for part in groups))] if len(groups) > 1 else []
+    facts += [("seen by class", listed(labels))] if len(labels) > 1 else []
+    facts += [("seen by length", listed(lengths))] if len(lengths) > 1 else []
+    facts += [("least seen", listed((part["group"], part) for part in groups))] if len(groups) > 1 else []
     return facts
 
 

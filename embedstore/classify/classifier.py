@@ -19,6 +19,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from embedstore.atomic import check_folder, complete
 from embedstore.classify.calibration import Calibration, SequenceCalibration
 from embedstore.classify.heads import (
@@ -32,6 +35,7 @@ from embedstore.classify.heads import (
     tensor_problems,
     tensor_shapes,
 )
+from embedstore.classify.metrics import Probabilities
 from embedstore.errors import FormatVersionError, InputError, MissingDependencyError, WeightsError, plain
 from embedstore.features import Schema
 
@@ -97,6 +101,18 @@ class Classifier:
     def owner(self) -> str:
         """Its name in messages about schemas."""
         return f"the classifier {self.name}"
+
+    def sequence_scores(
+        self, mean_logits: NDArray[np.float64], mean_scores: NDArray[np.float64], counts: NDArray[np.int64]
+    ) -> Probabilities:
+        """Return (n, classes) scores of sequences from what their samples have.
+
+        Parameters
+        ----------
+        mean_logits, mean_scores : (n, classes), means over the samples of each.
+        counts : (n,) samples of each.
+        """
+        return mean_scores if self.sequences is None else self.sequences.probabilities(mean_logits, counts)
 
     def to_json(self) -> dict[str, Any]:
         """The content of `classifier.json`, without the checksum."""

@@ -18,10 +18,11 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -47,6 +48,7 @@ from embedstore.classify.relatives import Relative, find_relatives
 from embedstore.classify.resampling import LEVEL, REPLICATES, intervals
 from embedstore.classify.scores import Scores, logits_of, write_scores
 from embedstore.classify.splitting import TEST, Split, given_split, split_samples
+from embedstore.classify.unseen import CutSources, cut_sources
 from embedstore.errors import InputError, StorageError, plain
 from embedstore.features import Features, Samples, is_merged_file
 from embedstore.features.features import Indices
@@ -244,7 +246,8 @@ def train(
     if on_split is not None:
         on_split(parts)
     trained = fit_classifier(features, labelled, parts, options, name=str(output), on_fitted=on_fitted)
-    evaluation = trained.assessed()
+    tested = trained.test
+    evaluation = trained.assessed(cut_sources(samples, tested.samples, tested.y, tested.labels))
     found = {"relatives": [one.to_json() for one in alike], "test": evaluation}
     classifier = replace(trained.classifier, about={**trained.classifier.about, **found})
     save_classifier(classifier, output)
@@ -269,6 +272,7 @@ class Trained:
     Attributes
     ----------
     test : scores of the test part; without one those out of fold, of all samples.
+    logits : (n, classes) of the same.
     fragments : of the sources of these.
     crossed : probabilities of fragments by a calibration that is fitted to the other folds, see `assess_fragments`.
     calibrations : JSON values that compare the scores of samples with others.
@@ -276,19 +280,28 @@ class Trained:
 
     classifier: Classifier
     test: Scores
+    logits: NDArray[np.float32]
     fragments: Fragments
     crossed: Probabilities | None
     calibrations: dict[str, Any]
 
-    def assessed(self) -> dict[str, Any]:
-        """Return all metrics of the tested samples, see `assess`, and of fragments, as JSON values."""
+    def assessed(self, sources: CutSources | None = None) -> dict[str, Any]:
+        """Return all metrics of the tested samples, see `assess`, and of fragments, as JSON values.
+
+        Parameters
+        ----------
+        sources : what the tested samples were cut from, if that is known.
+        """
         options = self.classifier.about["options"]
         seed, positive = options["seed"], options["positive"]
+        place = positive_class(self.classifier.labels, positive)
+        of_all = {} if sources is None else sources.recall_of_all(self.test, self.logits, self.classifier, place)
         return {
             "tested_on": "folds" if TEST not in self.classifier.about["split"]["groups"] else "test",
             **assess(self.test, seed, self.classifier.schema.preparation.chunk_length, positive),
             **self.calibrations,
-            "contigs": assess_contigs(self.fragments, self.classifier, positive, seed, self.crossed),
+            **({} if sources is None else sources.to_json()),
+            "contigs": assess_contigs(self.fragments, self.classifier, positive, seed, self.crossed, of_all),
         }
 
 
@@ -339,7 +352,7 @@ def fit_classifier(
     classifier = Classifier(schema, fitted.head, calibration, about, name, sequences)
     if TEST in split.rows:
         return Trained(classifier, *_tested(features, samples, split.rows[TEST], classifier), None, {})
-    return Trained(classifier, scores, fragments, crossed, folded.calibrations(calibration))
+    return Trained(classifier, scores, fitted.logits, fragments, crossed, folded.calibrations(calibration))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -385,17 +398,18 @@ def assess_contigs(
     positive: str | None,
     seed: int,
     crossed: Probabilities | None = None,
+    of_all: Mapping[int, Any] = MappingProxyType({}),
 ) -> list[dict[str, Any]]:
     """Return the metrics of fragments, scored as `predict` scores sequences, by length, as JSON values.
 
     Parameters
     ----------
     positive : the class that is looked for, see `positive_class`.
-    crossed : see `assess_fragments`.
+    crossed, of_all : see `assess_fragments`.
     """
-    sequences, place = classifier.sequences, positive_class(classifier.labels, positive)
-    scores = fragments.scores if sequences is None else sequences.probabilities(fragments.logits, fragments.counts)
-    found = assess_fragments(fragments, scores, classifier.labels, place, seed, crossed)
+    place = positive_class(classifier.labels, positive)
+    scores = classifier.sequence_scores(fragments.logits, fragments.scores, fragments.counts)
+    found = assess_fragments(fragments, scores, classifier.labels, place, seed, crossed, of_all)
     return jsonable(found)  # type: ignore[no-any-return]
 
 
@@ -419,12 +433,14 @@ def _simple_head(folded: _Folded, on_fitted: OnFitted | None) -> dict[str, Any] 
     return {"head": "linear", **theirs, "of_this_head": ours, "is_beaten": is_beaten}
 
 
-def _tested(features: Features, samples: Samples, rows: Indices, classifier: Classifier) -> tuple[Scores, Fragments]:
+def _tested(
+    features: Features, samples: Samples, rows: Indices, classifier: Classifier
+) -> tuple[Scores, NDArray[np.float32], Fragments]:
     """Score a test part and its fragments by the head that is shipped."""
     y = samples.labels.codes[rows].astype(np.int64)
     logits = logits_of(features, rows, classifier.head)
     scores = Scores(samples.take(rows), y, classifier.calibration.probabilities(logits), classifier.labels)
-    return scores, fragments_of(scores.samples, logits, scores.probabilities, y, np.zeros(len(y), np.int64))
+    return scores, logits, fragments_of(scores.samples, logits, scores.probabilities, y, np.zeros(len(y), np.int64))
 
 
 def _write_for_people(classifier: Classifier, test: Scores, output: Path, made: Provenance) -> str:

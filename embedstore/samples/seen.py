@@ -1,4 +1,4 @@
-"""What is seen of the sequences: how many of their chunks have an open frame, by class, group and length of the sequence.
+"""What is seen of the sequences: how many of their chunks have an open frame, by class, by group and by length.
 
 A chunk with a stop in every frame gives no sample, and a sequence of such chunks only gets no call: what is measured on
 samples says nothing of them. `prepare` and `predict` count while they cut, `train` and `evaluate` count again from the
@@ -92,9 +92,11 @@ class Seen:
     def to_json(self) -> dict[str, Any]:
         """The tally as JSON values: that of all, and lists by label, by length and by group (or None)."""
         edges = (0, *LENGTH_BOUNDS)
-        spans = [*({"from": low, "to": high - 1} for low, high in pairwise(edges)), {"from": edges[-1], "to": None}]
+        spans = [*((low, high - 1) for low, high in pairwise(edges)), (edges[-1], None)]
         lengths = [
-            {**span, **counts.to_json()} for span, counts in zip(spans, self.by_length, strict=True) if counts.sources
+            {"from": low, "to": high, **counts.to_json()}
+            for (low, high), counts in zip(spans, self.by_length, strict=True)
+            if counts.sources
         ]
         return {
             **self.total.to_json(),

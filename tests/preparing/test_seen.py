@@ -132,10 +132,10 @@ def test_the_command_states_shares(genomes: Path, capsys: pytest.CaptureFixture[
     inputs = [f"{label}={genomes / label}" for label in ("virus", "host")]
     assert main(["prepare", *inputs, "-o", str(genomes / "out"), "--length", "300"]) == 0
     told = " ".join(capsys.readouterr().out.split())
-    assert "chunks with an open frame 21.4%; 3 of 5 sequences have none" in told
-    assert "by class host 11.1%, virus 40.0%" in told
-    assert "by length of the sequence 0 to 499 33.3%, 500 to 999 40.0%, 1,000 to 2,999 0.0%" in told
-    assert "groups with least v2 0.0%, h1 11.1%, v1 100.0%" in told
+    assert "seen 21.4% of the chunks have an open frame; 3 of 5 sequences have none" in told
+    assert "seen by class host 11.1%, virus 40.0%" in told
+    assert "seen by length 0 to 499 33.3%, 500 to 999 40.0%, 1,000 to 2,999 0.0%" in told
+    assert "least seen v2 0.0%, h1 11.1%, v1 100.0%" in told
 
 
 @pytest.mark.skipif(not REAL.is_dir(), reason="the real genomes are not here")
