@@ -162,6 +162,9 @@ def train(
     learning_rate: LearningRate = None,
     input_dropout: InputDropout = None,
     network: OldHead = None,
+    dna_only_fallback: Annotated[
+        bool, typer.Option("--dna-only-fallback", help="Train a second head along, for contigs without an open frame.")
+    ] = False,
     ignore_unlabelled: IgnoreUnlabelled = False,
     force: Force = False,
     fill: Fill = False,
@@ -197,6 +200,7 @@ def train(
         balance_classes=balance,
         calibration=calibration.value,
         ignore_unlabelled=ignore_unlabelled,
+        dna_only_fallback=dna_only_fallback,
         device=context.device,
         **of_head(chosen, HeadChoice.linear, strength=strength),
         **of_mlp,
@@ -264,14 +268,16 @@ def _split_line(split: Split) -> str:
 
 
 def _write_trained(report: TrainReport) -> None:
-    from embedstore.classify.report import simple_head_text
+    from embedstore.classify.report import fallback_text, simple_head_text
 
     tested = "tested on" if report.evaluation["tested_on"] == "test" else "scored out of fold"
     simple = report.classifier.about["simple_head"]
+    fallback = report.evaluation.get("dna_only_fallback")
     write_facts(
         [
             ("head", report.classifier.head.kind),
             *metric_facts(report.evaluation, tested),
+            *([] if fallback is None else [("on DNA alone", fallback_text(fallback))]),
             *([] if simple is None else [("beside linear", simple_head_text(simple))]),
             ("took", duration(report.seconds)),
             ("written to", str(report.output)),

@@ -52,6 +52,9 @@ def predict(
         int | None, typer.Option("--min-length", metavar="N", min=0, help="Do not cut shorter sequences. Default: 60.")
     ] = None,
     compat: Annotated[Compat | None, typer.Option("--compat", help="Write VirNucPro's two tables too.")] = None,
+    dna_only_fallback: Annotated[
+        bool, typer.Option("--dna-only-fallback", help="Call contigs without an open frame from their DNA alone.")
+    ] = False,
 ) -> None:
     """Classify sequences: cut, embed what is missing, score.
 
@@ -68,6 +71,7 @@ def predict(
         genetic_code=genetic_code,
         min_length_bases=min_length,
         compat=None if compat is None else "virnucpro",
+        dna_only_fallback=dna_only_fallback,
         fill=context.fill_options(),
         model_options=context.options_of_models(models_of(loaded, named)),
     )
@@ -110,6 +114,10 @@ def _write_predicted(report: PredictReport, *, quiet: bool) -> None:
             *seen_facts(counts.seen.to_json()),
             ("computed", computed),
             *[(f"sequences {call}", count(number)) for call, number in sorted(tally.contigs.items())],
+            *[
+                (f"from DNA alone {call}", f"{count(number)} sequences without an open frame")
+                for call, number in sorted(tally.contigs_from_dna.items())
+            ],
             *([("samples without a vector", count(missing))] if missing else []),
             ("took", duration(report.seconds)),
             ("written to", str(report.output)),

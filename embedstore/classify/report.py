@@ -456,6 +456,8 @@ def _training(classifier: Classifier) -> Section:
         parts += [_RELATIVES_TEXT, _relatives_table(about["relatives"])]
     if about.get("simple_head"):
         parts.insert(0, simple_head_text(about["simple_head"]))
+    if "dna_only_fallback" in about["test"]:
+        parts.append(fallback_text(about["test"]["dna_only_fallback"]))
     return Section("How it was trained", tuple(parts))
 
 
@@ -492,6 +494,15 @@ def simple_head_text(found: Mapping[str, Any]) -> str:
         said = f"This head does not beat the simple one ({simple}) on the same folds; use that one"
     numbers = f"AUROC {decimal(ours['auroc'])} and {decimal(found['auroc'])}"
     return f"{said} ({numbers}, log loss {decimal(ours['log_loss'])} and {decimal(found['log_loss'])})."
+
+
+def fallback_text(found: Mapping[str, Any]) -> str:
+    """Say how the head on DNA alone does, and of what that is known."""
+    shown = found.get("positive", found)
+    return (
+        f"A second head on the DNA alone, for sequences without an open frame: AUROC {decimal(shown['auroc'])} on the "
+        "same samples, which have one; of chunks without one it is lower."
+    )
 
 
 def _origin(classifier: Classifier, made: Provenance) -> Section:

@@ -4,6 +4,7 @@
        each fold: a head that is fitted to the others ─▶ out-of-fold logits of every sample
        out-of-fold logits ─▶ calibration of samples and of sequences ─▶ scores of every sample
        all folds ─▶ the head that is shipped ─▶ classifier.safetensors, .json ─▶ report.html
+    (on request: the same once more with the DNA blocks alone ─▶ the fallback)
 
 Scores out of fold are calibrated by what all of them are calibrated by, which does not move one fold against another,
 as calibrating each by the other folds would: that costs the AUROC of all folds together one to two hundredths. How well
@@ -32,6 +33,7 @@ from embedstore.atomic import replacing
 from embedstore.classify.blocks import FeatureInput, Reading, open_input
 from embedstore.classify.calibration import Calibration, SequenceCalibration, calibrate, uncalibrated
 from embedstore.classify.classifier import REPORT_NAME, SCORES_NAME, Classifier, check_output, save_classifier
+from embedstore.classify.fallback import dna_features
 from embedstore.classify.fitting import CrossFitted, OnFitted, PartRows, cross_fit, log_losses, row_weights
 from embedstore.classify.fragments import (
     Fragments,
@@ -245,15 +247,34 @@ def train(
         parts = given_split(labelled, read_assignments(split, "part"), options, pairs)
     if on_split is not None:
         on_split(parts)
+    of_dna = dna_features(features) if options.dna_only_fallback else None
     trained = fit_classifier(features, labelled, parts, options, name=str(output), on_fitted=on_fitted)
+    fallback = None if of_dna is None else _fallback(of_dna, labelled, parts, options, on_fitted)
     tested = trained.test
     evaluation = trained.assessed(cut_sources(samples, tested.samples, tested.y, tested.labels))
+    if fallback is not None:
+        evaluation["dna_only_fallback"] = fallback.about["test"]
     found = {"relatives": [one.to_json() for one in alike], "test": evaluation}
-    classifier = replace(trained.classifier, about={**trained.classifier.about, **found})
+    classifier = replace(trained.classifier, about={**trained.classifier.about, **found}, fallback=fallback)
     save_classifier(classifier, output)
     stated = made.of(samples, reading, split=split, seed=options.seed)
     failed = _write_for_people(classifier, trained.test, output, stated)
     return TrainReport(output, classifier, parts, evaluation, time.monotonic() - started, failed)
+
+
+_OF_FALLBACK = ("tested_on", "samples", "groups", "positive", "auroc", "auprc", "balanced_accuracy", "ece_balanced")
+"""What is said of a fallback, of samples that have an open frame, as all that are labelled; and contigs of these."""
+
+
+def _fallback(
+    features: Features, samples: Samples, split: Split, options: TrainOptions, on_fitted: OnFitted | None
+) -> Classifier:
+    """Fit a head to the DNA of the same samples with the same folds, and measure it as the other one."""
+    trained = fit_classifier(features, samples, split, options, name="the head on DNA alone", on_fitted=on_fitted)
+    measured = trained.assessed()
+    shown = {name: measured[name] for name in (*_OF_FALLBACK, "contigs") if name in measured}
+    about = {name: trained.classifier.about[name] for name in ("fit", "simple_head")}
+    return replace(trained.classifier, about={**about, "test": shown})
 
 
 def _relatives(given: FeatureInput, samples: Samples) -> tuple[Relative, ...]:

@@ -386,6 +386,25 @@ def cut_samples(sources: Iterable[Source], options: PrepareOptions) -> Iterator[
         yield CutSamples(window, _table(rows, sequences), rows, sequences, finished)
 
 
+def closed_chunks(sources: Sequence[Source], options: PrepareOptions) -> Iterator[tuple[str, bytes, str]]:
+    """Yield the chunks that have a stop in every frame: id of the source, canonical DNA (forward), and a name.
+
+    Parameters
+    ----------
+    sources : each as `CutSamples.window` has it.
+    options : as for `cut_samples`.
+    """
+    place = REASONS.index(NO_OPEN_FRAME)
+    for window in windows(sources, options):
+        is_open = SixFrames(window.dna, options.code).open_frames(frame_spans(window.bounds))
+        closed = np.flatnonzero(_outcomes(window, options, is_open, is_open) == place)
+        pieces = window.pieces_of_chunks[closed].tolist()
+        for piece, (start, end) in zip(pieces, window.bounds[closed].tolist(), strict=True):
+            source, shift = window.pieces[piece].source, window.shifts[piece]
+            name = f"{source.id}:{start + shift + 1}-{end + shift}"
+            yield source.id, canonical(window.dna[start:end], "dna"), name
+
+
 def _outcomes(
     window: Window, options: PrepareOptions, is_open: NDArray[np.bool_], is_sample: NDArray[np.bool_]
 ) -> NDArray[np.int64]:

@@ -1,0 +1,145 @@
+"""A second head on the DNA blocks alone, which calls sequences that have no open frame, and so no sample.
+
+It is a classifier of its own, trained along on the same samples with the same folds. Its training saw the DNA of
+stop-free frames, codon by codon on the frame's strand; what it is used on is whole chunks in which every frame has a
+stop, on the forward strand. The guide says how well that does.
+
+    chunks without an open frame ─ (predict cuts and fills them with the others) ─▶ DNA vectors ─▶ this head
+        ─▶ mean over the chunks of a sequence ─▶ its call, marked as one from DNA
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from typing import BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from embedstore.classify.classifier import Classifier, dna_schema
+from embedstore.classify.contigs import Contig
+from embedstore.classify.scores import PIECE_ROWS
+from embedstore.errors import InputError
+from embedstore.features import Features
+from embedstore.features.features import Indices, StoreRows
+from embedstore.filling import SpaceTarget
+from embedstore.records import KEY_BYTES, Keys
+
+
+def dna_features(features: Features) -> Features:
+    """Return the same samples with the columns of their DNA blocks only.
+
+    Raises
+    ------
+    InputError : no block is of DNA.
+    """
+    schema = dna_schema(features.schema)
+    if schema is None:
+        blocks = ", ".join(map(str, features.schema.blocks))
+        raise InputError(
+            f"Cannot train a fallback on DNA alone with {features.name}: expected a block of DNA, found {blocks}. "
+            "Add a DNA model to --models, or leave out --dna-only-fallback."
+        )
+    return Features(features.samples, schema, _DnaRows(features), features.name)
+
+
+class _DnaRows:
+    """Rows of which only the columns of DNA are kept."""
+
+    def __init__(self, features: Features) -> None:
+        self._features = features
+        blocks = [block for block in features.schema.blocks if block.molecule == "dna"]
+        self._columns = np.concatenate([np.arange(block.start, block.stop) for block in blocks])
+
+    def gather(self, indices: Indices, rows: NDArray[np.float32]) -> None:
+        rows[:] = self._features.rows(indices)[:, self._columns]
+
+
+def fallback_of(classifier: Classifier) -> Classifier:
+    """Return the head on DNA alone of a classifier.
+
+    Raises
+    ------
+    InputError : it has none.
+    """
+    if classifier.fallback is not None:
+        return classifier.fallback
+    found = ", ".join(map(str, classifier.schema.blocks))
+    if dna_schema(classifier.schema) is None:
+        raise InputError(
+            f"Cannot call sequences from DNA alone with {classifier.owner}: expected a block of DNA, found {found}. "
+            "Train with a DNA model among --models, or leave out --dna-only-fallback."
+        )
+    raise InputError(
+        f"Cannot call sequences from DNA alone with {classifier.owner}: expected a head on DNA alone, found none. "
+        "Train again with --dna-only-fallback, or leave it out here."
+    )
+
+
+class DnaCaller:
+    """Calls sequences without a sample, which come in the order in which their chunks were cut.
+
+    Parameters
+    ----------
+    fallback : the head on DNA alone.
+    targets : the spaces of all blocks, which have been filled.
+    keys : of the chunks without an open frame, one after the other.
+    """
+
+    def __init__(self, fallback: Classifier, targets: Sequence[SpaceTarget], keys: BinaryIO) -> None:
+        self._fallback = fallback
+        self._spaces = [target.space for target in targets if target.recipe.molecule == "dna"]
+        self._keys = keys
+
+    def call(self, contigs: Iterable[Contig]) -> Iterator[Contig]:
+        """Yield sequences, in order, with a call from DNA where they have closed chunks whose vectors are there."""
+        held: list[Contig] = []
+        chunks = 0
+        for contig in contigs:
+            held.append(contig)
+            chunks += contig.counts.closed
+            if chunks >= PIECE_ROWS:
+                yield from self._called(held, chunks)
+                held, chunks = [], 0
+        yield from self._called(held, chunks)
+
+    def _called(self, contigs: Sequence[Contig], chunks: int) -> Sequence[Contig]:
+        if not chunks:
+            return contigs
+        counts = [contig.counts.closed for contig in contigs]
+        keys = np.frombuffer(self._keys.read(chunks * KEY_BYTES), np.uint8).reshape(chunks, KEY_BYTES)
+        members = np.repeat(np.arange(len(contigs)), counts)
+        present, logits = self._logits(keys)
+        members = members[present]
+        scores = self._fallback.calibration.probabilities(logits)
+        classes = len(self._fallback.labels)
+        scored = np.bincount(members, minlength=len(contigs))
+        sums = np.zeros((2, len(contigs), classes))
+        np.add.at(sums[0], members, logits.astype(np.float64))
+        np.add.at(sums[1], members, scores)
+        calls = np.zeros((len(contigs), classes), np.int64)
+        np.add.at(calls, (members, scores.argmax(axis=1)), 1)
+        at = np.flatnonzero(scored)
+        means = sums[:, at] / scored[at, None]
+        found = list(contigs)
+        for place, own in zip(at.tolist(), self._fallback.sequence_scores(means[0], means[1], scored[at]), strict=True):
+            call = int(own.argmax())
+            agreed = float(calls[place, call] / scored[place])
+            contig = replace(contigs[place], scores=own, confidence=min(float(own[call]), agreed), from_dna=True)
+            found[place] = contig
+        return found
+
+    def _logits(self, keys: Keys) -> tuple[Indices, NDArray[np.float32]]:
+        """Return which of the chunks have all their vectors, and the logits of these."""
+        present = np.arange(len(keys))
+        spaces = [space for space in self._spaces if space is not None]
+        if len(spaces) < len(self._spaces):
+            present = present[:0]
+        for space in spaces:
+            present = present[space.contains(keys[present])]
+        rows = np.empty((len(present), self._fallback.schema.dim), np.float32)
+        if len(present):
+            StoreRows([(space, keys[present]) for space in spaces]).gather(np.arange(len(present)), rows)
+        finite = np.isfinite(rows).all(axis=1)
+        return present[finite], self._fallback.head.logits(rows[finite])
