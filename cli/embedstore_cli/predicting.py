@@ -111,7 +111,7 @@ def _write_predicted(report: PredictReport, *, quiet: bool) -> None:
         [
             ("read", f"{count(counts.sequences)} sequences, {count(counts.bases)} bases"),
             ("samples", f"{count(counts.samples)} of {count(counts.chunks)} chunks"),
-            *seen_facts(counts.seen.to_json()),
+            *seen_facts(counts.seen.to_json(), groups=False),  # often each contig is one
             ("computed", computed),
             *[(f"sequences {call}", count(number)) for call, number in sorted(tally.contigs.items())],
             *[

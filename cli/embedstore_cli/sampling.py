@@ -121,12 +121,13 @@ def _write_report(report: PrepareReport, *, quiet: bool) -> None:
 _GROUPS_SHOWN = 3
 
 
-def seen_facts(seen: Mapping[str, Any]) -> list[tuple[str, str]]:
+def seen_facts(seen: Mapping[str, Any], *, groups: bool = True) -> list[tuple[str, str]]:
     """Say of which share of the chunks there are samples: of all, by class, by length, and of the groups with least.
 
     Parameters
     ----------
     seen : see `embedstore.samples.seen`.
+    groups : name those with least.
     """
 
     def listed(parts: Iterable[tuple[str, Mapping[str, Any]]]) -> str:
@@ -137,10 +138,10 @@ def seen_facts(seen: Mapping[str, Any]) -> list[tuple[str, str]]:
     facts = [("seen", f"{known}; {count(without)} of {count(sources)} sequences have none")]
     labels = [(part["label"] or "unlabelled", part) for part in seen["by_label"]]
     lengths = [(span(part), part) for part in seen["by_length"]]
-    groups = sorted(seen["by_group"] or (), key=lambda part: part["share"] or 0.0)[:_GROUPS_SHOWN]
+    least = sorted(seen["by_group"] or (), key=lambda part: part["share"] or 0.0)[:_GROUPS_SHOWN]
     facts += [("seen by class", listed(labels))] if len(labels) > 1 else []
     facts += [("seen by length", listed(lengths))] if len(lengths) > 1 else []
-    facts += [("least seen", listed((part["group"], part) for part in groups))] if len(groups) > 1 else []
+    facts += [("least seen", listed((part["group"], part) for part in least))] if groups and len(least) > 1 else []
     return facts
 
 
