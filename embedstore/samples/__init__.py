@@ -9,6 +9,7 @@
 
 from embedstore.samples.cutting import CutSamples, PrepareOptions, SourceSummary, cut_samples
 from embedstore.samples.preparing import PrepareCounts, PrepareReport, prepare
+from embedstore.samples.seen import Seen, SeenCounts
 from embedstore.samples.sources import LabelledInput
 from embedstore.samples.table import Sample, SampleBatch, read_samples
 
@@ -20,6 +21,8 @@ __all__ = [
     "PrepareReport",
     "Sample",
     "SampleBatch",
+    "Seen",
+    "SeenCounts",
     "SourceSummary",
     "cut_samples",
     "prepare",
