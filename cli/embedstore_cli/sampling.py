@@ -68,6 +68,9 @@ def prepare(
     compat: Annotated[
         Compat | None, typer.Option("--compat", help="Write what VirNucPro would write, byte for byte.")
     ] = None,
+    keep_closed: Annotated[
+        bool, typer.Option("--keep-closed", help="Write the chunks without an open frame too, as closed.fna.")
+    ] = False,
 ) -> None:
     """Cut genomes into chunks, and chunks into samples.
 
@@ -83,6 +86,7 @@ def prepare(
         min_length_bases=min_length,
         group_by=None if group_by is None else group_by.value,
         compat=None if compat is None else "virnucpro",
+        keep_closed=keep_closed,
     )
     with line_shown(quiet=context.quiet) as show:
         on_progress = None if show is None else lambda counts: show(_line(counts))

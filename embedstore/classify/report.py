@@ -498,11 +498,11 @@ def simple_head_text(found: Mapping[str, Any]) -> str:
 
 def fallback_text(found: Mapping[str, Any]) -> str:
     """Say how the head on DNA alone does, and of what that is known."""
-    shown = found.get("positive", found)
-    return (
-        f"A second head on the DNA alone, for sequences without an open frame: AUROC {decimal(shown['auroc'])} on the "
-        "same samples, which have one; of chunks without one it is lower."
-    )
+    said = "A second head on the DNA alone, for sequences without an open frame: AUROC"
+    closed = found.get("closed_chunks")
+    if closed is not None:
+        return f"{said} {decimal(closed['auroc'])} on {closed['chunks']:,} chunks without one."
+    return f"{said} {decimal(found['auroc'])} on the samples, which have one; on chunks without one it is not known."
 
 
 def _origin(classifier: Classifier, made: Provenance) -> Section:

@@ -33,7 +33,7 @@ from embedstore.atomic import replacing
 from embedstore.classify.blocks import FeatureInput, Reading, open_input
 from embedstore.classify.calibration import Calibration, SequenceCalibration, calibrate, uncalibrated
 from embedstore.classify.classifier import REPORT_NAME, SCORES_NAME, Classifier, check_output, save_classifier
-from embedstore.classify.fallback import dna_features
+from embedstore.classify.fallback import dna_features, with_closed
 from embedstore.classify.fitting import CrossFitted, OnFitted, PartRows, cross_fit, log_losses, row_weights
 from embedstore.classify.fragments import (
     Fragments,
@@ -249,7 +249,10 @@ def train(
         on_split(parts)
     of_dna = dna_features(features) if options.dna_only_fallback else None
     trained = fit_classifier(features, labelled, parts, options, name=str(output), on_fitted=on_fitted)
-    fallback = None if of_dna is None else _fallback(of_dna, labelled, parts, options, on_fitted)
+    fallback = None
+    if of_dna is not None:
+        of_both = with_closed(samples, reading, of_dna, labelled, parts)
+        fallback = _fallback(*of_both, options, on_fitted, opened=labelled)
     tested = trained.test
     evaluation = trained.assessed(cut_sources(samples, tested.samples, tested.y, tested.labels))
     if fallback is not None:
@@ -263,16 +266,28 @@ def train(
 
 
 _OF_FALLBACK = ("tested_on", "samples", "groups", "positive", "auroc", "auprc", "balanced_accuracy", "ece_balanced")
-"""What is said of a fallback, of samples that have an open frame, as all that are labelled; and contigs of these."""
+"""What is said of a fallback, of the samples and the closed chunks that it is tested on; and contigs of these."""
 
 
 def _fallback(
-    features: Features, samples: Samples, split: Split, options: TrainOptions, on_fitted: OnFitted | None
+    features: Features,
+    samples: Samples,
+    split: Split,
+    options: TrainOptions,
+    on_fitted: OnFitted | None,
+    *,
+    opened: Samples,
 ) -> Classifier:
-    """Fit a head to the DNA of the same samples with the same folds, and measure it as the other one."""
+    """Fit a head to DNA alone, with the folds of the other one, and measure it, also on chunks not `opened`."""
     trained = fit_classifier(features, samples, split, options, name="the head on DNA alone", on_fitted=on_fitted)
-    measured = trained.assessed()
+    measured, test = trained.assessed(), trained.test
     shown = {name: measured[name] for name in (*_OF_FALLBACK, "contigs") if name in measured}
+    closed = np.flatnonzero(~np.isin(test.samples.ids, opened.ids))
+    if len(closed):
+        found = Measures(test.y[closed], test.probabilities[closed], test.labels).at()
+        shown["closed_chunks"] = jsonable(
+            {"chunks": len(closed), **{name: found[name] for name in ("auroc", "balanced_accuracy", "ece_balanced")}}
+        )
     about = {name: trained.classifier.about[name] for name in ("fit", "simple_head")}
     return replace(trained.classifier, about={**about, "test": shown})
 

@@ -62,6 +62,7 @@ class PrepareOptions:
     min_length_bases : shorter sequences give no sample, and are counted; None: 60, or none with `compat`.
     group_by : "file" or "record"; None: a file that was named is grouped by record, the files of a folder by file.
     compat : "virnucpro" cuts and translates as VirNucPro does, quirks included.
+    keep_closed : write the chunks without an open frame too, as `closed.fna`, for a head on DNA alone.
 
     Raises
     ------
@@ -73,6 +74,7 @@ class PrepareOptions:
     min_length_bases: int | None = None
     group_by: GroupBy | None = None
     compat: Compat | None = None
+    keep_closed: bool = False
 
     def __post_init__(self) -> None:
         if self.length_bases < CODON_BASES:
@@ -118,6 +120,7 @@ class PrepareOptions:
             "min_length": self.shortest_bases,
             "group_by": self.group_by,
             "compat": self.compat,
+            **({"keep_closed": True} if self.keep_closed else {}),
         }
 
     def preparation(self) -> dict[str, Any]:
@@ -319,6 +322,7 @@ REASONS = (TOO_SHORT, ALL_N, NO_OPEN_FRAME, ALL_X)
 """Why a chunk gives no sample."""
 
 _KEPT = len(REASONS)
+_CLOSED = REASONS.index(NO_OPEN_FRAME)
 
 
 @dataclass(frozen=True, slots=True)
@@ -354,6 +358,7 @@ class CutSamples:
     frames : the same with their sequences as they are written, in the order of the rows.
     sequences : the same in canonical form, of which the keys in `table` are.
     finished : summaries of the sources whose last chunk is in this window, with or without a sample.
+    closed : places of the chunks that have no open frame, in the window.
     """
 
     window: Window
@@ -361,6 +366,7 @@ class CutSamples:
     frames: tuple[Frame, ...]
     sequences: Mapping[Molecule, Sequence[bytes]]
     finished: tuple[SourceSummary, ...]
+    closed: NDArray[np.int64]
 
 
 def cut_samples(sources: Iterable[Source], options: PrepareOptions) -> Iterator[CutSamples]:
@@ -383,7 +389,8 @@ def cut_samples(sources: Iterable[Source], options: PrepareOptions) -> Iterator[
             "protein": [frame.protein for frame in rows],
         }
         finished = tally.add(window, outcomes, is_sample.sum(axis=1))
-        yield CutSamples(window, _table(rows, sequences), rows, sequences, finished)
+        closed = np.flatnonzero(outcomes == _CLOSED)
+        yield CutSamples(window, _table(rows, sequences), rows, sequences, finished, closed)
 
 
 def closed_chunks(sources: Sequence[Source], options: PrepareOptions) -> Iterator[tuple[str, bytes, str]]:
@@ -394,15 +401,17 @@ def closed_chunks(sources: Sequence[Source], options: PrepareOptions) -> Iterato
     sources : each as `CutSamples.window` has it.
     options : as for `cut_samples`.
     """
-    place = REASONS.index(NO_OPEN_FRAME)
     for window in windows(sources, options):
         is_open = SixFrames(window.dna, options.code).open_frames(frame_spans(window.bounds))
-        closed = np.flatnonzero(_outcomes(window, options, is_open, is_open) == place)
-        pieces = window.pieces_of_chunks[closed].tolist()
-        for piece, (start, end) in zip(pieces, window.bounds[closed].tolist(), strict=True):
-            source, shift = window.pieces[piece].source, window.shifts[piece]
-            name = f"{source.id}:{start + shift + 1}-{end + shift}"
-            yield source.id, canonical(window.dna[start:end], "dna"), name
+        yield from chunks_at(window, np.flatnonzero(_outcomes(window, options, is_open, is_open) == _CLOSED))
+
+
+def chunks_at(window: Window, places: NDArray[np.int64]) -> Iterator[tuple[str, bytes, str]]:
+    """Yield some chunks of a window: id of the source, canonical DNA (forward), and a name, `SOURCE:START-END`."""
+    pieces = window.pieces_of_chunks[places].tolist()
+    for piece, (start, end) in zip(pieces, window.bounds[places].tolist(), strict=True):
+        source, shift = window.pieces[piece].source, window.shifts[piece]
+        yield source.id, canonical(window.dna[start:end], "dna"), f"{source.id}:{start + shift + 1}-{end + shift}"
 
 
 def _outcomes(

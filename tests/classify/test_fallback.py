@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ from embedstore.classify.training import TrainReport, train
 from embedstore.errors import InputError, WeightsError
 from embedstore.library import Store, open_store
 from embedstore.models.composition import tetranucleotides
+from embedstore.samples import PrepareOptions, prepare
 from embedstore.sequences.translation import even_chunks
 from embedstore_cli.main import main
 
@@ -213,3 +215,63 @@ def test_commands(table: Path, place: Path, tmp_path: Path, contigs: Path, capsy
     told = " ".join(capsys.readouterr().out.split())
     assert "sequences without an open frame" in told
     assert "seen" in told
+
+
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Samples of genomes of two classes with a closed end each, and a closed contig; closed chunks are kept."""
+    folder = tmp_path_factory.mktemp("kept")
+    for label, unit in (("host", "GCGGCCGC"), ("virus", "AATAT")):
+        write_genomes(folder / label, label, bases=2500)
+        for path in (folder / label).iterdir():
+            header, dna = path.read_text(encoding="ascii").split()
+            path.write_text(f"{header}\n{dna}{closed(unit, 900)}\n>{path.stem}_closed\n{closed(unit, 450)}\n")
+    inputs = [f"{label}={folder / label}" for label in ("host", "virus")]
+    prepare(inputs, folder / "samples", PrepareOptions(length_bases=300, keep_closed=True))
+    return folder
+
+
+def test_closed_chunks_are_kept_on_request(kept: Path) -> None:
+    lines = (kept / "samples" / "closed.fna").read_text().splitlines()
+    sources = json.loads((kept / "samples" / "prepare.json").read_text())["sources"]
+    assert len(lines) // 2 == sum(source["dropped"].get("no open frame", 0) for source in sources.values())
+    genomes = {path.stem: path.read_text().split() for path in kept.glob("*/*.fna") if path.parent.name != "samples"}
+    dna = {
+        header.removeprefix(">"): one
+        for parts in genomes.values()
+        for header, one in zip(parts[::2], parts[1::2], strict=True)
+    }
+    for name, chunk in zip(lines[::2], lines[1::2], strict=True):
+        source, _, span = name.removeprefix(">").rpartition(":")
+        start, end = map(int, span.split("-"))
+        assert chunk == dna[source][start - 1 : end]
+        assert end - start == 299
+
+
+def test_the_fallback_learns_from_closed_chunks_that_were_kept(kept: Path, tmp_path: Path, contigs: Path) -> None:
+    store = open_store(tmp_path / "store", create=True)
+    table = kept / "samples" / "samples.tsv"
+    made = train(table, tmp_path / "with", options=OPTIONS, reading=read_with(store))
+    found = made.evaluation["dna_only_fallback"]
+    count = (kept / "samples" / "closed.fna").read_text().count(">")
+    assert found["closed_chunks"]["chunks"] == count
+    assert found["samples"] == made.evaluation["samples"] + count
+    assert found["closed_chunks"]["auroc"] > 0.95
+    again = train(table, tmp_path / "again", options=OPTIONS, reading=read_with(store)).output
+    name = "fallback.safetensors"
+    assert (again / name).read_bytes() == (made.output / name).read_bytes()
+    predict([contigs], made.output, tmp_path / "out", store=store, options=ASKED)
+    calls = {row["source"]: row["call"] for row in rows(tmp_path / "out" / "contigs.tsv") if row["from"] == "dna"}
+    assert (calls["gc"], calls["at"]) == ("host", "virus")
+    tested = train(table, tmp_path / "test", options=replace(OPTIONS, test_share=0.3), reading=read_with(store))
+    assert 0 < tested.evaluation["dna_only_fallback"]["closed_chunks"]["chunks"] < count
+
+
+def test_closed_chunks_of_something_else_are_refused(kept: Path, tmp_path: Path) -> None:
+    store = open_store(tmp_path / "store", create=True)
+    shutil.copytree(kept / "samples", tmp_path / "samples")
+    with (tmp_path / "samples" / "closed.fna").open("a") as file:
+        file.write(">other:1-300\n" + "TAA" * 100 + "\n")
+    with pytest.raises(InputError, match=r"other:1-300 is no chunk of .* Prepare again"):
+        train(tmp_path / "samples" / "samples.tsv", tmp_path / "out", options=OPTIONS, reading=read_with(store))
+    assert not (tmp_path / "out").exists()
