@@ -34,7 +34,7 @@ from embedstore.identity import canonical, key_array, sequence_key
 from embedstore.models.resolution import ModelOptions
 from embedstore.records import KEY_BYTES, Keys, Rejection
 from embedstore.samples.outputs import CLOSED_NAME, SETTINGS_NAME
-from embedstore.samples.preparing import read_sources
+from embedstore.samples.preparing import read_settings, read_sources
 from embedstore.sequences import read
 
 
@@ -87,7 +87,7 @@ def with_closed(
     if isinstance(given, Features | Samples) or is_merged_file(Path(given)) or how.store is None:
         return dna, labelled, split
     path = Path(given).parent / CLOSED_NAME
-    if not path.is_file():
+    if not _are_kept(path):
         return dna, labelled, split
     closed = _closed_samples(path, labelled)
     found = [find_target(how.store, model, how.options.get(model, ModelOptions())) for model in how.models]
@@ -112,6 +112,18 @@ def with_closed(
     schema = replace(dna.schema, labels=tuple(labelled.labels.names.tolist()))
     features = Features(samples, schema, _BothRows(dna, view(closed, targets)), dna.name)
     return features, samples, replace(split, rows=rows)
+
+
+def _are_kept(path: Path) -> bool:
+    """Whether `prepare` kept closed chunks; what an earlier run left in the folder is not of this table."""
+    settings = path.parent / SETTINGS_NAME
+    if not path.is_file() or not settings.is_file():
+        return False
+    try:
+        options = read_settings(settings).get("options")
+    except (OSError, ValueError) as error:
+        raise InputError(f"Cannot read {settings}: {error}. Prepare the samples again.") from error
+    return isinstance(options, dict) and options.get("keep_closed") is True
 
 
 def _closed_samples(path: Path, labelled: Samples) -> Samples:

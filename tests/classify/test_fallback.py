@@ -267,6 +267,15 @@ def test_the_fallback_learns_from_closed_chunks_that_were_kept(kept: Path, tmp_p
     assert 0 < tested.evaluation["dna_only_fallback"]["closed_chunks"]["chunks"] < count
 
 
+def test_closed_chunks_of_an_earlier_run_are_not_used(kept: Path, tmp_path: Path) -> None:
+    store = open_store(tmp_path / "store", create=True)
+    shutil.copytree(kept / "samples", tmp_path / "samples")
+    prepare([f"{label}={kept / label}" for label in ("host", "virus")], tmp_path / "samples", PrepareOptions(300))
+    assert (tmp_path / "samples" / "closed.fna").exists()
+    made = train(tmp_path / "samples" / "samples.tsv", tmp_path / "out", options=OPTIONS, reading=read_with(store))
+    assert "closed_chunks" not in made.evaluation["dna_only_fallback"]
+
+
 def test_closed_chunks_of_something_else_are_refused(kept: Path, tmp_path: Path) -> None:
     store = open_store(tmp_path / "store", create=True)
     shutil.copytree(kept / "samples", tmp_path / "samples")
