@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from embedstore.classify.splitting import Split
     from embedstore.classify.tables import Tally
     from embedstore.classify.training import Trained, TrainReport, train
+    from embedstore.classify.unseen import CutSources
     from embedstore.comparison.comparing import Comparison, compare
     from embedstore.errors import (
         CanaryError,
@@ -84,6 +85,9 @@ if TYPE_CHECKING:
         PrepareReport,
         Sample,
         SampleBatch,
+        Seen,
+        SeenCounts,
+        SourceSummary,
         prepare,
         read_code_table,
         read_samples,
@@ -148,6 +152,10 @@ _HOME = {
     "PredictReport": "classify.prediction",
     "Preparation": "features",
     "PrepareCounts": "samples",
+    "Seen": "samples",
+    "SeenCounts": "samples",
+    "SourceSummary": "samples",
+    "CutSources": "classify.unseen",
     "PrepareOptions": "samples",
     "PrepareReport": "samples",
     "Problem": "store",
@@ -233,6 +241,7 @@ __all__ = [
     "Comparison",
     "CopyReport",
     "CorruptStoreError",
+    "CutSources",
     "DeviceWarning",
     "DifferingVector",
     "DryRun",
@@ -280,10 +289,13 @@ __all__ = [
     "Schema",
     "SchemaError",
     "Scores",
+    "Seen",
+    "SeenCounts",
     "SegmentLimits",
     "SequenceCalibration",
     "SequenceError",
     "SequenceFileError",
+    "SourceSummary",
     "Space",
     "SpaceConflictError",
     "SpaceCopy",

@@ -14,7 +14,7 @@ from embedstore_cli.arguments import Models, names
 from embedstore_cli.context import FILLING, OUTPUT, Context, shared
 from embedstore_cli.output import confirm, duration, notice, write_facts, write_json
 from embedstore_cli.progress import fill_shown
-from embedstore_cli.sampling import Fill, Labels
+from embedstore_cli.sampling import Fill, Labels, seen_facts
 
 if TYPE_CHECKING:
     from embedstore.classify.blocks import Reading
@@ -162,6 +162,9 @@ def train(
     learning_rate: LearningRate = None,
     input_dropout: InputDropout = None,
     network: OldHead = None,
+    dna_only_fallback: Annotated[
+        bool, typer.Option("--dna-only-fallback", help="Train a second head along, for contigs without an open frame.")
+    ] = False,
     ignore_unlabelled: IgnoreUnlabelled = False,
     force: Force = False,
     fill: Fill = False,
@@ -197,6 +200,7 @@ def train(
         balance_classes=balance,
         calibration=calibration.value,
         ignore_unlabelled=ignore_unlabelled,
+        dna_only_fallback=dna_only_fallback,
         device=context.device,
         **of_head(chosen, HeadChoice.linear, strength=strength),
         **of_mlp,
@@ -264,14 +268,16 @@ def _split_line(split: Split) -> str:
 
 
 def _write_trained(report: TrainReport) -> None:
-    from embedstore.classify.report import simple_head_text
+    from embedstore.classify.report import fallback_text, simple_head_text
 
     tested = "tested on" if report.evaluation["tested_on"] == "test" else "scored out of fold"
     simple = report.classifier.about["simple_head"]
+    fallback = report.evaluation.get("dna_only_fallback")
     write_facts(
         [
             ("head", report.classifier.head.kind),
             *metric_facts(report.evaluation, tested),
+            *([] if fallback is None else [("on DNA alone", fallback_text(fallback))]),
             *([] if simple is None else [("beside linear", simple_head_text(simple))]),
             ("took", duration(report.seconds)),
             ("written to", str(report.output)),
@@ -388,6 +394,10 @@ def metric_facts(evaluation: Mapping[str, Any], on: str) -> list[tuple[str, str]
         facts += [(name, written(positive[key], f"classes/{label}/{key}")) for name, key in shown]
         facts.append((f"{label} false positive rate", written(positive["false_positive_rate"], "")))
     facts += [(f"contigs of {part['length_bases']:,} bases", contig_text(part)) for part in evaluation["contigs"]]
+    if "seen" in evaluation:
+        seen = evaluation["seen"]
+        unknown = ("seen", f"not known: {evaluation.get('seen_unknown')}")
+        facts += [unknown] if seen is None else seen_facts(seen)
     return facts + [(name, written(evaluation[key], key)) for key, name in _SHOWN]
 
 
@@ -395,6 +405,10 @@ def contig_text(part: Mapping[str, Any]) -> str:
     """Say how fragments of one length are called."""
     shown = part.get("positive", part)
     of_others = "" if shown is part else f", false positive rate {decimal(shown['false_positive_rate'])}"
+    of_all = part.get("of_all")
+    if of_all is not None:
+        recall = of_all.get("positive", of_all)["recall"]
+        of_others = f" ({decimal(recall)} of all, {of_all['share_with_sample']:.1%} of which have a call){of_others}"
     return f"AUROC {decimal(shown['auroc'])}, recall {decimal(shown['recall'])}{of_others}"
 
 

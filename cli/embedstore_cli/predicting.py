@@ -28,7 +28,7 @@ from embedstore_cli.classifying import (
 from embedstore_cli.context import FILLING, OUTPUT, Context, shared
 from embedstore_cli.output import count, duration, list_rejections, notice, write_facts, write_json, write_table
 from embedstore_cli.progress import Lines, fill_shown
-from embedstore_cli.sampling import Compat, Fill, Labels, code_choice
+from embedstore_cli.sampling import Compat, Fill, Labels, code_choice, seen_facts
 
 if TYPE_CHECKING:
     from embedstore.classify.prediction import PredictProgress, PredictReport
@@ -53,6 +53,9 @@ def predict(
         int | None, typer.Option("--min-length", metavar="N", min=0, help="Do not cut shorter sequences. Default: 60.")
     ] = None,
     compat: Annotated[Compat | None, typer.Option("--compat", help="Write VirNucPro's two tables too.")] = None,
+    dna_only_fallback: Annotated[
+        bool, typer.Option("--dna-only-fallback", help="Call contigs without an open frame from their DNA alone.")
+    ] = False,
 ) -> None:
     """Classify sequences: cut, embed what is missing, score.
 
@@ -69,6 +72,7 @@ def predict(
         genetic_code=None if genetic_code is None else code_choice(genetic_code),
         min_length_bases=min_length,
         compat=None if compat is None else "virnucpro",
+        dna_only_fallback=dna_only_fallback,
         fill=context.fill_options(),
         model_options=context.options_of_models(models_of(loaded, named)),
     )
@@ -108,8 +112,13 @@ def _write_predicted(report: PredictReport, *, quiet: bool) -> None:
         [
             ("read", f"{count(counts.sequences)} sequences, {count(counts.bases)} bases"),
             ("samples", f"{count(counts.samples)} of {count(counts.chunks)} chunks"),
+            *seen_facts(counts.seen.to_json(), groups=False),  # often each contig is one
             ("computed", computed),
             *[(f"sequences {call}", count(number)) for call, number in sorted(tally.contigs.items())],
+            *[
+                (f"from DNA alone {call}", f"{count(number)} sequences without an open frame")
+                for call, number in sorted(tally.contigs_from_dna.items())
+            ],
             *([("samples without a vector", count(missing))] if missing else []),
             ("took", duration(report.seconds)),
             ("written to", str(report.output)),

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -97,6 +97,9 @@ def prepare(
     coding_only: Annotated[
         bool, typer.Option("--coding-only", help="Only the coding sequences of GenBank, each in its frame and code.")
     ] = False,
+    keep_closed: Annotated[
+        bool, typer.Option("--keep-closed", help="Write the chunks without an open frame too, as closed.fna.")
+    ] = False,
 ) -> None:
     """Cut genomes into chunks, and chunks into samples.
 
@@ -113,6 +116,7 @@ def prepare(
         group_by=None if group_by is None else group_by.value,
         compat=None if compat is None else "virnucpro",
         coding_only=coding_only,
+        keep_closed=keep_closed,
     )
     with line_shown(quiet=context.quiet) as show:
         on_progress = None if show is None else lambda counts: show(_line(counts))
@@ -142,6 +146,7 @@ def _write_report(report: PrepareReport, *, quiet: bool) -> None:
         *[(f"dropped, {reason}", count(number)) for reason, number in counts.dropped.items() if number],
         ("samples", count(counts.samples)),
         *[(f"labelled {label}", count(number)) for label, number in counts.samples_by_label.items() if label],
+        *seen_facts(counts.seen.to_json()),
     ]
     if not isinstance(report.options.codes, int):
         codes = sorted(counts.genetic_codes.items(), key=lambda item: int(item[0].partition(",")[0]))
@@ -162,6 +167,43 @@ def _list_unusable(features: Sequence[Rejection]) -> None:
         notice(f"skipped {count(number)} CDS features, as {named}: {plain(reason)}")
     if len(reasons) > _REASONS_SHOWN:
         notice(f"… and others for {len(reasons) - _REASONS_SHOWN} more reasons; prepare.json lists all")
+
+
+_GROUPS_SHOWN = 3
+
+
+def seen_facts(seen: Mapping[str, Any], *, groups: bool = True) -> list[tuple[str, str]]:
+    """Say of which share of the chunks there are samples: of all, by class, by length, and of the groups with least.
+
+    Parameters
+    ----------
+    seen : see `embedstore.samples.seen`.
+    groups : name those with least.
+    """
+
+    def listed(parts: Iterable[tuple[str, Mapping[str, Any]]]) -> str:
+        return ", ".join(f"{name} {share(part['share'])}" for name, part in parts)
+
+    without, sources = seen["sources_without_sample"], seen["sources"]
+    known = f"{share(seen['share'])} of the chunks have an open frame"
+    facts = [("seen", f"{known}; {count(without)} of {count(sources)} sequences have none")]
+    labels = [(part["label"] or "unlabelled", part) for part in seen["by_label"]]
+    lengths = [(span(part), part) for part in seen["by_length"]]
+    least = sorted(seen["by_group"] or (), key=lambda part: part["share"] or 0.0)[:_GROUPS_SHOWN]
+    facts += [("seen by class", listed(labels))] if len(labels) > 1 else []
+    facts += [("seen by length", listed(lengths))] if len(lengths) > 1 else []
+    facts += [("least seen", listed((part["group"], part) for part in least))] if groups and len(least) > 1 else []
+    return facts
+
+
+def share(number: float | None) -> str:
+    """Write a share; what is not defined is a dash."""
+    return "–" if number is None else f"{number:.1%}"
+
+
+def span(part: Mapping[str, Any]) -> str:
+    """Write a range of lengths in bases."""
+    return f"{part['from']:,} and more" if part["to"] is None else f"{part['from']:,} to {part['to']:,}"
 
 
 def _mergeable(path: Path) -> Path:

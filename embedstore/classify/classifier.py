@@ -4,6 +4,12 @@ classifier.safetensors   the tensors of `heads.tensor_shapes`, float32, or of `h
 classifier.json          format, version, head, schema, calibrations, SHA-256 of the tensors' file, and how it
                          came about: options, split by group, how it was fitted, metrics, versions
 report.html, scores.tsv  for people: plots, and the scores of the tested samples, to recompute every number
+fallback.safetensors     on request, with the part `fallback` of the document: a head on the DNA blocks alone, for
+                         sequences without a sample (see `fallback`)
+
+A reader that does not know `fallback` leaves it out: it gives such sequences no call, as for any classifier, and all
+else alike; therefore the version stays. The tensors have a file of their own, as the first holds those of its head and
+no others.
 
 Version 1 had a `network`, "mlp" or "linear", and no calibration of sequences; it is read as ever.
 """
@@ -15,9 +21,12 @@ import json
 import math
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from embedstore.atomic import check_folder, complete
 from embedstore.classify.calibration import Calibration, SequenceCalibration
@@ -32,10 +41,12 @@ from embedstore.classify.heads import (
     tensor_problems,
     tensor_shapes,
 )
+from embedstore.classify.metrics import Probabilities
 from embedstore.errors import FormatVersionError, InputError, MissingDependencyError, WeightsError, plain
-from embedstore.features import Schema
+from embedstore.features import Block, Schema
 
 TENSORS_NAME = "classifier.safetensors"
+FALLBACK_NAME = "fallback.safetensors"
 DOCUMENT_NAME = "classifier.json"
 REPORT_NAME = "report.html"
 SCORES_NAME = "scores.tsv"
@@ -62,6 +73,7 @@ class Classifier:
     about : how it came about, JSON values.
     name : for messages.
     sequences : calibration of sequences of several samples; None: the mean of their samples' scores is taken.
+    fallback : a classifier of the same classes by the DNA blocks alone, see `dna_schema`; None: there is none.
 
     Raises
     ------
@@ -74,6 +86,7 @@ class Classifier:
     about: Mapping[str, Any] = field(default_factory=dict)
     name: str = "the classifier"
     sequences: SequenceCalibration | None = None
+    fallback: Classifier | None = None
 
     def __post_init__(self) -> None:
         expected = (self.schema.dim, len(self.schema.labels), len(self.schema.labels))
@@ -83,6 +96,8 @@ class Classifier:
                 f"Cannot use {self.name}: its schema expects columns, classes and calibrated classes of {expected}, "
                 f"found {found} in its head and calibration."
             )
+        if self.fallback is not None and self.fallback.schema != dna_schema(self.schema):
+            raise InputError(f"Cannot use {self.name}: expected a fallback of the columns of its DNA blocks.")
 
     def __repr__(self) -> str:
         shown = ", ".join(self.labels[:_LABELS_SHOWN]) + (", …" if len(self.labels) > _LABELS_SHOWN else "")
@@ -98,17 +113,45 @@ class Classifier:
         """Its name in messages about schemas."""
         return f"the classifier {self.name}"
 
+    def sequence_scores(
+        self, mean_logits: NDArray[np.float64], mean_scores: NDArray[np.float64], counts: NDArray[np.int64]
+    ) -> Probabilities:
+        """Return (n, classes) scores of sequences from what their samples have.
+
+        Parameters
+        ----------
+        mean_logits, mean_scores : (n, classes), means over the samples of each.
+        counts : (n,) samples of each.
+        """
+        return mean_scores if self.sequences is None else self.sequences.probabilities(mean_logits, counts)
+
     def to_json(self) -> dict[str, Any]:
         """The content of `classifier.json`, without the checksum."""
         return {
             "format": FORMAT,
             "version": FORMAT_VERSION,
-            "head": {"kind": self.head.kind, "members": self.head.members},
             "schema": self.schema.to_json(),
+            **self._head_to_json(),
+            **({} if self.fallback is None else {"fallback": self.fallback._head_to_json()}),
+        }
+
+    def _head_to_json(self) -> dict[str, Any]:
+        return {
+            "head": {"kind": self.head.kind, "members": self.head.members},
             "calibration": self.calibration.to_json(),
             "sequences": None if self.sequences is None else self.sequences.to_json(),
             "about": dict(self.about),
         }
+
+
+def dna_schema(schema: Schema) -> Schema | None:
+    """Return the schema of the DNA blocks alone, one after the other; None if there is none."""
+    blocks: list[Block] = []
+    for block in schema.blocks:
+        if block.molecule == "dna":
+            start = blocks[-1].stop if blocks else 0
+            blocks.append(replace(block, start=start, stop=start + block.dim))
+    return replace(schema, blocks=tuple(blocks)) if blocks else None
 
 
 def check_output(path: Path) -> None:
@@ -132,8 +175,13 @@ def save_classifier(classifier: Classifier, path: Path, others: Mapping[str, byt
     check_output(path)
     tensors = save(dict(classifier.head.tensors))
     document = {**classifier.to_json(), "sha256": hashlib.sha256(tensors).hexdigest()}
+    fallback = {}
+    if classifier.fallback is not None:
+        fallback[FALLBACK_NAME] = save(dict(classifier.fallback.head.tensors))
+        document["fallback"]["sha256"] = hashlib.sha256(fallback[FALLBACK_NAME]).hexdigest()
     files = {
         TENSORS_NAME: tensors,
+        **fallback,
         DOCUMENT_NAME: (json.dumps(document, indent=1, ensure_ascii=False) + "\n").encode(),
         **(others or {}),
     }
@@ -153,19 +201,37 @@ def load_classifier(path: str | Path) -> Classifier:
     """
     path = Path(path)
     document = _document(path)
-    kind, members = _head_of(document, path)
     try:
         schema = Schema.from_json(document.get("schema", {}))
+    except InputError as error:
+        raise _unreadable(path, error) from error
+    if len(schema.labels) < 2:
+        raise InputError(f"Cannot read the classifier {path}: expected at least two classes, found {schema.labels}.")
+    classifier = _read_part(document, path, TENSORS_NAME, schema)
+    stated, of_dna = document.get("fallback"), dna_schema(schema)
+    if stated is None:
+        return classifier
+    if not isinstance(stated, dict) or of_dna is None:
+        raise _unreadable(path, InputError("expected a fallback of a classifier that has a block of DNA"))
+    return replace(classifier, fallback=_read_part(stated, path, FALLBACK_NAME, of_dna))
+
+
+def _read_part(document: Mapping[str, Any], path: Path, file_name: str, schema: Schema) -> Classifier:
+    """Read a head with its calibrations."""
+    kind, members = _head_of(document, path)
+    try:
         calibration = Calibration.from_json(document.get("calibration"), len(schema.labels))
         stated = document.get("sequences")
         sequences = None if stated is None else SequenceCalibration.from_json(stated, len(schema.labels))
     except InputError as error:
-        raise InputError(f"Cannot read the classifier {path}: {str(error).rstrip('.')}. Train it again.") from error
-    if len(schema.labels) < 2:
-        raise InputError(f"Cannot read the classifier {path}: expected at least two classes, found {schema.labels}.")
-    head = _read_head(path / TENSORS_NAME, document.get("sha256"), kind, members, schema)
+        raise _unreadable(path, error) from error
+    head = _read_head(path / file_name, document.get("sha256"), kind, members, schema)
     about = document.get("about")
     return Classifier(schema, head, calibration, about if isinstance(about, dict) else {}, str(path), sequences)
+
+
+def _unreadable(path: Path, error: InputError) -> InputError:
+    return InputError(f"Cannot read the classifier {path}: {str(error).rstrip('.')}. Train it again.")
 
 
 def _head_of(document: Mapping[str, Any], path: Path) -> tuple[HeadKind, int]:

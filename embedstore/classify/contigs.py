@@ -24,6 +24,7 @@ class SourceCounts(NamedTuple):
     Attributes
     ----------
     dropped : reasons why chunks gave no sample -> how many.
+    closed : chunks without an open frame whose DNA is scored, as the sequence has no sample.
     """
 
     source: str
@@ -31,6 +32,7 @@ class SourceCounts(NamedTuple):
     chunks: int
     samples: int
     dropped: dict[str, int]
+    closed: int = 0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -42,12 +44,14 @@ class Contig:
     scored : how many of its samples have a score.
     scores : (classes,) of the sequence; None if none of its samples has one.
     confidence : the smaller of the score of the call and of the share of samples that are called so themselves.
+    from_dna : the scores are those of its chunks, none of which has an open frame; see `fallback`.
     """
 
     counts: SourceCounts
     scored: int
     scores: NDArray[np.float64] | None
     confidence: float
+    from_dna: bool = False
 
     @property
     def call(self) -> int:
@@ -119,11 +123,17 @@ class ContigGatherer:
 
 
 class ContigTable:
-    """Writes `contigs.tsv`, the header at once."""
+    """Writes `contigs.tsv`, the header at once.
 
-    def __init__(self, stream: BinaryIO, labels: Sequence[str]) -> None:
+    Parameters
+    ----------
+    says_from : whether a last column, `from`, says of each call what it is from: "samples" or "dna".
+    """
+
+    def __init__(self, stream: BinaryIO, labels: Sequence[str], *, says_from: bool = False) -> None:
         self._stream = stream
         self._labels = labels
+        self._says_from = says_from
         names = (
             "source",
             "length",
@@ -132,6 +142,7 @@ class ContigTable:
             *(f"score_{cell(label)}" for label in labels),
             "call",
             "confidence",
+            *(("from",) if says_from else ()),
         )
         stream.write(("\t".join(names) + "\n").encode())
 
@@ -147,6 +158,8 @@ class ContigTable:
         else:
             facts += [f"{number:.6f}" for number in contig.scores.tolist()]
             facts += [cell(self._labels[contig.call]), f"{contig.confidence:.6f}"]
+        if self._says_from:
+            facts.append("" if contig.scores is None else "dna" if contig.from_dna else "samples")
         return "\t".join(map(str, facts))
 
 

@@ -23,7 +23,8 @@ from embedstore.classify.classifier import REPORT_NAME, SCORES_NAME, Classifier,
 from embedstore.classify.fragments import fragments_of
 from embedstore.classify.provenance import Provenance
 from embedstore.classify.scores import Scores, logits_of, write_scores
-from embedstore.classify.training import assess, assess_contigs, require_labelled
+from embedstore.classify.training import assess, assess_contigs, positive_class, require_labelled
+from embedstore.classify.unseen import cut_sources
 from embedstore.errors import InputError
 from embedstore.features import (
     Features,
@@ -95,9 +96,12 @@ def evaluate(
     looked_for = positive or _positive_of(classifier)
     folds = np.zeros(len(scores.y), np.int64)
     fragments = fragments_of(scores.samples, logits, scores.probabilities, scores.y, folds)
+    sources = cut_sources(samples, scores.samples, scores.y, scores.labels)
+    of_all = sources.recall_of_all(scores, logits, classifier, positive_class(classifier.labels, looked_for))
     metrics = {
         **assess(scores, seed, scores.samples.preparation.chunk_length, looked_for),
-        "contigs": assess_contigs(fragments, classifier, looked_for, seed),
+        **sources.to_json(),
+        "contigs": assess_contigs(fragments, classifier, looked_for, seed, of_all=of_all),
         "unlabelled": unlabelled,
         "groups_seen_in_training": groups_seen(classifier, scores),
     }

@@ -3,13 +3,15 @@
 What a user wants to know is the class of a contig. So genomes are cut at regular places into fragments of 0.5, 1, 3 and
 10 kb, as if those were the contigs; the logits of a fragment's samples, of heads that have not seen the genome, are
 averaged, calibrated by their number (see `calibration`), and measured by length. Fragments without a sample, since no
-frame of them is open, are not among them.
+frame of them is open, are not among them; where it is known how many there are (see `unseen`), recall is also given of
+all fragments, those without a call included.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -58,6 +60,7 @@ def fragments_of(
     y: Classes,
     folds: NDArray[np.int64],
     lengths_bases: Sequence[int] = FRAGMENT_BASES,
+    source_bases: NDArray[np.int64] | None = None,
 ) -> Fragments:
     """Cut the sources of samples into fragments, and average logits and scores of the samples within each.
 
@@ -68,12 +71,12 @@ def fragments_of(
     ----------
     samples : n of them. logits, probabilities : (n, classes). y, folds : (n,).
     lengths_bases : those shorter than a chunk are left out.
+    source_bases : length of each source, by its number; None: sources end with their last sample.
     """
-    chunk = int((samples.end - samples.start + 1).max(initial=1))
-    chunk = samples.preparation.chunk_length or chunk
+    chunk = chunk_bases(samples)
     sources = samples.sources.codes.astype(np.int64)
     ends = np.zeros(len(samples.sources.names) + 1, np.int64)
-    np.maximum.at(ends, sources, samples.end)
+    np.maximum.at(ends, sources, samples.end if source_bases is None else source_bases[sources])
     middle = (samples.start + samples.end) // 2 - 1
     parts = []
     for length in lengths_bases:
@@ -91,6 +94,11 @@ def fragments_of(
         lengths = np.full(len(counts), length, np.int64)
         parts.append(Fragments(lengths, y[one], groups, folds[one], means[0], means[1], counts.astype(np.int64)))
     return _concatenated(parts, logits.shape[1])
+
+
+def chunk_bases(samples: Samples) -> int:
+    """Return the length of the chunks that samples were cut from; if nobody stated it, that of the longest sample."""
+    return samples.preparation.chunk_length or int((samples.end - samples.start + 1).max(initial=1))
 
 
 def _sums(numbers: NDArray[Any], members: NDArray[Any], count: int) -> Floats:
@@ -151,6 +159,7 @@ def assess_fragments(
     positive: int | None,
     seed: int,
     crossed: Probabilities | None = None,
+    of_all: Mapping[int, Any] = MappingProxyType({}),
 ) -> list[dict[str, Any]]:
     """Return the metrics of fragments by length, with intervals; lengths with too few fragments are left out.
 
@@ -159,6 +168,7 @@ def assess_fragments(
     after : (n, classes) probabilities, calibrated for sequences; `before_calibration` are the means over the samples.
     positive : place of the class that is looked for; None: there is none.
     crossed : like `after`, of each fragment by a calibration that is fitted to the other folds.
+    of_all : length -> recall of all fragments, those without a sample included, see `unseen`; empty: it is not known.
     """
     found = []
     others = {"before_calibration": fragments.scores, **({} if crossed is None else {"calibrated_by_others": crossed})}
@@ -176,6 +186,7 @@ def assess_fragments(
                 **({} if positive is None else {"positive": measures.of_positive(positive)}),
                 **measures.at(),
                 **{name: how_calibrated(y, scores[here], labels) for name, scores in others.items()},
+                "of_all": of_all.get(length),
                 "intervals": intervals(measures, y, fragments.groups[here], seed, _REPLICATES),
             }
         )

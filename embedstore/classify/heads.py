@@ -52,6 +52,7 @@ class TrainOptions:
     patience_epochs : of "mlp": training ends after so many epochs in which the validation loss did not fall.
     ignore_unlabelled : leave samples without a label out, rather than refuse them.
     device : of "mlp": "cpu", "cuda:0"; None: the best there is.
+    dna_only_fallback : train a second head along, on the DNA blocks alone, for sequences without a sample.
 
     Raises
     ------
@@ -77,6 +78,7 @@ class TrainOptions:
     input_dropout: float = 0.0
     ignore_unlabelled: bool = False
     device: str | None = None
+    dna_only_fallback: bool = False
 
     def __post_init__(self) -> None:
         if not 0 <= self.test_share < 1:

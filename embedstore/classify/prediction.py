@@ -14,6 +14,7 @@ import json
 import shutil
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
@@ -28,7 +29,8 @@ import numpy as np
 from embedstore.atomic import cell, from_cell
 from embedstore.classify.blocks import find_spaces, require_schema
 from embedstore.classify.classifier import Classifier, load_classifier
-from embedstore.classify.contigs import ContigGatherer, SourceCounts
+from embedstore.classify.contigs import Contig, ContigGatherer, SourceCounts
+from embedstore.classify.fallback import DnaCaller, fallback_of
 from embedstore.classify.metrics import Floats, Probabilities
 from embedstore.classify.scores import PIECE_ROWS
 from embedstore.classify.tables import Tables, Tally, open_tables
@@ -37,12 +39,12 @@ from embedstore.features import FillFrom, Preparation, Samples, collect, fill_sp
 from embedstore.filling import FillOptions, FillReport, SpaceTarget
 from embedstore.filling.intake import WINDOW_RECORDS, WINDOW_RESIDUES, Window
 from embedstore.filling.summary import OnProgress
-from embedstore.identity import Molecule
+from embedstore.identity import Molecule, sequence_key
 from embedstore.models.resolution import ModelOptions
 from embedstore.records import Record, Rejection
 from embedstore.samples import LabelledInput, PrepareCounts, PrepareOptions, cut_samples, read_samples
 from embedstore.samples.codes import AUTO, STANDARD_CODE, CodeChoice
-from embedstore.samples.cutting import CutSamples
+from embedstore.samples.cutting import CutSamples, closed_chunks
 from embedstore.samples.outputs import SAMPLES_NAME, OutputFolder
 from embedstore.samples.sources import SourceReader, find_files, parse_input
 from embedstore.samples.table import SampleWriter
@@ -50,6 +52,7 @@ from embedstore.store.store import SpaceStore
 
 REPORT_NAME = "predict.json"
 _SOURCES_NAME = "sources.jsonl"
+_CLOSED_KEYS_NAME = "closed.keys"
 _WORK_PREFIX = ".predict-"
 
 OnCut = Callable[[PrepareCounts], object]
@@ -69,6 +72,7 @@ class PredictOptions:
         does not translate as the classifier's, or is none of its codes.
     min_length_bases : shorter sequences are not cut; None: 60.
     compat : "virnucpro" writes VirNucPro's two tables too.
+    dna_only_fallback : call sequences without an open frame from their DNA alone, by the classifier's fallback.
     fill : device, and when segments are committed.
     model_options : model -> weights, precision and so on, where not the defaults.
     """
@@ -78,6 +82,7 @@ class PredictOptions:
     genetic_code: CodeChoice | None = None
     min_length_bases: int | None = None
     compat: Literal["virnucpro"] | None = None
+    dna_only_fallback: bool = False
     fill: FillOptions = field(default_factory=FillOptions)
     model_options: Mapping[str, ModelOptions] = field(default_factory=dict)
 
@@ -156,17 +161,23 @@ def predict(
     started = time.monotonic()
     options, progress, output = options or PredictOptions(), progress or PredictProgress(), Path(output)
     classifier = classifier if isinstance(classifier, Classifier) else load_classifier(classifier)
+    fallback = fallback_of(classifier) if options.dna_only_fallback else None
     preparing = prepare_options(classifier, options)
     targets = find_spaces(classifier, store, options.models, options.model_options)
     require_schema(classifier, targets, Preparation(**preparing.preparation()), "this prediction")
     files = find_files([parse_input(one) for one in sequences]).files
     reader = SourceReader(files, preparing.reads_coding)
     with OutputFolder(output) as folder, _work_folder(output) as work:
-        tables = open_tables(folder, classifier, preparing, _sources(work), compat=options.compat)
-        counts = _cut(reader, preparing, {target.recipe.molecule for target in targets}, work, progress.on_cut)
+        says_from = fallback is not None
+        tables = open_tables(folder, classifier, preparing, _sources(work), compat=options.compat, says_from=says_from)
+        molecules = {target.recipe.molecule for target in targets}
+        counts = _cut(reader, preparing, molecules, work, progress.on_cut, closed=says_from)
         windows = partial(_CutWindows, work, preparing.length_bases)
         filled_targets, filled = fill_spaces(targets, FillFrom(work, options.fill, progress.on_fill), windows)
-        tally = _score(_Scorer(classifier, filled_targets, filled), work, tables, counts.samples, progress.on_scored)
+        scorer = _Scorer(classifier, filled_targets, filled)
+        with (work / _CLOSED_KEYS_NAME).open("rb") as keys:
+            caller = None if fallback is None else DnaCaller(fallback, filled_targets, keys)
+            tally = _score(scorer, caller, work, tables, counts.samples, progress.on_scored)
         report = PredictReport(
             output=output,
             classifier=classifier.name,
@@ -217,28 +228,53 @@ def _one_choice(code: CodeChoice | str, classifier: Classifier) -> CodeChoice:
 
 
 def _cut(
-    reader: SourceReader, options: PrepareOptions, molecules: Set[Molecule], work: Path, on_cut: OnCut | None
+    reader: SourceReader,
+    options: PrepareOptions,
+    molecules: Set[Molecule],
+    work: Path,
+    on_cut: OnCut | None,
+    *,
+    closed: bool = False,
 ) -> PrepareCounts:
-    """Write samples, their sequences of some molecules with the keys, and one line per source."""
+    """Write samples, their sequences of some molecules with the keys, and one line per source.
+
+    Parameters
+    ----------
+    closed : with the DNA of samples, write that of the chunks of sources that have no sample; their keys apart, too.
+    """
     counts = PrepareCounts()
     with ExitStack() as stack:
 
         def create(name: str) -> BinaryIO:
             return stack.enter_context((work / name).open("xb"))
 
-        samples, sources = SampleWriter(create(SAMPLES_NAME)), create(_SOURCES_NAME)
+        samples, sources, keys = SampleWriter(create(SAMPLES_NAME)), create(_SOURCES_NAME), create(_CLOSED_KEYS_NAME)
         sequences = {molecule: create(_sequences_name(molecule)) for molecule in molecules}
         for cut in cut_samples(reader, options):
             samples.write(cut.table)
             for molecule, stream in sequences.items():
                 stream.write(b"".join(_sequence_lines(cut, molecule)))
+            chunks: Counter[str] = Counter()
+            for source, dna, name in _closed_chunks(cut, options) if closed else ():
+                key = sequence_key(dna)
+                sequences["dna"].write(_sequence_line(key, dna, name))
+                keys.write(key)
+                chunks[source] += 1
             for one in cut.finished:
-                line = SourceCounts(one.source, one.length_bases, one.chunks, one.samples, one.dropped)
+                closed_here = chunks[one.source]
+                line = SourceCounts(one.source, one.length_bases, one.chunks, one.samples, one.dropped, closed_here)
                 sources.write(json.dumps(line).encode() + b"\n")
             counts.add(cut, reader.read)
             if on_cut is not None:
                 on_cut(counts)
     return replace(counts, records=reader.read)
+
+
+def _closed_chunks(cut: CutSamples, options: PrepareOptions) -> Iterator[tuple[str, bytes, str]]:
+    """Yield the chunks of the sources that end in a window without a sample, see `closed_chunks`."""
+    without = {one.source for one in cut.finished if not one.samples}
+    ended = [piece.source for piece in cut.window.pieces if piece.is_last and piece.source.id in without]
+    return closed_chunks(ended, options)
 
 
 def _sequences_name(molecule: Molecule) -> str:
@@ -249,7 +285,11 @@ def _sequence_lines(cut: CutSamples, molecule: Molecule) -> Iterator[bytes]:
     """Write for each sample its key in hexadecimal, its sequence, and its id."""
     keys = cut.table.dna_keys if molecule == "dna" else cut.table.protein_keys
     for key, sequence, name in zip(keys, cut.sequences[molecule], cut.table.samples, strict=True):
-        yield b"%b\t%b\t%b\n" % (key.tobytes().hex().encode(), sequence, cell(name).encode())
+        yield _sequence_line(key.tobytes(), sequence, name)
+
+
+def _sequence_line(key: bytes, sequence: bytes, name: str) -> bytes:
+    return b"%b\t%b\t%b\n" % (key.hex().encode(), sequence, cell(name).encode())
 
 
 class _CutWindows:
@@ -280,22 +320,28 @@ class _CutWindows:
                 yield Window(records, [sequence for _, sequence, _ in some], keys)
 
 
-def _score(scorer: _Scorer, work: Path, tables: Tables, expected: int, on_scored: OnScored | None) -> Tally:
-    """Score samples batch by batch and write the tables."""
+def _score(
+    scorer: _Scorer, caller: DnaCaller | None, work: Path, tables: Tables, expected: int, on_scored: OnScored | None
+) -> Tally:
+    """Score samples batch by batch and write the tables; sequences without a sample are called by `caller`."""
     labels, preparation = scorer.classifier.labels, scorer.classifier.schema.preparation
     gatherer = ContigGatherer(_sources(work), len(labels), scorer.classifier.sequences)
     tally = Tally(labels)
     done = 0
+
+    def called(contigs: Iterator[Contig]) -> list[Contig]:
+        return list(contigs if caller is None else caller.call(contigs))
+
     for batch in read_samples(work / SAMPLES_NAME, PIECE_ROWS):
         samples = collect([batch], preparation, "the input")
         scores, logits = scorer.score(samples)
-        contigs = list(gatherer.add(scores, logits))
+        contigs = called(gatherer.add(scores, logits))
         tables.write(samples, scores, contigs)
         tally.add(scores, contigs)
         done += len(samples)
         if on_scored is not None:
             on_scored(done, expected)
-    contigs = list(gatherer.finish())
+    contigs = called(gatherer.finish())
     tables.write(None, np.empty((0, len(labels))), contigs)
     tally.add(np.empty((0, len(labels))), contigs)
     tables.finish()

@@ -50,6 +50,7 @@ HEADLINES = (
 )
 _OF_CLASS = (("auroc", "AUROC"), ("auprc", "AUPRC"), ("f1", "F1"), ("precision", "precision"), ("recall", "recall"))
 _GROUPS_SHOWN = 200
+_UNSEEN_GROUPS = 20
 _FEWEST_GROUPS = 3
 """Of each class, for an interval from drawing groups to say anything."""
 _ENOUGH_GROUPS = 10
@@ -185,8 +186,9 @@ def _evaluated(tested: Assessed) -> list[Section]:
     """Return the sections about scored samples, the class that is looked for first."""
     first = [_positive(tested)] if "positive" in tested.evaluation else []
     contigs = [_contigs(tested)] if tested.evaluation.get("contigs") else []
+    unseen = [_unseen(tested)] if "seen" in tested.evaluation else []
     others = [_metrics(tested), _classes(tested), _plots(tested), _groups(tested), _lengths(tested)]
-    return [*first, *contigs, *others]
+    return [*first, *contigs, *unseen, *others]
 
 
 _OF_POSITIVE = (("auroc", "AUROC"), ("auprc", "AUPRC"), ("recall", "recall"), ("precision", "precision"))
@@ -215,17 +217,21 @@ def _contigs(tested: Assessed) -> Section:
     names = [] if positive is None else ["classes", positive["label"]]
     text = (
         "Sources cut into fragments of one length, each scored from the mean logit and the number of its samples, as "
-        "predict scores a sequence; fragments without a sample are not among them. In grey: intervals as below."
+        "predict scores a sequence; fragments without a sample are not among them. Recall of all: of these, and of "
+        "those without a sample, which are never found. In grey: intervals as below."
     )
-    header = ["bases", "fragments", "groups", "AUROC", "AUPRC", "recall"]
+    header = ["bases", "fragments", "of", "groups", "AUROC", "AUPRC", "recall", "recall of all"]
     if positive is not None:
         precisions = [f"precision at {float(each):.0%}" for each in positive["precision_at_prevalence"]]
         header += ["false positive rate ↓", *precisions]
     rows, calibrations = [], []
     for part in contigs:
         one = Assessed(part, tested.scores)
-        cells: list[Cell] = [f"{part['length_bases']:,}", f"{part['fragments']:,}", f"{part['groups']:,}"]
+        of_all = part.get("of_all")
+        count = "–" if of_all is None else f"{of_all['fragments']:,}"
+        cells: list[Cell] = [f"{part['length_bases']:,}", f"{part['fragments']:,}", count, f"{part['groups']:,}"]
         cells += [one.number(*names, key) for key in ("auroc", "auprc", "recall")]
+        cells.append(decimal(None if of_all is None else of_all.get("positive", of_all)["recall"]))
         if positive is not None:
             cells.append(decimal(part["positive"]["false_positive_rate"]))
             cells += [decimal(each) for each in part["positive"]["precision_at_prevalence"].values()]
@@ -233,6 +239,36 @@ def _contigs(tested: Assessed) -> Section:
         calibrations.append([f"{part['length_bases']:,}", *_calibration_cells(part)])
     title = "Contigs by length" if positive is None else f"Contigs by length: {positive['label']}"
     return Section(title, (text, Table(header, rows), _CALIBRATION_TEXT, Table(_CALIBRATION_HEADER, calibrations)))
+
+
+_UNSEEN_TEXT = (
+    "A chunk with a stop codon in every frame gives no sample, and a sequence of such chunks only gets no call: the "
+    "numbers of samples say nothing of them. Share: of the chunks, those with an open frame."
+)
+_UNSEEN_HEADER = ("sequences", "without a sample", "chunks", "with an open frame", "share")
+
+
+def _unseen(tested: Assessed) -> Section:
+    """Return which share of the chunks gave samples, by class, by length of the sequence and by group."""
+    seen = tested.evaluation["seen"]
+    title = "What is not seen"
+    if seen is None:
+        return Section(title, (_UNSEEN_TEXT, f"Not known here: {tested.evaluation['seen_unknown']}."))
+
+    def row(name: str, part: Mapping[str, Any]) -> tuple[Cell, ...]:
+        counts = (part[key] for key in ("sources", "sources_without_sample", "chunks", "chunks_seen"))
+        return name, *(f"{number:,}" for number in counts), decimal(part["share"])
+
+    rows = [row("all", seen), *(row(part["label"], part) for part in seen["by_label"])]
+    for part in seen["by_length"]:
+        span = f"{part['from']:,}–{part['to']:,} bases" if part["to"] else f"{part['from']:,} bases and more"
+        rows.append(row(span, part))
+    parts: list[str | Table | Figures] = [_UNSEEN_TEXT, Table(("", *_UNSEEN_HEADER), rows)]
+    groups = sorted(seen["by_group"] or (), key=lambda part: (part["share"] or 0.0, part["group"]))[:_UNSEEN_GROUPS]
+    if len(groups) > 1:
+        least = [row(part["group"], part) for part in groups]
+        parts += ["The groups of which least is seen.", Table(("group", *_UNSEEN_HEADER), least)]
+    return Section(title, tuple(parts))
 
 
 _CALIBRATION_TEXT = (
@@ -420,6 +456,8 @@ def _training(classifier: Classifier) -> Section:
         parts += [_RELATIVES_TEXT, _relatives_table(about["relatives"])]
     if about.get("simple_head"):
         parts.insert(0, simple_head_text(about["simple_head"]))
+    if "dna_only_fallback" in about["test"]:
+        parts.append(fallback_text(about["test"]["dna_only_fallback"]))
     return Section("How it was trained", tuple(parts))
 
 
@@ -456,6 +494,15 @@ def simple_head_text(found: Mapping[str, Any]) -> str:
         said = f"This head does not beat the simple one ({simple}) on the same folds; use that one"
     numbers = f"AUROC {decimal(ours['auroc'])} and {decimal(found['auroc'])}"
     return f"{said} ({numbers}, log loss {decimal(ours['log_loss'])} and {decimal(found['log_loss'])})."
+
+
+def fallback_text(found: Mapping[str, Any]) -> str:
+    """Say how the head on DNA alone does, and of what that is known."""
+    said = "A second head on the DNA alone, for sequences without an open frame: AUROC"
+    closed = found.get("closed_chunks")
+    if closed is not None:
+        return f"{said} {decimal(closed['auroc'])} on {closed['chunks']:,} chunks without one."
+    return f"{said} {decimal(found['auroc'])} on the samples, which have one; on chunks without one it is not known."
 
 
 def _origin(classifier: Classifier, made: Provenance) -> Section:

@@ -42,11 +42,13 @@ class Tally:
     Attributes
     ----------
     contigs : call, or why there is none -> sequences.
+    contigs_from_dna : call -> sequences without a sample, which are not among the others.
     """
 
     labels: tuple[str, ...]
     samples: Counter[str] = field(default_factory=Counter)
     contigs: Counter[str] = field(default_factory=Counter)
+    contigs_from_dna: Counter[str] = field(default_factory=Counter)
     samples_without_vector: int = 0
 
     def add(self, scores: Probabilities, contigs: Iterable[Contig]) -> None:
@@ -56,13 +58,15 @@ class Tally:
         for place, count in enumerate(np.bincount(present.argmax(axis=1), minlength=len(self.labels)).tolist()):
             self.samples[self.labels[place]] += count
         for contig in contigs:
-            self.contigs[why_unscored(contig.counts) if contig.scores is None else self.labels[contig.call]] += 1
+            counter = self.contigs_from_dna if contig.from_dna else self.contigs
+            counter[why_unscored(contig.counts) if contig.scores is None else self.labels[contig.call]] += 1
 
     def to_json(self) -> dict[str, Any]:
         """The tally as JSON values."""
         return {
             "samples_called": dict(self.samples),
             "sequences_called": dict(self.contigs),
+            "sequences_called_from_dna": dict(self.contigs_from_dna),
             "samples_without_vector": self.samples_without_vector,
         }
 
@@ -82,18 +86,20 @@ def open_tables(
     sources: Iterator[SourceCounts],
     *,
     compat: Literal["virnucpro"] | None,
+    says_from: bool = False,
 ) -> Tables:
     """Create the requested tables.
 
     Parameters
     ----------
     sources : what was cut, drawn from when the first samples come.
+    says_from : see `ContigTable`.
 
     Raises
     ------
     InputError : VirNucPro's tables are wanted of a classifier that is not one of viruses and others.
     """
-    ours = OwnTables(folder, classifier.labels)
+    ours = OwnTables(folder, classifier.labels, says_from=says_from)
     return Both((ours, VirnucproTables(folder, classifier, options, sources))) if compat == "virnucpro" else ours
 
 
@@ -115,10 +121,10 @@ class Both:
 class OwnTables:
     """`predictions.tsv` and `contigs.tsv`."""
 
-    def __init__(self, folder: OutputFolder, labels: tuple[str, ...]) -> None:
+    def __init__(self, folder: OutputFolder, labels: tuple[str, ...], *, says_from: bool = False) -> None:
         self._labels = labels
         self._predictions = folder.create(PREDICTIONS_NAME)
-        self._contigs = ContigTable(folder.create(CONTIGS_NAME), labels)
+        self._contigs = ContigTable(folder.create(CONTIGS_NAME), labels, says_from=says_from)
         scores = (f"score_{cell(label)}" for label in labels)
         names = ("sample", "source", "start", "end", "strand", "frame", *scores, "call")
         self._predictions.write(("\t".join(names) + "\n").encode())

@@ -4,6 +4,7 @@
        each fold: a head that is fitted to the others ─▶ out-of-fold logits of every sample
        out-of-fold logits ─▶ calibration of samples and of sequences ─▶ scores of every sample
        all folds ─▶ the head that is shipped ─▶ classifier.safetensors, .json ─▶ report.html
+    (on request: the same once more with the DNA blocks alone ─▶ the fallback)
 
 Scores out of fold are calibrated by what all of them are calibrated by, which does not move one fold against another,
 as calibrating each by the other folds would: that costs the AUROC of all folds together one to two hundredths. How well
@@ -18,10 +19,11 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -31,6 +33,7 @@ from embedstore.atomic import replacing
 from embedstore.classify.blocks import FeatureInput, Reading, open_input
 from embedstore.classify.calibration import Calibration, SequenceCalibration, calibrate, uncalibrated
 from embedstore.classify.classifier import REPORT_NAME, SCORES_NAME, Classifier, check_output, save_classifier
+from embedstore.classify.fallback import dna_features, with_closed
 from embedstore.classify.fitting import CrossFitted, OnFitted, PartRows, cross_fit, log_losses, row_weights
 from embedstore.classify.fragments import (
     Fragments,
@@ -47,6 +50,7 @@ from embedstore.classify.relatives import Relative, find_relatives
 from embedstore.classify.resampling import LEVEL, REPLICATES, intervals
 from embedstore.classify.scores import Scores, logits_of, write_scores
 from embedstore.classify.splitting import TEST, Split, given_split, split_samples
+from embedstore.classify.unseen import CutSources, cut_sources
 from embedstore.errors import InputError, StorageError, plain
 from embedstore.features import Features, Samples, is_merged_file
 from embedstore.features.features import Indices
@@ -243,14 +247,49 @@ def train(
         parts = given_split(labelled, read_assignments(split, "part"), options, pairs)
     if on_split is not None:
         on_split(parts)
+    of_dna = dna_features(features) if options.dna_only_fallback else None
     trained = fit_classifier(features, labelled, parts, options, name=str(output), on_fitted=on_fitted)
-    evaluation = trained.assessed()
+    fallback = None
+    if of_dna is not None:
+        of_both = with_closed(samples, reading, of_dna, labelled, parts)
+        fallback = _fallback(*of_both, options, on_fitted, opened=labelled)
+    tested = trained.test
+    evaluation = trained.assessed(cut_sources(samples, tested.samples, tested.y, tested.labels))
+    if fallback is not None:
+        evaluation["dna_only_fallback"] = fallback.about["test"]
     found = {"relatives": [one.to_json() for one in alike], "test": evaluation}
-    classifier = replace(trained.classifier, about={**trained.classifier.about, **found})
+    classifier = replace(trained.classifier, about={**trained.classifier.about, **found}, fallback=fallback)
     save_classifier(classifier, output)
     stated = made.of(samples, reading, split=split, seed=options.seed)
     failed = _write_for_people(classifier, trained.test, output, stated)
     return TrainReport(output, classifier, parts, evaluation, time.monotonic() - started, failed)
+
+
+_OF_FALLBACK = ("tested_on", "samples", "groups", "positive", "auroc", "auprc", "balanced_accuracy", "ece_balanced")
+"""What is said of a fallback, of the samples and the closed chunks that it is tested on; and contigs of these."""
+
+
+def _fallback(
+    features: Features,
+    samples: Samples,
+    split: Split,
+    options: TrainOptions,
+    on_fitted: OnFitted | None,
+    *,
+    opened: Samples,
+) -> Classifier:
+    """Fit a head to DNA alone, with the folds of the other one, and measure it, also on chunks not `opened`."""
+    trained = fit_classifier(features, samples, split, options, name="the head on DNA alone", on_fitted=on_fitted)
+    measured, test = trained.assessed(), trained.test
+    shown = {name: measured[name] for name in (*_OF_FALLBACK, "contigs") if name in measured}
+    closed = np.flatnonzero(~np.isin(test.samples.ids, opened.ids))
+    if len(closed):
+        found = Measures(test.y[closed], test.probabilities[closed], test.labels).at()
+        shown["closed_chunks"] = jsonable(
+            {"chunks": len(closed), **{name: found[name] for name in ("auroc", "balanced_accuracy", "ece_balanced")}}
+        )
+    about = {name: trained.classifier.about[name] for name in ("fit", "simple_head")}
+    return replace(trained.classifier, about={**about, "test": shown})
 
 
 def _relatives(given: FeatureInput, samples: Samples) -> tuple[Relative, ...]:
@@ -269,6 +308,7 @@ class Trained:
     Attributes
     ----------
     test : scores of the test part; without one those out of fold, of all samples.
+    logits : (n, classes) of the same.
     fragments : of the sources of these.
     crossed : probabilities of fragments by a calibration that is fitted to the other folds, see `assess_fragments`.
     calibrations : JSON values that compare the scores of samples with others.
@@ -276,19 +316,28 @@ class Trained:
 
     classifier: Classifier
     test: Scores
+    logits: NDArray[np.float32]
     fragments: Fragments
     crossed: Probabilities | None
     calibrations: dict[str, Any]
 
-    def assessed(self) -> dict[str, Any]:
-        """Return all metrics of the tested samples, see `assess`, and of fragments, as JSON values."""
+    def assessed(self, sources: CutSources | None = None) -> dict[str, Any]:
+        """Return all metrics of the tested samples, see `assess`, and of fragments, as JSON values.
+
+        Parameters
+        ----------
+        sources : what the tested samples were cut from, if that is known.
+        """
         options = self.classifier.about["options"]
         seed, positive = options["seed"], options["positive"]
+        place = positive_class(self.classifier.labels, positive)
+        of_all = {} if sources is None else sources.recall_of_all(self.test, self.logits, self.classifier, place)
         return {
             "tested_on": "folds" if TEST not in self.classifier.about["split"]["groups"] else "test",
             **assess(self.test, seed, self.classifier.schema.preparation.chunk_length, positive),
             **self.calibrations,
-            "contigs": assess_contigs(self.fragments, self.classifier, positive, seed, self.crossed),
+            **({} if sources is None else sources.to_json()),
+            "contigs": assess_contigs(self.fragments, self.classifier, positive, seed, self.crossed, of_all),
         }
 
 
@@ -339,7 +388,7 @@ def fit_classifier(
     classifier = Classifier(schema, fitted.head, calibration, about, name, sequences)
     if TEST in split.rows:
         return Trained(classifier, *_tested(features, samples, split.rows[TEST], classifier), None, {})
-    return Trained(classifier, scores, fragments, crossed, folded.calibrations(calibration))
+    return Trained(classifier, scores, fitted.logits, fragments, crossed, folded.calibrations(calibration))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -385,17 +434,18 @@ def assess_contigs(
     positive: str | None,
     seed: int,
     crossed: Probabilities | None = None,
+    of_all: Mapping[int, Any] = MappingProxyType({}),
 ) -> list[dict[str, Any]]:
     """Return the metrics of fragments, scored as `predict` scores sequences, by length, as JSON values.
 
     Parameters
     ----------
     positive : the class that is looked for, see `positive_class`.
-    crossed : see `assess_fragments`.
+    crossed, of_all : see `assess_fragments`.
     """
-    sequences, place = classifier.sequences, positive_class(classifier.labels, positive)
-    scores = fragments.scores if sequences is None else sequences.probabilities(fragments.logits, fragments.counts)
-    found = assess_fragments(fragments, scores, classifier.labels, place, seed, crossed)
+    place = positive_class(classifier.labels, positive)
+    scores = classifier.sequence_scores(fragments.logits, fragments.scores, fragments.counts)
+    found = assess_fragments(fragments, scores, classifier.labels, place, seed, crossed, of_all)
     return jsonable(found)  # type: ignore[no-any-return]
 
 
@@ -419,12 +469,14 @@ def _simple_head(folded: _Folded, on_fitted: OnFitted | None) -> dict[str, Any] 
     return {"head": "linear", **theirs, "of_this_head": ours, "is_beaten": is_beaten}
 
 
-def _tested(features: Features, samples: Samples, rows: Indices, classifier: Classifier) -> tuple[Scores, Fragments]:
+def _tested(
+    features: Features, samples: Samples, rows: Indices, classifier: Classifier
+) -> tuple[Scores, NDArray[np.float32], Fragments]:
     """Score a test part and its fragments by the head that is shipped."""
     y = samples.labels.codes[rows].astype(np.int64)
     logits = logits_of(features, rows, classifier.head)
     scores = Scores(samples.take(rows), y, classifier.calibration.probabilities(logits), classifier.labels)
-    return scores, fragments_of(scores.samples, logits, scores.probabilities, y, np.zeros(len(y), np.int64))
+    return scores, logits, fragments_of(scores.samples, logits, scores.probabilities, y, np.zeros(len(y), np.int64))
 
 
 def _write_for_people(classifier: Classifier, test: Scores, output: Path, made: Provenance) -> str:

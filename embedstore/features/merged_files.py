@@ -36,10 +36,10 @@ from embedstore.features.schema import Preparation
 from embedstore.identity import Molecule
 from embedstore.records import KEY_BYTES, Keys, not_finite
 from embedstore.samples.outputs import SETTINGS_NAME
+from embedstore.samples.preparing import read_settings
 from embedstore.samples.table import SampleBatch, read_samples
 from embedstore.storage.local import LocalStorage
 from embedstore.store.segment_files import row_checksums
-from embedstore.strict_json import read_json
 
 _READERS = {".zarr": read_zarr, ".h5": read_hdf5, ".npz": read_npz}
 _SHOWN_CHARACTERS = 500
@@ -204,7 +204,7 @@ def read_preparation(path: Path) -> Preparation:
     InputError : the file does not say it.
     """
     try:
-        document = read_json(path)
+        document = read_settings(path)
     except FileNotFoundError:
         return Preparation()
     except (OSError, ValueError) as error:

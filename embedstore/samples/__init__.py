@@ -11,6 +11,7 @@
 from embedstore.samples.codes import CodeTable, read_code_table
 from embedstore.samples.cutting import CutSamples, PrepareOptions, SourceSummary, cut_samples
 from embedstore.samples.preparing import PrepareCounts, PrepareReport, prepare
+from embedstore.samples.seen import Seen, SeenCounts
 from embedstore.samples.sources import LabelledInput
 from embedstore.samples.table import Sample, SampleBatch, read_samples
 
@@ -23,6 +24,8 @@ __all__ = [
     "PrepareReport",
     "Sample",
     "SampleBatch",
+    "Seen",
+    "SeenCounts",
     "SourceSummary",
     "cut_samples",
     "prepare",

@@ -72,6 +72,7 @@ class PrepareOptions:
     group_by : "file" or "record"; None: a file that was named is grouped by record, the files of a folder by file.
     compat : "virnucpro" cuts and translates as VirNucPro does, quirks included.
     coding_only : cut only the coding sequences that GenBank states, and translate these only in their frame.
+    keep_closed : write the chunks without an open frame too, as `closed.fna`, for a head on DNA alone.
 
     Raises
     ------
@@ -84,6 +85,7 @@ class PrepareOptions:
     group_by: GroupBy | None = None
     compat: Compat | None = None
     coding_only: bool = False
+    keep_closed: bool = False
 
     def __post_init__(self) -> None:
         if self.length_bases < CODON_BASES:
@@ -156,6 +158,7 @@ class PrepareOptions:
             "group_by": self.group_by,
             "compat": self.compat,
             **({"coding_only": True} if self.coding_only else {}),
+            **({"keep_closed": True} if self.keep_closed else {}),
         }
 
     def preparation(self) -> dict[str, Any]:
@@ -464,6 +467,7 @@ REASONS = (TOO_SHORT, ALL_N, NO_OPEN_FRAME, ALL_X)
 """Why a chunk gives no sample."""
 
 _KEPT = len(REASONS)
+_CLOSED = REASONS.index(NO_OPEN_FRAME)
 
 
 @dataclass(frozen=True, slots=True)
@@ -487,6 +491,11 @@ class SourceSummary:
     codes: tuple[int, ...] = (STANDARD_CODE,)
     code_origin: str = ""
 
+    @property
+    def chunks_seen(self) -> int:
+        """Chunks that gave samples."""
+        return self.chunks - sum(self.dropped.values())
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class CutSamples:
@@ -498,6 +507,7 @@ class CutSamples:
     frames : the same with their sequences as they are written, in the order of the rows.
     sequences : the same in canonical form, of which the keys in `table` are.
     finished : summaries of the sources whose last chunk is in this window, with or without a sample.
+    closed : places of the chunks that have no open frame, in the window.
     """
 
     window: Window
@@ -505,6 +515,7 @@ class CutSamples:
     frames: tuple[Frame, ...]
     sequences: Mapping[Molecule, Sequence[bytes]]
     finished: tuple[SourceSummary, ...]
+    closed: NDArray[np.int64]
 
 
 def cut_samples(sources: Iterable[Source], options: PrepareOptions) -> Iterator[CutSamples]:
@@ -531,7 +542,31 @@ def cut_samples(sources: Iterable[Source], options: PrepareOptions) -> Iterator[
             "protein": [frame.protein for frame in rows],
         }
         finished = tally.add(window, outcomes, is_sample.sum(axis=1))
-        yield CutSamples(window, _table(rows, sequences), rows, sequences, finished)
+        closed = np.flatnonzero(outcomes == _CLOSED)
+        yield CutSamples(window, _table(rows, sequences), rows, sequences, finished, closed)
+
+
+def closed_chunks(sources: Sequence[Source], options: PrepareOptions) -> Iterator[tuple[str, bytes, str]]:
+    """Yield the chunks that have a stop in every frame: id of the source, canonical DNA (forward), and a name.
+
+    Parameters
+    ----------
+    sources : each as `CutSamples.window` has it.
+    options : as for `cut_samples`.
+    """
+    for window in windows(sources, options):
+        is_open = SixFrames(window.dna, genetic_code(window.code)).open_frames(frame_spans(window.bounds))
+        if options.coding_only:
+            is_open[:, 1:] = False
+        yield from chunks_at(window, np.flatnonzero(_outcomes(window, options, is_open, is_open) == _CLOSED))
+
+
+def chunks_at(window: Window, places: NDArray[np.int64]) -> Iterator[tuple[str, bytes, str]]:
+    """Yield some chunks of a window: id of the source, canonical DNA (forward), and a name, `SOURCE:START-END`."""
+    pieces = window.pieces_of_chunks[places].tolist()
+    for piece, (start, end) in zip(pieces, window.bounds[places].tolist(), strict=True):
+        source, shift = window.pieces[piece].source, window.shifts[piece]
+        yield source.id, canonical(window.dna[start:end], "dna"), f"{source.id}:{start + shift + 1}-{end + shift}"
 
 
 def _frames_of(

@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import BinaryIO, Protocol, Self
 
 from embedstore.errors import InputError, StorageError
-from embedstore.samples.cutting import CutSamples, Frame, PrepareOptions, chunk_records
+from embedstore.samples.cutting import CutSamples, Frame, PrepareOptions, chunk_records, chunks_at
 from embedstore.samples.sources import SourceFile, repeated_stems
 from embedstore.samples.table import SampleWriter
 
@@ -86,6 +86,7 @@ def _flush_to_disk(path: Path) -> None:
 SAMPLES_NAME = "samples.tsv"
 DNA_NAME = "dna.fna"
 PROTEIN_NAME = "protein.faa"
+CLOSED_NAME = "closed.fna"
 SETTINGS_NAME = "prepare.json"
 
 
@@ -104,8 +105,12 @@ def open_outputs(folder: OutputFolder, files: Sequence[SourceFile], options: Pre
     ------
     InputError : two input files would need an output of one name.
     """
-    table = SampleFiles(folder)
-    return (table, VirnucproFiles(folder, files, options)) if options.compat == "virnucpro" else (table,)
+    outputs: list[Output] = [SampleFiles(folder)]
+    if options.keep_closed:
+        outputs.append(ClosedFile(folder))
+    if options.compat == "virnucpro":
+        outputs.append(VirnucproFiles(folder, files, options))
+    return tuple(outputs)
 
 
 class SampleFiles:
@@ -121,6 +126,21 @@ class SampleFiles:
         self._table.write(cut.table)
         self._dna.write(_dna_records(cut.frames))
         self._proteins.write(_protein_records(cut.frames))
+
+    def finish(self) -> None:
+        """Nothing is left to write."""
+
+
+class ClosedFile:
+    """The chunks without an open frame as FASTA, named `SOURCE:START-END`, on the forward strand."""
+
+    def __init__(self, folder: OutputFolder) -> None:
+        self._stream = folder.create(CLOSED_NAME)
+
+    def write(self, cut: CutSamples) -> None:
+        """Append the chunks of a window."""
+        chunks = chunks_at(cut.window, cut.closed)
+        self._stream.write(b"".join([b">%b\n%b\n" % (name.encode(), dna) for _, dna, name in chunks]))
 
     def finish(self) -> None:
         """Nothing is left to write."""

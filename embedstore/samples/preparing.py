@@ -1,6 +1,9 @@
 """Genomes to samples: read, cut, translate, and write a folder that fill and merge take, with a report.
 
 Memory holds only the longest sequence, one window of chunks, and a few bytes a record.
+
+`prepare.json` is one JSON object. Its last field, `sources`, has one line a source, so that it can be written, and read
+back (`read_settings`, `read_sources`), however many there are.
 """
 
 from __future__ import annotations
@@ -10,11 +13,12 @@ import os
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO, Any, BinaryIO
 
+from embedstore.errors import InputError
 from embedstore.records import Rejection
 from embedstore.samples.cutting import (
     REASONS,
@@ -25,8 +29,10 @@ from embedstore.samples.cutting import (
     listed_codes,
 )
 from embedstore.samples.outputs import SETTINGS_NAME, OutputFolder, open_outputs
+from embedstore.samples.seen import Seen
 from embedstore.samples.sources import LabelledInput, SourceReader, find_files, parse_input
-from embedstore.strict_json import facts
+from embedstore.strict_json import MAX_BYTES, facts, integer, json_object, typed
+from embedstore.strict_json import field as required
 
 
 @dataclass(slots=True)
@@ -41,6 +47,7 @@ class PrepareCounts:
     dropped : chunks that gave no sample, by reason.
     samples_by_label : "" is unlabelled.
     genetic_codes : sequences by the number of their genetic code; "1,4" where coding sequences of one differ.
+    seen : chunks that gave samples, by label, group and length of the source.
     """
 
     records: int = 0
@@ -51,6 +58,7 @@ class PrepareCounts:
     samples_by_label: Counter[str] = field(default_factory=Counter)
     dropped: Counter[str] = field(default_factory=lambda: Counter(dict.fromkeys(REASONS, 0)))
     genetic_codes: Counter[str] = field(default_factory=Counter)
+    seen: Seen = field(default_factory=Seen)
 
     def add(self, cut: CutSamples, records: int) -> None:
         """Add the samples of one window, and how many records were read so far."""
@@ -63,10 +71,11 @@ class PrepareCounts:
             self.chunks += summary.chunks
             self.dropped.update(summary.dropped)
             self.genetic_codes[str(listed_codes(summary.codes))] += 1
+            self.seen.add(summary)
 
     def to_json(self) -> dict[str, Any]:
         """The counts as JSON values."""
-        return facts(self)
+        return facts(self) | {"seen": self.seen.to_json()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,6 +188,8 @@ def prepare(
 
 def _summary_line(summary: SourceSummary) -> bytes:
     facts: dict[str, Any] = {
+        "group": summary.group,
+        "label": summary.label,
         "length": summary.length_bases,
         "chunks": summary.chunks,
         "samples": summary.samples,
@@ -204,3 +215,91 @@ def _copy(source: IO[bytes], target: BinaryIO, size_bytes: int) -> None:
     while size_bytes and (block := source.read(min(size_bytes, _COPIED_BYTES))):
         target.write(block)
         size_bytes -= len(block)
+
+
+_SOURCES_LINE = b' "sources": {\n'
+_END_LINE = b" }\n"
+
+
+def read_settings(path: Path) -> dict[str, Any]:
+    """Read what `prepare.json` says of the whole run; `sources` is left empty where these have lines of their own.
+
+    Parameters
+    ----------
+    path : of `prepare.json`.
+
+    Raises
+    ------
+    OSError : it cannot be read.
+    ValueError : it is not a JSON object.
+    """
+    with path.open("rb") as stream:
+        return _settings(stream)
+
+
+def _settings(stream: BinaryIO) -> dict[str, Any]:
+    """Read up to the lines of sources, if there are any."""
+    lines: list[bytes] = []
+    size_bytes = 0
+    for line in iter(lambda: stream.readline(MAX_BYTES), b""):
+        if line == _SOURCES_LINE:
+            return json_object(b"".join(lines) + line.rstrip() + b"}}")
+        lines.append(line)
+        size_bytes += len(line)
+        if size_bytes > MAX_BYTES:
+            raise ValueError(f"expected at most {MAX_BYTES} bytes of JSON before the lines of sources, found more")
+    return json_object(b"".join(lines))
+
+
+def read_sources(path: Path) -> list[SourceSummary] | None:
+    """Read the sources of a preparation; None if there is no such file, or an earlier version wrote it without groups.
+
+    Parameters
+    ----------
+    path : of `prepare.json`.
+
+    Raises
+    ------
+    InputError : the file is not such a one.
+    """
+    try:
+        with path.open("rb") as stream:
+            settings = _settings(stream)
+            found = list(_source_lines(stream)) or list(typed("sources", settings.get("sources", {}), dict).items())
+        if not all(isinstance(one, dict) and "group" in one for _, one in found):
+            return None
+        return [_summary(name, one) for name, one in found]
+    except FileNotFoundError:
+        return None
+    except KeyError as error:
+        raise InputError(f"Cannot read {path}: a source has no {error}. Prepare the samples again.") from error
+    except (OSError, ValueError, TypeError) as error:
+        raise InputError(f"Cannot read {path}: {error}. Prepare the samples again.") from error
+
+
+def _source_lines(stream: BinaryIO) -> Iterator[tuple[str, Any]]:
+    """Yield name and facts of each source, where these have lines of their own."""
+    line = b""
+    for line in iter(lambda: stream.readline(MAX_BYTES), b""):
+        if line == _END_LINE:
+            return
+        yield from json_object(b"{" + line.rstrip(b",\n") + b"}").items()
+    if line:
+        raise ValueError("expected the end of the sources, found the end of the file")
+
+
+def _summary(source: str, found: Mapping[str, Any]) -> SourceSummary:
+    dropped = required(found, "dropped", dict)
+    chunks = integer(found, "chunks")
+    counts = {reason: integer(dropped, reason, least=1) for reason in dropped}
+    if not set(counts) <= set(REASONS) or sum(counts.values()) > chunks:
+        raise ValueError(f"{source}: expected at most {chunks} chunks dropped for known reasons, found {counts}")
+    return SourceSummary(
+        source=source,
+        group=required(found, "group", str),
+        label=required(found, "label", str),
+        length_bases=integer(found, "length"),
+        chunks=chunks,
+        samples=integer(found, "samples"),
+        dropped=counts,
+    )

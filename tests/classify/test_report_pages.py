@@ -117,7 +117,7 @@ def test_the_verdict_comes_first_and_then_the_date(evaluation: str) -> None:
 
 def test_every_table_is_in_a_box_that_scrolls(evaluation: str, report: TrainReport) -> None:
     trained = (report.output / "report.html").read_text(encoding="utf-8")
-    for text, tables in ((evaluation, 6), (trained, 10)):
+    for text, tables in ((evaluation, 6), (trained, 12)):
         found = Outline(text).of("table")
         assert len(found) == tables
         assert all(around[-1] == "div.scroll" for _, around in found)
@@ -292,6 +292,7 @@ def test_a_training_page_is_its_sections(report: TrainReport) -> None:
     assert re.findall("<h2>(.*?)</h2>", text) == [
         "Looking for virus",
         "Contigs by length: virus",
+        "What is not seen",
         "Metrics",
         "By class",
         "Plots",

@@ -123,6 +123,8 @@ ADVICE = {
     ("classify/splitting.py", "--ignore-unlabelled"): {"train", "compare"},
     ("classify/splitting.py", "--group-by"): {"prepare"},
     ("classify/blocks.py", "--models"): {"train", "evaluate", "predict"},
+    ("classify/fallback.py", "--models"): {"train"},
+    ("classify/fallback.py", "--dna-only-fallback"): {"train", "predict"},
     ("classify/tables.py", "--compat"): {"predict"},
     ("comparison/comparing.py", "--models"): {"compare"},
     ("comparison/comparing.py", "--fill"): {"compare"},
