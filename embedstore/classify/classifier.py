@@ -1,8 +1,9 @@
 """A classifier on disk: a folder of plain tensors and JSON, read strictly. Nothing in it is pickled.
 
 classifier.safetensors   the tensors of `heads.tensor_shapes`, float32, or of `heads.FOREST_DTYPES`
-classifier.json          format, version, head, schema, calibrations, SHA-256 of the tensors' file, and how it
+classifier.json          format, version, head, schema, calibrations, SHA-256 of the other two, and how it
                          came about: options, split by group, how it was fitted, metrics, versions
+sketches.safetensors     k-mers of the groups that it was made from, see `known`; not there if these were not
 report.html, scores.tsv  for people: plots, and the scores of the tested samples, to recompute every number
 
 Version 1 had a `network`, "mlp" or "linear", and no calibration of sequences; it is read as ever.
@@ -16,6 +17,7 @@ import math
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +34,8 @@ from embedstore.classify.heads import (
     tensor_problems,
     tensor_shapes,
 )
-from embedstore.errors import FormatVersionError, InputError, MissingDependencyError, WeightsError, plain
+from embedstore.classify.known import SKETCHES_NAME, Recall, read_known, safetensors_numpy
+from embedstore.errors import FormatVersionError, InputError, WeightsError, plain
 from embedstore.features import Schema
 
 TENSORS_NAME = "classifier.safetensors"
@@ -62,6 +65,7 @@ class Classifier:
     about : how it came about, JSON values.
     name : for messages.
     sequences : calibration of sequences of several samples; None: the mean of their samples' scores is taken.
+    recall : reads the sketches of the groups that it was made from; None: there are none.
 
     Raises
     ------
@@ -74,6 +78,7 @@ class Classifier:
     about: Mapping[str, Any] = field(default_factory=dict)
     name: str = "the classifier"
     sequences: SequenceCalibration | None = None
+    recall: Recall | None = None
 
     def __post_init__(self) -> None:
         expected = (self.schema.dim, len(self.schema.labels), len(self.schema.labels))
@@ -128,13 +133,19 @@ def save_classifier(classifier: Classifier, path: Path, others: Mapping[str, byt
     ----------
     others : further files of the folder, by name.
     """
-    save = _safetensors().save
+    save = safetensors_numpy().save
     check_output(path)
     tensors = save(dict(classifier.head.tensors))
     document = {**classifier.to_json(), "sha256": hashlib.sha256(tensors).hexdigest()}
+    sketches: dict[str, bytes] = {}
+    if classifier.recall is not None:
+        known = classifier.recall()
+        sketches[SKETCHES_NAME] = content = known.to_bytes()
+        document["sketches"] = {**known.to_json(), "sha256": hashlib.sha256(content).hexdigest()}
     files = {
         TENSORS_NAME: tensors,
         DOCUMENT_NAME: (json.dumps(document, indent=1, ensure_ascii=False) + "\n").encode(),
+        **sketches,
         **(others or {}),
     }
     with _complete(path) as folder:
@@ -164,8 +175,11 @@ def load_classifier(path: str | Path) -> Classifier:
     if len(schema.labels) < 2:
         raise InputError(f"Cannot read the classifier {path}: expected at least two classes, found {schema.labels}.")
     head = _read_head(path / TENSORS_NAME, document.get("sha256"), kind, members, schema)
-    about = document.get("about")
-    return Classifier(schema, head, calibration, about if isinstance(about, dict) else {}, str(path), sequences)
+    about, sketches = document.get("about"), document.get("sketches")
+    recall = None
+    if isinstance(sketches, dict) and (path / SKETCHES_NAME).exists():
+        recall = partial(read_known, path / SKETCHES_NAME, sketches)
+    return Classifier(schema, head, calibration, about if isinstance(about, dict) else {}, str(path), sequences, recall)
 
 
 def _head_of(document: Mapping[str, Any], path: Path) -> tuple[HeadKind, int]:
@@ -222,7 +236,7 @@ def _document(path: Path) -> dict[str, Any]:
 
 
 def _tensors(file: Path, sha256: object, size_bytes: int, problems_of: Callable[[Tensors], list[str]]) -> Tensors:
-    safetensors = _safetensors()
+    safetensors = safetensors_numpy()
     from safetensors import SafetensorError
 
     if file.exists() and not file.is_file():
@@ -253,13 +267,3 @@ def _tensors(file: Path, sha256: object, size_bytes: int, problems_of: Callable[
 
 def _complete(path: Path) -> AbstractContextManager[Path]:
     return complete(path.absolute())
-
-
-def _safetensors() -> Any:
-    try:
-        import safetensors.numpy
-    except ImportError as error:
-        raise MissingDependencyError(
-            "Cannot use classifiers: safetensors is not installed. Run `pip install 'embedstore-bio[train]'`."
-        ) from error
-    return safetensors.numpy

@@ -24,6 +24,7 @@ class SourceCounts(NamedTuple):
     Attributes
     ----------
     dropped : reasons why chunks gave no sample -> how many.
+    known_as : the group that the classifier knows the sequence by; "" if it does not.
     """
 
     source: str
@@ -31,6 +32,7 @@ class SourceCounts(NamedTuple):
     chunks: int
     samples: int
     dropped: dict[str, int]
+    known_as: str = ""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -119,11 +121,17 @@ class ContigGatherer:
 
 
 class ContigTable:
-    """Writes `contigs.tsv`, the header at once."""
+    """Writes `contigs.tsv`, the header at once.
 
-    def __init__(self, stream: BinaryIO, labels: Sequence[str]) -> None:
+    Parameters
+    ----------
+    with_known : add the column `known_as`.
+    """
+
+    def __init__(self, stream: BinaryIO, labels: Sequence[str], *, with_known: bool = False) -> None:
         self._stream = stream
         self._labels = labels
+        self._with_known = with_known
         names = (
             "source",
             "length",
@@ -132,6 +140,7 @@ class ContigTable:
             *(f"score_{cell(label)}" for label in labels),
             "call",
             "confidence",
+            *(["known_as"] if with_known else []),
         )
         stream.write(("\t".join(names) + "\n").encode())
 
@@ -147,6 +156,8 @@ class ContigTable:
         else:
             facts += [f"{number:.6f}" for number in contig.scores.tolist()]
             facts += [cell(self._labels[contig.call]), f"{contig.confidence:.6f}"]
+        if self._with_known:
+            facts.append(cell(counts.known_as))
         return "\t".join(map(str, facts))
 
 

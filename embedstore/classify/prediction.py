@@ -29,6 +29,7 @@ from embedstore.atomic import cell, from_cell
 from embedstore.classify.blocks import find_spaces, require_schema
 from embedstore.classify.classifier import Classifier, load_classifier
 from embedstore.classify.contigs import ContigGatherer, SourceCounts
+from embedstore.classify.known import NO_SKETCHES, KnownAs, SourceRecogniser
 from embedstore.classify.metrics import Floats, Probabilities
 from embedstore.classify.scores import PIECE_ROWS
 from embedstore.classify.tables import Tables, Tally, open_tables
@@ -97,6 +98,7 @@ class PredictReport:
     ----------
     tally : how many sequences were called what.
     rejected : records that are not DNA sequences.
+    recognises : whether the classifier has sketches to know sequences by.
     """
 
     output: Path
@@ -106,6 +108,7 @@ class PredictReport:
     filled: tuple[FillReport, ...]
     rejected: tuple[Rejection, ...]
     seconds: float
+    recognises: bool = False
 
     @property
     def complete(self) -> bool:
@@ -119,6 +122,8 @@ class PredictReport:
             "classifier": self.classifier,
             **self.counts.to_json(),
             **self.tally.to_json(),
+            "sequences_known": self.tally.known if self.recognises else None,
+            **({} if self.recognises else {"why_not_known": NO_SKETCHES}),
             "filled": [report.to_json() for report in self.filled],
             "rejected": [rejection._asdict() for rejection in self.rejected],
             "seconds": round(self.seconds, 3),
@@ -155,13 +160,15 @@ def predict(
     options, progress, output = options or PredictOptions(), progress or PredictProgress(), Path(output)
     classifier = classifier if isinstance(classifier, Classifier) else load_classifier(classifier)
     preparing = prepare_options(classifier, options)
+    recogniser = None if classifier.recall is None else SourceRecogniser(classifier.recall())
     targets = find_spaces(classifier, store, options.models, options.model_options)
     require_schema(classifier, targets, Preparation(**preparing.preparation()), "this prediction")
     files = find_files([parse_input(one) for one in sequences]).files
     reader = SourceReader(files)
     with OutputFolder(output) as folder, _work_folder(output) as work:
         tables = open_tables(folder, classifier, preparing, _sources(work), compat=options.compat)
-        counts = _cut(reader, preparing, {target.recipe.molecule for target in targets}, work, progress.on_cut)
+        molecules = {target.recipe.molecule for target in targets}
+        counts = _cut(reader, preparing, molecules, work, progress.on_cut, recogniser)
         windows = partial(_CutWindows, work, preparing.length_bases)
         filled_targets, filled = fill_spaces(targets, FillFrom(work, options.fill, progress.on_fill), windows)
         tally = _score(_Scorer(classifier, filled_targets, filled), work, tables, counts.samples, progress.on_scored)
@@ -173,6 +180,7 @@ def predict(
             filled=tuple(filled),
             rejected=tuple(reader.rejected),
             seconds=time.monotonic() - started,
+            recognises=recogniser is not None,
         )
         folder.create(REPORT_NAME).write((json.dumps(report.to_json(), indent=1) + "\n").encode())
         folder.publish(REPORT_NAME)
@@ -203,7 +211,12 @@ def prepare_options(classifier: Classifier, options: PredictOptions) -> PrepareO
 
 
 def _cut(
-    reader: SourceReader, options: PrepareOptions, molecules: Set[Molecule], work: Path, on_cut: OnCut | None
+    reader: SourceReader,
+    options: PrepareOptions,
+    molecules: Set[Molecule],
+    work: Path,
+    on_cut: OnCut | None,
+    recogniser: SourceRecogniser | None,
 ) -> PrepareCounts:
     """Write samples, their sequences of some molecules with the keys, and one line per source."""
     counts = PrepareCounts()
@@ -218,13 +231,23 @@ def _cut(
             samples.write(cut.table)
             for molecule, stream in sequences.items():
                 stream.write(b"".join(_sequence_lines(cut, molecule)))
+            known = _known(cut, recogniser)
             for one in cut.finished:
-                line = SourceCounts(one.source, one.length_bases, one.chunks, one.samples, one.dropped)
+                known_as = known[one.source].group if one.source in known else ""
+                line = SourceCounts(one.source, one.length_bases, one.chunks, one.samples, one.dropped, known_as)
                 sources.write(json.dumps(line).encode() + b"\n")
             counts.add(cut, reader.read)
             if on_cut is not None:
                 on_cut(counts)
     return replace(counts, records=reader.read)
+
+
+def _known(cut: CutSamples, recogniser: SourceRecogniser | None) -> dict[str, KnownAs]:
+    """Return which of the sources that end in a window the classifier knows."""
+    if recogniser is None:
+        return {}
+    ended = [one.source for one in cut.finished]
+    return recogniser.add(cut.table.sources, cut.sequences["dna"], cut.sequences["protein"], ended)
 
 
 def _sequences_name(molecule: Molecule) -> str:

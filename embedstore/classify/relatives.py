@@ -262,3 +262,120 @@ def equal_under_two_labels(samples: Samples) -> list[dict[str, Any]]:
             found.items(), key=lambda item: (-item[1], item[0])
         )
     ]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Grouping:
+    """What keeps groups together, and what was noticed about them.
+
+    Attributes
+    ----------
+    joined : whether relatives are kept together; otherwise groups are those of the table.
+    why : why they were not looked for, or are not kept together; "" if they are.
+    sketches : of each group; none where the sequences are not there.
+    equal : equal sequences under two labels, see `equal_under_two_labels`.
+    """
+
+    joined: bool
+    why: str
+    alike: Alike
+    sketches: tuple[Sketches, ...]
+    equal: tuple[Mapping[str, Any], ...]
+
+    @property
+    def links(self) -> tuple[tuple[str, str], ...]:
+        """Pairs of groups that a split must not divide."""
+        return self.alike.links if self.joined else ()
+
+    def lines(self) -> list[str]:
+        """Say how groups are made, and name what has two labels; warnings begin with "Warning"."""
+        count = f"{self.alike.count:,} pairs of groups are alike by sequence"
+        if self.joined:
+            first = f"groups: {count}, and kept together"
+        elif self.sketches:
+            first = f"groups: those of the table, as {self.why}; {count}"
+        else:
+            first = f"groups: those of the table, as {self.why}: relatives are not looked for"
+        named = [one for one in self.alike.named if one.two_labels]
+        warnings = [f"Warning: {one}. One label may be wrong." for one in named[:_SAID]]
+        if self.alike.two_labels > _SAID:
+            warnings.append(f"Warning: so are {self.alike.two_labels - _SAID:,} other pairs; see the report.")
+        said = {frozenset((one.first, one.second)) for one in named}
+        others = [one for one in self.equal if frozenset((one["first"], one["second"])) not in said]
+        warnings += [f"Warning: {equal_text(one)}. One label may be wrong." for one in others[:_SAID]]
+        if len(others) > _SAID:
+            warnings.append(f"Warning: so have {len(others) - _SAID:,} other pairs of groups; see the report.")
+        return [first, *warnings]
+
+    def apart(self, parts: Mapping[str, Sequence[str]]) -> int:
+        """Return how many of the pairs that are named are in two parts of a split."""
+        place = {name: part for part, names in parts.items() for name in names}
+        return sum(place.get(one.first) != place.get(one.second) for one in self.alike.named)
+
+    def to_json(self, parts: Mapping[str, Sequence[str]]) -> dict[str, Any]:
+        """What reports say of it, as JSON values; `relatives` are at most 1,000 pairs.
+
+        Parameters
+        ----------
+        parts : of the split, with the names of their groups.
+        """
+        return {
+            "relatives": [one.to_json() for one in self.alike.named],
+            "grouping": {
+                "by": "sequence" if self.joined else "table",
+                "why": self.why,
+                "looked_at": bool(self.sketches),
+                "least": {"dna_21_mers": LEAST_DNA, "residue_10_mers": LEAST_RESIDUES, "shared_hashes": LEAST_SHARED},
+                "pairs": self.alike.count,
+                "pairs_under_two_labels": self.alike.two_labels,
+                "pairs_in_two_parts": self.apart(parts),
+                "equal_under_two_labels": [dict(one) for one in self.equal[:MOST_NAMED]],
+            },
+        }
+
+
+_SAID = 5
+"""Pairs under two labels that are named on standard error."""
+
+
+def equal_text(one: Mapping[str, Any]) -> str:
+    """Say which equal sequences have two labels."""
+    molecule = "DNA" if one["molecule"] == "dna" else one["molecule"]
+    label, other = one["labels"]
+    count = one["sequences"]
+    what = f"{count:,} equal {molecule} sequence{'' if count == 1 else 's'}"
+    return f"{what} in {one['first']}, labelled {label}, and {one['second']}, labelled {other}"
+
+
+def group_by_sequence(samples: Samples, folder: Path | None, *, asked: bool | None, has_clusters: bool) -> Grouping:
+    """Find relatives among the groups of samples, and decide whether they are kept together.
+
+    Parameters
+    ----------
+    samples : with the groups and labels that apply.
+    folder : with their sequences; None: these are not there.
+    asked : keep relatives together, or do not; None: where the sequences are there, and no table gives clusters.
+    has_clusters : a table gives clusters.
+
+    Raises
+    ------
+    InputError : relatives are asked for and the sequences are not there, or not all of them.
+    """
+    equal = tuple(equal_under_two_labels(samples))
+    if folder is None or not (folder / DNA_NAME).is_file():
+        if asked:
+            found = "features" if folder is None else f"{folder}, where it is not"
+            raise InputError(
+                f"Cannot look for relatives in {found}: expected the table of samples, beside which `prepare` wrote "
+                f"{DNA_NAME}. Give that, or a table of groups."
+            )
+        return Grouping(False, f"{DNA_NAME} is not beside it", Alike(), (), equal)
+    try:
+        sketches = sketch_samples(samples, samples.groups, folder)
+    except InputError:
+        if asked:
+            raise
+        return Grouping(False, f"{DNA_NAME} does not have all of its samples", Alike(), (), equal)
+    why = "a table of clusters is given" if has_clusters and asked is None else "that is asked for"
+    joined = not has_clusters if asked is None else asked
+    return Grouping(joined, "" if joined else why, alike(sketches, labels_of(samples)), sketches, equal)

@@ -42,12 +42,14 @@ class Tally:
     Attributes
     ----------
     contigs : call, or why there is none -> sequences.
+    known : sequences that the classifier knows.
     """
 
     labels: tuple[str, ...]
     samples: Counter[str] = field(default_factory=Counter)
     contigs: Counter[str] = field(default_factory=Counter)
     samples_without_vector: int = 0
+    known: int = 0
 
     def add(self, scores: Probabilities, contigs: Iterable[Contig]) -> None:
         """Add a batch."""
@@ -56,6 +58,7 @@ class Tally:
         for place, count in enumerate(np.bincount(present.argmax(axis=1), minlength=len(self.labels)).tolist()):
             self.samples[self.labels[place]] += count
         for contig in contigs:
+            self.known += bool(contig.counts.known_as)
             self.contigs[why_unscored(contig.counts) if contig.scores is None else self.labels[contig.call]] += 1
 
     def to_json(self) -> dict[str, Any]:
@@ -93,7 +96,7 @@ def open_tables(
     ------
     InputError : VirNucPro's tables are wanted of a classifier that is not one of viruses and others.
     """
-    ours = OwnTables(folder, classifier.labels)
+    ours = OwnTables(folder, classifier.labels, with_known=classifier.recall is not None)
     return Both((ours, VirnucproTables(folder, classifier, options, sources))) if compat == "virnucpro" else ours
 
 
@@ -115,10 +118,10 @@ class Both:
 class OwnTables:
     """`predictions.tsv` and `contigs.tsv`."""
 
-    def __init__(self, folder: OutputFolder, labels: tuple[str, ...]) -> None:
+    def __init__(self, folder: OutputFolder, labels: tuple[str, ...], *, with_known: bool) -> None:
         self._labels = labels
         self._predictions = folder.create(PREDICTIONS_NAME)
-        self._contigs = ContigTable(folder.create(CONTIGS_NAME), labels)
+        self._contigs = ContigTable(folder.create(CONTIGS_NAME), labels, with_known=with_known)
         scores = (f"score_{cell(label)}" for label in labels)
         names = ("sample", "source", "start", "end", "strand", "frame", *scores, "call")
         self._predictions.write(("\t".join(names) + "\n").encode())
