@@ -57,7 +57,7 @@ class Reading:
     store : where a table of samples is given; a merged file needs none.
     models : whose vectors make the columns, likewise.
     labels : table that labels samples.
-    groups : table that puts them into clusters that no split divides.
+    groups : clusters that no split divides: a table, or a file of MMseqs2 or CD-HIT.
     fill : compute missing vectors, see `embedstore.features.merge`.
     on_note : told, a line at a time, how groups are made and what is odd about them.
     """
@@ -129,7 +129,7 @@ def relabelled(samples: Samples, how: Reading) -> Samples:
     """
     if how.labels is not None:
         samples = with_labels(samples, how.labels)
-    return samples if how.groups is None else with_clusters(samples, how.groups)
+    return samples if how.groups is None else with_clusters(samples, how.groups, how.on_note)
 
 
 def sequences_folder(given: FeatureInput, how: Reading) -> Path | None:

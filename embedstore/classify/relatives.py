@@ -37,8 +37,8 @@ from embedstore.store.segment_files import as_strings
 
 DNA = SketchOptions("dna", 21, 1)
 RESIDUES = SketchOptions("residues", 10, 1)
-LEAST_DNA = 0.05
-"""Share of the 21-mers of the smaller of two groups that makes them relatives: about 87 % identity."""
+LEAST_DNA = 0.03
+"""Share of the 21-mers of the smaller of two groups that makes them relatives: about 85 % identity."""
 LEAST_RESIDUES = 0.15
 """The same of the 10-mers of proteins: about 83 % identity of residues."""
 LEAST_SHARED = 3

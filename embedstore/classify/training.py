@@ -242,6 +242,9 @@ def train(
         parts = split_samples(labelled, options, grouping.links)
     else:
         parts = given_split(labelled, read_assignments(split, "part"), options, grouping.links)
+    apart = grouping.apart(parts.groups)
+    if apart:
+        reading.note(f"Warning: {apart:,} pairs of groups that are alike are in two parts: scores may be too good.")
     if on_split is not None:
         on_split(parts)
     trained = fit_classifier(features, labelled, parts, options, name=str(output), on_fitted=on_fitted)

@@ -38,6 +38,7 @@ CONTIG_COLUMNS = [
     "score_virus",
     "call",
     "confidence",
+    "known_as",
 ]
 SAMPLE_COLUMNS = [
     "sample",
