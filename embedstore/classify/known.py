@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeGuard
 
@@ -34,7 +34,7 @@ from embedstore.classify.relatives import (
 from embedstore.errors import InputError, MissingDependencyError, WeightsError, plain
 from embedstore.features import Samples
 from embedstore.samples.outputs import DNA_NAME
-from embedstore.sequences.sketch import Sketches, SketchIndex, SketchOptions, scaled_for, sketch
+from embedstore.sequences.sketch import Sketches, SketchIndex, SketchOptions, scaled_for, sketch_short
 from embedstore.sequences.translation import CODON_BASES
 
 SKETCHES_NAME = "sketches.safetensors"
@@ -42,6 +42,8 @@ _LARGEST_BYTES = 2 * 2 * 8 * MOST_HASHES + (1 << 26)
 """Twice what training keeps, as the hashes of a group are counted from its length."""
 _THRESHOLDS = (LEAST_DNA, LEAST_RESIDUES)
 _SHOWN = 1000
+_LEAST_SCALED = 10
+"""Of sources that are predicted: nearly all groups keep a tenth at most, and sorting all k-mers takes the most time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -257,7 +259,8 @@ def recognise(recall: Recall | None, samples: Samples, folder: Path | None) -> R
     except InputError:
         return Recognised({}, 0, NOT_ALL_DNA)
     found = known.find(sketches)
-    return Recognised(dict(sorted(found.items())), len(samples.sources.names))
+    codes = samples.sources.codes
+    return Recognised(dict(sorted(found.items())), len(np.unique(codes[codes >= 0])))
 
 
 class SourceRecogniser:
@@ -286,9 +289,9 @@ def _sketched(sources: Sequence[tuple[str, Sequence[tuple[bytes, bytes]]]], opti
     of_proteins = options.kind == "residues"
     texts = [[pair[of_proteins] for pair in pairs] for _, pairs in sources]
     bases = np.array([sum(len(dna) for dna, _ in pairs) for _, pairs in sources], np.int64)
-    scaled = scaled_for(bases // CODON_BASES if of_proteins else bases, MOST_HASHES)
-    each = [sketch(some, replace(options, scaled=level)) for some, level in zip(texts, scaled.tolist(), strict=True)]
-    return Sketches.of(options, [name for name, _ in sources], each, scaled)
+    scaled = np.maximum(scaled_for(bases // CODON_BASES if of_proteins else bases, MOST_HASHES), _LEAST_SCALED)
+    names = [name for name, _ in sources]
+    return sketch_short(list(zip(names, texts, strict=True)), options, scaled)
 
 
 def safetensors_numpy() -> Any:

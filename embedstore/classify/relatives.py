@@ -300,8 +300,9 @@ class Grouping:
         warnings = [f"Warning: {one}. One label may be wrong." for one in named[:_SAID]]
         if self.alike.two_labels > _SAID:
             warnings.append(f"Warning: so are {self.alike.two_labels - _SAID:,} other pairs; see the report.")
-        said = {frozenset((one.first, one.second)) for one in named}
-        others = [one for one in self.equal if frozenset((one["first"], one["second"])) not in said]
+        said = {(one.first, one.second) for one in named}
+        by_pair = {(one["first"], one["second"]): one for one in reversed(self.equal)}
+        others = [one for pair, one in reversed(by_pair.items()) if pair not in said]
         warnings += [f"Warning: {equal_text(one)}. One label may be wrong." for one in others[:_SAID]]
         if len(others) > _SAID:
             warnings.append(f"Warning: so have {len(others) - _SAID:,} other pairs of groups; see the report.")
@@ -320,7 +321,7 @@ class Grouping:
         parts : of the split, with the names of their groups.
         """
         return {
-            "relatives": [one.to_json() for one in self.alike.named],
+            "relatives": [one.to_json() for one in sorted(self.alike.named, key=lambda one: (one.first, one.second))],
             "grouping": {
                 "by": "sequence" if self.joined else "table",
                 "why": self.why,

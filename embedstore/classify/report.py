@@ -455,7 +455,7 @@ def _relatives(about: Mapping[str, Any]) -> Section:
     if relatives:
         rows = [
             (one["first"], one["second"], *one["labels"], decimal(one["containment"]), decimal(one["of_residues"]))
-            for one in relatives[:_GROUPS_SHOWN]
+            for one in sorted(relatives, key=_by_importance)[:_GROUPS_SHOWN]
         ]
         parts.append(Table(("group", "relative", "label", "its label", "of DNA", "of proteins"), rows, names=4))
     if grouping["equal_under_two_labels"]:
@@ -466,6 +466,12 @@ def _relatives(about: Mapping[str, Any]) -> Section:
         ]
         parts.append(Table(("group", "other", "label", "its label", "of", "sequences"), rows_of_equal, names=5))
     return Section("Groups that are alike by sequence", tuple(parts))
+
+
+def _by_importance(relative: Mapping[str, Any]) -> tuple[bool, float]:
+    """Order pairs: those under two labels first, then the most alike."""
+    one, other = relative["labels"]
+    return one == other, -max(relative["containment"], relative["of_residues"])
 
 
 def _known(known: Mapping[str, Any]) -> Section:

@@ -26,7 +26,11 @@ _PIECE_BASES = 1 << 14
 """K-mers that are hashed at once: arrays that stay in a processor's cache."""
 
 
-def dna_hashes(sequence: bytes, k: int, greatest: int) -> Iterator[Hashes]:
+Found = tuple[NDArray[np.int64], NDArray[np.uint64]]
+"""(n,) where k-mers begin, and (n,) their hashes."""
+
+
+def dna_hashes(sequence: bytes, k: int, greatest: int) -> Iterator[Found]:
     """Yield the hashes up to `greatest` of the canonical k-mers of a sequence, piece by piece."""
     codes = base_codes(sequence)
     for start in range(0, len(codes) - k + 1, _PIECE_BASES):
@@ -37,7 +41,8 @@ def dna_hashes(sequence: bytes, k: int, greatest: int) -> Iterator[Hashes]:
         hashes = _hashed(_ascii(kmers, k), k)
         is_kept = hashes <= np.uint64(greatest)
         is_kept &= _is_known(piece, k)
-        yield hashes[is_kept]
+        places = np.flatnonzero(is_kept)
+        yield places + start, hashes[places]
 
 
 def _is_known(codes: NDArray[np.uint8], k: int) -> NDArray[np.bool_] | np.bool_:
@@ -88,14 +93,14 @@ def _ascii(kmers: NDArray[np.uint64], k: int) -> list[NDArray[np.uint64]]:
     return words
 
 
-def frame_hashes(sequence: bytes, k: int, greatest: int, code: int) -> Iterator[Hashes]:
+def frame_hashes(sequence: bytes, k: int, greatest: int, code: int) -> Iterator[Found]:
     """Yield the hashes up to `greatest` of the residue k-mers of the six frames, without those that have an X."""
     forward, reverse = strands(sequence, genetic_code(code))
     for strand, first in product((forward, reverse[::-1]), range(FRAMES_A_STRAND)):
         yield from residue_hashes(strand[first::FRAMES_A_STRAND], k, greatest)
 
 
-def residue_hashes(protein: bytes, k: int, greatest: int) -> Iterator[Hashes]:
+def residue_hashes(protein: bytes, k: int, greatest: int) -> Iterator[Found]:
     """Yield the hashes up to `greatest` of the k-mers of residues, without those that have an X."""
     residues = np.frombuffer(protein, np.uint8)
     for start in range(0, len(residues) - k + 1, _PIECE_BASES):
@@ -103,7 +108,8 @@ def residue_hashes(protein: bytes, k: int, greatest: int) -> Iterator[Hashes]:
         hashes = _hashed(_residue_words(piece, k), k)
         is_kept = hashes <= np.uint64(greatest)
         is_kept &= _is_known(np.where(piece == ord("X"), 4, 0).astype(np.uint8), k)
-        yield hashes[is_kept]
+        places = np.flatnonzero(is_kept)
+        yield places + start, hashes[places]
 
 
 def _residue_words(residues: NDArray[np.uint8], k: int) -> list[NDArray[np.uint64]]:

@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embedstore.errors import InputError
-from embedstore.sequences.kmers import Hashes, dna_hashes, frame_hashes, residue_hashes
+from embedstore.sequences.kmers import Found, Hashes, dna_hashes, frame_hashes, residue_hashes
 
 SketchKind = Literal["dna", "protein", "residues"]
 
@@ -225,14 +225,50 @@ def sketch(sequences: Iterable[bytes], options: SketchOptions) -> Hashes:
     sequences : canonical DNA, or residues if the options say so; upper case.
     """
     # End to end, with one unknown between: no k-mer crosses it, and many short sequences cost what a long one does.
-    text = (b"X" if options.kind == "residues" else b"N").join(sequences)
-    if options.kind == "dna":
-        kept = dna_hashes(text, options.k, options.max_hash)
-    elif options.kind == "residues":
-        kept = residue_hashes(text, options.k, options.max_hash)
-    else:
-        kept = frame_hashes(text, options.k, options.max_hash, options.code)
+    kept = [hashes for _, hashes in _hashes_of(_unknown(options).join(sequences), options)]
     return np.unique(np.concatenate([*kept, np.empty(0, np.uint64)]))
+
+
+def _unknown(options: SketchOptions) -> bytes:
+    return b"X" if options.kind == "residues" else b"N"
+
+
+def _hashes_of(text: bytes, options: SketchOptions) -> Iterator[Found]:
+    if options.kind == "dna":
+        return dna_hashes(text, options.k, options.max_hash)
+    if options.kind == "residues":
+        return residue_hashes(text, options.k, options.max_hash)
+    return frame_hashes(text, options.k, options.max_hash, options.code)
+
+
+def sketch_short(
+    sources: Sequence[tuple[str, Sequence[bytes]]], options: SketchOptions, scaled: NDArray[np.int64]
+) -> Sketches:
+    """Sketch many short sources at once, as `sketch_sources` would do one by one.
+
+    Parameters
+    ----------
+    sources : name and canonical sequences of each, all of which are held in memory.
+    options : of DNA or of residues.
+    scaled : (n,) one k-mer of how many is kept of each.
+    """
+    unknown = _unknown(options)
+    texts = [unknown.join(sequences) for _, sequences in sources]
+    ends = np.cumsum([len(text) + 1 for text in texts])
+    finest = replace(options, scaled=int(scaled.min())) if len(scaled) else options
+    found = [*_hashes_of(unknown.join(texts), finest), (np.empty(0, np.int64), np.empty(0, np.uint64))]
+    places, hashes = (np.concatenate(columns) for columns in zip(*found, strict=True))
+    greatest = np.array([replace(options, scaled=one).max_hash for one in scaled.tolist()], np.uint64)
+    owners = np.searchsorted(ends, places, side="right")
+    kept = hashes <= greatest[owners]
+    owners, hashes = owners[kept], hashes[kept]
+    order = np.lexsort((hashes, owners))
+    owners, hashes = owners[order], hashes[order]
+    distinct = np.ones(len(hashes), np.bool_)
+    distinct[1:] = (owners[1:] != owners[:-1]) | (hashes[1:] != hashes[:-1])
+    starts = np.searchsorted(owners[distinct], np.arange(len(sources) + 1))
+    names = tuple(name for name, _ in sources)
+    return Sketches(options, names, hashes[distinct], starts.astype(np.int64), scaled)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -11,14 +11,14 @@ import numpy as np
 import pytest
 from small_genomes import MODELS, QUICK, read_with, write_genomes
 
-from embedstore.classify.blocks import Reading
+from embedstore.classify.blocks import FeatureInput, Reading, relabelled
 from embedstore.classify.heads import TrainOptions
 from embedstore.classify.metrics import Measures
 from embedstore.classify.relatives import equal_under_two_labels, find_relatives, group_by_sequence
 from embedstore.classify.splitting import given_split, split_samples
-from embedstore.classify.training import Trained, fit_classifier, train
+from embedstore.classify.training import Trained, fit_classifier, grouped, train
 from embedstore.errors import InputError
-from embedstore.features import load_samples, merge
+from embedstore.features import Features, load_samples, merge
 from embedstore.features.merging import read_assignments
 from embedstore.library import open_store
 from embedstore.samples import PrepareOptions, prepare
@@ -119,23 +119,30 @@ def test_a_genome_of_a_single_chunk_is_found(tmp_path: Path) -> None:
     assert [(one.first, one.second) for one in found] == [("twin", "virus2")]
 
 
-def notes_of(
-    table: Path, output: Path, groups: Path | None = None, relatives: bool | None = None
+def looked_at(
+    given: FeatureInput, groups: Path | None = None, relatives: bool | None = None
 ) -> tuple[list[str], dict[str, Any], tuple[tuple[str, ...], ...]]:
-    """Train; return what was said, what the classifier says of its groups, and the groups that were joined."""
-    store, notes = open_store(output.parent / "store", create=True), list[str]()
-    reading = Reading(store, MODELS, fill=True, on_note=notes.append, groups=groups)
-    report = train(table, output, options=QUICK, reading=reading, relatives=relatives)
-    return notes, report.to_json()["grouping"], report.split.joined
+    """Return what `train` says of groups, what it keeps of that, and the groups that it joins."""
+    notes = list[str]()
+    reading = Reading(groups=groups, on_note=notes.append)
+    samples = given.samples if isinstance(given, Features) else load_samples(Path(str(given)))
+    labelled = relabelled(samples, reading)
+    grouping = grouped(given, labelled, reading, relatives)
+    split = split_samples(labelled, QUICK, grouping.links)
+    return notes, grouping.to_json(split.groups)["grouping"], split.joined
 
 
-def test_relatives_are_kept_together_by_default_and_two_labels_are_warned_of(twins: Path, tmp_path: Path) -> None:
-    notes, grouping, joined = notes_of(twins, tmp_path / "classifier")
+EQUAL = (
+    "Warning: 10 equal protein sequences in host1, labelled host, and strange, labelled virus. One label may be wrong."
+)
+
+
+def test_relatives_are_kept_together_by_default_and_two_labels_are_warned_of(twins: Path) -> None:
+    (first, warning), grouping, joined = looked_at(twins)
     assert joined == (("another", "virus0"), ("host1", "strange"))
-    assert notes[0] == "groups: 2 pairs of groups are alike by sequence, and kept together"
-    assert [line for line in notes if line.startswith("Warning")] == [notes[1]]
-    assert "host1 and strange share" in notes[1]
-    assert "one is labelled host, the other virus. One label may be wrong." in notes[1]
+    assert first == "groups: 2 pairs of groups are alike by sequence, and kept together"
+    assert warning.startswith("Warning: host1 and strange share")
+    assert warning.endswith("one is labelled host, the other virus. One label may be wrong.")
     assert (grouping["by"], grouping["pairs"], grouping["pairs_in_two_parts"]) == ("sequence", 2, 0)
     assert grouping["pairs_under_two_labels"] == 1
 
@@ -143,17 +150,16 @@ def test_relatives_are_kept_together_by_default_and_two_labels_are_warned_of(twi
 def test_groups_of_the_table_are_used_if_that_is_asked_for_and_relatives_are_still_named(
     twins: Path, tmp_path: Path
 ) -> None:
-    notes, grouping, joined = notes_of(twins, tmp_path / "classifier", relatives=False)
-    assert joined == ()
+    notes, grouping, joined = looked_at(twins, relatives=False)
+    assert joined == (("host1", "strange"),)  # they have equal sequences
     assert notes[0] == "groups: those of the table, as that is asked for; 2 pairs of groups are alike by sequence"
     assert (grouping["by"], grouping["pairs"]) == ("table", 2)
     clusters = tmp_path / "clusters.tsv"
     clusters.write_text("group\tcluster\nvirus1\tgenus\nvirus2\tgenus\n", encoding="utf-8")
-    notes, grouping, joined = notes_of(twins, tmp_path / "clustered", groups=clusters)
-    assert joined == ()
+    notes, _, joined = looked_at(twins, clusters)
+    assert joined == (("host1", "strange"),)
     assert notes[0].startswith("groups: those of the table, as a table of clusters is given")
-    _, _, joined = notes_of(twins, tmp_path / "both", groups=clusters, relatives=True)
-    assert joined == (("another", "virus0"), ("host1", "strange"))
+    assert looked_at(twins, clusters, relatives=True)[2] == (("another", "virus0"), ("host1", "strange"))
 
 
 def test_without_the_sequences_the_groups_of_the_table_are_used_and_that_is_said(twins: Path, tmp_path: Path) -> None:
@@ -162,18 +168,16 @@ def test_without_the_sequences_the_groups_of_the_table_are_used_and_that_is_said
     alone = tmp_path / "alone" / "samples.tsv"
     alone.parent.mkdir()
     shutil.copy(twins, alone)
-    shutil.copy(twins.parent / "prepare.json", alone.parent)
-    for given, models in ((alone, MODELS), (tmp_path / "features.npz", ()), (features, ())):
-        notes = list[str]()
-        reading = Reading(store, models, on_note=notes.append)
-        report = train(given, tmp_path / "classifier", options=QUICK, reading=reading)
-        assert notes == ["groups: those of the table, as dna.fna is not beside it: relatives are not looked for"]
-        assert not report.to_json()["grouping"]["looked_at"]
-        assert report.classifier.recall is None
-        page = (tmp_path / "classifier" / "report.html").read_text(encoding="utf-8")
-        assert "Relatives were not looked for, as dna.fna is not beside it" in page
+    for given in (alone, features):
+        notes, grouping, joined = looked_at(given)
+        assert notes == [
+            "groups: those of the table, as dna.fna is not beside it: relatives are not looked for",
+            EQUAL,
+        ]
+        assert joined == (("host1", "strange"),)
+        assert not grouping["looked_at"]
     with pytest.raises(InputError, match="expected the table of samples, beside which"):
-        train(alone, tmp_path / "classifier", options=QUICK, reading=Reading(store, MODELS), relatives=True)
+        looked_at(alone, relatives=True)
 
 
 def test_equal_sequences_under_two_labels_are_named(tmp_path: Path) -> None:
@@ -190,17 +194,20 @@ def test_equal_sequences_under_two_labels_are_named(tmp_path: Path) -> None:
     assert any("in copy, labelled virus, and host0, labelled host" in line for line in grouping.lines())
 
 
-def test_the_commands_say_what_is_alike(twins: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    arguments = ["train", str(twins), "-m", "tnf", "--fill", "--folds", "2", "-s", str(tmp_path / "store")]
-    assert main([*arguments, "-o", str(tmp_path / "auto")]) == 0
+def test_the_command_says_what_is_alike_and_what_is_in_two_parts(
+    twins: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    split = tmp_path / "split.tsv"
+    parts = {"another": "fold 1", "virus0": "fold 2", "host1": "fold 1", "strange": "fold 1"}
+    samples = load_samples(twins)
+    each = {name: parts.get(name, f"fold {1 + place % 2}") for place, name in enumerate(samples.groups.names.tolist())}
+    split.write_text("group\tpart\n" + "".join(f"{name}\t{part}\n" for name, part in each.items()), encoding="utf-8")
+    arguments = ["train", str(twins), "-m", "tnf", "--fill", "-s", str(tmp_path / "store"), "--groups", "source"]
+    assert main([*arguments, "-o", str(tmp_path / "source"), "--split", str(split)]) == 0
     said = capsys.readouterr()
     assert "Warning: host1 and strange share" in said.err
-    assert "2 pairs, kept together; 1 under two labels" in said.out
-    assert main([*arguments, "-o", str(tmp_path / "source"), "--groups", "source"]) == 0
-    said = capsys.readouterr()
-    assert "Warning: host1 and strange share" in said.err
-    assert "2 pairs, " in said.out
-    assert "kept together" not in said.out
+    assert "Warning: 1 pairs of groups that are alike are in two parts: scores may be too good." in said.err
+    assert "2 pairs, 1 in two parts; 1 under two labels" in said.out
 
 
 def scored_originals(trained: Trained) -> float:

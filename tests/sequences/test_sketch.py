@@ -16,6 +16,7 @@ from embedstore.sequences.sketch import (
     scaled_for,
     shared_pairs,
     sketch,
+    sketch_short,
     sketch_sources,
 )
 from embedstore.sequences.translation import genetic_code, reverse_complement, strands
@@ -125,6 +126,21 @@ def test_sources_of_different_length_are_compared_by_the_share_that_both_keep() 
     found = dict(zip(near.second.tolist(), near.containment.tolist(), strict=True))
     assert found[1] == 1.0
     assert found[0] == pytest.approx(1980 / 60_000, rel=0.6)
+
+
+@pytest.mark.parametrize(("kind", "k"), [("dna", 21), ("residues", 10)])
+def test_many_short_sources_at_once_have_the_same_sketches(kind: SketchKind, k: int) -> None:
+    options = SketchOptions(kind, k, 1)
+    lengths = [0, 5, 300, 22, 1500, 40_000, 700]
+    sources = [(str(length), [dna(length, f"{length}"), dna(length // 2, "again")]) for length in lengths]
+    sources.append(("none", []))
+    scaled = np.array([1, 10, 1, 1, 1, 100, 10, 1])
+    by_name = {name: one for (name, _), one in zip(sources, scaled.tolist(), strict=True)}
+    one_by_one, found = sketch_sources(sources, options, scaled=by_name), sketch_short(sources, options, scaled)
+    assert found.names == one_by_one.names
+    for ours, theirs in ((found.hashes, one_by_one.hashes), (found.starts, one_by_one.starts), (found.scaled, scaled)):
+        assert np.array_equal(ours, theirs)
+    assert len(sketch_short([], options, np.empty(0, np.int64))) == 0
 
 
 def test_parts_of_one_name_are_joined() -> None:
