@@ -17,6 +17,7 @@ from embedstore.classify.metrics import Measures
 from embedstore.classify.relatives import equal_under_two_labels, find_relatives, group_by_sequence
 from embedstore.classify.splitting import given_split, split_samples
 from embedstore.classify.training import Trained, fit_classifier, grouped, train
+from embedstore.comparison.comparing import compare
 from embedstore.errors import InputError
 from embedstore.features import Features, load_samples, merge
 from embedstore.features.merging import read_assignments
@@ -208,6 +209,17 @@ def test_the_command_says_what_is_alike_and_what_is_in_two_parts(
     assert "Warning: host1 and strange share" in said.err
     assert "Warning: 1 pairs of groups that are alike are in two parts: scores may be too good." in said.err
     assert "2 pairs, 1 in two parts; 1 under two labels" in said.out
+
+
+def test_compare_keeps_relatives_together(twins: Path, tmp_path: Path) -> None:
+    store = open_store(tmp_path / "store", create=True)
+    options = TrainOptions(folds=2)
+    notes = list[str]()
+    reading = Reading(store, fill=True, on_note=notes.append)
+    found = compare(twins, MODELS, reading=reading, options=options, seeds=1).document
+    assert (found["grouping"]["by"], found["grouping"]["pairs"]) == ("sequence", 2)
+    assert found["splits"][0]["joined_groups"] == [["another", "virus0"], ["host1", "strange"]]
+    assert notes[0] == "groups: 2 pairs of groups are alike by sequence, and kept together"
 
 
 def scored_originals(trained: Trained) -> float:
