@@ -4,6 +4,7 @@
     python -m benchmarks.writing --json      durable writing, against other layouts
     python -m benchmarks.index --json        look-up among millions of keys in hundreds of segments
     python -m benchmarks.filling --json      fills with all and with nothing in the store, and their peak memory
+    python -m benchmarks.sketching --json    sketches of 10 000 sequences of 50 kb, and which of them are alike
     python -m benchmarks.preparing --json    six frames against a dictionary and Biopython; the whole of prepare
     python -m benchmarks.extraction --json   language models, against other ways to run them and the processor itself
     python -m benchmarks.remote --json       from an S3 server on the loopback, against downloads in one piece

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from embedstore.classify.evaluation import Evaluation, evaluate
     from embedstore.classify.fragments import Fragments
     from embedstore.classify.heads import Forest, Network, TrainOptions
+    from embedstore.classify.known import Known
     from embedstore.classify.prediction import PredictOptions, PredictProgress, PredictReport, predict
     from embedstore.classify.provenance import Provenance
     from embedstore.classify.scores import Scores
@@ -137,6 +138,7 @@ _HOME = {
     "Fragments": "classify.fragments",
     "GeneticCode": "sequences.translation",
     "InputError": "errors",
+    "Known": "classify.known",
     "LabelledInput": "samples",
     "MODELS": "models.registry",
     "MissingDependencyError": "errors",
@@ -260,6 +262,7 @@ __all__ = [
     "Fragments",
     "GeneticCode",
     "InputError",
+    "Known",
     "LabelledInput",
     "MissingDependencyError",
     "MissingEmbeddingError",

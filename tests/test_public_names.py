@@ -14,6 +14,8 @@ from embedstore import errors
 NOT_PUBLIC = {  # what they take or return is for the other parts of embedstore
     "FillOptions.__init__",  # `workers` comes from `embedstore.distributed`
     "FillOptions.computing",
+    "Known.find",
+    "Known.of",
     "Space.mergeable",
     "Space.publish",
     "Space.segments",

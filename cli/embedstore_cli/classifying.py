@@ -54,12 +54,13 @@ Groups = Annotated[
         "--groups", metavar="FILE", help="Table of sample, source or group, and cluster: what a split must not divide."
     ),
 ]
-GroupsOrAuto = Annotated[
+HowGrouped = Annotated[
     str | None,
     typer.Option(
         "--groups",
-        metavar="FILE|auto",
-        help="Table of sample, source or group, and cluster: what a split must not divide; auto: genomes alike.",
+        metavar="auto|source|FILE",
+        help="What a split must not divide. auto: genomes, and those alike by sequence; source: genomes as in the "
+        "table; FILE: clusters, as a table, of MMseqs2 or of CD-HIT. Default: auto where dna.fna is there.",
     ),
 ]
 SplitTable = Annotated[
@@ -145,7 +146,7 @@ def train(
     output: Annotated[Path, typer.Option("--output", "-o", metavar="CLASSIFIER", help="Folder to write.")],
     models: Models = None,
     labels: Labels = None,
-    groups: GroupsOrAuto = None,
+    groups: HowGrouped = None,
     split: SplitTable = None,
     head: Head = HeadChoice.linear,
     folds: Folds = 5,
@@ -206,10 +207,9 @@ def train(
         **of_mlp,
     )
     named = names(models)
-    auto = groups == "auto"
-    clusters = None if auto or groups is None else Path(groups)
+    clusters, relatives = how_grouped(groups)
     with reading(context, given, named, labels, clusters, context.options_of_models(named), fill=fill) as how:
-        report = _trained(context, given, output, choices, how, split, relatives=auto)
+        report = _trained(context, given, output, choices, how, split, relatives=relatives)
     warn_of_report(report.report_failed, f"The classifier is in {report.output}")
     if context.json:
         write_json(report.to_json())
@@ -237,7 +237,7 @@ def _trained(
     how: Reading,
     split: Path | None,
     *,
-    relatives: bool,
+    relatives: bool | None,
 ) -> TrainReport:
     """Train, and say how it goes on standard error."""
     from embedstore.classify.provenance import Provenance
@@ -254,6 +254,12 @@ def _trained(
         on_split=None if context.quiet else lambda parts: notice(_split_line(parts)),
         made=Provenance.now(context.command_line),
     )
+
+
+def how_grouped(groups: str | None) -> tuple[Path | None, bool | None]:
+    """Return the table of clusters, if there is one, and whether relatives are kept together."""
+    asked = {None: None, "auto": True, "source": False}
+    return (None, asked[groups]) if groups in asked else (Path(str(groups)), None)
 
 
 def _split_line(split: Split) -> str:
@@ -276,6 +282,7 @@ def _write_trained(report: TrainReport) -> None:
     write_facts(
         [
             ("head", report.classifier.head.kind),
+            ("groups alike", _alike_text(report)),
             *metric_facts(report.evaluation, tested),
             *([] if fallback is None else [("on DNA alone", fallback_text(fallback))]),
             *([] if simple is None else [("beside linear", simple_head_text(simple))]),
@@ -283,6 +290,16 @@ def _write_trained(report: TrainReport) -> None:
             ("written to", str(report.output)),
         ]
     )
+
+
+def _alike_text(report: TrainReport) -> str:
+    """Say what was found of relatives."""
+    found = report.classifier.about["grouping"]
+    if not found["looked_at"]:
+        return f"not looked for, as {found['why']}"
+    kept = "kept together" if found["by"] == "sequence" else f"{found['pairs_in_two_parts']:,} in two parts"
+    two_labels = found["pairs_under_two_labels"]
+    return f"{found['pairs']:,} pairs, {kept}" + (f"; {two_labels:,} under two labels" if two_labels else "")
 
 
 @shared(FILLING, OUTPUT)
@@ -364,12 +381,13 @@ def reading(
     from embedstore.classify.blocks import Reading
     from embedstore.features import FillFrom, is_merged_file
 
+    on_note = None if context.quiet else notice
     if is_merged_file(given):
-        yield Reading(models=models, labels=labels, groups=groups)
+        yield Reading(models=models, labels=labels, groups=groups, on_note=on_note)
         return
     with fill_shown(quiet=context.quiet or not fill) as on_progress:
         source = FillFrom(given.parent, context.fill_options(), on_progress) if fill else False
-        yield Reading(context.open(create=fill), models, labels, groups, source, choices)
+        yield Reading(context.open(create=fill), models, labels, groups, source, choices, on_note)
 
 
 def models_of(classifier: Classifier, models: Sequence[str]) -> Sequence[str]:

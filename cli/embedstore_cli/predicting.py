@@ -13,13 +13,14 @@ from embedstore_cli.arguments import DnaInputs, Models, names
 from embedstore_cli.classifying import (
     ClassifierPlace,
     Folds,
-    Groups,
     Head,
     HeadChoice,
+    HowGrouped,
     IgnoreUnlabelled,
     InputDropout,
     OldHead,
     Strength,
+    how_grouped,
     models_of,
     of_head,
     reading,
@@ -119,6 +120,7 @@ def _write_predicted(report: PredictReport, *, quiet: bool) -> None:
                 (f"from DNA alone {call}", f"{count(number)} sequences without an open frame")
                 for call, number in sorted(tally.contigs_from_dna.items())
             ],
+            *([("known to the classifier by sequence", count(tally.known))] if report.recognises else []),
             *([("samples without a vector", count(missing))] if missing else []),
             ("took", duration(report.seconds)),
             ("written to", str(report.output)),
@@ -163,7 +165,7 @@ def compare(
     input_dropout: InputDropout = None,
     network: OldHead = None,
     labels: Labels = None,
-    groups: Groups = None,
+    groups: HowGrouped = None,
     ignore_unlabelled: IgnoreUnlabelled = False,
     fill: Fill = False,
 ) -> None:
@@ -176,7 +178,10 @@ def compare(
     if models and classifiers:
         raise typer.BadParameter("give sets of models (-m) or classifiers (-c), not both")
     if classifiers:
-        _compare_classifiers(context, samples, classifiers, output, labels, groups, seed=seed, fill=fill)
+        clusters, asked = how_grouped(groups)
+        if asked:
+            raise typer.BadParameter("--groups auto only has a meaning with sets of models (-m): nothing is split")
+        _compare_classifiers(context, samples, classifiers, output, labels, clusters, seed=seed, fill=fill)
         return
     if len(models or ()) < 2:
         raise typer.BadParameter(
@@ -197,12 +202,14 @@ def compare(
         **of_head(chosen, HeadChoice.mlp, input_dropout=input_dropout),
     )
     choices = context.options_of_models(names(models))
-    with reading(context, samples, (), labels, groups, choices, fill=fill) as how:
+    clusters, relatives = how_grouped(groups)
+    with reading(context, samples, (), labels, clusters, choices, fill=fill) as how:
         comparison = compare_sets(
             samples,
             models or (),
             output,
             reading=how,
+            relatives=relatives,
             options=training,
             seeds=seeds,
             made=Provenance.now(context.command_line),

@@ -6,7 +6,7 @@ with the classifier's schema before any work.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -56,8 +56,9 @@ class Reading:
     store : where a table of samples is given; a merged file needs none.
     models : whose vectors make the columns, likewise.
     labels : table that labels samples.
-    groups : table that puts them into clusters that no split divides.
+    groups : clusters that no split divides: a table, or a file of MMseqs2 or CD-HIT.
     fill : compute missing vectors, see `embedstore.features.merge`.
+    on_note : told, a line at a time, how groups are made and what is odd about them.
     """
 
     store: SpaceStore | None = None
@@ -66,6 +67,12 @@ class Reading:
     groups: Path | None = None
     fill: bool | FillFrom = False
     options: Mapping[str, ModelOptions] = field(default_factory=dict)
+    on_note: Callable[[str], object] | None = None
+
+    def note(self, line: str) -> None:
+        """Tell a line, if anybody listens."""
+        if self.on_note is not None:
+            self.on_note(line)
 
 
 def open_input(given: FeatureInput, how: Reading) -> tuple[Features, Samples]:
@@ -121,7 +128,16 @@ def relabelled(samples: Samples, how: Reading) -> Samples:
     """
     if how.labels is not None:
         samples = with_labels(samples, how.labels)
-    return samples if how.groups is None else with_clusters(samples, how.groups)
+    return samples if how.groups is None else with_clusters(samples, how.groups, how.on_note)
+
+
+def sequences_folder(given: FeatureInput, how: Reading) -> Path | None:
+    """Return the folder where `prepare` wrote the sequences of samples; None for features, whose samples have none."""
+    if isinstance(how.fill, FillFrom):
+        return how.fill.folder
+    if isinstance(given, Features | Samples) or is_merged_file(Path(given)):
+        return None
+    return Path(given).parent
 
 
 _HINT = "Name the models or their directories with --models, in the order of the classifier's blocks."

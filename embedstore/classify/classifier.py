@@ -1,8 +1,9 @@
 """A classifier on disk: a folder of plain tensors and JSON, read strictly. Nothing in it is pickled.
 
 classifier.safetensors   the tensors of `heads.tensor_shapes`, float32, or of `heads.FOREST_DTYPES`
-classifier.json          format, version, head, schema, calibrations, SHA-256 of the tensors' file, and how it
+classifier.json          format, version, head, schema, calibrations, SHA-256 of the others, and how it
                          came about: options, split by group, how it was fitted, metrics, versions
+sketches.safetensors     k-mers of the groups that it was made from, see `known`; not there if these were not
 report.html, scores.tsv  for people: plots, and the scores of the tested samples, to recompute every number
 fallback.safetensors     on request, with the part `fallback` of the document: a head on the DNA blocks alone, for
                          sequences without a sample (see `fallback`)
@@ -22,6 +23,7 @@ import math
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -41,8 +43,9 @@ from embedstore.classify.heads import (
     tensor_problems,
     tensor_shapes,
 )
+from embedstore.classify.known import SKETCHES_NAME, Recall, read_known, safetensors_numpy
 from embedstore.classify.metrics import Probabilities
-from embedstore.errors import FormatVersionError, InputError, MissingDependencyError, WeightsError, plain
+from embedstore.errors import FormatVersionError, InputError, WeightsError, plain
 from embedstore.features import Block, Schema
 
 TENSORS_NAME = "classifier.safetensors"
@@ -74,6 +77,7 @@ class Classifier:
     name : for messages.
     sequences : calibration of sequences of several samples; None: the mean of their samples' scores is taken.
     fallback : a classifier of the same classes by the DNA blocks alone, see `dna_schema`; None: there is none.
+    recall : reads the sketches of the groups that it was made from; None: there are none.
 
     Raises
     ------
@@ -87,6 +91,7 @@ class Classifier:
     name: str = "the classifier"
     sequences: SequenceCalibration | None = None
     fallback: Classifier | None = None
+    recall: Recall | None = None
 
     def __post_init__(self) -> None:
         expected = (self.schema.dim, len(self.schema.labels), len(self.schema.labels))
@@ -171,7 +176,7 @@ def save_classifier(classifier: Classifier, path: Path, others: Mapping[str, byt
     ----------
     others : further files of the folder, by name.
     """
-    save = _safetensors().save
+    save = safetensors_numpy().save
     check_output(path)
     tensors = save(dict(classifier.head.tensors))
     document = {**classifier.to_json(), "sha256": hashlib.sha256(tensors).hexdigest()}
@@ -179,10 +184,16 @@ def save_classifier(classifier: Classifier, path: Path, others: Mapping[str, byt
     if classifier.fallback is not None:
         fallback[FALLBACK_NAME] = save(dict(classifier.fallback.head.tensors))
         document["fallback"]["sha256"] = hashlib.sha256(fallback[FALLBACK_NAME]).hexdigest()
+    sketches: dict[str, bytes] = {}
+    if classifier.recall is not None:
+        known = classifier.recall()
+        sketches[SKETCHES_NAME] = content = known.to_bytes()
+        document["sketches"] = {**known.to_json(), "sha256": hashlib.sha256(content).hexdigest()}
     files = {
         TENSORS_NAME: tensors,
         **fallback,
         DOCUMENT_NAME: (json.dumps(document, indent=1, ensure_ascii=False) + "\n").encode(),
+        **sketches,
         **(others or {}),
     }
     with _complete(path) as folder:
@@ -207,13 +218,20 @@ def load_classifier(path: str | Path) -> Classifier:
         raise _unreadable(path, error) from error
     if len(schema.labels) < 2:
         raise InputError(f"Cannot read the classifier {path}: expected at least two classes, found {schema.labels}.")
-    classifier = _read_part(document, path, TENSORS_NAME, schema)
+    classifier = replace(_read_part(document, path, TENSORS_NAME, schema), recall=_recall_of(document, path))
     stated, of_dna = document.get("fallback"), dna_schema(schema)
     if stated is None:
         return classifier
     if not isinstance(stated, dict) or of_dna is None:
         raise _unreadable(path, InputError("expected a fallback of a classifier that has a block of DNA"))
     return replace(classifier, fallback=_read_part(stated, path, FALLBACK_NAME, of_dna))
+
+
+def _recall_of(document: Mapping[str, Any], path: Path) -> Recall | None:
+    sketches = document.get("sketches")
+    if not isinstance(sketches, dict) or not (path / SKETCHES_NAME).exists():
+        return None
+    return partial(read_known, path / SKETCHES_NAME, sketches)
 
 
 def _read_part(document: Mapping[str, Any], path: Path, file_name: str, schema: Schema) -> Classifier:
@@ -288,7 +306,7 @@ def _document(path: Path) -> dict[str, Any]:
 
 
 def _tensors(file: Path, sha256: object, size_bytes: int, problems_of: Callable[[Tensors], list[str]]) -> Tensors:
-    safetensors = _safetensors()
+    safetensors = safetensors_numpy()
     from safetensors import SafetensorError
 
     if file.exists() and not file.is_file():
@@ -319,13 +337,3 @@ def _tensors(file: Path, sha256: object, size_bytes: int, problems_of: Callable[
 
 def _complete(path: Path) -> AbstractContextManager[Path]:
     return complete(path.absolute())
-
-
-def _safetensors() -> Any:
-    try:
-        import safetensors.numpy
-    except ImportError as error:
-        raise MissingDependencyError(
-            "Cannot use classifiers: safetensors is not installed. Run `pip install 'embedstore-bio[train]'`."
-        ) from error
-    return safetensors.numpy

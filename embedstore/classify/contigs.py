@@ -25,6 +25,7 @@ class SourceCounts(NamedTuple):
     ----------
     dropped : reasons why chunks gave no sample -> how many.
     closed : chunks without an open frame whose DNA is scored, as the sequence has no sample.
+    known_as : the group that the classifier knows the sequence by; "" if it does not.
     """
 
     source: str
@@ -33,6 +34,7 @@ class SourceCounts(NamedTuple):
     samples: int
     dropped: dict[str, int]
     closed: int = 0
+    known_as: str = ""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -127,13 +129,17 @@ class ContigTable:
 
     Parameters
     ----------
-    says_from : whether a last column, `from`, says of each call what it is from: "samples" or "dna".
+    says_from : add the column `from`, which says of each call what it is from: "samples" or "dna".
+    with_known : add the column `known_as`.
     """
 
-    def __init__(self, stream: BinaryIO, labels: Sequence[str], *, says_from: bool = False) -> None:
+    def __init__(
+        self, stream: BinaryIO, labels: Sequence[str], *, says_from: bool = False, with_known: bool = False
+    ) -> None:
         self._stream = stream
         self._labels = labels
         self._says_from = says_from
+        self._with_known = with_known
         names = (
             "source",
             "length",
@@ -143,6 +149,7 @@ class ContigTable:
             "call",
             "confidence",
             *(("from",) if says_from else ()),
+            *(["known_as"] if with_known else []),
         )
         stream.write(("\t".join(names) + "\n").encode())
 
@@ -160,6 +167,8 @@ class ContigTable:
             facts += [cell(self._labels[contig.call]), f"{contig.confidence:.6f}"]
         if self._says_from:
             facts.append("" if contig.scores is None else "dna" if contig.from_dna else "samples")
+        if self._with_known:
+            facts.append(cell(counts.known_as))
         return "\t".join(map(str, facts))
 
 

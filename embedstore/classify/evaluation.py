@@ -18,12 +18,15 @@ from embedstore.classify.blocks import (
     find_spaces,
     relabelled,
     require_schema,
+    sequences_folder,
 )
 from embedstore.classify.classifier import REPORT_NAME, SCORES_NAME, Classifier, load_classifier
 from embedstore.classify.fragments import fragments_of
+from embedstore.classify.known import Recognised, recognise
+from embedstore.classify.metrics import Measures
 from embedstore.classify.provenance import Provenance
 from embedstore.classify.scores import Scores, logits_of, write_scores
-from embedstore.classify.training import assess, assess_contigs, positive_class, require_labelled
+from embedstore.classify.training import assess, assess_contigs, jsonable, positive_class, require_labelled
 from embedstore.classify.unseen import cut_sources
 from embedstore.errors import InputError
 from embedstore.features import (
@@ -47,7 +50,8 @@ class Evaluation:
     Attributes
     ----------
     metrics : JSON values, see `training.assess`; `contigs` are those of fragments by length, `unlabelled` samples were
-        left out, `groups_seen_in_training` were used to make the classifier.
+        left out, `groups_seen_in_training` were used to make the classifier, `known_by_sequence` are sources whose
+        sequences were.
     scores : what they are computed from.
     report_failed : why report.html could not be drawn; the numbers were written nevertheless.
     """
@@ -98,12 +102,15 @@ def evaluate(
     fragments = fragments_of(scores.samples, logits, scores.probabilities, scores.y, folds)
     sources = cut_sources(samples, scores.samples, scores.y, scores.labels)
     of_all = sources.recall_of_all(scores, logits, classifier, positive_class(classifier.labels, looked_for))
+    recognised = recognise(classifier.recall, scores.samples, sequences_folder(samples, how))
+    how.note(recognised.line())
     metrics = {
         **assess(scores, seed, scores.samples.preparation.chunk_length, looked_for),
         **sources.to_json(),
         "contigs": assess_contigs(fragments, classifier, looked_for, seed, of_all=of_all),
         "unlabelled": unlabelled,
         "groups_seen_in_training": groups_seen(classifier, scores),
+        "known_by_sequence": {**recognised.to_json(), "of_the_others": of_the_others(scores, recognised)},
     }
     evaluation = Evaluation(classifier, metrics, scores)
     if output is None:
@@ -174,6 +181,19 @@ def groups_seen(classifier: Classifier, scores: Scores) -> list[str]:
     used = {str(name) for part, names in lists if part != "test" and isinstance(names, list) for name in names}
     codes = np.unique(scores.samples.groups.codes)
     return sorted(used & {scores.samples.groups.names[code] for code in codes.tolist() if code >= 0})
+
+
+def of_the_others(scores: Scores, recognised: Recognised) -> dict[str, Any] | None:
+    """Measure the samples of sources that the classifier does not know by sequence; None if it knows none, or all."""
+    names = scores.samples.sources.names.tolist()
+    is_other = np.array([name not in recognised.sources for name in names] + [True])[scores.samples.sources.codes]
+    rows = np.flatnonzero(is_other)
+    if not recognised.sources or not len(rows):
+        return None
+    found = Measures(scores.y[rows], scores.probabilities[rows], scores.labels).at()
+    groups = len(np.unique(scores.samples.groups.codes[rows]))
+    numbers = {name: found[name] for name in ("auroc", "auprc", "balanced_accuracy", "mcc")}
+    return jsonable({"samples": len(rows), "groups": groups, **numbers})  # type: ignore[no-any-return]
 
 
 def _written(evaluation: Evaluation, path: Path, made: Provenance) -> Evaluation:

@@ -31,6 +31,7 @@ from embedstore.classify.blocks import find_spaces, require_schema
 from embedstore.classify.classifier import Classifier, load_classifier
 from embedstore.classify.contigs import Contig, ContigGatherer, SourceCounts
 from embedstore.classify.fallback import DnaCaller, fallback_of
+from embedstore.classify.known import NO_SKETCHES, KnownAs, SourceRecogniser
 from embedstore.classify.metrics import Floats, Probabilities
 from embedstore.classify.scores import PIECE_ROWS
 from embedstore.classify.tables import Tables, Tally, open_tables
@@ -104,6 +105,7 @@ class PredictReport:
     ----------
     tally : how many sequences were called what.
     rejected : records that are not DNA sequences.
+    recognises : whether the classifier has sketches to know sequences by.
     """
 
     output: Path
@@ -113,6 +115,7 @@ class PredictReport:
     filled: tuple[FillReport, ...]
     rejected: tuple[Rejection, ...]
     seconds: float
+    recognises: bool = False
 
     @property
     def complete(self) -> bool:
@@ -126,6 +129,8 @@ class PredictReport:
             "classifier": self.classifier,
             **self.counts.to_json(),
             **self.tally.to_json(),
+            "sequences_known": self.tally.known if self.recognises else None,
+            **({} if self.recognises else {"why_not_known": NO_SKETCHES}),
             "filled": [report.to_json() for report in self.filled],
             "rejected": [rejection._asdict() for rejection in self.rejected],
             "seconds": round(self.seconds, 3),
@@ -163,6 +168,7 @@ def predict(
     classifier = classifier if isinstance(classifier, Classifier) else load_classifier(classifier)
     fallback = fallback_of(classifier) if options.dna_only_fallback else None
     preparing = prepare_options(classifier, options)
+    recogniser = None if classifier.recall is None else SourceRecogniser(classifier.recall())
     targets = find_spaces(classifier, store, options.models, options.model_options)
     require_schema(classifier, targets, Preparation(**preparing.preparation()), "this prediction")
     files = find_files([parse_input(one) for one in sequences]).files
@@ -171,7 +177,7 @@ def predict(
         says_from = fallback is not None
         tables = open_tables(folder, classifier, preparing, _sources(work), compat=options.compat, says_from=says_from)
         molecules = {target.recipe.molecule for target in targets}
-        counts = _cut(reader, preparing, molecules, work, progress.on_cut, closed=says_from)
+        counts = _cut(reader, preparing, molecules, work, progress.on_cut, recogniser, closed=says_from)
         windows = partial(_CutWindows, work, preparing.length_bases)
         filled_targets, filled = fill_spaces(targets, FillFrom(work, options.fill, progress.on_fill), windows)
         scorer = _Scorer(classifier, filled_targets, filled)
@@ -186,6 +192,7 @@ def predict(
             filled=tuple(filled),
             rejected=tuple(reader.rejected),
             seconds=time.monotonic() - started,
+            recognises=recogniser is not None,
         )
         folder.create(REPORT_NAME).write((json.dumps(report.to_json(), indent=1) + "\n").encode())
         folder.publish(REPORT_NAME)
@@ -233,6 +240,7 @@ def _cut(
     molecules: Set[Molecule],
     work: Path,
     on_cut: OnCut | None,
+    recogniser: SourceRecogniser | None,
     *,
     closed: bool = False,
 ) -> PrepareCounts:
@@ -260,9 +268,13 @@ def _cut(
                 sequences["dna"].write(_sequence_line(key, dna, name))
                 keys.write(key)
                 chunks[source] += 1
+            known = _known(cut, recogniser)
             for one in cut.finished:
+                known_as = known[one.source].group if one.source in known else ""
                 closed_here = chunks[one.source]
-                line = SourceCounts(one.source, one.length_bases, one.chunks, one.samples, one.dropped, closed_here)
+                line = SourceCounts(
+                    one.source, one.length_bases, one.chunks, one.samples, one.dropped, closed_here, known_as
+                )
                 sources.write(json.dumps(line).encode() + b"\n")
             counts.add(cut, reader.read)
             if on_cut is not None:
@@ -275,6 +287,14 @@ def _closed_chunks(cut: CutSamples, options: PrepareOptions) -> Iterator[tuple[s
     without = {one.source for one in cut.finished if not one.samples}
     ended = [piece.source for piece in cut.window.pieces if piece.is_last and piece.source.id in without]
     return closed_chunks(ended, options)
+
+
+def _known(cut: CutSamples, recogniser: SourceRecogniser | None) -> dict[str, KnownAs]:
+    """Return which of the sources that end in a window the classifier knows."""
+    if recogniser is None:
+        return {}
+    ended = [one.source for one in cut.finished]
+    return recogniser.add(cut.table.sources, cut.sequences["dna"], cut.sequences["protein"], ended)
 
 
 def _sequences_name(molecule: Molecule) -> str:

@@ -83,11 +83,9 @@ def training_report(classifier: Classifier, test: Scores, made: Provenance) -> s
         f"The {classifier.head.kind} head on {spaces}, trained on {about['trained_on']}, has a "
         f"{tested.headline} on {tested.size} {unseen}: {tested.judgement}."
     )
-    sections = [
-        *_evaluated(tested),
-        _training(classifier),
-        _origin(classifier, made),
-    ]
+    sections = [*_evaluated(tested), _training(classifier), _origin(classifier, made)]
+    # Two labels of one sequence are more than a remark: they come first.
+    sections.insert(0 if _under_two_labels(about["grouping"]) else -1, _relatives(about))
     stamp = f"{made.stamp}, seed {about['options']['seed']}"
     return page(f"Classifier {Path(classifier.name).name}", verdict, stamp, sections)
 
@@ -110,7 +108,10 @@ def evaluation_report(classifier: Classifier, evaluation: Mapping[str, Any], sco
         )
     else:
         verdict += f": {tested.judgement}."
-    sections = [*_evaluated(tested), _origin(classifier, made)]
+    known = evaluation.get("known_by_sequence", {})
+    if known.get("known"):
+        verdict += f" Of {known['looked_at']:,} sources the classifier knows {known['known']:,} by sequence."
+    sections = [*_evaluated(tested), *([_known(known)] if known else []), _origin(classifier, made)]
     return page(f"Evaluation of {name}", verdict, made.stamp, sections)
 
 
@@ -452,8 +453,6 @@ def _training(classifier: Classifier) -> Section:
         parts.append(Figures((strength_plot(fit["path"], fit["strength"]),)))
     elif "curves" in fit:
         parts.append(Figures((loss_plot(fit["curves"], fit["epochs"]),)))
-    if about.get("relatives"):
-        parts += [_RELATIVES_TEXT, _relatives_table(about["relatives"])]
     if about.get("simple_head"):
         parts.insert(0, simple_head_text(about["simple_head"]))
     if "dna_only_fallback" in about["test"]:
@@ -461,18 +460,78 @@ def _training(classifier: Classifier) -> Section:
     return Section("How it was trained", tuple(parts))
 
 
-_RELATIVES_TEXT = (
-    "Groups whose DNA is alike, which were kept on one side; share: of the k-mers of the smaller one. Where the labels "
-    "differ, one may be wrong."
-)
+def _under_two_labels(grouping: Mapping[str, Any]) -> int:
+    return int(grouping["pairs_under_two_labels"]) + len(grouping["equal_under_two_labels"])
 
 
-def _relatives_table(relatives: Sequence[Mapping[str, Any]]) -> Table:
+def _relatives(about: Mapping[str, Any]) -> Section:
+    """Return which groups are alike by sequence, and what has two labels."""
+    grouping, relatives = about["grouping"], about["relatives"]
+    least = grouping["least"]
+    if not grouping["looked_at"]:
+        text = (
+            f"Relatives were not looked for, as {grouping['why']}: if a genome has a strain under another name, the "
+            "numbers are too good."
+        )
+    else:
+        kept = (
+            "They are kept together"
+            if grouping["by"] == "sequence"
+            else f"They are not kept together, as {grouping['why']}"
+        )
+        text = (
+            f"{grouping['pairs']:,} pairs of groups share at least {least['dna_21_mers']:.0%} of the 21-mers of the "
+            f"smaller one's DNA, or {least['residue_10_mers']:.0%} of the 10-mers of its proteins. {kept}; of those "
+            f"named, {grouping['pairs_in_two_parts']:,} are in two parts."
+        )
+    parts: list[str | Table] = [text]
+    if grouping["pairs_under_two_labels"]:
+        parts.append(
+            f"Attention: of {grouping['pairs_under_two_labels']:,} pairs the labels differ; one may be wrong. They "
+            "come first."
+        )
+    if relatives:
+        rows = [
+            (one["first"], one["second"], *one["labels"], decimal(one["containment"]), decimal(one["of_residues"]))
+            for one in sorted(relatives, key=_by_importance)[:_GROUPS_SHOWN]
+        ]
+        parts.append(Table(("group", "relative", "label", "its label", "of DNA", "of proteins"), rows, names=4))
+    if grouping["equal_under_two_labels"]:
+        parts.append("Attention: groups that have equal sequences under two labels; one may be wrong.")
+        rows_of_equal = [
+            (one["first"], one["second"], *one["labels"], one["molecule"], f"{one['sequences']:,}")
+            for one in grouping["equal_under_two_labels"][:_GROUPS_SHOWN]
+        ]
+        parts.append(Table(("group", "other", "label", "its label", "of", "sequences"), rows_of_equal, names=5))
+    return Section("Groups that are alike by sequence", tuple(parts))
+
+
+def _by_importance(relative: Mapping[str, Any]) -> tuple[bool, float]:
+    """Order pairs: those under two labels first, then the most alike."""
+    one, other = relative["labels"]
+    return one == other, -max(relative["containment"], relative["of_residues"])
+
+
+def _known(known: Mapping[str, Any]) -> Section:
+    """Return which sources a classifier knows by sequence, whatever they are called."""
+    title = "Sources that the classifier knows by sequence"
+    if not known["looked_at"]:
+        return Section(title, (f"Not looked at: {known.get('why') or 'there are none'}.",))
+    text = (
+        f"{known['known']:,} of {known['looked_at']:,} sources share enough of their k-mers with a group that made the "
+        "classifier. For these it is no test."
+    )
+    others = known["of_the_others"]
+    if others is not None:
+        numbers = (("auroc", "AUROC"), ("balanced_accuracy", "balanced accuracy"), ("mcc", "MCC"))
+        said = ", ".join(f"{name} {decimal(others[key])}" for key, name in numbers)
+        text += f" Without them: {others['samples']:,} samples of {others['groups']:,} groups, {said}."
     rows = [
-        (one["first"], one["second"], *one["labels"], decimal(one["containment"]))
-        for one in sorted(relatives, key=lambda one: -one["containment"])[:_GROUPS_SHOWN]
+        (one["source"], one["group"], one["label"], decimal(one["of_dna"]), decimal(one["of_residues"]))
+        for one in known["named"][:_GROUPS_SHOWN]
     ]
-    return Table(("group", "relative", "label", "its label", "share"), rows, names=4)
+    table = [Table(("source", "known as", "labelled", "of its DNA", "of its proteins"), rows, names=3)] if rows else []
+    return Section(title, (text, *table))
 
 
 def _fit_facts(fit: Mapping[str, Any]) -> list[tuple[str, str]]:

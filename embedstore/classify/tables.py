@@ -43,6 +43,7 @@ class Tally:
     ----------
     contigs : call, or why there is none -> sequences.
     contigs_from_dna : call -> sequences without a sample, which are not among the others.
+    known : sequences that the classifier knows.
     """
 
     labels: tuple[str, ...]
@@ -50,6 +51,7 @@ class Tally:
     contigs: Counter[str] = field(default_factory=Counter)
     contigs_from_dna: Counter[str] = field(default_factory=Counter)
     samples_without_vector: int = 0
+    known: int = 0
 
     def add(self, scores: Probabilities, contigs: Iterable[Contig]) -> None:
         """Add a batch."""
@@ -60,6 +62,7 @@ class Tally:
         for contig in contigs:
             counter = self.contigs_from_dna if contig.from_dna else self.contigs
             counter[why_unscored(contig.counts) if contig.scores is None else self.labels[contig.call]] += 1
+            self.known += bool(contig.counts.known_as)
 
     def to_json(self) -> dict[str, Any]:
         """The tally as JSON values."""
@@ -99,7 +102,7 @@ def open_tables(
     ------
     InputError : VirNucPro's tables are wanted of a classifier that is not one of viruses and others.
     """
-    ours = OwnTables(folder, classifier.labels, says_from=says_from)
+    ours = OwnTables(folder, classifier.labels, says_from=says_from, with_known=classifier.recall is not None)
     return Both((ours, VirnucproTables(folder, classifier, options, sources))) if compat == "virnucpro" else ours
 
 
@@ -121,10 +124,11 @@ class Both:
 class OwnTables:
     """`predictions.tsv` and `contigs.tsv`."""
 
-    def __init__(self, folder: OutputFolder, labels: tuple[str, ...], *, says_from: bool = False) -> None:
+    def __init__(self, folder: OutputFolder, labels: tuple[str, ...], *, says_from: bool, with_known: bool) -> None:
         self._labels = labels
         self._predictions = folder.create(PREDICTIONS_NAME)
-        self._contigs = ContigTable(folder.create(CONTIGS_NAME), labels, says_from=says_from)
+        stream = folder.create(CONTIGS_NAME)
+        self._contigs = ContigTable(stream, labels, says_from=says_from, with_known=with_known)
         scores = (f"score_{cell(label)}" for label in labels)
         names = ("sample", "source", "start", "end", "strand", "frame", *scores, "call")
         self._predictions.write(("\t".join(names) + "\n").encode())

@@ -30,7 +30,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embedstore.atomic import replacing
-from embedstore.classify.blocks import FeatureInput, Reading, open_input
+from embedstore.classify.blocks import FeatureInput, Reading, open_input, sequences_folder
 from embedstore.classify.calibration import Calibration, SequenceCalibration, calibrate, uncalibrated
 from embedstore.classify.classifier import REPORT_NAME, SCORES_NAME, Classifier, check_output, save_classifier
 from embedstore.classify.fallback import dna_features, with_closed
@@ -44,15 +44,16 @@ from embedstore.classify.fragments import (
     how_calibrated,
 )
 from embedstore.classify.heads import TrainOptions
+from embedstore.classify.known import Known, Recall
 from embedstore.classify.metrics import PREVALENCES, Measures, Probabilities
 from embedstore.classify.provenance import Provenance
-from embedstore.classify.relatives import Relative, find_relatives
+from embedstore.classify.relatives import Grouping, group_by_sequence, labels_of
 from embedstore.classify.resampling import LEVEL, REPLICATES, intervals
 from embedstore.classify.scores import Scores, logits_of, write_scores
 from embedstore.classify.splitting import TEST, Split, given_split, split_samples
 from embedstore.classify.unseen import CutSources, cut_sources
 from embedstore.errors import InputError, StorageError, plain
-from embedstore.features import Features, Samples, is_merged_file
+from embedstore.features import Features, Samples
 from embedstore.features.features import Indices
 from embedstore.features.merging import read_assignments
 
@@ -198,6 +199,7 @@ class TrainReport:
             "head": self.classifier.head.kind,
             "labels": list(self.classifier.labels),
             "split": self.split.to_json(),
+            "grouping": self.classifier.about["grouping"],
             "fit": self.classifier.about["fit"],
             "simple_head": self.classifier.about["simple_head"],
             "evaluation": self.evaluation,
@@ -213,7 +215,7 @@ def train(
     reading: Reading | None = None,
     options: TrainOptions | None = None,
     split: str | Path | None = None,
-    relatives: bool = False,
+    relatives: bool | None = None,
     on_fitted: OnFitted | None = None,
     on_split: Callable[[Split], object] | None = None,
     made: Provenance | None = None,
@@ -225,8 +227,8 @@ def train(
     samples : features, a merged file, or samples that `reading` joins with the spaces of a store.
     output : the classifier's folder; a classifier that is there is replaced once the new one is complete.
     split : table of sample, source or group, and part (train or fold 1, fold 2, …, and test); None: by groups, seeded.
-    relatives : look for groups whose DNA is alike, and keep these together; needs the `dna.fna` that `prepare` wrote
-        beside the table.
+    relatives : keep groups together whose sequences are alike; needs the `dna.fna` that `prepare` wrote beside the
+        table. None: where that is there, and `reading` has no table of groups. False: groups are those of the table.
     made : what the page says of when and by which command; None: now, from Python.
 
     Raises
@@ -239,12 +241,14 @@ def train(
     reading, made = reading or Reading(), made or Provenance.now()
     check_output(output)
     features, labelled = open_input(samples, reading)
-    alike = _relatives(samples, labelled) if relatives else ()
-    pairs = [(one.first, one.second) for one in alike]
+    grouping = grouped(samples, labelled, reading, relatives)
     if split is None:
-        parts = split_samples(labelled, options, pairs)
+        parts = split_samples(labelled, options, grouping.links)
     else:
-        parts = given_split(labelled, read_assignments(split, "part"), options, pairs)
+        parts = given_split(labelled, read_assignments(split, "part"), options, grouping.links)
+    apart = grouping.apart(parts.groups)
+    if apart:
+        reading.note(f"Warning: {apart:,} pairs of groups that are alike are in two parts: scores may be too good.")
     if on_split is not None:
         on_split(parts)
     of_dna = dna_features(features) if options.dna_only_fallback else None
@@ -257,8 +261,9 @@ def train(
     evaluation = trained.assessed(cut_sources(samples, tested.samples, tested.y, tested.labels))
     if fallback is not None:
         evaluation["dna_only_fallback"] = fallback.about["test"]
-    found = {"relatives": [one.to_json() for one in alike], "test": evaluation}
-    classifier = replace(trained.classifier, about={**trained.classifier.about, **found}, fallback=fallback)
+    found = {**grouping.to_json(parts.groups), "test": evaluation}
+    about, recall = {**trained.classifier.about, **found}, _recall(grouping, labelled, parts)
+    classifier = replace(trained.classifier, about=about, fallback=fallback, recall=recall)
     save_classifier(classifier, output)
     stated = made.of(samples, reading, split=split, seed=options.seed)
     failed = _write_for_people(classifier, trained.test, output, stated)
@@ -292,13 +297,28 @@ def _fallback(
     return replace(trained.classifier, about={**about, "test": shown})
 
 
-def _relatives(given: FeatureInput, samples: Samples) -> tuple[Relative, ...]:
-    if isinstance(given, Features | Samples) or is_merged_file(Path(given)):
-        raise InputError(
-            "Cannot look for relatives in features: expected the table of samples, beside which `prepare` wrote "
-            "dna.fna. Give that, or a table of groups."
-        )
-    return find_relatives(samples, Path(given).parent)
+def grouped(given: FeatureInput, samples: Samples, reading: Reading, relatives: bool | None) -> Grouping:
+    """Find which groups of samples are alike by sequence, and say how groups are made; see `group_by_sequence`.
+
+    Parameters
+    ----------
+    given : what the samples are of.
+    relatives : see `train`.
+    """
+    folder, has_clusters = sequences_folder(given, reading), reading.groups is not None
+    grouping = group_by_sequence(samples, folder, asked=relatives, has_clusters=has_clusters)
+    for line in grouping.lines():
+        reading.note(line)
+    return grouping
+
+
+def _recall(grouping: Grouping, samples: Samples, split: Split) -> Recall | None:
+    """Return what remembers the groups that are trained on, if their sequences are there."""
+    if not grouping.sketches:
+        return None
+    trained_on = [name for part in split.folds for name in split.groups[part]]
+    known = Known.of(grouping.sketches, labels_of(samples), trained_on)
+    return lambda: known
 
 
 @dataclass(frozen=True, slots=True, eq=False)

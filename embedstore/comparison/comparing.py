@@ -32,7 +32,7 @@ from embedstore.classify.provenance import Provenance
 from embedstore.classify.resampling import LEVEL, REPLICATES, Draw, Drawn, draws
 from embedstore.classify.scores import Scores
 from embedstore.classify.splitting import Split, split_samples
-from embedstore.classify.training import Trained, fit_classifier, jsonable
+from embedstore.classify.training import Trained, fit_classifier, grouped, jsonable
 from embedstore.errors import InputError
 from embedstore.features import (
     FillFrom,
@@ -368,6 +368,7 @@ def compare(
     output: str | Path | None = None,
     *,
     reading: Reading,
+    relatives: bool | None = None,
     options: TrainOptions | None = None,
     seeds: int = SEEDS,
     on_trained: OnTrained | None = None,
@@ -383,6 +384,7 @@ def compare(
     sets : of each the models or spaces that make its columns, as a sequence or "tnf,aac_dpc".
     reading : the store, and what else applies to the samples; its `models` are not looked at.
     output : folder for `comparison.json` and `comparison.html`; None: nothing is written.
+    relatives : keep groups together whose sequences are alike, see `train`.
     options : how each classifier is trained; its seed is the first of so many `seeds`, each of which has its own folds.
     made : what the page says of when and by which command; None: now, from Python.
 
@@ -402,14 +404,15 @@ def compare(
     labelled = relabelled(samples if isinstance(samples, Samples) else load_samples(samples), reading)
     for some in found:
         schema_of(some.spaces, labelled)
-    split_samples(labelled, options)  # what cannot be split is refused before anything is computed
+    grouping = grouped(samples, labelled, reading, relatives)
+    split_samples(labelled, options, grouping.links)  # what cannot be split is refused before anything is computed
     source = fill_source(samples, reading)
     if source is not None:
         found = fill_sets(found, source)
     targets = distinct_spaces(found)
     shared, left_out = shared_samples(labelled, targets)
     seeded = [replace(options, seed=options.seed + number) for number in range(seeds)]
-    splits = [(training, split_samples(shared, training)) for training in seeded]
+    splits = [(training, split_samples(shared, training, grouping.links)) for training in seeded]
     scores = [_tested(some, shared, splits, on_trained) for some in found]
     document = {
         "samples_of": labelled.origin,
@@ -417,6 +420,7 @@ def compare(
         "left_out": left_out,
         "labels": shared.labels.names.tolist(),
         "options": options.to_json(),
+        **grouping.to_json(splits[0][1].groups),
         "splits": [{"seed": training.seed, **split.to_json()} for training, split in splits],
         **_measured(found, measure(scores, options.seed)),
         "spaces": [_space_facts(target) for target in targets],

@@ -1,8 +1,9 @@
 """Features: the vectors of samples side by side, a block a space, with a schema that goes wherever they go.
 
 `files` reads samples and merged files, `merging` joins samples with their labels and with the vectors of a store, by
-key. The result is `Features` (module `features`), one interface for rows that come from a store and from a merged file.
-`schema` says what the columns mean; `columns` says what a merged file holds, `layouts` how in each of three formats.
+key; `clusters` reads the clusters of other programs. The result is `Features` (module `features`), one interface for
+rows that come from a store and from a merged file. `schema` says what the columns mean; `columns` says what a merged
+file holds, `layouts` how in each of three formats.
 """
 
 from embedstore.features.features import Batch, Categories, Features, RowSource, Samples, StoreRows

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from embedstore.atomic import from_cell
 from embedstore.errors import InputError, MissingEmbeddingError, plain
+from embedstore.features.clusters import read_clusters
 from embedstore.features.features import Categories, Features, Samples, StoreRows
 from embedstore.features.merged_files import check_output, load_samples, open_features, write_features
 from embedstore.features.schema import Schema
@@ -70,18 +71,26 @@ def with_labels(samples: Samples, path: str | Path) -> Samples:
     return replace(samples, labels=_assigned(samples, samples.labels, read_assignments(path, "label")))
 
 
-def with_clusters(samples: Samples, path: str | Path) -> Samples:
-    """Group samples by the clusters that a table gives.
+def with_clusters(samples: Samples, path: str | Path, on_note: Callable[[str], object] | None = None) -> Samples:
+    """Group samples by the clusters that a table gives, or a file of MMseqs2 or CD-HIT.
 
     Parameters
     ----------
     samples : what to group.
-    path : of the table, see `read_assignments`.
+    path : of the table, see `read_assignments`, or of the file, see `clusters`.
+    on_note : told which ids of such a file name nothing.
 
     Raises
     ------
-    InputError : it is not such a table, or names something that is not among the samples.
+    InputError : it is neither, a table names something that is not among the samples, or a file names nothing that is.
     """
+    clusters = read_clusters(path)
+    if clusters is not None:
+        columns = {"sample": samples.ids, "source": samples.sources.names, "group": samples.groups.names}
+        what, values, unknown = clusters.named({name: texts.tolist() for name, texts in columns.items()})
+        if unknown and on_note is not None:
+            on_note(clusters.unknown_line(what, unknown))
+        return replace(samples, groups=_assigned(samples, samples.groups, Assignments(what, values, str(path))))
     return replace(samples, groups=_assigned(samples, samples.groups, read_assignments(path, "cluster")))
 
 

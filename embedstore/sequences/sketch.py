@@ -3,45 +3,41 @@
     sequences ─▶ canonical k-mers, two bits a base ─▶ MurmurHash3 ─▶ the hashes below 2^64 / scaled ─▶ sorted, distinct
 
 A k-mer is in the sketch of every sequence that has it, or of none, so that the share of a sketch that another one has
-estimates the share of k-mers, the containment (Irber et al., 2022). K-mers of DNA find near-duplicates; those of its
-six frames, as residues, find relatives whose DNA has changed.
+estimates the share of k-mers, the containment (Irber et al., 2022). K-mers of DNA find near-duplicates; those of
+residues, of proteins or of the six frames, find relatives whose DNA has changed.
 
-K-mers are hashed as sourmash does (MurmurHash3 x64 128 with seed 42, its first 64 bits, of upper-case ASCII, of the
-lesser of both strands), so that sketches can be compared with its own. K-mers that have, or are translated from,
-another base than A, C, G or T are left out.
+Short sources keep a larger share of their k-mers than long ones do (`scaled_for`), as a hundredth of a short one says
+little. Two sources are compared by the lesser share: hashes that both have are below both limits anyway.
+
+K-mers are hashed as sourmash does (`kmers`), so that sketches can be compared with its own.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from functools import cache, partial
-from itertools import product
-from typing import Any, Literal, Self
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from embedstore.errors import InputError
-from embedstore.sequences.translation import FRAMES_A_STRAND, base_codes, genetic_code, strands
+from embedstore.sequences.kmers import Found, Hashes, dna_hashes, frame_hashes, residue_hashes
 
-Hashes = NDArray[np.uint64]
-"""(n,) uint64, sorted and distinct."""
-
-SketchKind = Literal["dna", "protein"]
+SketchKind = Literal["dna", "protein", "residues"]
 
 MAX_K_BASES = 32
 """Two bits a base are one number of 64 bits; sourmash's usual k are 21 and 31."""
 MAX_K_RESIDUES = 16
 
-_SEED = 42
-_MULTIPLIERS = (np.uint64(0x87C37B91114253D5), np.uint64(0x4CF5AD432745937F))
-_FINAL_MULTIPLIERS = (np.uint64(0xFF51AFD7ED558CCD), np.uint64(0xC4CEB9FE1A85EC53))
-_PIECE_BASES = 1 << 14
-"""K-mers that are hashed at once: arrays that stay in a processor's cache."""
 _PAIR_BLOCK = 512
 """Sketches that are compared with all others at once."""
+_LEVELS = (1, 10, 100, 1000, 10_000)
+"""One k-mer of so many may be kept."""
+_ENOUGH_HASHES = 2500
+"""Of a source of which a larger share of the k-mers is kept."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +46,7 @@ class SketchOptions:
 
     Attributes
     ----------
-    kind : k-mers of the DNA, or of the residues of its six frames.
+    kind : k-mers of the DNA, of the residues of its six frames ("protein"), or of proteins ("residues").
     k : bases of a k-mer, at most 32, or residues, at most 16.
     scaled : one k-mer of so many is kept.
     code : NCBI's number of the genetic code, for residues.
@@ -87,18 +83,27 @@ class Sketches:
     names : of the sources.
     hashes : (h,) uint64. One source after the other, each sorted and distinct.
     starts : (n + 1,) int64. Where the hashes of each source begin.
+    scaled : (n,) int64. One k-mer of so many is kept of each source.
     """
 
     options: SketchOptions
     names: tuple[str, ...]
     hashes: Hashes
     starts: NDArray[np.int64]
+    scaled: NDArray[np.int64]
 
     @classmethod
-    def of(cls, options: SketchOptions, names: Sequence[str], each: Sequence[Hashes]) -> Self:
-        """Put the sketches of sources one after the other."""
+    def of(
+        cls,
+        options: SketchOptions,
+        names: Sequence[str],
+        each: Sequence[Hashes],
+        scaled: Sequence[int] | NDArray[np.int64] | None = None,
+    ) -> Self:
+        """Put the sketches of sources one after the other; `scaled` None: that of the options for all."""
         starts = np.cumsum([0, *map(len, each)]).astype(np.int64)
-        return cls(options, tuple(names), np.concatenate([*each, np.empty(0, np.uint64)]), starts)
+        found = np.full(len(each), options.scaled, np.int64) if scaled is None else np.asarray(scaled, np.int64)
+        return cls(options, tuple(names), np.concatenate([*each, np.empty(0, np.uint64)]), starts, found)
 
     def __len__(self) -> int:
         return len(self.names)
@@ -108,6 +113,31 @@ class Sketches:
         """(n,) int64: hashes of each source."""
         sizes: NDArray[np.int64] = np.diff(self.starts)
         return sizes
+
+    def each(self) -> Iterator[tuple[str, Hashes, int]]:
+        """Name, hashes and `scaled` of each source."""
+        bounds = zip(self.starts[:-1].tolist(), self.starts[1:].tolist(), strict=True)
+        for name, (start, end), scaled in zip(self.names, bounds, self.scaled.tolist(), strict=True):
+            yield name, self.hashes[start:end], scaled
+
+    def sizes_at(self, scaled: int) -> NDArray[np.int64]:
+        """(n,) int64: hashes of each source that are kept if one k-mer of so many is."""
+        kept = self.hashes <= np.uint64(replace(self.options, scaled=scaled).max_hash)
+        sizes: NDArray[np.int64] = np.diff(np.concatenate([[0], np.cumsum(kept)])[self.starts])
+        return sizes
+
+    def joined(self) -> Sketches:
+        """Join sources of one name; names are sorted."""
+        parts: dict[str, list[tuple[Hashes, int]]] = {}
+        for name, hashes, scaled in self.each():
+            parts.setdefault(name, []).append((hashes, scaled))
+        names = sorted(parts)
+        coarsest = [max(scaled for _, scaled in parts[name]) for name in names]
+        each = []
+        for name, scaled in zip(names, coarsest, strict=True):
+            hashes = np.unique(np.concatenate([one for one, _ in parts[name]]))
+            each.append(hashes[hashes <= np.uint64(replace(self.options, scaled=scaled).max_hash)])
+        return Sketches.of(self.options, names, each, coarsest)
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,36 +157,61 @@ class Pair:
     containment: float
 
 
+def scaled_for(kmers: NDArray[np.int64], most_hashes: int) -> NDArray[np.int64]:
+    """(n,) int64: one k-mer of how many to keep of each source: of the short ones all, a tenth, or a hundredth.
+
+    Parameters
+    ----------
+    kmers : (n,) of each source, about.
+    most_hashes : of all sources together; where it would be more, less is kept of every one.
+    """
+    levels = np.array(_LEVELS)
+    enough = kmers[:, None] <= _ENOUGH_HASHES * levels[:3]  # (n, 3)
+    scaled: NDArray[np.int64] = levels[np.where(enough.any(axis=1), enough.argmax(axis=1), 2)]
+    for least in _LEVELS:
+        scaled = np.maximum(scaled, least)
+        if (kmers / scaled).sum() <= most_hashes:
+            break
+    return scaled
+
+
 def sketch_sources(
-    sources: Iterable[tuple[str, Sequence[bytes]]], options: SketchOptions, *, threads: int = 2
+    sources: Iterable[tuple[str, Sequence[bytes]]],
+    options: SketchOptions,
+    *,
+    scaled: Mapping[str, int] | None = None,
+    threads: int = 2,
 ) -> Sketches:
     """Sketch sources, each of one or more sequences.
 
     Parameters
     ----------
-    sources : name and canonical DNA sequences (upper case) of each; read lazily, a few ahead.
+    sources : name and canonical sequences (upper case) of each; read lazily, a few ahead.
+    scaled : one k-mer of how many is kept, by name; None: as the options say.
     threads : sources that are sketched at once.
     """
     names: list[str] = []
     found: list[Hashes] = []
     with ThreadPoolExecutor(threads) as pool:
-        for name, hashes in _ahead(pool, partial(sketch, options=options), sources, 4 * threads):
+
+        def start(name: str, sequences: Sequence[bytes]) -> Future[Hashes]:
+            chosen = options if scaled is None else replace(options, scaled=scaled[name])
+            return pool.submit(sketch, sequences, chosen)
+
+        for name, hashes in _ahead(start, sources, 4 * threads):
             names.append(name)
             found.append(hashes)
-    return Sketches.of(options, names, found)
+    return Sketches.of(options, names, found, None if scaled is None else [scaled[name] for name in names])
 
 
 def _ahead(
-    pool: ThreadPoolExecutor,
-    work: Callable[[Sequence[bytes]], Hashes],
-    sources: Iterable[tuple[str, Sequence[bytes]]],
-    most: int,
+    start: Callable[[str, Sequence[bytes]], Future[Hashes]], sources: Iterable[tuple[str, Sequence[bytes]]], most: int
 ) -> Iterator[tuple[str, Hashes]]:
-    waiting: list[tuple[str, Any]] = []
+    waiting: deque[tuple[str, Future[Hashes]]] = deque()
     for name, sequences in sources:
-        waiting.append((name, pool.submit(work, sequences)))
+        waiting.append((name, start(name, sequences)))
         if len(waiting) >= most:
-            first, result = waiting.pop(0)
+            first, result = waiting.popleft()
             yield first, result.result()
     for name, result in waiting:
         yield name, result.result()
@@ -167,14 +222,155 @@ def sketch(sequences: Iterable[bytes], options: SketchOptions) -> Hashes:
 
     Parameters
     ----------
-    sequences : canonical DNA, upper case.
+    sequences : canonical DNA, or residues if the options say so; upper case.
     """
-    kept = [
-        hashes
-        for sequence in sequences
-        for hashes in (_dna_hashes(sequence, options) if options.kind == "dna" else _protein_hashes(sequence, options))
-    ]
+    # End to end, with one unknown between: no k-mer crosses it, and many short sequences cost what a long one does.
+    kept = [hashes for _, hashes in _hashes_of(_unknown(options).join(sequences), options)]
     return np.unique(np.concatenate([*kept, np.empty(0, np.uint64)]))
+
+
+def _unknown(options: SketchOptions) -> bytes:
+    return b"X" if options.kind == "residues" else b"N"
+
+
+def _hashes_of(text: bytes, options: SketchOptions) -> Iterator[Found]:
+    if options.kind == "dna":
+        return dna_hashes(text, options.k, options.max_hash)
+    if options.kind == "residues":
+        return residue_hashes(text, options.k, options.max_hash)
+    return frame_hashes(text, options.k, options.max_hash, options.code)
+
+
+def sketch_short(
+    sources: Sequence[tuple[str, Sequence[bytes]]], options: SketchOptions, scaled: NDArray[np.int64]
+) -> Sketches:
+    """Sketch many short sources at once, as `sketch_sources` would do one by one.
+
+    Parameters
+    ----------
+    sources : name and canonical sequences of each, all of which are held in memory.
+    options : of DNA or of residues.
+    scaled : (n,) one k-mer of how many is kept of each.
+    """
+    unknown = _unknown(options)
+    texts = [unknown.join(sequences) for _, sequences in sources]
+    ends = np.cumsum([len(text) + 1 for text in texts])
+    finest = replace(options, scaled=int(scaled.min())) if len(scaled) else options
+    found = [*_hashes_of(unknown.join(texts), finest), (np.empty(0, np.int64), np.empty(0, np.uint64))]
+    places, hashes = (np.concatenate(columns) for columns in zip(*found, strict=True))
+    greatest = np.array([replace(options, scaled=one).max_hash for one in scaled.tolist()], np.uint64)
+    owners = np.searchsorted(ends, places, side="right")
+    kept = hashes <= greatest[owners]
+    owners, hashes = owners[kept], hashes[kept]
+    order = np.lexsort((hashes, owners))
+    owners, hashes = owners[order], hashes[order]
+    distinct = np.ones(len(hashes), np.bool_)
+    distinct[1:] = (owners[1:] != owners[:-1]) | (hashes[1:] != hashes[:-1])
+    starts = np.searchsorted(owners[distinct], np.arange(len(sources) + 1))
+    names = tuple(name for name, _ in sources)
+    return Sketches(options, names, hashes[distinct], starts.astype(np.int64), scaled)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Near:
+    """Pairs of sources that share k-mers, as columns, by the place of the first.
+
+    Attributes
+    ----------
+    first, second : (m,) places of the sources.
+    shared : (m,) hashes that both have.
+    containment : (m,) share of the k-mers of one that the other one has, 0 to 1.
+    """
+
+    first: NDArray[np.int64]
+    second: NDArray[np.int64]
+    shared: NDArray[np.int64]
+    containment: NDArray[np.float64]
+
+
+class SketchIndex:
+    """Finds which of some sources have the hashes of others: an inverted index, so that not all pairs are compared."""
+
+    def __init__(self, sketches: Sketches) -> None:
+        from scipy.sparse import csr_array
+
+        self.sketches = sketches
+        self._known, columns = np.unique(sketches.hashes, return_inverse=True)
+        entries = (np.ones(len(columns), np.int32), columns, sketches.starts)
+        self._sources_of = csr_array(entries, shape=(len(sketches), len(self._known))).T.tocsr()
+        self._sizes = _SizesAt(sketches)
+
+    def near(
+        self, others: Sketches | None, threshold: float, *, least_shared: int = 1, of: Literal["smaller", "first"]
+    ) -> Iterator[Near]:
+        """Yield pairs of others and sources whose containment reaches a threshold, a block of others at a time.
+
+        Parameters
+        ----------
+        others : None: the sources themselves, each two once, the lesser place first.
+        threshold : above 0, at most 1.
+        least_shared : hashes that a pair has in common.
+        of : containment of the smaller one of a pair, or of the first.
+
+        Raises
+        ------
+        InputError : the sketches were made by different options.
+        """
+        given = self.sketches if others is None else others
+        if _but_scaled(given.options) != _but_scaled(self.sketches.options):
+            raise InputError(f"Cannot compare sketches: expected {self.sketches.options}, found {given.options}.")
+        sizes = self._sizes if others is None else _SizesAt(given)
+        for start in range(0, len(given), _PAIR_BLOCK):
+            first, second, shared = self._counted(given, start)
+            if others is None:
+                upper = second > first
+                first, second, shared = first[upper], second[upper], shared[upper]
+            scaled = np.maximum(given.scaled[first], self.sketches.scaled[second])
+            whole = sizes.at(first, scaled)
+            if of == "smaller":
+                whole = np.minimum(whole, self._sizes.at(second, scaled))
+            containment = shared / whole
+            near = np.flatnonzero((containment >= threshold) & (shared >= least_shared))
+            near = near[np.lexsort((second[near], first[near]))]
+            yield Near(first[near], second[near], shared[near], containment[near])
+
+    def _counted(self, given: Sketches, start: int) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+        """(m,) each: places of pairs that share hashes, and how many, of a block of sketches."""
+        from scipy.sparse import csr_array
+
+        bounds = given.starts[start : start + _PAIR_BLOCK + 1]
+        hashes = given.hashes[bounds[0] : bounds[-1]]
+        places = np.searchsorted(self._known, hashes)
+        is_known = np.zeros(len(hashes), np.bool_)
+        inside = places < len(self._known)
+        is_known[inside] = self._known[places[inside]] == hashes[inside]
+        starts = np.concatenate([[0], np.cumsum(is_known)])[bounds - bounds[0]]
+        columns = places[is_known]
+        rows = csr_array((np.ones(len(columns), np.int32), columns, starts), shape=(len(bounds) - 1, len(self._known)))
+        counts = (rows @ self._sources_of).tocoo()
+        return counts.row.astype(np.int64) + start, counts.col.astype(np.int64), counts.data.astype(np.int64)
+
+
+class _SizesAt:
+    """How many hashes each source has at each `scaled` that is asked for."""
+
+    def __init__(self, sketches: Sketches) -> None:
+        self._sketches = sketches
+        self._found: dict[int, NDArray[np.int64]] = {}
+
+    def at(self, places: NDArray[np.int64], scaled: NDArray[np.int64]) -> NDArray[np.int64]:
+        """(m,) int64, of the sources at these places, each at its own."""
+        sizes = np.empty(len(places), np.int64)
+        for level in np.unique(scaled).tolist():
+            if level not in self._found:
+                self._found[level] = self._sketches.sizes_at(level)
+            here = scaled == level
+            sizes[here] = self._found[level][places[here]]
+        return sizes
+
+
+def _but_scaled(options: SketchOptions) -> SketchOptions:
+    return replace(options, scaled=1)
 
 
 def shared_pairs(sketches: Sketches, threshold: float, others: Sketches | None = None) -> list[Pair]:
@@ -189,165 +385,11 @@ def shared_pairs(sketches: Sketches, threshold: float, others: Sketches | None =
     ------
     InputError : the sketches were made by different options.
     """
-    from scipy.sparse import csr_array, triu
-
-    if others is not None and others.options != sketches.options:
-        raise InputError(f"Cannot compare sketches: expected {sketches.options}, found {others.options}.")
-    known = sketches.hashes if others is None else np.concatenate([sketches.hashes, others.hashes])
-    columns = np.unique(known)
-
-    def matrix(some: Sketches) -> csr_array:
-        ones = np.ones(len(some.hashes), np.int32)
-        places = np.searchsorted(columns, some.hashes)
-        return csr_array((ones, places, some.starts), shape=(len(some), len(columns)))
-
-    rows, across = matrix(sketches), matrix(sketches if others is None else others).T.tocsr()
-    sizes, other_sizes = sketches.sizes, (sketches if others is None else others).sizes
-    pairs: list[Pair] = []
-    for start in range(0, len(sketches), _PAIR_BLOCK):
-        counts = rows[start : start + _PAIR_BLOCK] @ across
-        if others is None:
-            counts = triu(counts, k=start + 1)
-        counts = counts.tocoo()
-        first, second, shared = counts.row + start, counts.col, counts.data
-        containments = shared / np.minimum(sizes[first], other_sizes[second])
-        near = np.flatnonzero(containments >= threshold)
-        found = zip(*(values[near].tolist() for values in (first, second, shared, containments)), strict=True)
-        pairs += [Pair(*pair) for pair in found]
-    return sorted(pairs, key=lambda pair: (pair.first, pair.second))
-
-
-def _dna_hashes(sequence: bytes, options: SketchOptions) -> Iterator[Hashes]:
-    """Yield the kept hashes of the canonical k-mers of a sequence, piece by piece."""
-    codes = base_codes(sequence)
-    k = options.k
-    for start in range(0, len(codes) - k + 1, _PIECE_BASES):
-        piece = codes[start : start + _PIECE_BASES + k - 1]
-        forward = _packed(piece, k)
-        reverse = _packed((3 - piece)[::-1], k)[::-1]  # 4, no base, becomes 255: those k-mers are left out
-        kmers = np.minimum(forward, reverse)
-        hashes = _hashed(_ascii(kmers, k), k)
-        is_kept = hashes <= np.uint64(options.max_hash)
-        is_kept &= _is_known(piece, k)
-        yield hashes[is_kept]
-
-
-def _is_known(codes: NDArray[np.uint8], k: int) -> NDArray[np.bool_] | np.bool_:
-    """(n - k + 1,) bool: which k-mers have bases A, C, G and T only."""
-    unknown = codes > 3
-    if not unknown.any():
-        return np.True_
-    before = np.concatenate([[0], np.cumsum(unknown)])
-    known: NDArray[np.bool_] = before[k:] == before[:-k]
-    return known
-
-
-def _packed(codes: NDArray[np.uint8], k: int) -> NDArray[np.uint64]:
-    """(n - k + 1,) uint64: each k-mer with two bits a base, its first base highest; by doubling.
-
-    Of a k-mer with no base (a code above 3) it is some number.
-    """
-    power, width = codes.astype(np.uint64) & np.uint64(3), 1  # k-mers of 1, 2, 4, … bases
-    packed, done = np.zeros(len(codes) + 1, np.uint64), 0
-    while True:
-        if k & width:  # these bases go in front of those that are packed already
-            packed = (power[: len(power) - done] << np.uint64(2 * done)) | packed[width:]
-            done |= width
-        if done == k:
-            return packed
-        power = (power[:-width] << np.uint64(2 * width)) | power[width:]
-        width *= 2
-
-
-@cache
-def _eight_bases() -> NDArray[np.uint64]:
-    """(65536,) uint64: eight bases of two bits each, as little-endian ASCII."""
-    numbers = np.arange(1 << 16, dtype=np.uint32)
-    bases = np.frombuffer(b"ACGT", np.uint8)
-    text = np.stack([bases[numbers >> (14 - 2 * place) & 3] for place in range(8)], axis=1)
-    return np.ascontiguousarray(text).view("<u8")[:, 0]
-
-
-def _ascii(kmers: NDArray[np.uint64], k: int) -> list[NDArray[np.uint64]]:
-    """Return the words of eight bases of k-mers, the last one filled up with zero bytes."""
-    table, words = _eight_bases(), []
-    for start in range(0, k, 8):
-        width = min(8, k - start)
-        shift = 2 * (k - start - width)
-        bases = (kmers >> np.uint64(shift)) & np.uint64((1 << 2 * width) - 1)
-        word = table[(bases << np.uint64(16 - 2 * width)).astype(np.uint16)]
-        words.append(word & np.uint64((1 << 8 * width) - 1) if width < 8 else word)
-    return words
-
-
-def _protein_hashes(sequence: bytes, options: SketchOptions) -> Iterator[Hashes]:
-    """Yield the kept hashes of the residue k-mers of the six frames, without those that have an X."""
-    forward, reverse = strands(sequence, genetic_code(options.code))
-    for strand, first in product((forward, reverse[::-1]), range(FRAMES_A_STRAND)):
-        residues = np.frombuffer(strand[first::FRAMES_A_STRAND], np.uint8)
-        for start in range(0, len(residues) - options.k + 1, _PIECE_BASES):
-            piece = residues[start : start + _PIECE_BASES + options.k - 1]
-            hashes = _hashed(_residue_words(piece, options.k), options.k)
-            is_kept = hashes <= np.uint64(options.max_hash)
-            is_kept &= _is_known(np.where(piece == ord("X"), 4, 0).astype(np.uint8), options.k)
-            yield hashes[is_kept]
-
-
-def _residue_words(residues: NDArray[np.uint8], k: int) -> list[NDArray[np.uint64]]:
-    count = len(residues) - k + 1
-    wide = residues.astype(np.uint64)
-    words = []
-    for start in range(0, k, 8):
-        word = np.zeros(count, np.uint64)
-        for place in range(start, min(start + 8, k)):
-            word |= wide[place : place + count] << np.uint64(8 * (place - start))
-        words.append(word)
-    return words
-
-
-def _hashed(words: list[NDArray[np.uint64]], length: int) -> NDArray[np.uint64]:
-    """First 64 bits of MurmurHash3 x64 128 of texts of `length` bytes, 1 to 32, that are given as words of eight."""
-    first_multiplier, second_multiplier = _MULTIPLIERS
-    h1 = np.full(len(words[0]), _SEED, np.uint64)
-    h2 = h1.copy()
-    for block in range(length // 16):
-        h1 ^= _mixed(words[2 * block], first_multiplier, 31, second_multiplier)
-        h1 = _rotated(h1, 27)
-        h1 += h2
-        h1 *= np.uint64(5)
-        h1 += np.uint64(0x52DCE729)
-        h2 ^= _mixed(words[2 * block + 1], second_multiplier, 33, first_multiplier)
-        h2 = _rotated(h2, 31)
-        h2 += h1
-        h2 *= np.uint64(5)
-        h2 += np.uint64(0x38495AB5)
-    tail = words[length // 16 * 2 :]
-    if length % 16 > 8:
-        h2 ^= _mixed(tail[1], second_multiplier, 33, first_multiplier)
-    if length % 16:
-        h1 ^= _mixed(tail[0], first_multiplier, 31, second_multiplier)
-    h1 ^= np.uint64(length)
-    h2 ^= np.uint64(length)
-    h1 += h2
-    h2 += h1
-    return _finished(h1) + _finished(h2)
-
-
-def _mixed(word: NDArray[np.uint64], before: np.uint64, bits: int, after: np.uint64) -> NDArray[np.uint64]:
-    mixed = _rotated(word * before, bits)
-    mixed *= after
-    return mixed
-
-
-def _rotated(numbers: NDArray[np.uint64], bits: int) -> NDArray[np.uint64]:
-    left = numbers << np.uint64(bits)
-    left |= numbers >> np.uint64(64 - bits)
-    return left
-
-
-def _finished(numbers: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    for multiplier in _FINAL_MULTIPLIERS:
-        numbers ^= numbers >> np.uint64(33)
-        numbers *= multiplier
-    numbers ^= numbers >> np.uint64(33)
-    return numbers
+    index = SketchIndex(sketches if others is None else others)
+    return [
+        Pair(*pair)
+        for near in index.near(None if others is None else sketches, threshold, of="smaller")
+        for pair in zip(
+            *(each.tolist() for each in (near.first, near.second, near.shared, near.containment)), strict=True
+        )
+    ]

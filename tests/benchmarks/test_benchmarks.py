@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks import filling, index, reading, remote, tiers, training, writing
+from benchmarks import filling, index, reading, remote, sketching, tiers, training, writing
 from benchmarks.contenders import OTHERS, OURS, Contender, MemoryMap, Query, random_keys
 from benchmarks.proteins import write_proteins
 from embedstore.sequences.reading import read
@@ -52,6 +52,11 @@ _PRESENT = [kind for kind in (MemoryMap, *OURS, *OTHERS) if kind.obstacle() is N
             tiers.main,
             ["--rows", "60", "--dim", "8", "--queries", "40", "--rounds", "1"],
             ["second_read_to_local", "first_read_seconds", "push_to_copy"],
+        ),
+        (
+            sketching.main,
+            ["--sources", "20", "--bases", "3000"],
+            ["seconds", "megabases_a_processor_second", "twins_found", "others_found"],
         ),
         (
             training.main,

@@ -39,6 +39,7 @@ CONTIG_COLUMNS = [
     "score_virus",
     "call",
     "confidence",
+    "known_as",
 ]
 SAMPLE_COLUMNS = [
     "sample",

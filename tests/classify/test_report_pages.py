@@ -299,5 +299,6 @@ def test_a_training_page_is_its_sections(report: TrainReport) -> None:
         "By group",
         "By length of the sample",
         "How it was trained",
+        "Groups that are alike by sequence",
         "How this was made",
     ]

@@ -49,7 +49,7 @@ def tensors(trained: Trained | TrainReport) -> dict[str, bytes]:
 
 def test_folder_holds_tensors_json_report_and_scores_and_no_pickle(report: TrainReport) -> None:
     names = {path.name for path in report.output.iterdir()}
-    assert names == {"classifier.safetensors", "classifier.json", "report.html", "scores.tsv"}
+    assert names == {"classifier.safetensors", "sketches.safetensors", "classifier.json", "report.html", "scores.tsv"}
     document = json.loads((report.output / "classifier.json").read_text(encoding="utf-8"))
     assert document["schema"]["labels"] == ["host", "virus"]
     assert document["schema"]["preparation"]["chunk_length"] == 300

@@ -8,8 +8,18 @@ import numpy as np
 import pytest
 
 from embedstore.errors import InputError
-from embedstore.sequences.sketch import Pair, SketchKind, SketchOptions, shared_pairs, sketch, sketch_sources
-from embedstore.sequences.translation import reverse_complement
+from embedstore.sequences.sketch import (
+    Pair,
+    SketchIndex,
+    SketchKind,
+    SketchOptions,
+    scaled_for,
+    shared_pairs,
+    sketch,
+    sketch_short,
+    sketch_sources,
+)
+from embedstore.sequences.translation import genetic_code, reverse_complement, strands
 
 SOURMASH: dict[tuple[SketchKind, int], tuple[int, int, int]] = {
     ("dna", 4): (15, 24933659310187264, 6578307082146533420),
@@ -82,3 +92,60 @@ def test_sketches_of_other_options_are_not_compared() -> None:
     other = sketch_sources([("a", [dna(500, "a")])], SketchOptions("dna", 31, 1))
     with pytest.raises(InputError, match="Cannot compare sketches"):
         shared_pairs(one, 0.1, other)
+
+
+def test_k_mers_of_proteins_are_those_of_the_frames_that_they_come_from() -> None:
+    sequence, options = dna(3000, "frames"), SketchOptions("protein", 10, 5)
+    frames = [strand[first::3] for strand in strands(sequence, genetic_code(11)) for first in range(3)]
+    reverse = [frame[::-1] for frame in frames[3:]]
+    found = sketch([*frames[:3], *reverse], SketchOptions("residues", 10, 5))
+    assert np.array_equal(found, sketch([sequence], options))
+
+
+def test_many_short_sequences_have_the_k_mers_of_each_and_no_others() -> None:
+    sequences, options = [dna(length, str(length)) for length in range(15, 60)], SketchOptions("dna", 21, 1)
+    each = np.unique(np.concatenate([sketch([one], options) for one in sequences]))
+    assert np.array_equal(sketch(sequences, options), each)
+
+
+def test_short_sources_keep_all_k_mers_and_where_there_are_many_all_keep_less() -> None:
+    lengths = np.array([300, 2500, 2501, 25_000, 50_000, 5_000_000])
+    assert scaled_for(lengths, 1 << 23).tolist() == [1, 1, 10, 10, 100, 100]
+    assert scaled_for(np.full(100, 2000), 50_000).tolist() == [10] * 100
+
+
+def test_sources_of_different_length_are_compared_by_the_share_that_both_keep() -> None:
+    whole, options = dna(60_000, "whole"), SketchOptions("dna", 21, 1)
+    sources = [("part", [whole[1000:3000]]), ("whole", [whole]), ("other", [dna(2000, "other")])]
+    sketches = sketch_sources(sources, options, scaled={"part": 1, "whole": 100, "other": 1})
+    assert sketches.sizes[0] == 1980
+    assert [(pair.first, pair.second, pair.containment) for pair in shared_pairs(sketches, 0.01)] == [(0, 1, 1.0)]
+    index = SketchIndex(sketches)
+    queries = sketch_sources(sources[1:2], options, scaled={"whole": 100})
+    (near,) = index.near(queries, 0.01, of="first")
+    found = dict(zip(near.second.tolist(), near.containment.tolist(), strict=True))
+    assert found[1] == 1.0
+    assert found[0] == pytest.approx(1980 / 60_000, rel=0.6)
+
+
+@pytest.mark.parametrize(("kind", "k"), [("dna", 21), ("residues", 10)])
+def test_many_short_sources_at_once_have_the_same_sketches(kind: SketchKind, k: int) -> None:
+    options = SketchOptions(kind, k, 1)
+    lengths = [0, 5, 300, 22, 1500, 40_000, 700]
+    sources = [(str(length), [dna(length, f"{length}"), dna(length // 2, "again")]) for length in lengths]
+    sources.append(("none", []))
+    scaled = np.array([1, 10, 1, 1, 1, 100, 10, 1])
+    by_name = {name: one for (name, _), one in zip(sources, scaled.tolist(), strict=True)}
+    one_by_one, found = sketch_sources(sources, options, scaled=by_name), sketch_short(sources, options, scaled)
+    assert found.names == one_by_one.names
+    for ours, theirs in ((found.hashes, one_by_one.hashes), (found.starts, one_by_one.starts), (found.scaled, scaled)):
+        assert np.array_equal(ours, theirs)
+    assert len(sketch_short([], options, np.empty(0, np.int64))) == 0
+
+
+def test_parts_of_one_name_are_joined() -> None:
+    whole, options = dna(9000, "joined"), SketchOptions("dna", 21, 10)
+    parts = [("b", [whole[:5000]]), ("a", [dna(500, "a")]), ("b", [whole[4980:]])]
+    joined = sketch_sources(parts, options).joined()
+    assert joined.names == ("a", "b")
+    assert np.array_equal(list(joined.each())[1][1], sketch([whole], options))
