@@ -304,21 +304,20 @@ def _asked_of_the_device(self: EsmEncoder, lengths: Sequence[int]) -> Tensor:
     return torch.repeat_interleave(sizes)
 
 
-def _in_groups(lengths: Sequence[int], device: torch.device, dtype: torch.dtype, slopes: Tensor | None) -> Any:
+def _in_groups(
+    lengths: Sequence[int], device: torch.device, dtype: torch.dtype, bias: Tensor | None, scale: float | None
+) -> Any:
     batches, start = [], 0
     for length in lengths:
         batches.append(
-            attending._Batch(start, 1, length, attending._mask(np.array([length]), length, device, dtype, slopes))
+            attending._Batch(start, 1, length, attending._mask(np.array([length]), length, device, dtype, bias))
         )
         start += length
-    return attending._Padded(batches, None, None, slopes)
+    return attending._Padded(batches, None, None, bias, scale)
 
 
-def _bias_in_float32(
-    slopes: Tensor, length: int, dtype: torch.dtype, first: int, stop: int, made: Any = attending._alibi
-) -> Tensor:
-    del dtype
-    return made(slopes, length, torch.float32, first, stop)  # type: ignore[no-any-return]
+def _bias_in_float32(bias: Tensor, length: int, first: int, stop: int, made: Any = attending._spread) -> Tensor:
+    return made(bias.float(), length, first, stop)  # type: ignore[no-any-return]
 
 
 def _layer_kept(self: Any, device: torch.device, dtype: torch.dtype) -> Any:
@@ -346,7 +345,7 @@ FAULTS: dict[str, tuple[str, Patch]] = {
     "a call a sequence": ("esm on 7.5", _attribute(attending, "_padded", _in_groups)),
     "a call a sequence of DNA": ("dnabert", _attribute(attending, "_padded", _in_groups)),
     "places on the host": ("dnabert", _attribute(attending, "on_device", _on_the_host)),
-    "a bias in float32": ("dnabert", _attribute(attending, "_alibi", _bias_in_float32)),
+    "a bias in float32": ("dnabert", _attribute(attending, "_spread", _bias_in_float32)),
     "a bias a layer": ("dnabert", _attribute(attending, "_MASK_NUMBERS", 4 * 60**2)),
     "pooled one by one": (
         "pooling",

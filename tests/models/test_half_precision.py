@@ -25,7 +25,7 @@ TOLERANCE = 4e-3  # of the largest value, as canaries of `half` are compared
 @pytest.fixture(autouse=True)
 def _padded_as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     def attention(lengths: Sequence[int], **about: Any) -> Attend:
-        return attending._padded(lengths, about["device"], about["dtype"], about.get("slopes"))
+        return attending._padded(lengths, about["device"], about["dtype"], about.get("bias"), about.get("scale"))
 
     monkeypatch.setattr(esm, "attention", attention)
     monkeypatch.setattr(dnabert, "attention", attention)
