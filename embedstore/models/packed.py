@@ -73,13 +73,13 @@ class Tokenizer(Protocol):
     """Sequences to ids."""
 
     @property
-    def first_id(self) -> int:
-        """Put before each window."""
+    def first_id(self) -> int | None:
+        """Put before each window; None: nothing is."""
         ...
 
     @property
-    def last_id(self) -> int:
-        """Put after each window."""
+    def last_id(self) -> int | None:
+        """Put after each window; None: nothing is."""
         ...
 
     def content_ids(self, sequence: bytes) -> NDArray[np.int64]:
@@ -236,13 +236,16 @@ class PackedEmbedder:
         max_length = self.recipe.max_length_tokens if self.recipe.long == "window" else None
         parts = windows(len(content), max_length, self.recipe.window_overlap_tokens or 0)
         special = 1 / len(parts) if self.recipe.pooled_special_tokens else 0.0
-        total = len(content) + 2 * special * len(parts)
-        first, last = self._tokenizer.first_id, self._tokenizer.last_id
+        before, after = ([] if each is None else [each] for each in (self._tokenizer.first_id, self._tokenizer.last_id))
+        first, last = np.full(len(before), special), np.full(len(after), special)
+        total = len(content) + (first.sum() + last.sum()) * len(parts)
         return [
             _Piece(
                 number,
-                np.concatenate(([first], content[part.start : part.stop], [last])),
-                (np.concatenate(([special], part.weights, [special])) / total).astype(np.float32),
+                np.concatenate(
+                    (np.array(before, np.int64), content[part.start : part.stop], np.array(after, np.int64))
+                ),
+                (np.concatenate((first, part.weights, last)) / total).astype(np.float32),
             )
             for part in parts
         ]
