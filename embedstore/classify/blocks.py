@@ -224,4 +224,6 @@ def _options_of(recipe: Recipe, chosen: ModelOptions) -> ModelOptions:
         long=chosen.long or recipe.long,
         max_length=recipe.max_length_tokens if chosen.max_length is None else chosen.max_length,
         pooling=chosen.pooling or pooling,
+        rare_residues=chosen.rare_residues or recipe.rare_residues,
+        on_download=chosen.on_download,
     )

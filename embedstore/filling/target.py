@@ -160,6 +160,7 @@ def _space_called(store: SpaceStore | None, model: str, options: ModelOptions, n
         long=options.long or recipe.long,
         max_length_tokens=recipe.max_length_tokens if options.max_length is None else options.max_length,
         pooling=options.pooling or recipe.pooling,
+        rare_residues=options.rare_residues or recipe.rare_residues,
     )
     if asked != recipe:
         raise recipe_conflict(space.name, recipe, asked)

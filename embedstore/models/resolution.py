@@ -15,14 +15,14 @@ import socket
 import urllib.parse
 import urllib.request
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import cast
 
 from embedstore.errors import InputError, MissingDependencyError, UnknownModelError, WeightsError, WeightsNotFoundError
 from embedstore.home import expanded
-from embedstore.identity import CANONICALISATION, LongPolicy, Precision, Recipe
+from embedstore.identity import CANONICALISATION, LongPolicy, Precision, RareResidues, Recipe
 from embedstore.models.checkpoint import Checkpoint, find_checkpoint
 from embedstore.models.embedder import Embedder, Model, ModelShape
 from embedstore.models.registry import ARCHITECTURES, MODELS, Architecture, ModelSpec, Pooling
@@ -30,12 +30,13 @@ from embedstore.models.registry import ARCHITECTURES, MODELS, Architecture, Mode
 _ANSWER_TIMEOUT_S = 10
 
 
-def find_weights(spec: ModelSpec, *, download: bool = True) -> Path:
+def find_weights(spec: ModelSpec, *, download: bool = True, on_download: Callable[[str], object] | None = None) -> Path:
     """Return the folder with the files that the model needs.
 
     Parameters
     ----------
     download : fetch them if they are not in the local cache.
+    on_download : told, in a line, what is about to be downloaded and under which licence.
 
     Raises
     ------
@@ -59,12 +60,20 @@ def find_weights(spec: ModelSpec, *, download: bool = True) -> Path:
     obstacle = "HF_HUB_OFFLINE is set" if hub.constants.HF_HUB_OFFLINE else _obstacle(hub.constants.ENDPOINT)
     if obstacle is not None:
         raise WeightsNotFoundError(_what_to_do(spec, obstacle))
+    if on_download is not None:
+        on_download(_what_is_downloaded(spec))
     # Its errors derive from those of the HTTP library that it uses, which differs from release to release.
     errors: tuple[type[BaseException], ...] = (OSError, *hub.errors.HfHubHTTPError.__bases__)
     try:
         return _folder(fetch, spec)
     except errors as error:
         raise WeightsNotFoundError(_what_to_do(spec, _first_cause(error))) from error
+
+
+def _what_is_downloaded(spec: ModelSpec) -> str:
+    size = "" if spec.weights_bytes is None else f" ({spec.weights_bytes / 1e9:.1f} GB)"
+    licence = "its licence is not known to embedstore" if spec.licence is None else f"licence {spec.licence}"
+    return f"Downloading the weights of {spec.name}{size} from https://huggingface.co/{spec.repository}: {licence}."
 
 
 def _folder(fetch: Callable[..., str], spec: ModelSpec) -> Path:
@@ -119,6 +128,8 @@ class ModelOptions:
     long : what happens to sequences beyond the maximal length.
     max_length : content tokens (residues of proteins) that the model sees at once.
     pooling : "mean" or "mean_all".
+    rare_residues : which of U, Z, O and B the model is given as X.
+    on_download : told, in a line, what is about to be downloaded and under which licence.
     """
 
     weights: Path | None = None
@@ -126,6 +137,8 @@ class ModelOptions:
     long: LongPolicy | None = None
     max_length: int | None = None
     pooling: Pooling | None = None
+    rare_residues: RareResidues | None = None
+    on_download: Callable[[str], object] | None = field(default=None, compare=False)
 
 
 _DEFAULT_OPTIONS = ModelOptions()
@@ -150,7 +163,9 @@ def resolve(model: str, options: ModelOptions = _DEFAULT_OPTIONS, *, download: b
         return _local(model, options)
     if spec.built_in:
         return _built_in(spec, options)
-    checkpoint = find_checkpoint(options.weights or find_weights(spec, download=download))
+    checkpoint = find_checkpoint(
+        options.weights or find_weights(spec, download=download, on_download=options.on_download)
+    )
     _check_sizes(spec, checkpoint)
     weights_sha256, tokenizer_sha256 = checkpoint.weights_sha256(), checkpoint.tokenizer_sha256()
     _check_digests(spec, checkpoint, weights_sha256, tokenizer_sha256)
@@ -223,7 +238,7 @@ def _unknown(model: str) -> str:
 def _built_in(spec: ModelSpec, options: ModelOptions) -> Model:
     unsuitable = [
         f"--{name.replace('_', '-')}"
-        for name in ("weights", "long", "max_length", "pooling")
+        for name in ("weights", "long", "max_length", "pooling", "rare_residues")
         if getattr(options, name) is not None
     ]
     if unsuitable:
@@ -287,7 +302,18 @@ def _language_recipe(
         precision=precision,
         dtype="float16" if precision == "half" else "float32",
         dim=dim,
+        rare_residues=_rare_residues(model, architecture, options),
     )
+
+
+def _rare_residues(model: str, architecture: Architecture, options: ModelOptions) -> RareResidues:
+    chosen = options.rare_residues or architecture.rare_residues or "kept"
+    if architecture.rare_residues is None and chosen != "kept":
+        raise InputError(
+            f"Cannot use {model} with rare residues {chosen}: expected kept, since each of U, Z, O and B is a token "
+            "of its own. Only T5 models have a choice."
+        )
+    return chosen
 
 
 def _length_policy(architecture: Architecture, options: ModelOptions) -> tuple[int | None, LongPolicy, int | None]:
@@ -315,8 +341,8 @@ def _check_sizes(spec: ModelSpec, checkpoint: Checkpoint) -> None:
                 f"Cannot use {checkpoint.path} as {spec.name}: expected {what} {expected}, found {found}. "
                 f"Give the weights of {spec.repository}, or give the directory itself as the model."
             )
-    family = ARCHITECTURES[spec.architecture].module
-    if ARCHITECTURES[checkpoint.architecture].module != family:
+    code = ARCHITECTURES[spec.architecture].implementation
+    if ARCHITECTURES[checkpoint.architecture].implementation != code:
         raise WeightsError(
             f"Cannot use {checkpoint.path} as {spec.name}: expected the architecture {spec.architecture}, "
             f"found {checkpoint.architecture}."

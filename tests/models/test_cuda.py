@@ -25,6 +25,7 @@ from embedstore.models import devices, esm, packed
 from embedstore.models.devices import Streams, on_device
 from embedstore.models.dnabert import DnabertEncoder, DnabertShape
 from embedstore.models.esm import EsmEncoder, EsmShape
+from embedstore.models.t5 import T5Encoder, T5Shape
 
 pytestmark = pytest.mark.filterwarnings("ignore:ComplexHalf support is experimental:UserWarning")
 
@@ -34,11 +35,15 @@ CAPABILITIES = [(7, 0), (7, 5), (8, 0), (8, 9), (9, 0)]
 LAYERS = 2
 LENGTHS = [61, 60, 60, 59, 57, 57, 56, 55, 54, 53, 53, 52, 50]
 TOKENS, HIDDEN = sum(LENGTHS), 64
-MOST_OPERATIONS = {"esm": 18, "dnabert": 25}  # a layer, for the whole pack
+MOST_OPERATIONS = {"esm": 18, "dnabert": 25, "t5": 22, "gated t5": 24}  # a layer, for the whole pack
 OUTSIDE_LAYERS = 20
 
 _ESM = EsmShape(HIDDEN, LAYERS, 4, 4 * HIDDEN, 33, 1e-5, True)
 _DNABERT = DnabertShape(HIDDEN, LAYERS, 4, 4 * HIDDEN, 40, 2, 1e-12)
+_T5 = {
+    "t5": T5Shape(HIDDEN, LAYERS, 4, 24, 4 * HIDDEN, 128, 32, 128, 1e-6, gated=False),
+    "gated t5": T5Shape(HIDDEN, LAYERS, 4, 24, 4 * HIDDEN, 144, 64, 128, 1e-6, gated=True),
+}
 _WAIT = {"aten::_local_scalar_dense", "aten::nonzero", "aten::repeat_interleave.Tensor"}
 """Operators that ask the device for a number or for a size."""
 _NO_KERNEL = {aten.detach.default, aten.empty.memory_format, aten.empty_strided.default, aten.expand.default}
@@ -146,7 +151,15 @@ def dnabert_encoder() -> DnabertEncoder:
     return DnabertEncoder(_DNABERT, {name: torch.ones(sizes) for name, sizes in _DNABERT.tensors().items()})
 
 
-ENCODERS: dict[str, Any] = {"esm": esm_encoder(), "dnabert": dnabert_encoder()}
+def t5_encoder(shape: T5Shape) -> T5Encoder:
+    return T5Encoder.from_tensors(shape, {name: torch.ones(sizes) for name, sizes in shape.tensors().items()})
+
+
+ENCODERS: dict[str, Any] = {
+    "esm": esm_encoder(),
+    "dnabert": dnabert_encoder(),
+    **{name: t5_encoder(shape) for name, shape in _T5.items()},
+}
 
 
 def forward(name: str, dtype: torch.dtype, lengths: Sequence[int] = LENGTHS) -> tuple[Tensor, list[Operation]]:
