@@ -35,7 +35,7 @@ CAPABILITIES = [(7, 0), (7, 5), (8, 0), (8, 9), (9, 0)]
 LAYERS = 2
 LENGTHS = [61, 60, 60, 59, 57, 57, 56, 55, 54, 53, 53, 52, 50]
 TOKENS, HIDDEN = sum(LENGTHS), 64
-MOST_OPERATIONS = {"esm": 18, "dnabert": 25, "t5": 22, "gated t5": 24}  # a layer, for the whole pack
+MOST_OPERATIONS = {"esm": 18, "dnabert": 25, "t5": 15, "gated t5": 17}  # a layer, for the whole pack
 OUTSIDE_LAYERS = 20
 
 _ESM = EsmShape(HIDDEN, LAYERS, 4, 4 * HIDDEN, 33, 1e-5, True)
@@ -46,6 +46,8 @@ _T5 = {
 }
 _WAIT = {"aten::_local_scalar_dense", "aten::nonzero", "aten::repeat_interleave.Tensor"}
 """Operators that ask the device for a number or for a size."""
+_WHOLE = {aten.scaled_dot_product_attention.default, aten._fused_rms_norm.default}
+"""Composed elsewhere, and one kernel on a GPU."""
 _NO_KERNEL = {aten.detach.default, aten.empty.memory_format, aten.empty_strided.default, aten.expand.default}
 
 
@@ -110,7 +112,7 @@ def _tensors(values: Any) -> list[Tensor]:
 
 @dataclass
 class Recorder(TorchDispatchMode):
-    """Keep every operator; composed ones as the parts of which they are made, attention as one."""
+    """Keep every operator; composed ones as the parts of which they are made, those of `_WHOLE` as one."""
 
     operations: list[Operation] = field(default_factory=list)
 
@@ -123,8 +125,7 @@ class Recorder(TorchDispatchMode):
         kwargs = kwargs or {}
         if func.namespace != "aten":  # asks a tensor for its device
             return func(*args, **kwargs)
-        whole = func is aten.scaled_dot_product_attention.default
-        if not whole and func not in _NO_KERNEL:
+        if func not in _WHOLE and func not in _NO_KERNEL:
             with self:
                 parts = func.decompose(*args, **kwargs)
             if parts is not NotImplemented:
@@ -333,6 +334,15 @@ def _bias_in_float32(bias: Tensor, length: int, first: int, stop: int, made: Any
     return made(bias.float(), length, first, stop)  # type: ignore[no-any-return]
 
 
+def _norm_in_parts(self: T5Encoder, weight: Tensor, states: Tensor) -> Tensor:
+    root = states.float().square().mean(1, keepdim=True).add(self.shape.norm_epsilon).rsqrt()
+    return (states * root).to(states.dtype) * weight
+
+
+def _bias_on_the_host(self: T5Encoder, longest: int) -> Tensor:
+    return torch.ones(self.shape.heads, 2 * longest - 1, dtype=self.dtype)
+
+
 def _layer_kept(self: Any, device: torch.device, dtype: torch.dtype) -> Any:
     del dtype
     return type(self)(self.weight.to(device), self.bias.to(device))
@@ -357,6 +367,9 @@ FAULTS: dict[str, tuple[str, Patch]] = {
     "flash in float32": ("esm in full", _attribute(attending, "has_flash", lambda *about: True)),
     "a call a sequence": ("esm on 7.5", _attribute(attending, "_padded", _in_groups)),
     "a call a sequence of DNA": ("dnabert", _attribute(attending, "_padded", _in_groups)),
+    "a call a sequence of T5": ("t5", _attribute(attending, "_padded", _in_groups)),
+    "a norm in parts": ("t5", _attribute(T5Encoder, "_norm", _norm_in_parts)),
+    "positions of T5 on the host": ("t5", _attribute(T5Encoder, "_bias", _bias_on_the_host)),
     "places on the host": ("dnabert", _attribute(attending, "on_device", _on_the_host)),
     "a bias in float32": ("dnabert", _attribute(attending, "_spread", _bias_in_float32)),
     "a bias a layer": ("dnabert", _attribute(attending, "_MASK_NUMBERS", 4 * 60**2)),
