@@ -46,6 +46,14 @@ class Pooling(StrEnum):
     mean_all = "mean_all"
 
 
+class RareResidues(StrEnum):
+    """Which of U, Z, O and B a T5 model is given as X."""
+
+    kept = "kept"
+    uzo_as_x = "uzo_as_x"
+    uzob_as_x = "uzob_as_x"
+
+
 class Long(StrEnum):
     """What happens to sequences that are longer than the model takes."""
 
@@ -143,6 +151,13 @@ class Context:
     pooling: Annotated[
         Pooling | None,
         _option("--pooling", help="Mean over residues (default), or over special tokens too. Part of the space."),
+    ] = None
+    rare_residues: Annotated[
+        RareResidues | None,
+        _option(
+            "--rare-residues",
+            help="Which of U, Z, O and B a T5 model is given as X. Default: the model's. Part of the space.",
+        ),
     ] = None
     device: Annotated[
         str | None, _option("--device", metavar="D", help="cpu, cuda, cuda:1. Default: the best there is.")
@@ -246,6 +261,8 @@ class Context:
             long=None if self.long is None else self.long.value,
             max_length=self.max_length,
             pooling=None if self.pooling is None else self.pooling.value,
+            rare_residues=None if self.rare_residues is None else self.rare_residues.value,
+            on_download=self._on_download,
         )
 
     def options_of_models(self, models: Sequence[str]) -> dict[str, ModelOptions]:
@@ -253,13 +270,21 @@ class Context:
         from embedstore.models.resolution import ModelOptions
 
         found = weights_of(models, self.weights)
-        given = {
+        return {
             name: ModelOptions(
-                weights=found.get(name), precision=None if self.precision is None else self.precision.value
+                weights=found.get(name),
+                precision=None if self.precision is None else self.precision.value,
+                on_download=self._on_download,
             )
             for name in models
         }
-        return {name: options for name, options in given.items() if options != ModelOptions()}
+
+    @property
+    def _on_download(self) -> Callable[[str], object] | None:
+        """What tells of downloads and their licences."""
+        from embedstore_cli.output import notice
+
+        return None if self.quiet else notice
 
     def fill_options(self, *, any_molecule: bool = True) -> FillOptions:
         """Gather what was said about the fill."""
@@ -307,7 +332,7 @@ class Context:
 
 
 LOOKING_UP = ("store", "upstream", "pin", "require_signed")
-MODEL = ("weights", "precision", "long", "max_length", "pooling", "device")
+MODEL = ("weights", "precision", "long", "max_length", "pooling", "rare_residues", "device")
 WORKERS = ("workers", "scheduler", "cluster")
 FILLING = (
     *("store", "upstream", "pull_through", "sign_with", "require_signed"),

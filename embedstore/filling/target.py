@@ -85,7 +85,7 @@ class NamedModel:
         weights = None if options.weights is None else expanded(options.weights).absolute()
         return cls(
             str(place.absolute()) if model not in MODELS and place.exists() else model,
-            replace(options, weights=weights),
+            replace(options, weights=weights, on_download=None),
         )
 
     def __call__(self) -> Model:
