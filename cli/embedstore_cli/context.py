@@ -266,11 +266,12 @@ class Context:
         )
 
     def options_of_models(self, models: Sequence[str]) -> dict[str, ModelOptions]:
-        """Gather what was said about each of several models."""
+        """Gather what was said about each of several models; models whose licence must be shown are among them."""
+        from embedstore.models.registry import MODELS
         from embedstore.models.resolution import ModelOptions
 
         found = weights_of(models, self.weights)
-        return {
+        given = {
             name: ModelOptions(
                 weights=found.get(name),
                 precision=None if self.precision is None else self.precision.value,
@@ -278,6 +279,8 @@ class Context:
             )
             for name in models
         }
+        restricted = {name for name in models if name in MODELS and MODELS[name].non_commercial}
+        return {name: options for name, options in given.items() if options != ModelOptions() or name in restricted}
 
     @property
     def _on_download(self) -> Callable[[str], object] | None:

@@ -108,6 +108,11 @@ class ModelSpec:
         return ARCHITECTURES[self.architecture].max_length_tokens
 
     @property
+    def non_commercial(self) -> bool:
+        """True if the licence of the weights forbids commercial use."""
+        return "-NC-" in (self.licence or "")
+
+    @property
     def needs(self) -> str:
         """What has to be there before it can be used."""
         return "nothing: built in" if self.built_in else f"weights of {self.repository}"

@@ -19,12 +19,14 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from embedstore.errors import InputError, WeightsError
-from embedstore.identity import RareResidues, canonical
+from embedstore.identity import RareResidues, canonical, sequence_key
+from embedstore.library import open_store
 from embedstore.models import ModelOptions, resolve
 from embedstore.models.checkpoint import find_checkpoint
 from embedstore.models.machine import Setting
 from embedstore.models.packed import PackedEmbedder
 from embedstore.models.t5 import ResidueTokenizer, T5Encoder, T5Shape, read_encoder
+from embedstore_cli.main import main
 
 HIDDEN_TOLERANCE = 5e-5
 MEAN_TOLERANCE = 1e-5
@@ -285,6 +287,24 @@ def test_states_equal_transformers(name: str, tmp_path: Path) -> None:
         with torch.inference_mode():
             theirs = model(input_ids=part[None], attention_mask=torch.ones_like(part)[None]).last_hidden_state[0]
         torch.testing.assert_close(states, theirs, rtol=0, atol=HIDDEN_TOLERANCE)
+
+
+def test_a_directory_fills_a_space(tmp_path: Path) -> None:
+    folder = write_checkpoint(tmp_path / "tiny", SHAPES["prost_t5"])
+    fasta = tmp_path / "proteins.faa"
+    fasta.write_text(">a\nMKTAYIAKQRB\n>b\nGSUZBOX\n")
+    store = str(tmp_path / "store")
+    assert main(["fill", str(fasta), "--model", str(folder), "--store", store, "--quiet"]) == 0
+    script = ["--rare-residues", "uzo_as_x", "--name", "script"]
+    assert main(["fill", str(fasta), "--model", str(folder), "--store", store, "--quiet", *script]) == 0
+    opened = open_store(store)
+    keys = [sequence_key(each, "protein") for each in ("MKTAYIAKQRB", "GSUZBOX")]
+    spaces = [opened.space(name) for name in ("tiny", "script")]
+    assert [space.recipe.rare_residues for space in spaces] == ["uzob_as_x", "uzo_as_x"]
+    found = [space.read(keys) for space in spaces]
+    assert (found[0] != found[1]).any(axis=1).all()  # both have a B
+    expected = load(folder, ModelOptions()).embed([b"MKTAYIAKQRX", b"GSXXXXX"]).vectors
+    np.testing.assert_allclose(found[0], expected, rtol=0, atol=2e-3)
 
 
 # What is refused.
