@@ -60,9 +60,9 @@ def models(context: Context) -> None:
             "precision",
             "max_length_tokens",
             "needs",
-            "licence",
             "repository",
             "revision",
+            "licence",
         )
         write_json([{field: getattr(spec, field) for field in fields} for spec in specs])
         return

@@ -71,7 +71,7 @@ class ModelSpec:
     weights_sha256 : digest of the published weights (of shards, see `digests.files_sha256`), None if not known to us.
     fair_esm_sha256 : digest of the same weights in fair-esm's layout.
     tokenizer_sha256 : digest of `tokenizer.json`, None where the vocabulary is part of our code.
-    licence : of the weights, by its SPDX identifier where it has one; None: not known to us.
+    licence : of the weights, as its publisher states it; None: not known to us, or there are no weights.
     """
 
     name: str
@@ -118,13 +118,11 @@ class ModelSpec:
         return "nothing: built in" if self.built_in else f"weights of {self.repository}"
 
 
-_ESM_LICENCE = "MIT"
+_T5_FILES = ("config.json", "pytorch_model.bin")
 _ANKH_LICENCE = "CC-BY-NC-SA-4.0"  # not for commercial use
 
 # Revisions and digests are those that public projects pin for these repositories; several independent ones agree, but
 # for Ankh's, which are one project's (FastPLMs).
-_T5_FILES = ("config.json", "pytorch_model.bin")
-
 _MODELS = (
     ModelSpec("tnf", "tnf", dim=136, layers=None, repository="built-in", files=()),
     ModelSpec("aac_dpc", "aac_dpc", dim=420, layers=None, repository="built-in", files=()),
@@ -138,7 +136,7 @@ _MODELS = (
         weights_sha256="24c5fa474c48f3b754b86efe752d5f189d2bcd88190fa2270fc92b2ef3034189",
         fair_esm_sha256="46f002a9870c9bdecd0ea887acb1f9a38a6b561e8f8bf8a6990b679b9d31b928",
         weights_bytes=31_384_292,
-        licence=_ESM_LICENCE,
+        licence="MIT",
     ),
     ModelSpec(
         "esm2_t12_35m",
@@ -150,7 +148,7 @@ _MODELS = (
         weights_sha256="e35647818e0e064351d4531ed480d225a002567b4b2b93ad3a9246d753150fc0",
         fair_esm_sha256="7f21e80e61d16a71735163ef555d3009afb0c98da74c48e29df08606973cc55e",
         weights_bytes=136_008_798,
-        licence=_ESM_LICENCE,
+        licence="MIT",
     ),
     ModelSpec(
         "esm2_t30_150m",
@@ -162,7 +160,7 @@ _MODELS = (
         weights_sha256="c3f1da8aea53bddd32c246c86168c23b9fd72341fb9db9a94436f855f5053566",
         fair_esm_sha256="881c7176cf198ef8dec26a3c375d40eb58d0c33df95c22562ca6cc6d3f812c62",
         weights_bytes=595_257_706,
-        licence=_ESM_LICENCE,
+        licence="MIT",
     ),
     ModelSpec(
         "esm2_t33_650m",
@@ -174,7 +172,7 @@ _MODELS = (
         weights_sha256="a08adabb949fa67ad3c14b509d04fd60368b35007b0095e3358f81200c4f4db0",
         fair_esm_sha256="ea9d0522b335a8778dea6535a65301f10208dece28cd5865482b0b1fc446168c",
         weights_bytes=2_609_506_392,
-        licence=_ESM_LICENCE,
+        licence="MIT",
     ),
     ModelSpec(
         "esm2_t36_3b",
@@ -197,7 +195,7 @@ _MODELS = (
         ),
         fair_esm_sha256="7de8b4082ba15891959ab368b77ce3886697af1efb16d3c9e9e7b0c5d3f07500",
         weights_bytes=11_367_082_474,
-        licence=_ESM_LICENCE,
+        licence="MIT",
     ),
     ModelSpec(
         "fastesm2_650",

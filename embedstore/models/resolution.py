@@ -341,8 +341,8 @@ def _check_sizes(spec: ModelSpec, checkpoint: Checkpoint) -> None:
                 f"Cannot use {checkpoint.path} as {spec.name}: expected {what} {expected}, found {found}. "
                 f"Give the weights of {spec.repository}, or give the directory itself as the model."
             )
-    code = ARCHITECTURES[spec.architecture].implementation
-    if ARCHITECTURES[checkpoint.architecture].implementation != code:
+    family = ARCHITECTURES[spec.architecture].implementation
+    if ARCHITECTURES[checkpoint.architecture].implementation != family:
         raise WeightsError(
             f"Cannot use {checkpoint.path} as {spec.name}: expected the architecture {spec.architecture}, "
             f"found {checkpoint.architecture}."

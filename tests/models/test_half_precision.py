@@ -64,9 +64,9 @@ def test_dnabert_in_float16_is_within_the_tolerance_of_the_reference() -> None:
 
 
 @pytest.mark.parametrize(("name", "before"), [("prot_t5", 0), ("prost_t5", 1)])
-def test_t5_in_float16_is_within_the_tolerance_of_the_reference(name: str, before: int, shared: Path) -> None:
-    folder = shared / "fixtures" / name
-    encoder = t5.read_encoder(find_checkpoint(folder / "checkpoint")).to(CPU, torch.float16)
+def test_t5_in_float16_is_within_the_tolerance_of_the_reference(name: str, before: int) -> None:
+    folder = DATA / "t5" / name
+    encoder = t5.read_encoder(find_checkpoint(folder)).to(CPU, torch.float16)
     with np.load(folder / "expected.npz") as expected:
         lengths = np.diff(expected["cu_seqlens"]).tolist()
         found = means(encoder, expected["readme_ids_concat"], lengths, before=before, after=1)

@@ -28,6 +28,7 @@ from embedstore.models.packed import PackedEmbedder
 from embedstore.models.t5 import ResidueTokenizer, T5Encoder, T5Shape, read_encoder
 from embedstore_cli.main import main
 
+DATA = Path(__file__).resolve().parents[1] / "data" / "t5"
 HIDDEN_TOLERANCE = 5e-5
 MEAN_TOLERANCE = 1e-5
 FULL = ModelOptions(precision="full")
@@ -44,8 +45,8 @@ def _one_thread() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module", params=FIRST_IDS)
-def folder(request: pytest.FixtureRequest, shared: Path) -> Path:
-    return shared / "fixtures" / str(request.param)
+def folder(request: pytest.FixtureRequest) -> Path:
+    return DATA / str(request.param)
 
 
 @pytest.fixture(scope="module")
@@ -78,13 +79,8 @@ def test_each_unknown_residue_is_one_token() -> None:
 
 
 @pytest.mark.parametrize("packed", [True, False], ids=["packed", "single"])
-@pytest.mark.parametrize("file", ["model.safetensors", "pytorch_model.bin"])
-def test_hidden_states_equal_the_reference(
-    file: str, packed: bool, folder: Path, expected: dict[str, NDArray[Any]], tmp_path: Path
-) -> None:
-    for name in ("config.json", file):
-        shutil.copy(folder / "checkpoint" / name, tmp_path)
-    encoder = read_encoder(find_checkpoint(tmp_path))
+def test_hidden_states_equal_the_reference(packed: bool, folder: Path, expected: dict[str, NDArray[Any]]) -> None:
+    encoder = read_encoder(find_checkpoint(folder))
     ids = torch.from_numpy(expected["readme_ids_concat"].astype(np.int64))
     lengths = np.diff(expected["cu_seqlens"]).tolist()
     if packed:
@@ -99,7 +95,7 @@ def test_means_equal_the_reference_packed_and_alone(
     variant: str, folder: Path, expected: dict[str, NDArray[Any]]
 ) -> None:
     options = ModelOptions(precision="full", rare_residues=VARIANTS[variant])
-    embedder = load(folder / "checkpoint", options)
+    embedder = load(folder, options)
     packed = embedder.embed(upper(expected))
     alone = [embedder.embed([sequence]).vectors[0] for sequence in upper(expected)]
     assert not packed.failures
@@ -107,8 +103,23 @@ def test_means_equal_the_reference_packed_and_alone(
     np.testing.assert_allclose(alone, expected[f"{variant}_pooled_mean"], rtol=0, atol=MEAN_TOLERANCE)
 
 
+@pytest.mark.parametrize("file", ["model.safetensors", "pytorch_model.bin"])
+def test_shared_fixtures_give_the_reference_states_and_means(
+    file: str, folder: Path, shared: Path, tmp_path: Path
+) -> None:
+    """The pickle holds the embeddings under both of their names, and that of ProtT5 is in float16."""
+    for name in ("config.json", file):
+        shutil.copy(shared / "fixtures" / folder.name / "checkpoint" / name, tmp_path)
+    with np.load(shared / "fixtures" / folder.name / "expected.npz") as reference:
+        ids = torch.from_numpy(reference["readme_ids_concat"].astype(np.int64))
+        states = read_encoder(find_checkpoint(tmp_path)).hidden_states(ids, np.diff(reference["cu_seqlens"]).tolist())
+        np.testing.assert_allclose(states, reference["last_hidden_state"], rtol=0, atol=HIDDEN_TOLERANCE)
+        vectors = load(tmp_path).embed(upper(dict(reference))).vectors
+        np.testing.assert_allclose(vectors, reference["readme_pooled_mean"], rtol=0, atol=MEAN_TOLERANCE)
+
+
 def test_half_precision_is_near_the_reference(folder: Path, expected: dict[str, NDArray[Any]]) -> None:
-    embedder = load(folder / "checkpoint", ModelOptions())
+    embedder = load(folder, ModelOptions())
     assert embedder.recipe.dtype == "float16"
     stored = embedder.embed(upper(expected)).vectors.astype(np.float16)
     largest = np.abs(expected["readme_pooled_mean"]).max()
@@ -116,7 +127,7 @@ def test_half_precision_is_near_the_reference(folder: Path, expected: dict[str, 
 
 
 def test_special_tokens_are_pooled_when_the_recipe_says_so(folder: Path, expected: dict[str, NDArray[Any]]) -> None:
-    embedder = load(folder / "checkpoint", ModelOptions(precision="full", pooling="mean_all"))
+    embedder = load(folder, ModelOptions(precision="full", pooling="mean_all"))
     vectors = embedder.embed(upper(expected)).vectors
     np.testing.assert_allclose(vectors, expected["pooled_mean_with_eos_and_prefix"], rtol=0, atol=MEAN_TOLERANCE)
     before = ("<AA2fold>",) if folder.name == "prost_t5" else ()
@@ -124,11 +135,9 @@ def test_special_tokens_are_pooled_when_the_recipe_says_so(folder: Path, expecte
 
 
 def test_how_rare_residues_are_read_makes_another_space(folder: Path) -> None:
-    recipes = [
-        resolve(str(folder / "checkpoint"), ModelOptions(rare_residues=each)).recipe for each in VARIANTS.values()
-    ]
+    recipes = [resolve(str(folder), ModelOptions(rare_residues=each)).recipe for each in VARIANTS.values()]
     assert len({recipe.id for recipe in recipes}) == 3
-    assert resolve(str(folder / "checkpoint")).recipe == recipes[0]
+    assert resolve(str(folder)).recipe == recipes[0]
     assert recipes[0].to_json()["rare_residues"] == "uzob_as_x"
     assert "rare_residues" not in recipes[2].to_json()
 
