@@ -6,7 +6,8 @@ the residues and nothing before them; in ProstT5 `<AA2fold>` does, which says th
 
 U, Z, O and B are tokens of the vocabulary, but were X when ProtT5 was trained (Elnaggar et al. 2021,
 doi:10.1109/TPAMI.2021.3095381), and the code of its model card writes them so: that is the default here,
-`uzob_as_x`. The authors' script `prott5_embedder.py` leaves B as it is: `uzo_as_x`. Ankh keeps all four: `kept`.
+`uzob_as_x`. The authors' script `prott5_embedder.py` leaves B as it is: `uzo_as_x`. Ankh keeps all four: `kept`. That
+is a field of the recipe; the table itself is part of this code and of its tag, and no file of the tokenizer is read.
 
 *Encoder* (T5: Raffel et al. 2020, arXiv:1910.10683). A pack is a list of sequences written one after another. Every
 projection is one matrix product over the whole pack; attention stays within a sequence (`attention`), and no vector
@@ -194,7 +195,8 @@ class T5Encoder:
         """Take the float32 tensors that `shape.tensors()` names."""
 
         def stacked(name: str, parts: Sequence[str]) -> Tensor:
-            return torch.cat([tensors[f"{name}.{part}.weight"] for part in parts])
+            found = [tensors[f"{name}.{part}.weight"] for part in parts]
+            return found[0] if len(found) == 1 else torch.cat(found)
 
         def layer(name: str) -> _Layer:
             return _Layer(
