@@ -49,7 +49,7 @@ ARCHITECTURES: dict[str, Architecture] = {
     # Trained on at most 2 000 tokens, [CLS] and [SEP] among them.
     "dnabert": Architecture("dnabert", "dnabert_s/1", "dna", "mean_all", ("[CLS]", "[SEP]"), 1998),
     # Trained on at most 512 tokens, but positions are relative, and the authors embed proteins of any length at once.
-    # At 12 000 residues attention costs twice the matrix products of ProtT5; UniProt publishes its vectors up to there.
+    # The limit is ours: at 12 000 residues attention costs twice the matrix products of ProtT5.
     "prot_t5": Architecture("t5", "prot_t5/1", "protein", "mean", ("</s>",), 12_000, rare_residues="uzob_as_x"),
     "prost_t5": Architecture(
         "t5", "prost_t5/1", "protein", "mean", ("<AA2fold>", "</s>"), 12_000, rare_residues="uzob_as_x"
