@@ -28,6 +28,8 @@ from benchmarks.extraction_contenders import (
     DNA_CONTENDERS,
     OWN_WEIGHTS,
     PROTEIN_CONTENDERS,
+    T5_CONTENDERS,
+    Contenders,
 )
 from benchmarks.extraction_workload import (
     CHUNK_BASES,
@@ -41,7 +43,6 @@ from benchmarks.extraction_workload import (
     write_checkpoint,
 )
 from benchmarks.timing import Task, Timings, environment, interleaved, parser, print_report, rounded, scratch_folder
-from embedstore.identity import Molecule
 from embedstore.models.devices import cores, single_threaded
 from embedstore.models.dnabert import DnaTokenizer
 
@@ -54,6 +55,8 @@ def operations(shape: Shape, tokens: Sequence[int]) -> int:
 
     Two for each weight of the projections and each token, and for each pair of tokens the two products of attention.
     """
+    if shape.t5 is not None:
+        return shape.t5.operations(tokens)
     weights = (4 + (8 if shape.molecule == "protein" else 12)) * shape.hidden**2
     return sum(shape.layers * (2 * weights * length + 4 * length**2 * shape.hidden) for length in tokens)
 
@@ -90,9 +93,15 @@ class Prepared:
     left_out: dict[str, str]
 
 
-def prepare(workload: Workload, molecule: Molecule, wanted: Sequence[str]) -> Prepared:
+def contenders_of(shape: Shape) -> Contenders:
+    """Return who computes models of a shape."""
+    if shape.t5 is not None:
+        return T5_CONTENDERS
+    return PROTEIN_CONTENDERS if shape.molecule == "protein" else DNA_CONTENDERS
+
+
+def prepare(workload: Workload, contenders: Contenders, wanted: Sequence[str]) -> Prepared:
     """Build all contenders and let each compute once, which also warms it up."""
-    contenders = PROTEIN_CONTENDERS if molecule == "protein" else DNA_CONTENDERS
     prepared = Prepared({}, {}, {})
     for name, build in contenders.items():
         if name != "ours" and wanted and name not in wanted:
@@ -165,12 +174,13 @@ def main() -> None:
     with scratch_folder(options.directory, 2**32) as folder:
         write_checkpoint(folder, shape, options.seed)
         workload = Workload(sequences, folder, workers)
-        tokens = [len(sequence) + _SPECIAL_TOKENS for sequence in sequences]
+        special = _SPECIAL_TOKENS if shape.t5 is None else 1
+        tokens = [len(sequence) + special for sequence in sequences]
         if shape.molecule == "dna":
             tokenizer = DnaTokenizer.from_file(folder / "tokenizer.json")
             tokens = [len(tokenizer.content_ids(sequence)) + _SPECIAL_TOKENS for sequence in sequences]
         products = max(workers, round(operations(shape, tokens) / (20 * _PRODUCT**3)) // workers * workers)
-        prepared = prepare(workload, shape.molecule, options.contenders)
+        prepared = prepare(workload, contenders_of(shape), options.contenders)
         timings = measure(prepared, options.rounds, products, workers)
     report = {
         "model_shape": options.model_shape,

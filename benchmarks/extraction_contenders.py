@@ -10,7 +10,7 @@ from __future__ import annotations
 import importlib
 import logging
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from types import ModuleType
 from typing import Any
@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from transformers import EsmModel
+from transformers import EsmModel, PreTrainedModel, T5EncoderModel
 from transformers.utils import logging as transformers_logging
 
 from benchmarks.extraction_dnabert import dnabert_one_at_a_time
@@ -30,6 +30,10 @@ from embedstore.models.devices import single_threaded
 from embedstore.models.esm import VOCABULARY, ProteinTokenizer
 from embedstore.models.packed import Tokenizer
 from embedstore.models.resolution import ModelOptions, resolve
+from embedstore.models.t5 import VOCABULARY as T5_VOCABULARY
+from embedstore.models.t5 import ResidueTokenizer
+
+Contenders = Mapping[str, Callable[[Workload], Run]]
 
 PAD = VOCABULARY.index("<pad>")
 
@@ -160,7 +164,7 @@ def onnxruntime(workload: Workload) -> Run:
     return _by_arrays(workload, lambda ids: session.run(None, {"token_ids": ids})[0])
 
 
-PROTEIN_CONTENDERS: dict[str, Callable[[Workload], Run]] = {
+PROTEIN_CONTENDERS: Contenders = {
     "ours": ours,
     "virnucpro_loop": virnucpro_loop,
     "hugging_face_one_at_a_time": hugging_face_one_at_a_time,
@@ -173,9 +177,12 @@ PROTEIN_CONTENDERS: dict[str, Callable[[Workload], Run]] = {
     "openvino": openvino,
     "onnxruntime": onnxruntime,
 }
-DNA_CONTENDERS: dict[str, Callable[[Workload], Run]] = {
+DNA_CONTENDERS: Contenders = {
     "ours": ours,
     "virnucpro_loop": dnabert_one_at_a_time,
+}
+T5_CONTENDERS: Contenders = {
+    name: PROTEIN_CONTENDERS[name] for name in PROTEIN_CONTENDERS if name == "ours" or name.startswith("hugging_face")
 }
 OWN_WEIGHTS = {"virnucpro_loop"}
 """Protein contenders with random weights of their own, since they read another layout: not compared with ours."""
@@ -210,7 +217,8 @@ def _hugging_face(workload: Workload) -> EsmModel:
 
 def _framed(tokenizer: Tokenizer, sequence: bytes) -> Tensor:
     content = tokenizer.content_ids(sequence)
-    return torch.from_numpy(np.concatenate(([tokenizer.first_id], content, [tokenizer.last_id])))
+    before = [] if tokenizer.first_id is None else [tokenizer.first_id]
+    return torch.tensor([*before, *content.tolist(), tokenizer.last_id])
 
 
 def _one(sequence: bytes) -> Tensor:
@@ -236,20 +244,26 @@ def _sorted_batches(workload: Workload, tokens: int) -> list[list[int]]:
 def _batched(
     workload: Workload, batches: Sequence[Sequence[int]], *, multiple: int = 1, core_each: bool = False
 ) -> Run:
-    """EsmModel over padded batches, on all cores together or each on one."""
-    model = _hugging_face(workload)
-    tokenizer = ProteinTokenizer()
+    """transformers' model over padded batches, on all cores together or each on one."""
+    model: PreTrainedModel
+    tokenizer: Tokenizer
+    if find_checkpoint(workload.checkpoint).configuration["model_type"] == "t5":
+        model, pad = T5EncoderModel.from_pretrained(workload.checkpoint).eval(), T5_VOCABULARY.index("<pad>")
+        tokenizer = ResidueTokenizer(None, "uzob_as_x")
+    else:
+        model, pad, tokenizer = _hugging_face(workload), PAD, ProteinTokenizer()
+    before = int(tokenizer.first_id is not None)
 
     def compute(rows: Sequence[int]) -> tuple[NDArray[np.int64], Vectors]:
         ids = [_framed(tokenizer, workload.sequences[row]) for row in rows]
         width = -(-max(map(len, ids)) // multiple) * multiple
-        padded = torch.full((len(ids), width), PAD)
+        padded = torch.full((len(ids), width), pad)
         for place, row in enumerate(ids):
             padded[place, : len(row)] = row
-        mask = None if len(ids) == 1 and width == len(ids[0]) else (padded != PAD).long()
+        mask = None if len(ids) == 1 and width == len(ids[0]) else (padded != pad).long()
         with torch.inference_mode():
             states = model(input_ids=padded, attention_mask=mask).last_hidden_state  # (b, l, d)
-            means = [states[place, 1 : len(row) - 1].mean(0) for place, row in enumerate(ids)]
+            means = [states[place, before : len(row) - 1].mean(0) for place, row in enumerate(ids)]
             return np.array(rows), torch.stack(means).numpy()
 
     def compute_on_one_core(rows: Sequence[int]) -> tuple[NDArray[np.int64], Vectors]:

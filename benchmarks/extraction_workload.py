@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import random
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +19,7 @@ from embedstore.errors import SequenceError
 from embedstore.identity import Molecule, canonical
 from embedstore.models.dnabert import DnabertShape
 from embedstore.models.esm import EsmShape
+from embedstore.models.t5 import T5Shape
 from embedstore.records import Record
 from embedstore.sequences import read
 
@@ -34,14 +36,28 @@ START_SPREAD = 0.02
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """Sizes of a model, and how many residues make a round of bearable length."""
+    """Sizes of a model, and how many residues make a round of bearable length.
+
+    Attributes
+    ----------
+    t5 : all sizes, of a T5.
+    """
 
     layers: int
     hidden: int
     heads: int
     residues: int
     molecule: Molecule = "protein"
+    t5: T5Shape | None = None
 
+    @classmethod
+    def of_t5(cls, shape: T5Shape, residues: int) -> Shape:
+        """Take the sizes of a T5."""
+        return cls(shape.layers, shape.hidden, shape.heads, residues, t5=shape)
+
+
+_PROT_T5 = T5Shape(1024, 2, 32, 128, 16_384, 128, 32, 128, 1e-6, gated=False)
+_ANKH_LARGE = T5Shape(1536, 6, 16, 64, 3840, 144, 64, 128, 1e-6, gated=True)
 
 SHAPES = {
     "8m": Shape(6, 320, 20, 40_000),
@@ -49,6 +65,8 @@ SHAPES = {
     "150m": Shape(30, 640, 20, 10_000),
     "650m": Shape(33, 1280, 20, 4_000),
     "dnabert_s": Shape(12, 768, 12, 40_000, "dna"),
+    "prot_t5_2_layers": Shape.of_t5(_PROT_T5, 5_000),  # of 24: weights and time of a whole one are 12 times these
+    "ankh_large_6_layers": Shape.of_t5(_ANKH_LARGE, 5_000),  # of 48
 }
 
 
@@ -127,6 +145,9 @@ def _piece(sequence: bytes, molecule: Molecule, lengths: str, draw: random.Rando
 
 def write_checkpoint(folder: Path, shape: Shape, seed: int) -> None:
     """Write random weights in the layout of the published checkpoints."""
+    if shape.t5 is not None:
+        _write(folder, t5_configuration(shape.t5), shape.t5.tensors(), seed)
+        return
     inner = 4 * shape.hidden
     common = {
         "num_hidden_layers": shape.layers,
@@ -153,5 +174,27 @@ def write_checkpoint(folder: Path, shape: Shape, seed: int) -> None:
             "pad_token_id": 1,
             "mask_token_id": 32,
         }
-    (folder / "config.json").write_text(json.dumps(common | configuration))
+    _write(folder, common | configuration, shapes, seed)
+
+
+def _write(folder: Path, configuration: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]], seed: int) -> None:
+    (folder / "config.json").write_text(json.dumps(configuration))
     save_file(random_tensors(shapes, seed, START_SPREAD), folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def t5_configuration(shape: T5Shape) -> dict[str, Any]:
+    """Write the sizes of a T5 as its `config.json` has them."""
+    return {
+        "model_type": "t5",
+        "architectures": ["T5EncoderModel"],
+        "d_model": shape.hidden,
+        "num_layers": shape.layers,
+        "num_heads": shape.heads,
+        "d_kv": shape.width,
+        "d_ff": shape.intermediate,
+        "vocab_size": shape.vocabulary,
+        "relative_attention_num_buckets": shape.buckets,
+        "relative_attention_max_distance": shape.max_distance,
+        "layer_norm_epsilon": shape.norm_epsilon,
+        "feed_forward_proj": "gated-gelu" if shape.gated else "relu",
+    }

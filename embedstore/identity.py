@@ -25,6 +25,7 @@ from embedstore.records import KEY_BYTES, Keys
 Molecule = Literal["dna", "protein"]
 Precision = Literal["half", "full"]
 LongPolicy = Literal["window", "truncate", "reject", "none"]
+RareResidues = Literal["kept", "uzo_as_x", "uzob_as_x"]
 
 MAX_DIM = 1 << 20
 """The widest vector that a space may hold; the largest models of the field have some ten thousand values."""
@@ -231,6 +232,8 @@ class Recipe:
     precision: Precision
     dtype: Literal["float16", "float32"]
     dim: int
+    rare_residues: RareResidues = "kept"
+    """Which of U, Z, O and B the model is given as X."""
 
     @property
     def tolerance(self) -> float:
@@ -298,6 +301,7 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "long": get_args(LongPolicy),
     "precision": get_args(Precision),
     "dtype": ("float16", "float32"),
+    "rare_residues": get_args(RareResidues),
 }
 _MAX_TOKENS = 2**63 - 1
 
@@ -308,7 +312,7 @@ def _check_fields(document: Mapping[str, Any]) -> None:
         if not isinstance(document[name], str) and not (name in _OPTIONAL_TEXTS and document[name] is None):
             raise _unfit(name, "a text", document[name])
     for name, allowed in _CHOICES.items():
-        if document[name] not in allowed:
+        if name in document and document[name] not in allowed:
             raise _unfit(name, " or ".join(allowed), document[name])
     tokens = document["pooled_special_tokens"]
     if not isinstance(tokens, (list, tuple)) or not all(isinstance(each, str) for each in tokens):

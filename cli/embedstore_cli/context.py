@@ -40,6 +40,14 @@ class Precision(StrEnum):
     full = "full"
 
 
+class RareResidues(StrEnum):
+    """Which of U, Z, O and B a T5 model is given as X."""
+
+    kept = "kept"
+    uzo_as_x = "uzo_as_x"
+    uzob_as_x = "uzob_as_x"
+
+
 class Long(StrEnum):
     """What happens to sequences that are longer than the model takes."""
 
@@ -149,6 +157,13 @@ class Context:
             metavar="P",
             help="mean over residues, mean_all with special tokens, max, std, sum, or cls. Default: the model's. Part "
             "of the space.",
+        ),
+    ] = None
+    rare_residues: Annotated[
+        RareResidues | None,
+        _option(
+            "--rare-residues",
+            help="Which of U, Z, O and B a T5 model is given as X. Default: the model's. Part of the space.",
         ),
     ] = None
     device: Annotated[
@@ -268,6 +283,8 @@ class Context:
             precision=None if self.precision is None else self.precision.value,
             long=None if self.long is None else self.long.value,
             max_length=self.max_length,
+            rare_residues=None if self.rare_residues is None else self.rare_residues.value,
+            on_download=self._on_download,
         )
         return [
             replace(whole, layer=layer, pooling=pooling)
@@ -276,17 +293,28 @@ class Context:
         ]
 
     def options_of_models(self, models: Sequence[str]) -> dict[str, ModelOptions]:
-        """Gather what was said about each of several models."""
+        """Gather what was said about each of several models; models whose licence must be shown are among them."""
+        from embedstore.models.registry import MODELS
         from embedstore.models.resolution import ModelOptions
 
         found = weights_of(models, self.weights)
         given = {
             name: ModelOptions(
-                weights=found.get(name), precision=None if self.precision is None else self.precision.value
+                weights=found.get(name),
+                precision=None if self.precision is None else self.precision.value,
+                on_download=self._on_download,
             )
             for name in models
         }
-        return {name: options for name, options in given.items() if options != ModelOptions()}
+        restricted = {name for name in models if name in MODELS and MODELS[name].non_commercial}
+        return {name: options for name, options in given.items() if options != ModelOptions() or name in restricted}
+
+    @property
+    def _on_download(self) -> Callable[[str], object] | None:
+        """What tells of downloads and their licences."""
+        from embedstore_cli.output import notice
+
+        return None if self.quiet else notice
 
     def fill_options(self, *, any_molecule: bool = True) -> FillOptions:
         """Gather what was said about the fill."""
@@ -357,7 +385,7 @@ def _poolings(text: str | None) -> list[Pooling | None]:
 
 
 LOOKING_UP = ("store", "upstream", "pin", "require_signed")
-MODEL = ("weights", "precision", "long", "max_length", "layer", "pooling", "device")
+MODEL = ("weights", "precision", "long", "max_length", "layer", "pooling", "rare_residues", "device")
 WORKERS = ("workers", "scheduler", "cluster")
 FILLING = (
     *("store", "upstream", "pull_through", "sign_with", "require_signed"),

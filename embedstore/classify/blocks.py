@@ -239,4 +239,6 @@ def _options_of(recipe: Recipe, chosen: ModelOptions) -> ModelOptions:
         max_length=recipe.max_length_tokens if chosen.max_length is None else chosen.max_length,
         pooling=chosen.pooling or next((known for known in POOLINGS if known == recipe.pooling), None),
         layer=chosen.layer if chosen.layer is not None or recipe.layer == LAST_LAYER else int(recipe.layer),
+        rare_residues=chosen.rare_residues or recipe.rare_residues,
+        on_download=chosen.on_download,
     )

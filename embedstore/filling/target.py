@@ -85,7 +85,7 @@ class NamedModel:
         weights = None if options.weights is None else expanded(options.weights).absolute()
         return cls(
             str(place.absolute()) if model not in MODELS and place.exists() else model,
-            replace(options, weights=weights),
+            replace(options, weights=weights, on_download=None),
         )
 
     def __call__(self) -> Model:
@@ -159,6 +159,7 @@ def _space_called(store: SpaceStore | None, model: str, options: ModelOptions, n
         max_length_tokens=recipe.max_length_tokens if options.max_length is None else options.max_length,
         pooling=options.pooling or recipe.pooling,
         layer=recipe.layer if options.layer is None else wanted.layer or recipe.layer,
+        rare_residues=options.rare_residues or recipe.rare_residues,
     )
     if asked != recipe:
         raise recipe_conflict(space.name, recipe, asked)

@@ -9,8 +9,9 @@ One choice a pack, the same for all its layers, by device, arithmetic and bias:
 - *Padded*, on any other GPU: neighbours of similar length are padded to the longest, and a mask keeps each sequence to
   itself. A handful of calls a pack instead of hundreds; masks are made once a pack.
 
-The bias is ALiBi (Press et al. 2021, arXiv:2108.12409), symmetric: the score of tokens i and j of a head is lowered by
-slope * |i - j|.
+A bias is added to the scores of a head, by how far query and key are apart: i - j, of which the sign may matter (T5's
+positions, see `t5`), or not (ALiBi: Press et al. 2021, arXiv:2108.12409; see `dnabert`). It is given once a pack, as a
+line of numbers by distance; the masks of all lengths are made of it.
 
 Shapes in the comments: t tokens of the pack; n sequences of one length l; h heads of width e; d = h * e.
 """
@@ -42,7 +43,13 @@ _MASK_NUMBERS = 2**26
 
 
 def attention(
-    lengths: Sequence[int], *, width: int, device: torch.device, dtype: torch.dtype, slopes: Tensor | None = None
+    lengths: Sequence[int],
+    *,
+    width: int,
+    device: torch.device,
+    dtype: torch.dtype,
+    bias: Tensor | None = None,
+    scale: float | None = None,
 ) -> Attend:
     """Prepare attention for all layers of one pack.
 
@@ -52,15 +59,21 @@ def attention(
     width : of a head.
     device : of the queries, keys and values.
     dtype : of the same.
-    slopes : (h,) float32, same device: ALiBi's of each head. None: no bias.
+    bias : (h, 2 m - 1) for some m of at least `reach(lengths)`, same device and dtype: what is added to the score of
+        query i and key j is at m - 1 + i - j. None: no bias.
+    scale : what scores are multiplied by before the bias is added; None: 1 / sqrt(width).
     """
     if device.type == "cpu":
-        bias = None if slopes is None else alibi_by_distance(slopes, max(lengths), dtype)
-        return _Groups(list(_groups(lengths)), bias)
-    if slopes is None and has_flash(device, dtype, width):
+        return _Groups(list(_groups(lengths)), bias, scale)
+    if bias is None and scale is None and has_flash(device, dtype, width):
         starts = np.concatenate(([0], np.cumsum(lengths))).astype(np.int32)
         return _Flash(on_device(starts, device), max(lengths))
-    return _padded(lengths, device, dtype, slopes)
+    return _padded(lengths, device, dtype, bias, scale)
+
+
+def reach(lengths: Sequence[int]) -> int:
+    """Return for how many tokens a bias has to be given: those of the longest sequence, and what aligns its masks."""
+    return _aligned(max(lengths))
 
 
 def _groups(lengths: Sequence[int]) -> Iterator[tuple[int, int, int]]:
@@ -78,30 +91,26 @@ class _Groups:
 
     groups: Sequence[tuple[int, int, int]]
     bias: Tensor | None
-    """(h, 2 m - 1) by distance, for the longest length m."""
+    """(h, 2 m - 1) by distance, for some m of at least the longest length."""
+    scale: float | None
 
     def __call__(self, qkv: Tensor) -> Tensor:
         parts = []
         for start, count, length in self.groups:
             group = qkv[start : start + count * length].view(count, length, *qkv.shape[1:])  # (n, l, 3, h, e)
-            mixed = _unbiased(group) if self.bias is None else biased(group, self.bias)  # (n, h, l, e)
+            bias, scale = self.bias, self.scale
+            mixed = _unbiased(group, None, scale) if bias is None else biased(group, bias, scale)  # (n, h, l, e)
             parts.append(mixed.transpose(1, 2).flatten(0, 1))  # (n l, h, e)
         return (parts[0] if len(parts) == 1 else torch.cat(parts)).flatten(1)
 
 
-def _unbiased(qkv: Tensor, mask: Tensor | None = None) -> Tensor:
+def _unbiased(qkv: Tensor, mask: Tensor | None, scale: float | None) -> Tensor:
     """(n, l, 3, h, e) -> (n, h, l, e)."""
     query, key, value = qkv.permute(2, 0, 3, 1, 4)  # (n, h, l, e) each
-    return functional.scaled_dot_product_attention(query, key, value, attn_mask=mask)
+    return functional.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scale)
 
 
-def alibi_by_distance(slopes: Tensor, longest: int, dtype: torch.dtype) -> Tensor:
-    """ALiBi from distance -(longest - 1) to longest - 1, multiplied in float32 and rounded once: (h, 2 longest - 1)."""
-    distance = torch.arange(1 - longest, longest, device=slopes.device).abs()  # (2 l - 1,)
-    return (-slopes[:, None] * distance).to(dtype)
-
-
-def biased(qkv: Tensor, bias: Tensor) -> Tensor:
+def biased(qkv: Tensor, bias: Tensor, scale: float | None = None) -> Tensor:
     """Attend within each of n sequences of one length, with a bias by distance, on a CPU.
 
     The l x l bias is never in memory. It depends on i - j only; with keys and values in reverse order it depends on the
@@ -110,7 +119,8 @@ def biased(qkv: Tensor, bias: Tensor) -> Tensor:
     Parameters
     ----------
     qkv : (n, l, 3, h, e).
-    bias : (h, 2 m - 1) for some m >= l, by distance, 0 in the middle.
+    bias : (h, 2 m - 1) for some m >= l, by distance i - j, that of 0 in the middle.
+    scale : see `attention`.
 
     Returns
     -------
@@ -121,7 +131,7 @@ def biased(qkv: Tensor, bias: Tensor) -> Tensor:
     key, value = qkv[:, :, 1:].flip(1).permute(2, 0, 3, 1, 4)  # (n, h, l, e) each, last token first
     offset = bias.shape[1] // 2 + 1 - length  # of the bias of the first query and the first, that is last, key
     mask = bias.as_strided((1, heads, length, length), (0, bias.stride(0), 1, 1), offset)
-    return functional.scaled_dot_product_attention(query, key, value, attn_mask=mask)
+    return functional.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scale)
 
 
 def has_flash(device: torch.device, dtype: torch.dtype, width: int) -> bool:
@@ -167,7 +177,8 @@ class _Padded:
     """Which token of the pack stands at each place of the batches; None: they are the pack."""
     places: Tensor | None
     """(t,): where each token of the pack stands."""
-    slopes: Tensor | None
+    bias: Tensor | None
+    scale: float | None
 
     def __call__(self, qkv: Tensor) -> Tensor:
         tokens = qkv if self.padded is None else qkv.index_select(0, self.padded)  # (p, 3, h, e)
@@ -175,48 +186,50 @@ class _Padded:
         for batch in self.batches:
             part = tokens.narrow(0, batch.start, batch.count * batch.length)
             part = part.view(batch.count, batch.length, *qkv.shape[1:])  # (n, l, 3, h, e)
-            if batch.mask is None and self.slopes is not None:
-                mixed = _in_blocks(part, self.slopes)  # (n, h, l, e)
+            if batch.mask is None and self.bias is not None:
+                mixed = _in_blocks(part, self.bias, self.scale)  # (n, h, l, e)
             else:
-                mixed = _unbiased(part, batch.mask)  # (n, h, l, e)
+                mixed = _unbiased(part, batch.mask, self.scale)  # (n, h, l, e)
             parts.append(mixed.transpose(1, 2).flatten(0, 1))  # (n l, h, e)
         mixed = parts[0] if len(parts) == 1 else torch.cat(parts)  # (p, h, e)
         return (mixed if self.places is None else mixed.index_select(0, self.places)).flatten(1)
 
 
-def _in_blocks(qkv: Tensor, slopes: Tensor) -> Tensor:
+def _in_blocks(qkv: Tensor, bias: Tensor, scale: float | None) -> Tensor:
     """Attend with a bias too large to be in memory: so many queries at once that theirs is not."""
     query, key, value = qkv.permute(2, 0, 3, 1, 4)  # (n, h, l, e) each
     length = qkv.shape[1]
-    rows = max(1, _MASK_NUMBERS // (len(slopes) * length))
+    rows = max(1, _MASK_NUMBERS // (len(bias) * length))
     blocks = []
     for first in range(0, length, rows):
         stop = min(first + rows, length)
-        mask = _alibi(slopes, length, qkv.dtype, first, stop)[None, ..., :length]  # (1, h, rows, l)
+        mask = _spread(bias, length, first, stop)[None, ..., :length]  # (1, h, rows, l)
         queries = query[:, :, first:stop]  # (n, h, rows, e)
-        blocks.append(functional.scaled_dot_product_attention(queries, key, value, attn_mask=mask))
+        blocks.append(functional.scaled_dot_product_attention(queries, key, value, attn_mask=mask, scale=scale))
     return torch.cat(blocks, 2)
 
 
-def _padded(lengths: Sequence[int], device: torch.device, dtype: torch.dtype, slopes: Tensor | None) -> _Padded:
+def _padded(
+    lengths: Sequence[int], device: torch.device, dtype: torch.dtype, bias: Tensor | None, scale: float | None
+) -> _Padded:
     sizes = np.asarray(lengths, dtype=np.int64)
     firsts = np.cumsum(sizes) - sizes  # (number of sequences,): first token of each
     batches: list[_Batch] = []
     tokens: list[NDArray[np.int64]] = []
     real: list[NDArray[np.bool_]] = []
     used = 0
-    for part in _similar(sizes, 0 if slopes is None else len(slopes)):
+    for part in _similar(sizes, 0 if bias is None else len(bias)):
         length = int(sizes[part].max())
         within = np.arange(length) < sizes[part, None]  # (n, l)
         # Behind a sequence its first token is repeated: no number from another sequence ever meets it.
         tokens.append((firsts[part, None] + np.where(within, np.arange(length), 0)).ravel())
         real.append(within.ravel())
-        batches.append(_Batch(used, len(within), length, _mask(sizes[part], length, device, dtype, slopes)))
+        batches.append(_Batch(used, len(within), length, _mask(sizes[part], length, device, dtype, bias)))
         used += within.size
     if used == sizes.sum():
-        return _Padded(batches, None, None, slopes)
+        return _Padded(batches, None, None, bias, scale)
     places = np.flatnonzero(np.concatenate(real))
-    return _Padded(batches, on_device(np.concatenate(tokens), device), on_device(places, device), slopes)
+    return _Padded(batches, on_device(np.concatenate(tokens), device), on_device(places, device), bias, scale)
 
 
 def _similar(sizes: NDArray[np.int64], heads: int) -> Iterator[slice]:
@@ -237,32 +250,30 @@ def _similar(sizes: NDArray[np.int64], heads: int) -> Iterator[slice]:
 
 
 def _mask(
-    sizes: NDArray[np.int64], length: int, device: torch.device, dtype: torch.dtype, slopes: Tensor | None
+    sizes: NDArray[np.int64], length: int, device: torch.device, dtype: torch.dtype, bias: Tensor | None
 ) -> Tensor | None:
     """What is added to the scores of sequences of such sizes, padded to `length`; see `_Batch.mask`."""
     even = bool((sizes == length).all())
-    if slopes is None:
+    if bias is None:
         if even:
             return None
         mask = torch.zeros((1, 1, 1, _aligned(length)), dtype=dtype, device=device)
-    elif len(slopes) * length**2 > _MASK_NUMBERS:
+    elif len(bias) * length**2 > _MASK_NUMBERS:
         return None  # and no padding: either it is alone, or all are as long
     else:
-        mask = _alibi(slopes, length, dtype, 0, length)[None]  # (1, h, l, columns)
+        mask = _spread(bias, length, 0, length)[None]  # (1, h, l, columns)
     if not even:
         behind = torch.arange(_aligned(length), device=device) >= on_device(sizes, device)[:, None, None, None]
         mask = mask.masked_fill(behind, -torch.inf)
     return mask[..., :length]
 
 
-def _alibi(slopes: Tensor, length: int, dtype: torch.dtype, first: int, stop: int) -> Tensor:
-    """ALiBi of the queries `first` … `stop` and all keys, (h, stop - first, l rounded up to alignment)."""
-    columns = _aligned(length)
-    by_distance = alibi_by_distance(slopes, columns, dtype)  # (h, 2 columns - 1)
-    # With the queries in reverse order the place is a sum of indices, as in `biased`; here it is written down.
-    rows, offset = stop - first, columns - stop
-    view = by_distance.as_strided((len(slopes), rows, columns), (by_distance.stride(0), 1, 1), offset)
-    return view.flip(1)
+def _spread(bias: Tensor, length: int, first: int, stop: int) -> Tensor:
+    """Bias of the queries `first` … `stop` and all keys, (h, stop - first, l rounded up to alignment)."""
+    rows, columns = stop - first, _aligned(length)
+    # With the keys in reverse order the place is a sum of indices, as in `biased`; here it is written down.
+    offset = bias.shape[1] // 2 + 1 - columns + first
+    return bias.as_strided((len(bias), rows, columns), (bias.stride(0), 1, 1), offset).flip(2)
 
 
 def _aligned(length: int) -> int:

@@ -86,8 +86,20 @@ def _named_values(pickle: bytes, file: Path) -> Iterator[tuple[str, int | bool]]
 
 Layout = Literal["huggingface", "fair-esm"]
 
-ARCHITECTURE_OF_MODEL_TYPE: Mapping[str, str] = {"esm": "esm2", "fast_esm": "fastesm2", "bert": "dnabert"}
-"""`model_type` of a config.json -> name of the architecture (a key of `registry.ARCHITECTURES`)."""
+ARCHITECTURE_OF_MODEL_TYPE: Mapping[str, str] = {
+    "esm": "esm2",
+    "fast_esm": "fastesm2",
+    "bert": "dnabert",
+    "t5": "t5",
+}
+"""`model_type` of a config.json -> architecture, a key of `registry.ARCHITECTURES`; of a T5, see below."""
+
+_T5_ARCHITECTURES: Mapping[tuple[object, object], str] = {
+    ("relu", 128): "prot_t5",
+    ("relu", 150): "prost_t5",
+    ("gated-gelu", 144): "ankh",
+}
+"""`feed_forward_proj` and `vocab_size` of a T5's config.json, by which protein models differ -> the architecture."""
 
 _WEIGHTS_FILES = ("model.safetensors", "pytorch_model.bin")
 _CONTACT_REGRESSION = "-contact-regression.pt"
@@ -102,6 +114,13 @@ _LARGEST_SIZES: Mapping[str, int] = {
     "intermediate_size": 1 << 20,
     "vocab_size": 1 << 22,
     "type_vocab_size": 1 << 10,
+    "d_model": 1 << 16,
+    "num_layers": 1 << 10,
+    "num_heads": 1 << 12,
+    "d_kv": 1 << 12,
+    "d_ff": 1 << 20,
+    "relative_attention_num_buckets": 1 << 12,
+    "relative_attention_max_distance": 1 << 16,
 }
 """Some ten times what the largest encoders have (ESM-2 15B: 5120 wide, 48 layers)."""
 
@@ -113,7 +132,7 @@ class Checkpoint:
     Attributes
     ----------
     path : the folder, or the `.pt` file.
-    architecture : "esm2", "fastesm2" or "dnabert".
+    architecture : a key of `registry.ARCHITECTURES`.
     weights : the file that holds the tensors, or its shards.
     tokenizer : `tokenizer.json`, where the architecture has one.
     configuration : `config.json`, or for fair-esm the entries of "cfg" under Hugging Face's names.
@@ -135,12 +154,16 @@ class Checkpoint:
     @property
     def dim(self) -> int:
         """Width of the hidden states."""
-        return self.size("hidden_size")
+        return self.size("d_model" if self._is_t5 else "hidden_size")
 
     @property
     def layers(self) -> int:
         """Number of layers."""
-        return self.size("num_hidden_layers")
+        return self.size("num_layers" if self._is_t5 else "num_hidden_layers")
+
+    @property
+    def _is_t5(self) -> bool:
+        return self.configuration.get("model_type") == "t5"
 
     @property
     def shape(self) -> ModelShape:
@@ -206,6 +229,8 @@ def _hugging_face(folder: Path) -> Checkpoint:
         raise WeightsError(
             f"Cannot use {folder}: expected a model_type of {known} in config.json, found {shown(model_type)}."
         )
+    if architecture == "t5":
+        architecture = _t5_architecture(folder, configuration)
     tokenizer = folder / "tokenizer.json"
     if architecture == "dnabert" and not tokenizer.is_file():
         raise WeightsNotFoundError(f"Cannot use {folder}: expected tokenizer.json beside config.json, found none.")
@@ -216,6 +241,18 @@ def _hugging_face(folder: Path) -> Checkpoint:
         weights=_weights_files(folder),
         tokenizer=tokenizer if architecture == "dnabert" else None,
         configuration=configuration,
+    )
+
+
+def _t5_architecture(folder: Path, configuration: Mapping[str, Any]) -> str:
+    feed_forward, vocabulary = configuration.get("feed_forward_proj"), configuration.get("vocab_size")
+    for (known_feed_forward, known_vocabulary), architecture in _T5_ARCHITECTURES.items():
+        if (feed_forward, vocabulary) == (known_feed_forward, known_vocabulary):
+            return architecture
+    known = ", ".join(f"{proj} and {size} ({name})" for (proj, size), name in _T5_ARCHITECTURES.items())
+    raise WeightsError(
+        f"Cannot use {folder}: expected a T5 of proteins, with feed_forward_proj and vocab_size {known} in "
+        f"config.json, found {shown(feed_forward)} and {shown(vocabulary)}."
     )
 
 

@@ -38,7 +38,7 @@ from torch.nn import functional
 
 from embedstore.errors import WeightsError, WeightsNotFoundError, plain
 from embedstore.identity import Recipe
-from embedstore.models.attention import Attend, attention
+from embedstore.models.attention import Attend, attention, reach
 from embedstore.models.checkpoint import Checkpoint, shown
 from embedstore.models.packed import PackedEmbedder, load_packed
 from embedstore.models.pooling import See
@@ -208,6 +208,12 @@ def _geometric_slopes(heads: int) -> list[float]:
     return [2.0 ** (-8.0 * (head + 1) / heads) for head in range(heads)]
 
 
+def alibi_by_distance(slopes: Tensor, longest: int, dtype: torch.dtype) -> Tensor:
+    """ALiBi from distance -(longest - 1) to longest - 1, multiplied in float32 and rounded once: (h, 2 longest - 1)."""
+    distance = torch.arange(1 - longest, longest, device=slopes.device).abs()  # (2 l - 1,)
+    return (-slopes[:, None] * distance).to(dtype)
+
+
 class DnabertEncoder:
     """Weights of one checkpoint on one device, and the forward pass. Threads may share it: nothing in it changes.
 
@@ -263,7 +269,8 @@ class DnabertEncoder:
         (t, d) of the weights' dtype.
         """
         width = self.shape.hidden // self.shape.heads
-        attend = attention(lengths, width=width, device=self.device, dtype=self.dtype, slopes=self._slopes)
+        bias = alibi_by_distance(self._slopes, reach(lengths), self.dtype)  # (h, 2 m - 1)
+        attend = attention(lengths, width=width, device=self.device, dtype=self.dtype, bias=bias)
         states = self._embed(token_ids)  # (t, d)
         if see is not None:
             see(0, states)

@@ -56,13 +56,13 @@ class Tokenizer(Protocol):
     """Sequences to ids."""
 
     @property
-    def first_id(self) -> int:
-        """Put before each window."""
+    def first_id(self) -> int | None:
+        """Put before each window; None: nothing is."""
         ...
 
     @property
-    def last_id(self) -> int:
-        """Put after each window."""
+    def last_id(self) -> int | None:
+        """Put after each window; None: nothing is."""
         ...
 
     def content_ids(self, sequence: bytes) -> NDArray[np.int64]:
@@ -266,7 +266,7 @@ class PackedEmbedder:
             content = content[: self.recipe.max_length_tokens]
         max_length = self.recipe.max_length_tokens if self.recipe.long == "window" else None
         parts = windows(len(content), max_length, self.recipe.window_overlap_tokens or 0)
-        before, after = [self._tokenizer.first_id], [self._tokenizer.last_id]
+        before, after = ([] if each is None else [each] for each in (self._tokenizer.first_id, self._tokenizer.last_id))
         return [
             Piece.of(number, content, slice(part.start, part.stop), part.weights, len(parts), before, after)
             for part in parts

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from embedstore.identity import Molecule, Precision
+from embedstore.identity import Molecule, Precision, RareResidues
 from embedstore.models.files import combined_sha256
 
 Pooling = Literal["mean", "mean_all", "max", "std", "sum", "cls", "frequencies"]
@@ -32,6 +32,8 @@ class Architecture:
     implementation : tag of the recipe, raised whenever that module would change numbers beyond the tolerance.
     special_tokens : put before and after the content of a sequence.
     max_length_tokens : content tokens that a model sees at once unless the user says otherwise; None: no limit.
+    rare_residues : which of U, Z, O and B it is given as X unless the user says otherwise; None: there is no choice,
+        each is a token of its own.
     """
 
     module: str
@@ -41,6 +43,7 @@ class Architecture:
     special_tokens: tuple[str, ...] = ()
     max_length_tokens: int | None = None
     precision: Precision = "half"
+    rare_residues: RareResidues | None = None
 
 
 ARCHITECTURES: dict[str, Architecture] = {
@@ -51,6 +54,13 @@ ARCHITECTURES: dict[str, Architecture] = {
     "fastesm2": Architecture("esm", "esm2/1", "protein", "mean", ("<cls>", "<eos>"), 2048),
     # Trained on at most 2 000 tokens, [CLS] and [SEP] among them.
     "dnabert": Architecture("dnabert", "dnabert_s/1", "dna", "mean_all", ("[CLS]", "[SEP]"), 1998),
+    # Trained on at most 512 tokens, but positions are relative, and the authors embed proteins of any length at once.
+    # The limit is ours: at 12 000 residues attention costs twice the matrix products of ProtT5.
+    "prot_t5": Architecture("t5", "prot_t5/1", "protein", "mean", ("</s>",), 12_000, rare_residues="uzob_as_x"),
+    "prost_t5": Architecture(
+        "t5", "prost_t5/1", "protein", "mean", ("<AA2fold>", "</s>"), 12_000, rare_residues="uzob_as_x"
+    ),
+    "ankh": Architecture("t5", "ankh/1", "protein", "mean", ("</s>",), 12_000, rare_residues="kept"),
 }
 
 
@@ -67,6 +77,7 @@ class ModelSpec:
     weights_sha256 : digest of the published weights (of shards, see `digests.files_sha256`), None if not known to us.
     fair_esm_sha256 : digest of the same weights in fair-esm's layout.
     tokenizer_sha256 : digest of `tokenizer.json`, None where the vocabulary is part of our code.
+    licence : of the weights, as its publisher states it; None: not known to us, or there are no weights.
     """
 
     name: str
@@ -80,6 +91,7 @@ class ModelSpec:
     fair_esm_sha256: str | None = None
     tokenizer_sha256: str | None = None
     weights_bytes: int | None = None
+    licence: str | None = None
 
     @property
     def built_in(self) -> bool:
@@ -102,12 +114,21 @@ class ModelSpec:
         return ARCHITECTURES[self.architecture].max_length_tokens
 
     @property
+    def non_commercial(self) -> bool:
+        """True if the licence of the weights forbids commercial use."""
+        return "-NC-" in (self.licence or "")
+
+    @property
     def needs(self) -> str:
         """What has to be there before it can be used."""
         return "nothing: built in" if self.built_in else f"weights of {self.repository}"
 
 
-# Revisions and digests are those that public projects pin for these repositories; several independent ones agree.
+_T5_FILES = ("config.json", "pytorch_model.bin")
+_ANKH_LICENCE = "CC-BY-NC-SA-4.0"  # not for commercial use
+
+# Revisions and digests are those that public projects pin for these repositories; several independent ones agree, but
+# for Ankh's, which are one project's (FastPLMs).
 _MODELS = (
     ModelSpec("tnf", "tnf", dim=136, layers=None, repository="built-in", files=()),
     ModelSpec("aac_dpc", "aac_dpc", dim=420, layers=None, repository="built-in", files=()),
@@ -121,6 +142,7 @@ _MODELS = (
         weights_sha256="24c5fa474c48f3b754b86efe752d5f189d2bcd88190fa2270fc92b2ef3034189",
         fair_esm_sha256="46f002a9870c9bdecd0ea887acb1f9a38a6b561e8f8bf8a6990b679b9d31b928",
         weights_bytes=31_384_292,
+        licence="MIT",
     ),
     ModelSpec(
         "esm2_t12_35m",
@@ -132,6 +154,7 @@ _MODELS = (
         weights_sha256="e35647818e0e064351d4531ed480d225a002567b4b2b93ad3a9246d753150fc0",
         fair_esm_sha256="7f21e80e61d16a71735163ef555d3009afb0c98da74c48e29df08606973cc55e",
         weights_bytes=136_008_798,
+        licence="MIT",
     ),
     ModelSpec(
         "esm2_t30_150m",
@@ -143,6 +166,7 @@ _MODELS = (
         weights_sha256="c3f1da8aea53bddd32c246c86168c23b9fd72341fb9db9a94436f855f5053566",
         fair_esm_sha256="881c7176cf198ef8dec26a3c375d40eb58d0c33df95c22562ca6cc6d3f812c62",
         weights_bytes=595_257_706,
+        licence="MIT",
     ),
     ModelSpec(
         "esm2_t33_650m",
@@ -154,6 +178,7 @@ _MODELS = (
         weights_sha256="a08adabb949fa67ad3c14b509d04fd60368b35007b0095e3358f81200c4f4db0",
         fair_esm_sha256="ea9d0522b335a8778dea6535a65301f10208dece28cd5865482b0b1fc446168c",
         weights_bytes=2_609_506_392,
+        licence="MIT",
     ),
     ModelSpec(
         "esm2_t36_3b",
@@ -176,6 +201,7 @@ _MODELS = (
         ),
         fair_esm_sha256="7de8b4082ba15891959ab368b77ce3886697af1efb16d3c9e9e7b0c5d3f07500",
         weights_bytes=11_367_082_474,
+        licence="MIT",
     ),
     ModelSpec(
         "fastesm2_650",
@@ -195,6 +221,47 @@ _MODELS = (
         weights_sha256="f3cfc3d0541859df64759e758cc4bc40fe1d5760799a7d098a9f9f09501c1e5f",
         tokenizer_sha256="667f5a0e6e9630f7052b004784dda7c7aeba395cc4ca3c01b11b02e6aa29d7b1",
         weights_bytes=468_320_053,
+    ),
+    ModelSpec(
+        "prot_t5_xl_half",
+        "prot_t5",
+        dim=1024,
+        layers=24,
+        repository="Rostlab/prot_t5_xl_half_uniref50-enc",
+        files=_T5_FILES,
+        licence="MIT",  # in the file of that name; AFL-3.0 in the README
+    ),
+    ModelSpec(
+        "prost_t5",
+        "prost_t5",
+        dim=1024,
+        layers=24,
+        repository="Rostlab/ProstT5_fp16",  # the authors' own, half the size of Rostlab/ProstT5
+        revision="07a6547d51de603f1be84fd9f2db4680ee535a86",
+        files=_T5_FILES,
+        licence="MIT",
+    ),
+    ModelSpec(
+        "ankh_base",
+        "ankh",
+        dim=768,
+        layers=48,
+        repository="ElnaggarLab/ankh-base",
+        revision="d99cb6b966530dfc2ae96bc69d9255c2a07308b0",
+        files=_T5_FILES,
+        weights_sha256="9b2a886374f0ff4a893f4e7a989deed76bb2458c8998bd5202ea8e97d92ddcc3",
+        licence=_ANKH_LICENCE,
+    ),
+    ModelSpec(
+        "ankh_large",
+        "ankh",
+        dim=1536,
+        layers=48,
+        repository="ElnaggarLab/ankh-large",
+        revision="74b371dbfa3ee0a05d32ae74df0c2e0b82d6b9a6",
+        files=_T5_FILES,
+        weights_sha256="517b6e8b279dedcb477af240b35c46bd6eb3307723eb281e60d4b2c8a87b889b",
+        licence=_ANKH_LICENCE,
     ),
 )
 

@@ -16,14 +16,14 @@ import socket
 import urllib.parse
 import urllib.request
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import cast
 
 from embedstore.errors import InputError, MissingDependencyError, UnknownModelError, WeightsError, WeightsNotFoundError
 from embedstore.home import expanded
-from embedstore.identity import CANONICALISATION, LongPolicy, Precision, Recipe
+from embedstore.identity import CANONICALISATION, LongPolicy, Precision, RareResidues, Recipe
 from embedstore.models.checkpoint import Checkpoint, find_checkpoint
 from embedstore.models.embedder import Embedder, Model, ModelShape
 from embedstore.models.registry import ARCHITECTURES, LAST_LAYER, MODELS, POOLINGS, Architecture, ModelSpec, Pooling
@@ -31,12 +31,13 @@ from embedstore.models.registry import ARCHITECTURES, LAST_LAYER, MODELS, POOLIN
 _ANSWER_TIMEOUT_S = 10
 
 
-def find_weights(spec: ModelSpec, *, download: bool = True) -> Path:
+def find_weights(spec: ModelSpec, *, download: bool = True, on_download: Callable[[str], object] | None = None) -> Path:
     """Return the folder with the files that the model needs.
 
     Parameters
     ----------
     download : fetch them if they are not in the local cache.
+    on_download : told, in a line, what is about to be downloaded and under which licence.
 
     Raises
     ------
@@ -60,12 +61,20 @@ def find_weights(spec: ModelSpec, *, download: bool = True) -> Path:
     obstacle = "HF_HUB_OFFLINE is set" if hub.constants.HF_HUB_OFFLINE else _obstacle(hub.constants.ENDPOINT)
     if obstacle is not None:
         raise WeightsNotFoundError(_what_to_do(spec, obstacle))
+    if on_download is not None:
+        on_download(_what_is_downloaded(spec))
     # Its errors derive from those of the HTTP library that it uses, which differs from release to release.
     errors: tuple[type[BaseException], ...] = (OSError, *hub.errors.HfHubHTTPError.__bases__)
     try:
         return _folder(fetch, spec)
     except errors as error:
         raise WeightsNotFoundError(_what_to_do(spec, _first_cause(error))) from error
+
+
+def _what_is_downloaded(spec: ModelSpec) -> str:
+    size = "" if spec.weights_bytes is None else f" ({spec.weights_bytes / 1e9:.1f} GB)"
+    licence = "its licence is not known to embedstore" if spec.licence is None else f"licence {spec.licence}"
+    return f"Downloading the weights of {spec.name}{size} from https://huggingface.co/{spec.repository}: {licence}."
 
 
 def _folder(fetch: Callable[..., str], spec: ModelSpec) -> Path:
@@ -108,6 +117,7 @@ def _what_to_do(spec: ModelSpec, reason: str) -> str:
 
 
 _OVERLAP_TOKENS = 256
+_BEFORE_AND_AFTER = 2  # special tokens of an architecture that has one before the residues
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +132,8 @@ class ModelOptions:
     pooling : "mean", "mean_all", "max", "std", "sum" or "cls"; see `pooling`.
     layer : as Hugging Face counts: 0 is the embedding, 1 the states after the first layer; the last one, and -1, after
         the model's last norm; -2 the one before it.
+    rare_residues : which of U, Z, O and B the model is given as X.
+    on_download : told, in a line, what is about to be downloaded and under which licence.
     """
 
     weights: Path | None = None
@@ -130,6 +142,8 @@ class ModelOptions:
     max_length: int | None = None
     pooling: Pooling | None = None
     layer: int | None = None
+    rare_residues: RareResidues | None = None
+    on_download: Callable[[str], object] | None = field(default=None, compare=False)
 
 
 _DEFAULT_OPTIONS = ModelOptions()
@@ -154,7 +168,9 @@ def resolve(model: str, options: ModelOptions = _DEFAULT_OPTIONS, *, download: b
         return _local(model, options)
     if spec.built_in:
         return _built_in(spec, options)
-    checkpoint = find_checkpoint(options.weights or find_weights(spec, download=download))
+    checkpoint = find_checkpoint(
+        options.weights or find_weights(spec, download=download, on_download=options.on_download)
+    )
     _check_sizes(spec, checkpoint)
     weights_sha256, tokenizer_sha256 = checkpoint.weights_sha256(), checkpoint.tokenizer_sha256()
     _check_digests(spec, checkpoint, weights_sha256, tokenizer_sha256)
@@ -274,7 +290,7 @@ def _unknown(model: str) -> str:
 def _built_in(spec: ModelSpec, options: ModelOptions) -> Model:
     unsuitable = [
         f"--{name.replace('_', '-')}"
-        for name in ("weights", "long", "max_length", "pooling", "layer")
+        for name in ("weights", "long", "max_length", "layer", "pooling", "rare_residues")
         if getattr(options, name) is not None
     ]
     if unsuitable:
@@ -332,13 +348,14 @@ def _language_recipe(
         canonicalisation=CANONICALISATION[architecture.molecule],
         layer=layer_text(model, layers, options.layer),
         pooling=pooling,
-        pooled_special_tokens=_pooled_special_tokens(architecture, pooling),
+        pooled_special_tokens=_pooled_special_tokens(model, architecture, pooling),
         max_length_tokens=max_length,
         long=long,
         window_overlap_tokens=overlap,
         precision=precision,
         dtype="float16" if precision == "half" else "float32",
         dim=dim,
+        rare_residues=_rare_residues(model, architecture, options),
     )
 
 
@@ -360,10 +377,22 @@ def layer_text(model: str, layers: int, asked: int | None) -> str:
     return LAST_LAYER if place == layers else str(place)
 
 
-def _pooled_special_tokens(architecture: Architecture, pooling: Pooling) -> tuple[str, ...]:
+def _pooled_special_tokens(model: str, architecture: Architecture, pooling: Pooling) -> tuple[str, ...]:
     if pooling == "cls":
+        if len(architecture.special_tokens) < _BEFORE_AND_AFTER:
+            raise InputError(f"Cannot pool {model} by cls: it has no special token before the residues.")
         return architecture.special_tokens[:1]
     return architecture.special_tokens if pooling == "mean_all" else ()
+
+
+def _rare_residues(model: str, architecture: Architecture, options: ModelOptions) -> RareResidues:
+    chosen = options.rare_residues or architecture.rare_residues or "kept"
+    if architecture.rare_residues is None and chosen != "kept":
+        raise InputError(
+            f"Cannot use {model} with rare residues {chosen}: expected kept, since each of U, Z, O and B is a token "
+            "of its own. Only T5 models have a choice."
+        )
+    return chosen
 
 
 def _length_policy(architecture: Architecture, options: ModelOptions) -> tuple[int | None, LongPolicy, int | None]:
@@ -391,8 +420,8 @@ def _check_sizes(spec: ModelSpec, checkpoint: Checkpoint) -> None:
                 f"Cannot use {checkpoint.path} as {spec.name}: expected {what} {expected}, found {found}. "
                 f"Give the weights of {spec.repository}, or give the directory itself as the model."
             )
-    family = ARCHITECTURES[spec.architecture].module
-    if ARCHITECTURES[checkpoint.architecture].module != family:
+    family = ARCHITECTURES[spec.architecture].implementation
+    if ARCHITECTURES[checkpoint.architecture].implementation != family:
         raise WeightsError(
             f"Cannot use {checkpoint.path} as {spec.name}: expected the architecture {spec.architecture}, "
             f"found {checkpoint.architecture}."

@@ -149,6 +149,14 @@ def test_ls_and_info_list_spaces(capsys: pytest.CaptureFixture[str], store: Path
     assert f"{store}: 1 space, 14 vectors, " in shown.err
 
 
+def test_models_says_under_which_licence_weights_are(capsys: pytest.CaptureFixture[str]) -> None:
+    _, models = run_json(capsys, "models")
+    licences = {model["name"]: model["licence"] for model in models}
+    assert (licences["ankh_base"], licences["esm2_t6_8m"]) == ("CC-BY-NC-SA-4.0", "MIT")
+    assert main(["models"]) == 0
+    assert "CC-BY-NC-SA-4.0" in capsys.readouterr().out
+
+
 def test_models_lists_all(capsys: pytest.CaptureFixture[str]) -> None:
     code, models = run_json(capsys, "models")
     assert code == 0

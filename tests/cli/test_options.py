@@ -73,6 +73,11 @@ def test_precision_is_that_of_every_model() -> None:
     assert Context().options_of_models([ESM, BERT]) == {}
 
 
+def test_the_licence_of_models_that_are_not_for_commerce_is_shown() -> None:
+    assert Context().options_of_models([ESM, "ankh_base"])["ankh_base"].on_download is not None
+    assert Context(quiet=True).model_options("ankh_base").on_download is None
+
+
 def test_an_option_is_never_replaced_silently(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["fill", str(PROTEINS), "-m", "aac_dpc", "--model", "tnf"]) == 2
     assert "-m/--model: expected once, found 2 times" in capsys.readouterr().err

@@ -7,7 +7,6 @@ else about it is real, from the look into the hub's cache to the recipe.
 from __future__ import annotations
 
 import gzip
-import json
 import shutil
 import sys
 import types
@@ -21,6 +20,7 @@ from threading import Thread
 
 import pytest
 
+from embedstore.models.checkpoint import find_checkpoint
 from embedstore.models.registry import MODELS, ModelSpec
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -29,6 +29,7 @@ CHECKPOINTS = {
     "fastesm2": DATA / "esm" / "fastesm2_tiny",
     "esm2": DATA / "esm" / "esm2_hf_tiny",
     "dnabert": DATA / "dnabert_s",
+    **{name: DATA / "t5" / name for name in ("prot_t5", "prost_t5", "ankh")},
 }
 REVISION = "0" * 40
 
@@ -87,11 +88,11 @@ def _write_contigs(folder: Path) -> None:
 def small(spec: ModelSpec) -> ModelSpec:
     """The model of that name in the size of the tests' checkpoints."""
     checkpoint = CHECKPOINTS[spec.architecture]
-    configuration = json.loads((checkpoint / "config.json").read_text(encoding="utf-8"))
+    found = find_checkpoint(checkpoint)
     return replace(
         spec,
-        dim=configuration["hidden_size"],
-        layers=configuration["num_hidden_layers"],
+        dim=found.dim,
+        layers=found.layers,
         revision=REVISION,
         files=tuple(name for name in _NEEDED if (checkpoint / name).is_file()),
         weights_sha256=None,

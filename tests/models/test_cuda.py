@@ -25,6 +25,7 @@ from embedstore.models import devices, esm, pooling
 from embedstore.models.devices import Streams, on_device
 from embedstore.models.dnabert import DnabertEncoder, DnabertShape
 from embedstore.models.esm import EsmEncoder, EsmShape
+from embedstore.models.t5 import T5Encoder, T5Shape
 
 pytestmark = pytest.mark.filterwarnings("ignore:ComplexHalf support is experimental:UserWarning")
 
@@ -34,13 +35,19 @@ CAPABILITIES = [(7, 0), (7, 5), (8, 0), (8, 9), (9, 0)]
 LAYERS = 2
 LENGTHS = [61, 60, 60, 59, 57, 57, 56, 55, 54, 53, 53, 52, 50]
 TOKENS, HIDDEN = sum(LENGTHS), 64
-MOST_OPERATIONS = {"esm": 18, "dnabert": 25}  # a layer, for the whole pack
+MOST_OPERATIONS = {"esm": 18, "dnabert": 25, "t5": 15, "gated t5": 17}  # a layer, for the whole pack
 OUTSIDE_LAYERS = 20
 
 _ESM = EsmShape(HIDDEN, LAYERS, 4, 4 * HIDDEN, 33, 1e-5, True)
 _DNABERT = DnabertShape(HIDDEN, LAYERS, 4, 4 * HIDDEN, 40, 2, 1e-12)
+_T5 = {
+    "t5": T5Shape(HIDDEN, LAYERS, 4, 24, 4 * HIDDEN, 128, 32, 128, 1e-6, gated=False),
+    "gated t5": T5Shape(HIDDEN, LAYERS, 4, 24, 4 * HIDDEN, 144, 64, 128, 1e-6, gated=True),
+}
 _WAIT = {"aten::_local_scalar_dense", "aten::nonzero", "aten::repeat_interleave.Tensor"}
 """Operators that ask the device for a number or for a size."""
+_WHOLE = {aten.scaled_dot_product_attention.default, aten._fused_rms_norm.default}
+"""Composed elsewhere, and one kernel on a GPU."""
 _NO_KERNEL = {aten.detach.default, aten.empty.memory_format, aten.empty_strided.default, aten.expand.default}
 
 
@@ -105,7 +112,7 @@ def _tensors(values: Any) -> list[Tensor]:
 
 @dataclass
 class Recorder(TorchDispatchMode):
-    """Keep every operator; composed ones as the parts of which they are made, attention as one."""
+    """Keep every operator; composed ones as the parts of which they are made, those of `_WHOLE` as one."""
 
     operations: list[Operation] = field(default_factory=list)
 
@@ -118,8 +125,7 @@ class Recorder(TorchDispatchMode):
         kwargs = kwargs or {}
         if func.namespace != "aten":  # asks a tensor for its device
             return func(*args, **kwargs)
-        whole = func is aten.scaled_dot_product_attention.default
-        if not whole and func not in _NO_KERNEL:
+        if func not in _WHOLE and func not in _NO_KERNEL:
             with self:
                 parts = func.decompose(*args, **kwargs)
             if parts is not NotImplemented:
@@ -146,7 +152,15 @@ def dnabert_encoder() -> DnabertEncoder:
     return DnabertEncoder(_DNABERT, {name: torch.ones(sizes) for name, sizes in _DNABERT.tensors().items()})
 
 
-ENCODERS: dict[str, Any] = {"esm": esm_encoder(), "dnabert": dnabert_encoder()}
+def t5_encoder(shape: T5Shape) -> T5Encoder:
+    return T5Encoder.from_tensors(shape, {name: torch.ones(sizes) for name, sizes in shape.tensors().items()})
+
+
+ENCODERS: dict[str, Any] = {
+    "esm": esm_encoder(),
+    "dnabert": dnabert_encoder(),
+    **{name: t5_encoder(shape) for name, shape in _T5.items()},
+}
 
 
 def forward(name: str, dtype: torch.dtype, lengths: Sequence[int] = LENGTHS) -> tuple[Tensor, list[Operation]]:
@@ -304,21 +318,29 @@ def _asked_of_the_device(self: EsmEncoder, lengths: Sequence[int]) -> Tensor:
     return torch.repeat_interleave(sizes)
 
 
-def _in_groups(lengths: Sequence[int], device: torch.device, dtype: torch.dtype, slopes: Tensor | None) -> Any:
+def _in_groups(
+    lengths: Sequence[int], device: torch.device, dtype: torch.dtype, bias: Tensor | None, scale: float | None
+) -> Any:
     batches, start = [], 0
     for length in lengths:
         batches.append(
-            attending._Batch(start, 1, length, attending._mask(np.array([length]), length, device, dtype, slopes))
+            attending._Batch(start, 1, length, attending._mask(np.array([length]), length, device, dtype, bias))
         )
         start += length
-    return attending._Padded(batches, None, None, slopes)
+    return attending._Padded(batches, None, None, bias, scale)
 
 
-def _bias_in_float32(
-    slopes: Tensor, length: int, dtype: torch.dtype, first: int, stop: int, made: Any = attending._alibi
-) -> Tensor:
-    del dtype
-    return made(slopes, length, torch.float32, first, stop)  # type: ignore[no-any-return]
+def _bias_in_float32(bias: Tensor, length: int, first: int, stop: int, made: Any = attending._spread) -> Tensor:
+    return made(bias.float(), length, first, stop)  # type: ignore[no-any-return]
+
+
+def _norm_in_parts(self: T5Encoder, weight: Tensor, states: Tensor) -> Tensor:
+    root = states.float().square().mean(1, keepdim=True).add(self.shape.norm_epsilon).rsqrt()
+    return (states * root).to(states.dtype) * weight
+
+
+def _bias_on_the_host(self: T5Encoder, longest: int) -> Tensor:
+    return torch.ones(self.shape.heads, 2 * longest - 1, dtype=self.dtype)
 
 
 def _layer_kept(self: Any, device: torch.device, dtype: torch.dtype) -> Any:
@@ -345,8 +367,11 @@ FAULTS: dict[str, tuple[str, Patch]] = {
     "flash in float32": ("esm in full", _attribute(attending, "has_flash", lambda *about: True)),
     "a call a sequence": ("esm on 7.5", _attribute(attending, "_padded", _in_groups)),
     "a call a sequence of DNA": ("dnabert", _attribute(attending, "_padded", _in_groups)),
+    "a call a sequence of T5": ("t5", _attribute(attending, "_padded", _in_groups)),
+    "a norm in parts": ("t5", _attribute(T5Encoder, "_norm", _norm_in_parts)),
+    "positions of T5 on the host": ("t5", _attribute(T5Encoder, "_bias", _bias_on_the_host)),
     "places on the host": ("dnabert", _attribute(attending, "on_device", _on_the_host)),
-    "a bias in float32": ("dnabert", _attribute(attending, "_alibi", _bias_in_float32)),
+    "a bias in float32": ("dnabert", _attribute(attending, "_spread", _bias_in_float32)),
     "a bias a layer": ("dnabert", _attribute(attending, "_MASK_NUMBERS", 4 * 60**2)),
     "pooled one by one": (
         "pooling",

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from embedstore.models import attention as attending
-from embedstore.models import dnabert, esm
+from embedstore.models import dnabert, esm, t5
 from embedstore.models.attention import Attend
 from embedstore.models.checkpoint import find_checkpoint
 from embedstore.models.pooling import weighted_sums
@@ -25,17 +25,19 @@ TOLERANCE = 4e-3  # of the largest value, as canaries of `half` are compared
 @pytest.fixture(autouse=True)
 def _padded_as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     def attention(lengths: Sequence[int], **about: Any) -> Attend:
-        return attending._padded(lengths, about["device"], about["dtype"], about.get("slopes"))
+        return attending._padded(lengths, about["device"], about["dtype"], about.get("bias"), about.get("scale"))
 
     monkeypatch.setattr(esm, "attention", attention)
     monkeypatch.setattr(dnabert, "attention", attention)
+    monkeypatch.setattr(t5, "attention", attention)
 
 
-def means(encoder: Any, token_ids: Any, lengths: list[int], special: int) -> Any:
-    """(n, d): means over all tokens but so many at either end."""
+def means(encoder: Any, token_ids: Any, lengths: list[int], before: int, after: int) -> Any:
+    """(n, d): means over all tokens but so many at the beginning and at the end."""
     states = encoder.hidden_states(torch.from_numpy(token_ids.astype(np.int64)), lengths)
     assert states.dtype == torch.float16
-    weights = [np.pad(np.full(length - 2 * special, 1 / (length - 2 * special)), special) for length in lengths]
+    counts = [length - before - after for length in lengths]
+    weights = [np.pad(np.full(count, 1 / count), (before, after)) for count in counts]
     return weighted_sums(states, torch.from_numpy(np.concatenate(weights).astype(np.float32)), lengths).numpy()
 
 
@@ -49,7 +51,7 @@ def test_esm_in_float16_is_within_the_tolerance_of_the_reference() -> None:
     encoder = esm.read_encoder(find_checkpoint(folder)).to(CPU, torch.float16)
     with np.load(folder / "expected.npz") as expected:
         lengths = np.diff(expected["cu_seqlens"]).tolist()
-        assert_near(means(encoder, expected["ids_concat"], lengths, special=1), expected["pooled_mean"])
+        assert_near(means(encoder, expected["ids_concat"], lengths, before=1, after=1), expected["pooled_mean"])
 
 
 def test_dnabert_in_float16_is_within_the_tolerance_of_the_reference() -> None:
@@ -58,7 +60,17 @@ def test_dnabert_in_float16_is_within_the_tolerance_of_the_reference() -> None:
     encoder = dnabert.DnabertEncoder(shape, {name: tensors[name].half() for name in shape.tensors()})
     with np.load(DATA / "dnabert_s" / "expected.npz") as expected:
         lengths = np.diff(expected["offsets"]).tolist()
-        assert_near(means(encoder, expected["ids_concat"], lengths, special=0), expected["mean_all"])
+        assert_near(means(encoder, expected["ids_concat"], lengths, before=0, after=0), expected["mean_all"])
+
+
+@pytest.mark.parametrize(("name", "before"), [("prot_t5", 0), ("prost_t5", 1)])
+def test_t5_in_float16_is_within_the_tolerance_of_the_reference(name: str, before: int) -> None:
+    folder = DATA / "t5" / name
+    encoder = t5.read_encoder(find_checkpoint(folder)).to(CPU, torch.float16)
+    with np.load(folder / "expected.npz") as expected:
+        lengths = np.diff(expected["cu_seqlens"]).tolist()
+        found = means(encoder, expected["readme_ids_concat"], lengths, before=before, after=1)
+        assert_near(found, expected["readme_pooled_mean"])
 
 
 def test_adding_a_projection_is_the_same_either_way() -> None:

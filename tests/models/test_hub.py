@@ -21,9 +21,9 @@ import sys
 from embedstore.errors import WeightsNotFoundError
 from embedstore.models.resolution import find_weights
 from embedstore.models.registry import ModelSpec
-spec = ModelSpec("small", "esm2", 64, 3, "lab/small", sys.argv[1] or None)
+spec = ModelSpec("small", "esm2", 64, 3, "lab/small", sys.argv[1] or None, licence="CC-BY-NC-SA-4.0")
 try:
-    print(find_weights(spec))
+    print(find_weights(spec, on_download=lambda line: print(line, file=sys.stderr)))
 except WeightsNotFoundError as error:
     print("WeightsNotFoundError", error)
 """
@@ -84,7 +84,16 @@ def run(home: Path, revision: str = REVISION, **environment: str) -> str:
         timeout=60,
         check=True,
     )
+    Path(home, "told").write_text(done.stderr)
     return done.stdout.strip()
+
+
+def test_the_licence_is_shown_before_a_download_and_only_then(hub: tuple[str, list[str]], tmp_path: Path) -> None:
+    run(tmp_path, HF_ENDPOINT=hub[0])
+    line = "Downloading the weights of small from https://huggingface.co/lab/small: licence CC-BY-NC-SA-4.0."
+    assert (tmp_path / "told").read_text().splitlines()[0] == line
+    run(tmp_path, HF_HUB_OFFLINE="1")
+    assert (tmp_path / "told").read_text() == ""
 
 
 def test_only_the_needed_files_are_fetched_and_then_found_without_a_network(

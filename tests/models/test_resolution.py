@@ -124,8 +124,8 @@ def test_directory_without_weights_says_what_was_looked_for(tmp_path: Path) -> N
     (tmp_path / "config.json").write_text('{"model_type": "esm"}')
     with pytest.raises(WeightsNotFoundError, match=r"model\.safetensors or pytorch_model\.bin"):
         resolve(str(tmp_path))
-    (tmp_path / "config.json").write_text('{"model_type": "t5"}')
-    with pytest.raises(WeightsError, match="found 't5'"):
+    (tmp_path / "config.json").write_text('{"model_type": "gpt2"}')
+    with pytest.raises(WeightsError, match="found 'gpt2'"):
         resolve(str(tmp_path))
     with pytest.raises(WeightsNotFoundError, match="does not exist"):
         resolve("fastesm2_650", ModelOptions(weights=tmp_path / "nowhere"))
@@ -151,6 +151,7 @@ def test_every_model_has_what_its_kind_needs() -> None:
         *("tnf", "aac_dpc"),
         *("esm2_t6_8m", "esm2_t12_35m", "esm2_t30_150m", "esm2_t33_650m", "esm2_t36_3b"),
         *("fastesm2_650", "dnabert_s"),
+        *("prot_t5_xl_half", "prost_t5", "ankh_base", "ankh_large"),
     ]
     for name, spec in MODELS.items():
         assert spec.name == name
