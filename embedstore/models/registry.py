@@ -43,6 +43,11 @@ ARCHITECTURES: dict[str, Architecture] = {
     # Trained on at most 1 022 residues; FastESM2 was trained further on up to 2 048.
     "esm2": Architecture("esm", "esm2/1", "protein", "mean", ("<cls>", "<eos>"), 1022),
     "fastesm2": Architecture("esm", "esm2/1", "protein", "mean", ("<cls>", "<eos>"), 2048),
+    # Their learned positions suffice for 1 022 residues (max_position_embeddings 1 026 of the published config.json).
+    "esm1b": Architecture("esm", "esm1b/1", "protein", "mean", ("<cls>", "<eos>"), 1022),
+    "esm1v": Architecture("esm", "esm1v/1", "protein", "mean", ("<cls>", "<eos>"), 1022),
+    # max_position_embeddings of the published config.json, the longest that it was trained on.
+    "esmc": Architecture("esmc", "esmc/1", "protein", "mean", ("<cls>", "<eos>"), 2048),
     # Trained on at most 2 000 tokens, [CLS] and [SEP] among them.
     "dnabert": Architecture("dnabert", "dnabert_s/1", "dna", "mean_all", ("[CLS]", "[SEP]"), 1998),
 }
@@ -61,6 +66,7 @@ class ModelSpec:
     weights_sha256 : digest of the published weights (of shards, see `digests.files_sha256`), None if not known to us.
     fair_esm_sha256 : digest of the same weights in fair-esm's layout.
     tokenizer_sha256 : digest of `tokenizer.json`, None where the vocabulary is part of our code.
+    licence : of the weights, as its publisher states it; None: not known to us, or there are no weights.
     """
 
     name: str
@@ -74,6 +80,7 @@ class ModelSpec:
     fair_esm_sha256: str | None = None
     tokenizer_sha256: str | None = None
     weights_bytes: int | None = None
+    licence: str | None = None
 
     @property
     def built_in(self) -> bool:
@@ -115,6 +122,7 @@ _MODELS = (
         weights_sha256="24c5fa474c48f3b754b86efe752d5f189d2bcd88190fa2270fc92b2ef3034189",
         fair_esm_sha256="46f002a9870c9bdecd0ea887acb1f9a38a6b561e8f8bf8a6990b679b9d31b928",
         weights_bytes=31_384_292,
+        licence="MIT",
     ),
     ModelSpec(
         "esm2_t12_35m",
@@ -126,6 +134,7 @@ _MODELS = (
         weights_sha256="e35647818e0e064351d4531ed480d225a002567b4b2b93ad3a9246d753150fc0",
         fair_esm_sha256="7f21e80e61d16a71735163ef555d3009afb0c98da74c48e29df08606973cc55e",
         weights_bytes=136_008_798,
+        licence="MIT",
     ),
     ModelSpec(
         "esm2_t30_150m",
@@ -137,6 +146,7 @@ _MODELS = (
         weights_sha256="c3f1da8aea53bddd32c246c86168c23b9fd72341fb9db9a94436f855f5053566",
         fair_esm_sha256="881c7176cf198ef8dec26a3c375d40eb58d0c33df95c22562ca6cc6d3f812c62",
         weights_bytes=595_257_706,
+        licence="MIT",
     ),
     ModelSpec(
         "esm2_t33_650m",
@@ -148,6 +158,7 @@ _MODELS = (
         weights_sha256="a08adabb949fa67ad3c14b509d04fd60368b35007b0095e3358f81200c4f4db0",
         fair_esm_sha256="ea9d0522b335a8778dea6535a65301f10208dece28cd5865482b0b1fc446168c",
         weights_bytes=2_609_506_392,
+        licence="MIT",
     ),
     ModelSpec(
         "esm2_t36_3b",
@@ -170,6 +181,7 @@ _MODELS = (
         ),
         fair_esm_sha256="7de8b4082ba15891959ab368b77ce3886697af1efb16d3c9e9e7b0c5d3f07500",
         weights_bytes=11_367_082_474,
+        licence="MIT",
     ),
     ModelSpec(
         "fastesm2_650",
@@ -178,6 +190,29 @@ _MODELS = (
         layers=33,
         repository="Synthyra/FastESM2_650",
     ),
+    ModelSpec(
+        "esm1b_t33_650m",
+        "esm1b",
+        dim=1280,
+        layers=33,
+        repository="facebook/esm1b_t33_650M_UR50S",
+        files=("config.json", "pytorch_model.bin"),
+        licence="MIT",
+    ),
+    *(
+        ModelSpec(
+            f"esm1v_t33_650m_{number}",
+            "esm1v",
+            dim=1280,
+            layers=33,
+            repository=f"facebook/esm1v_t33_650M_UR90S_{number}",
+            files=("config.json", "pytorch_model.bin"),
+            licence="MIT",
+        )
+        for number in range(1, 6)
+    ),
+    ModelSpec("esmc_300m", "esmc", dim=960, layers=30, repository="biohub/ESMC-300M", licence="MIT"),
+    ModelSpec("esmc_600m", "esmc", dim=1152, layers=36, repository="biohub/ESMC-600M", licence="MIT"),
     ModelSpec(
         "dnabert_s",
         "dnabert",

@@ -115,7 +115,7 @@ class ModelOptions:
 
     Attributes
     ----------
-    weights : folder or `.pt` file with the weights of a named model.
+    weights : folder, `.pt` or `.pth` file with the weights of a named model.
     long : what happens to sequences beyond the maximal length.
     max_length : content tokens (residues of proteins) that the model sees at once.
     pooling : "mean" or "mean_all".
@@ -132,7 +132,7 @@ _DEFAULT_OPTIONS = ModelOptions()
 
 
 def resolve(model: str, options: ModelOptions = _DEFAULT_OPTIONS, *, download: bool = True) -> Model:
-    """Return the model of that name, or of that directory (or `.pt` file); a name of the registry comes first.
+    """Return the model of that name, or of that directory (or `.pt` or `.pth` file); a name of the registry comes first.
 
     Parameters
     ----------
@@ -163,6 +163,7 @@ def resolve(model: str, options: ModelOptions = _DEFAULT_OPTIONS, *, download: b
         weights_sha256=weights_sha256,
         tokenizer_sha256=tokenizer_sha256,
         dim=spec.dim,
+        most_tokens=checkpoint.most_tokens,
     )
     load = partial(_load, ARCHITECTURES[spec.architecture], recipe, checkpoint)
     return Model(spec.name, recipe, load, checkpoint.shape)
@@ -210,6 +211,7 @@ def _local(model: str, options: ModelOptions) -> Model:
         weights_sha256=checkpoint.weights_sha256(),
         tokenizer_sha256=checkpoint.tokenizer_sha256(),
         dim=checkpoint.dim,
+        most_tokens=checkpoint.most_tokens,
     )
     return Model(checkpoint.name, recipe, partial(_load, architecture, recipe, checkpoint), checkpoint.shape)
 
@@ -263,12 +265,13 @@ def _language_recipe(
     weights_sha256: str,
     tokenizer_sha256: str | None,
     dim: int,
+    most_tokens: int | None,
 ) -> Recipe:
     precision = options.precision or architecture.precision
     pooling = options.pooling or architecture.pooling
     if pooling == "frequencies":
         raise InputError(f"Cannot pool {model} by {pooling}: expected mean or mean_all.")
-    max_length, long, overlap = _length_policy(architecture, options)
+    max_length, long, overlap = _length_policy(architecture, options, most_tokens)
     return Recipe(
         model=model,
         source=source,
@@ -290,9 +293,17 @@ def _language_recipe(
     )
 
 
-def _length_policy(architecture: Architecture, options: ModelOptions) -> tuple[int | None, LongPolicy, int | None]:
+def _length_policy(
+    architecture: Architecture, options: ModelOptions, most_tokens: int | None
+) -> tuple[int | None, LongPolicy, int | None]:
     """Maximal length, what happens beyond it, and how far windows overlap."""
     long = options.long or "window"
+    if most_tokens is not None and (long == "none" or (options.max_length or 0) > most_tokens):
+        asked = "no limit" if long == "none" else f"a maximal length of {options.max_length}"
+        raise InputError(
+            f"Cannot use the model with {asked}: it has learned positions for at most {most_tokens} residues. "
+            "Longer sequences can be treated in windows (the default), truncated, or rejected."
+        )
     if long == "none":
         if options.max_length is not None:
             raise InputError(
@@ -300,6 +311,8 @@ def _length_policy(architecture: Architecture, options: ModelOptions) -> tuple[i
             )
         return None, long, None
     max_length = architecture.max_length_tokens if options.max_length is None else options.max_length
+    if max_length is not None and most_tokens is not None:
+        max_length = min(max_length, most_tokens)
     if max_length is None or max_length < 1:
         raise InputError(f"Cannot use a maximal length of {max_length}: expected at least 1.")
     return max_length, long, min(_OVERLAP_TOKENS, max_length // 2) if long == "window" else None
@@ -315,8 +328,8 @@ def _check_sizes(spec: ModelSpec, checkpoint: Checkpoint) -> None:
                 f"Cannot use {checkpoint.path} as {spec.name}: expected {what} {expected}, found {found}. "
                 f"Give the weights of {spec.repository}, or give the directory itself as the model."
             )
-    family = ARCHITECTURES[spec.architecture].module
-    if ARCHITECTURES[checkpoint.architecture].module != family:
+    family = ARCHITECTURES[spec.architecture].implementation
+    if ARCHITECTURES[checkpoint.architecture].implementation != family:
         raise WeightsError(
             f"Cannot use {checkpoint.path} as {spec.name}: expected the architecture {spec.architecture}, "
             f"found {checkpoint.architecture}."
@@ -324,7 +337,7 @@ def _check_sizes(spec: ModelSpec, checkpoint: Checkpoint) -> None:
 
 
 def _check_digests(spec: ModelSpec, checkpoint: Checkpoint, weights: str, tokenizer: str | None) -> None:
-    published = spec.fair_esm_sha256 if checkpoint.layout == "fair-esm" else spec.weights_sha256
+    published = {"huggingface": spec.weights_sha256, "fair-esm": spec.fair_esm_sha256}.get(checkpoint.layout)
     expected = (("weights", published, weights), ("tokenizer", spec.tokenizer_sha256, tokenizer or ""))
     for what, known, found in expected:
         if known is not None and known != found:
