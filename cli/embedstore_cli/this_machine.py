@@ -62,11 +62,12 @@ def models(context: Context) -> None:
             "needs",
             "repository",
             "revision",
+            "licence",
         )
         write_json([{field: getattr(spec, field) for field in fields} for spec in specs])
         return
     write_table(
-        ("name", "molecule", ">dim", "precision", ">max length", "needs"),
+        ("name", "molecule", ">dim", "precision", ">max length", "licence", "needs"),
         (
             [
                 spec.name,
@@ -74,6 +75,7 @@ def models(context: Context) -> None:
                 count(spec.dim),
                 spec.precision,
                 "–" if spec.max_length_tokens is None else count(spec.max_length_tokens),
+                spec.licence or "–",
                 spec.needs,
             ]
             for spec in specs

@@ -3,9 +3,9 @@
 Three layouts are known. *Hugging Face*: a folder with `config.json` and `model.safetensors` or `pytorch_model.bin`, or
 either in shards with an index; other files of the folder (TensorFlow, Flax, HDF5 twins, code) are never opened.
 *fair-esm*: one `.pt` file, alone or in a folder; the separate `-contact-regression.pt` is not needed. *ESM-C of 2024*:
-one `.pth` file, alone, in a folder, or in its `data/weights`; it holds tensors by name and nothing else. Sizes are those
-of a `config.json` beside it. Without one they follow from the tensors' shapes, which are read without torch too; the
-number of heads does not, and is known for the published sizes only.
+one `.pth` file, alone, in a folder, or in its `data/weights`, which holds tensors by name and nothing else. Sizes are
+those of a `config.json` beside it. Without one they follow from the tensors' shapes, which are read without torch too;
+the number of heads does not, and is known for the published sizes only.
 
 A fair-esm file is a zip whose `data.pkl` describes
 {"cfg": {"model": argparse.Namespace(...)}, "model": {name: tensor}}; older ones have "args" instead of "cfg". Its sizes
@@ -53,7 +53,8 @@ def read_configuration(file: Path) -> dict[str, Any]:
     missing = [name for name in _SIZES if name not in entries]
     if missing:
         raise WeightsError(
-            f"Cannot use {file}: expected a fair-esm checkpoint of ESM-2, ESM-1b or ESM-1v, missing from its cfg: {', '.join(missing)}."
+            f"Cannot use {file}: expected a fair-esm checkpoint of ESM-2, ESM-1b or ESM-1v, missing from its cfg: "
+            f"{', '.join(missing)}."
         )
     sizes = {ours: entries[theirs] for theirs, ours in _SIZES.items()}
     return {
@@ -242,7 +243,9 @@ def find_checkpoint(path: Path) -> Checkpoint:
 def _only(path: Path, files: Sequence[Path]) -> Path:
     if len(files) > 1:
         names = ", ".join(file.name for file in files)
-        raise WeightsError(f"Cannot use {path}: expected one {files[0].suffix} file, found {names}. Name the file itself.")
+        raise WeightsError(
+            f"Cannot use {path}: expected one {files[0].suffix} file, found {names}. Name the file itself."
+        )
     return files[0]
 
 

@@ -1,4 +1,4 @@
-"""ESM-2, FastESM2, ESM-1b and ESM-1v, from a checkpoint in any of its layouts: tokens, encoder without padding, loading.
+"""ESM-2, FastESM2, ESM-1b and ESM-1v, from a checkpoint in any layout: tokens, encoder without padding, loading.
 
 *Tokens.* One residue, one token. Hugging Face's EsmTokenizer turns a run of unknown residues into one `<unk>`, and
 fair-esm raises KeyError; here each residue that is missing from the vocabulary (of the canonical ones that is J) is one
@@ -440,7 +440,8 @@ def _shape(checkpoint: Checkpoint) -> EsmShape:
     hidden, heads = checkpoint.dim, checkpoint.size("num_attention_heads")
     if hidden % (2 * heads):
         raise WeightsError(
-            f"Cannot load {checkpoint.path} as {family.title}: {hidden} values do not make {heads} heads of an even width."
+            f"Cannot load {checkpoint.path} as {family.title}: {hidden} values do not make {heads} heads of an even "
+            "width."
         )
     return EsmShape(
         hidden=hidden,
@@ -461,7 +462,8 @@ def _check_vocabulary(checkpoint: Checkpoint) -> None:
         with file.open("rb") as stream:
             found = tuple(stream.read(_LARGEST_VOCABULARY_BYTES).decode("utf-8", "replace").split())
         if found != VOCABULARY:
-            raise WeightsError(f"Cannot load {checkpoint.path} as {_FAMILIES[checkpoint.architecture].title}: {file.name} has a different vocabulary.")
+            title = _FAMILIES[checkpoint.architecture].title
+            raise WeightsError(f"Cannot load {checkpoint.path} as {title}: {file.name} has a different vocabulary.")
 
 
 def _hugging_face_names(name: str, expected: Collection[str]) -> list[str]:

@@ -12,8 +12,8 @@ Shazeer 2020, arXiv:2002.05202); the last norm has no bias. States "of the last 
 transformers; the original package hands out those before it, too.
 
 *Checkpoint*, in three layouts of the same tensors: Hugging Face's (with or without `esmc.`), the `.pth` of 2024, and
-Transformer Engine's names, whose `_extra_state` is left out. The latter two hold queries, keys and values as one matrix,
-and gate and value of the feed-forward block as another. Heads for other tasks are left out by name.
+Transformer Engine's names, whose `_extra_state` is left out. The latter two hold queries, keys and values as one
+matrix, and gate and value of the feed-forward block as another. Heads for other tasks are left out by name.
 
 Shapes in the comments: t tokens of the pack; h heads of width e; d = h * e; f the width between the two feed-forward
 products.
@@ -38,7 +38,8 @@ from embedstore.models.checkpoint import Checkpoint, shown
 from embedstore.models.packed import PackedEmbedder, load_packed
 from embedstore.models.weights import EXTRA_STATE, read_tensors
 
-VOCABULARY = tuple("|" if token == "<null_1>" else token for token in esm.VOCABULARY)
+_CHAIN_BREAK = 31
+VOCABULARY = (*esm.VOCABULARY[:_CHAIN_BREAK], "|", *esm.VOCABULARY[_CHAIN_BREAK + 1 :])
 """Tokens in the order of their ids."""
 
 _EMBEDDINGS = 64  # of which the vocabulary uses the first 33

@@ -132,7 +132,7 @@ _DEFAULT_OPTIONS = ModelOptions()
 
 
 def resolve(model: str, options: ModelOptions = _DEFAULT_OPTIONS, *, download: bool = True) -> Model:
-    """Return the model of that name, or of that directory (or `.pt` or `.pth` file); a name of the registry comes first.
+    """Return the model of that name, or of that directory (or `.pt`, `.pth` file); a name of the registry comes first.
 
     Parameters
     ----------

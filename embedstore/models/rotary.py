@@ -1,10 +1,10 @@
 """Rotary positions on packs (Su et al. 2021, arXiv:2104.09864): what all encoders that have them share.
 
-Of the e values of a head, the i-th and the one e / 2 behind it are a pair, which is turned by the token's position times
-the i-th frequency. Two optimisations, neither of which changes what is computed. When weights are read, the values of
-each query and key head are reordered so that the two of a pair are adjacent and make one complex number (`pair_order`):
-queries and keys in the same order have the same products. Float16 pairs are turned as they are, by the kernel that
-rounds the product once, as a copy in float32 and back would.
+Of the e values of a head, the i-th and the one e / 2 behind it are a pair, which is turned by the token's position
+times the i-th frequency. Two optimisations, neither of which changes what is computed. When weights are read, the
+values of each query and key head are reordered so that the two of a pair are adjacent and make one complex number
+(`pair_order`): queries and keys in the same order have the same products. Float16 pairs are turned as they are, by the
+kernel that rounds the product once, as a copy in float32 and back would.
 
 Shapes in the comments: t tokens of the pack; l the longest sequence; h heads of width e; d = h * e.
 """

@@ -39,6 +39,7 @@ def test_resolving_imports_no_torch() -> None:
     program = (
         "import sys, embedstore.models as m\n"
         f"m.resolve({str(DATA / 'fastesm2_tiny')!r}); m.resolve({str(DATA / 'fair_esm_tiny')!r})\n"
+        f"m.resolve({str(DATA.parent / 'esmc' / 'hf_esmc_tiny')!r})\n"
         "m.resolve('tnf').load(None)\n"
         "assert not {'torch', 'transformers', 'huggingface_hub', 'tokenizers', 'safetensors'} & set(sys.modules)"
     )
@@ -124,8 +125,8 @@ def test_directory_without_weights_says_what_was_looked_for(tmp_path: Path) -> N
     (tmp_path / "config.json").write_text('{"model_type": "esm"}')
     with pytest.raises(WeightsNotFoundError, match=r"model\.safetensors or pytorch_model\.bin"):
         resolve(str(tmp_path))
-    (tmp_path / "config.json").write_text('{"model_type": "t5"}')
-    with pytest.raises(WeightsError, match="found 't5'"):
+    (tmp_path / "config.json").write_text('{"model_type": "gpt2"}')
+    with pytest.raises(WeightsError, match="found 'gpt2'"):
         resolve(str(tmp_path))
     with pytest.raises(WeightsNotFoundError, match="does not exist"):
         resolve("fastesm2_650", ModelOptions(weights=tmp_path / "nowhere"))
@@ -150,7 +151,9 @@ def test_every_model_has_what_its_kind_needs() -> None:
     assert list(MODELS) == [
         *("tnf", "aac_dpc"),
         *("esm2_t6_8m", "esm2_t12_35m", "esm2_t30_150m", "esm2_t33_650m", "esm2_t36_3b"),
-        *("fastesm2_650", "dnabert_s"),
+        "fastesm2_650",
+        *("esm1b_t33_650m", *(f"esm1v_t33_650m_{number}" for number in range(1, 6))),
+        *("esmc_300m", "esmc_600m", "dnabert_s"),
     ]
     for name, spec in MODELS.items():
         assert spec.name == name
