@@ -225,6 +225,14 @@ _MODELS = (
         tokenizer_sha256="667f5a0e6e9630f7052b004784dda7c7aeba395cc4ca3c01b11b02e6aa29d7b1",
         weights_bytes=468_320_053,
     ),
+    ModelSpec(
+        "dnabert2_117m",
+        "dnabert",
+        dim=768,
+        layers=12,
+        repository="zhihan1996/DNABERT-2-117M",
+        files=("config.json", "pytorch_model.bin", "tokenizer.json"),
+    ),
 )
 
 MODELS: dict[str, ModelSpec] = {spec.name: spec for spec in _MODELS}

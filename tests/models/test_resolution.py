@@ -153,7 +153,7 @@ def test_every_model_has_what_its_kind_needs() -> None:
         *("esm2_t6_8m", "esm2_t12_35m", "esm2_t30_150m", "esm2_t33_650m", "esm2_t36_3b"),
         "fastesm2_650",
         *("esm1b_t33_650m", *(f"esm1v_t33_650m_{number}" for number in range(1, 6))),
-        *("esmc_300m", "esmc_600m", "dnabert_s"),
+        *("esmc_300m", "esmc_600m", "dnabert_s", "dnabert2_117m"),
     ]
     for name, spec in MODELS.items():
         assert spec.name == name
