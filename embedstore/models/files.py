@@ -232,16 +232,16 @@ def tensor_shapes(pickle: bytes) -> dict[str, tuple[int, ...]]:
     try:
         for instruction, argument, _ in pickletools.genops(pickle):
             kind = instruction.name
-            if after_function and kind in ("BINPUT", "LONG_BINPUT"):
+            if after_function and kind.endswith("BINPUT"):
                 function = argument  # where the next tensor finds it
             after_function = kind == "GLOBAL" and argument == _REBUILD
-            if after_function or (kind in ("BINGET", "LONG_BINGET") and argument == function):
+            if after_function or (kind.endswith("BINGET") and argument == function):
                 name = text
             elif isinstance(argument, str) and kind != "GLOBAL":
                 text = argument
             elif kind == "BINPERSID":
                 numbers = []
-            elif numbers is not None and kind in ("TUPLE", "TUPLE1", "TUPLE2", "TUPLE3", "EMPTY_TUPLE"):
+            elif numbers is not None and "TUPLE" in kind:
                 shapes[name], numbers = tuple(numbers[1:]), None
             elif numbers is not None and isinstance(argument, int):
                 numbers.append(argument)
