@@ -64,7 +64,7 @@ def read_configuration(file: Path) -> dict[str, Any]:
         "token_dropout": entries.get("token_dropout", True),
         "layer_norm_eps": 1e-5,
         "vocab_size": 33,
-        **_position_entries(tensor_shapes(pickle)),
+        **_position_entries(_tensor_shapes(pickle, file)),
     }
 
 
@@ -83,6 +83,13 @@ def _position_entries(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
 def _pickle_bytes(file: Path) -> bytes:
     try:
         return read_pickle(file)
+    except TorchFileError as error:
+        raise WeightsError(f"Cannot use {file}: {error}.") from error
+
+
+def _tensor_shapes(pickle: bytes, file: Path) -> dict[str, tuple[int, ...]]:
+    try:
+        return tensor_shapes(pickle)
     except TorchFileError as error:
         raise WeightsError(f"Cannot use {file}: {error}.") from error
 
@@ -348,7 +355,7 @@ def _esmc_2024(path: Path, file: Path) -> Checkpoint:
 
 def _esmc_sizes(file: Path) -> dict[str, Any]:
     """Take the sizes of an ESM-C from the shapes of its tensors."""
-    shapes = tensor_shapes(_pickle_bytes(file))
+    shapes = _tensor_shapes(_pickle_bytes(file), file)
     embeddings, contract = (shapes.get(name, ()) for name in ("embed.weight", "transformer.blocks.0.ffn.3.weight"))
     if len(embeddings) != 2 or len(contract) != 2:
         names = ", ".join(list(shapes)[:_SHOWN_NAMES]) or "none"

@@ -219,7 +219,8 @@ _REBUILD = "torch._utils _rebuild_tensor_v2"
 def tensor_shapes(pickle: bytes) -> dict[str, tuple[int, ...]]:
     """Return the shapes of the tensors by name, from the instructions of a pickle, which are listed and never executed.
 
-    A tensor is described by its name, the function that makes it, its storage, and then its offset and its sizes.
+    A tensor is described by its name, the function that makes it, its storage, and then its offset and its sizes. The
+    storages are not looked at: they may be smaller.
 
     Raises
     ------
