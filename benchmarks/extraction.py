@@ -55,6 +55,8 @@ def operations(shape: Shape, tokens: Sequence[int]) -> int:
     Two for each weight of the projections and each token, and for each pair of tokens the two products of attention.
     """
     weights = (4 + (8 if shape.molecule == "protein" else 12)) * shape.hidden**2
+    if shape.gated is not None:
+        weights = (4 * shape.hidden + 3 * shape.gated) * shape.hidden
     return sum(shape.layers * (2 * weights * length + 4 * length**2 * shape.hidden) for length in tokens)
 
 

@@ -18,6 +18,7 @@ from embedstore.errors import SequenceError
 from embedstore.identity import Molecule, canonical
 from embedstore.models.dnabert import DnabertShape
 from embedstore.models.esm import EsmShape
+from embedstore.models.esmc import EsmcShape
 from embedstore.records import Record
 from embedstore.sequences import read
 
@@ -41,6 +42,8 @@ class Shape:
     heads: int
     residues: int
     molecule: Molecule = "protein"
+    gated: int | None = None
+    """Width between the feed-forward products of an ESM-C; None: another model, and four times `hidden`."""
 
 
 SHAPES = {
@@ -48,6 +51,7 @@ SHAPES = {
     "35m": Shape(12, 480, 20, 20_000),
     "150m": Shape(30, 640, 20, 10_000),
     "650m": Shape(33, 1280, 20, 4_000),
+    "esmc_300m": Shape(30, 960, 15, 8_000, gated=2560),
     "dnabert_s": Shape(12, 768, 12, 40_000, "dna"),
 }
 
@@ -127,7 +131,7 @@ def _piece(sequence: bytes, molecule: Molecule, lengths: str, draw: random.Rando
 
 def write_checkpoint(folder: Path, shape: Shape, seed: int) -> None:
     """Write random weights in the layout of the published checkpoints."""
-    inner = 4 * shape.hidden
+    inner = shape.gated or 4 * shape.hidden
     common = {
         "num_hidden_layers": shape.layers,
         "hidden_size": shape.hidden,
@@ -140,6 +144,9 @@ def write_checkpoint(folder: Path, shape: Shape, seed: int) -> None:
         configuration = {"model_type": "bert", "vocab_size": 4096, "type_vocab_size": 2, "layer_norm_eps": 1e-12}
         shutil.copy(DNA_TOKENIZER, folder / "tokenizer.json")
         shapes = sizes.tensors()
+    elif shape.gated is not None:
+        shapes = EsmcShape(shape.hidden, shape.layers, shape.heads, inner).tensors()
+        configuration = {"model_type": "esmc", "vocab_size": 64, "hidden_act": "silu"}
     else:
         shapes = EsmShape(shape.hidden, shape.layers, shape.heads, inner, 33, 1e-5, True).tensors()
         configuration = {
