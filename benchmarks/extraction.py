@@ -58,6 +58,8 @@ def operations(shape: Shape, tokens: Sequence[int]) -> int:
     if shape.t5 is not None:
         return shape.t5.operations(tokens)
     weights = (4 + (8 if shape.molecule == "protein" else 12)) * shape.hidden**2
+    if shape.gated is not None:
+        weights = (4 * shape.hidden + 3 * shape.gated) * shape.hidden
     return sum(shape.layers * (2 * weights * length + 4 * length**2 * shape.hidden) for length in tokens)
 
 

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from transformers import EsmModel, PreTrainedModel, T5EncoderModel
+from transformers import EsmcModel, EsmModel, PreTrainedModel, T5EncoderModel
 from transformers.utils import logging as transformers_logging
 
 from benchmarks.extraction_dnabert import dnabert_one_at_a_time
@@ -59,6 +59,8 @@ def virnucpro_loop(workload: Workload) -> Run:
     """fair-esm as its `extract.py` and VirNucPro use it: batches of 2 048 tokens, padding in, logits computed too."""
     esm = _package("esm", "fair-esm")
     configuration = find_checkpoint(workload.checkpoint)
+    if configuration.architecture != "esm2":
+        raise UnavailableError("fair-esm has no such model")
     layers = configuration.layers
     alphabet = esm.Alphabet.from_architecture("ESM-1b")
     model = esm.ESM2(layers, configuration.dim, configuration.size("num_attention_heads"), alphabet).eval()
@@ -82,7 +84,7 @@ def virnucpro_loop(workload: Workload) -> Run:
 
 
 def hugging_face_one_at_a_time(workload: Workload) -> Run:
-    """EsmModel, a sequence a call: no padding, and many small matrix products on all cores."""
+    """transformers, a sequence a call: no padding, and many small matrix products on all cores."""
     return _batched(workload, [[row] for row in range(len(workload.sequences))])
 
 
@@ -92,7 +94,7 @@ def hugging_face_one_at_a_time_a_core_each(workload: Workload) -> Run:
 
 
 def hugging_face_sorted(workload: Workload) -> Run:
-    """EsmModel, batches of similar lengths with at most 2 048 tokens, padding counted."""
+    """transformers, batches of similar lengths with at most 2 048 tokens, padding counted."""
     return _batched(workload, _sorted_batches(workload, 2048))
 
 
@@ -102,7 +104,7 @@ def hugging_face_sorted_a_core_each(workload: Workload) -> Run:
 
 
 def hugging_face_file_order(workload: Workload) -> Run:
-    """EsmModel, eight sequences a batch as they come."""
+    """transformers, eight sequences a batch as they come."""
     rows = range(len(workload.sequences))
     return _batched(workload, [list(rows[start : start + 8]) for start in rows[::8]])
 
@@ -114,7 +116,7 @@ def fastplms(workload: Workload) -> Run:
 
 
 def torch_compile(workload: Workload) -> Run:
-    """EsmModel compiled for any length, a sequence a call."""
+    """Its model compiled for any length, a sequence a call."""
     compiled = torch.compile(_States(_hugging_face(workload)), dynamic=True)
 
     @torch.inference_mode()
@@ -129,7 +131,7 @@ def torch_compile(workload: Workload) -> Run:
 
 
 def openvino(workload: Workload) -> Run:
-    """EsmModel converted for OpenVINO, float32, a sequence a call."""
+    """Its model converted for OpenVINO, float32, a sequence a call."""
     ov = _package("openvino", "openvino")
     shape = ov.PartialShape([1, -1])
     with torch.no_grad(), warnings.catch_warnings():
@@ -142,7 +144,7 @@ def openvino(workload: Workload) -> Run:
 
 
 def onnxruntime(workload: Workload) -> Run:
-    """EsmModel exported for onnxruntime, a sequence a call."""
+    """Its model exported for onnxruntime, a sequence a call."""
     ort = _package("onnxruntime", "onnxruntime")
     _package("onnxscript", "onnxscript")
     file = workload.checkpoint / "model.onnx"
@@ -191,7 +193,7 @@ OWN_WEIGHTS = {"virnucpro_loop"}
 class _States(torch.nn.Module):
     """Token ids to the last states, nothing else."""
 
-    def __init__(self, model: EsmModel) -> None:
+    def __init__(self, model: PreTrainedModel) -> None:
         super().__init__()
         self.model = model
 
@@ -207,10 +209,13 @@ def _package(module: str, package: str) -> ModuleType:
         raise UnavailableError(f"{package} is not installed") from error
 
 
-def _hugging_face(workload: Workload) -> EsmModel:
+def _hugging_face(workload: Workload) -> PreTrainedModel:
     transformers_logging.set_verbosity_error()  # it misses heads for other tasks
     transformers_logging.disable_progress_bar()
-    model: EsmModel = EsmModel.from_pretrained(workload.checkpoint, add_pooling_layer=False, local_files_only=True)
+    if find_checkpoint(workload.checkpoint).architecture == "esmc":
+        model: PreTrainedModel = EsmcModel.from_pretrained(workload.checkpoint, local_files_only=True)
+    else:
+        model = EsmModel.from_pretrained(workload.checkpoint, add_pooling_layer=False, local_files_only=True)
     model.eval()
     return model
 

@@ -19,6 +19,7 @@ from embedstore.errors import SequenceError
 from embedstore.identity import Molecule, canonical
 from embedstore.models.dnabert import DnabertShape
 from embedstore.models.esm import EsmShape
+from embedstore.models.esmc import EsmcShape
 from embedstore.models.t5 import T5Shape
 from embedstore.records import Record
 from embedstore.sequences import read
@@ -49,6 +50,8 @@ class Shape:
     residues: int
     molecule: Molecule = "protein"
     t5: T5Shape | None = None
+    gated: int | None = None
+    """Width between the feed-forward products of an ESM-C; None: another model, and four times `hidden`."""
 
     @classmethod
     def of_t5(cls, shape: T5Shape, residues: int) -> Shape:
@@ -64,6 +67,7 @@ SHAPES = {
     "35m": Shape(12, 480, 20, 20_000),
     "150m": Shape(30, 640, 20, 10_000),
     "650m": Shape(33, 1280, 20, 4_000),
+    "esmc_300m": Shape(30, 960, 15, 8_000, gated=2560),
     "dnabert_s": Shape(12, 768, 12, 40_000, "dna"),
     "prot_t5_2_layers": Shape.of_t5(_PROT_T5, 5_000),  # of 24: weights and time of a whole one are 12 times these
     "ankh_large_6_layers": Shape.of_t5(_ANKH_LARGE, 5_000),  # of 48
@@ -148,7 +152,7 @@ def write_checkpoint(folder: Path, shape: Shape, seed: int) -> None:
     if shape.t5 is not None:
         _write(folder, t5_configuration(shape.t5), shape.t5.tensors(), seed)
         return
-    inner = 4 * shape.hidden
+    inner = shape.gated or 4 * shape.hidden
     common = {
         "num_hidden_layers": shape.layers,
         "hidden_size": shape.hidden,
@@ -161,6 +165,9 @@ def write_checkpoint(folder: Path, shape: Shape, seed: int) -> None:
         configuration = {"model_type": "bert", "vocab_size": 4096, "type_vocab_size": 2, "layer_norm_eps": 1e-12}
         shutil.copy(DNA_TOKENIZER, folder / "tokenizer.json")
         shapes = sizes.tensors()
+    elif shape.gated is not None:
+        shapes = EsmcShape(shape.hidden, shape.layers, shape.heads, inner).tensors()
+        configuration = {"model_type": "esmc", "vocab_size": 64, "hidden_act": "silu"}
     else:
         shapes = EsmShape(shape.hidden, shape.layers, shape.heads, inner, 33, 1e-5, True).tensors()
         configuration = {

@@ -1,14 +1,18 @@
 """A checkpoint on disk in its original layout: which files, which architecture, which sizes. Nothing is loaded.
 
-Two layouts are known. *Hugging Face*: a folder with `config.json` and `model.safetensors` or `pytorch_model.bin`, or
+Three layouts are known. *Hugging Face*: a folder with `config.json` and `model.safetensors` or `pytorch_model.bin`, or
 either in shards with an index; other files of the folder (TensorFlow, Flax, HDF5 twins, code) are never opened.
-*fair-esm*: one `.pt` file, alone or in a folder; the separate `-contact-regression.pt` is not needed.
+*fair-esm*: one `.pt` file, alone or in a folder; the separate `-contact-regression.pt` is not needed. *ESM-C of 2024*:
+one `.pth` file, alone, in a folder, or in its `data/weights`, which holds tensors by name and nothing else. Sizes are
+those of a `config.json` beside it. Without one they follow from the tensors' shapes, which are read without torch too;
+the number of heads does not, and is known for the published sizes only.
 
 A fair-esm file is a zip whose `data.pkl` describes
 {"cfg": {"model": argparse.Namespace(...)}, "model": {name: tensor}}; older ones have "args" instead of "cfg". Its sizes
 are read without torch, from the *instructions* of that pickle, which are listed and never executed: the value is
 what is pushed right after the entry's name. When the weights are loaded, the shapes of
-the tensors are checked against these sizes.
+the tensors are checked against these sizes. Whether it is an ESM-1b, an ESM-1v or an ESM-2 is told, as by fair-esm, by
+which tensors it has.
 
 A checkpoint may come from a stranger: its documents are read up to a limit, and every size that they state must lie in
 a range before it is used.
@@ -19,14 +23,14 @@ from __future__ import annotations
 import json
 import pickletools
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from embedstore.errors import WeightsError, WeightsNotFoundError, plain
 from embedstore.models.embedder import ModelShape
-from embedstore.models.files import TorchFileError, file_sha256, files_sha256, read_pickle
+from embedstore.models.files import TorchFileError, file_sha256, files_sha256, read_pickle, tensor_shapes
 
 _SIZES = {
     "encoder_embed_dim": "hidden_size",
@@ -44,11 +48,13 @@ def read_configuration(file: Path) -> dict[str, Any]:
     ------
     WeightsError : not a `.pt` file of that kind, or it does not describe an ESM-2.
     """
-    entries = dict(_named_values(_pickle_bytes(file), file))
+    pickle = _pickle_bytes(file)
+    entries = dict(_named_values(pickle, file))
     missing = [name for name in _SIZES if name not in entries]
     if missing:
         raise WeightsError(
-            f"Cannot use {file}: expected a fair-esm checkpoint of ESM-2, missing from its cfg: {', '.join(missing)}."
+            f"Cannot use {file}: expected a fair-esm checkpoint of ESM-2, ESM-1b or ESM-1v, missing from its cfg: "
+            f"{', '.join(missing)}."
         )
     sizes = {ours: entries[theirs] for theirs, ours in _SIZES.items()}
     return {
@@ -58,12 +64,32 @@ def read_configuration(file: Path) -> dict[str, Any]:
         "token_dropout": entries.get("token_dropout", True),
         "layer_norm_eps": 1e-5,
         "vocab_size": 33,
+        **_position_entries(_tensor_shapes(pickle, file)),
+    }
+
+
+def _position_entries(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
+    """Say that positions are learned, if there are tensors for them, and how many."""
+    learned = [shape for name, shape in shapes.items() if name.endswith("embed_positions.weight")]
+    if not learned:
+        return {"position_embedding_type": "rotary"}
+    return {
+        "position_embedding_type": "absolute",
+        "max_position_embeddings": learned[0][0] if learned[0] else 0,
+        "emb_layer_norm_before": any(name.endswith("emb_layer_norm_before.weight") for name in shapes),
     }
 
 
 def _pickle_bytes(file: Path) -> bytes:
     try:
         return read_pickle(file)
+    except TorchFileError as error:
+        raise WeightsError(f"Cannot use {file}: {error}.") from error
+
+
+def _tensor_shapes(pickle: bytes, file: Path) -> dict[str, tuple[int, ...]]:
+    try:
+        return tensor_shapes(pickle)
     except TorchFileError as error:
         raise WeightsError(f"Cannot use {file}: {error}.") from error
 
@@ -84,15 +110,19 @@ def _named_values(pickle: bytes, file: Path) -> Iterator[tuple[str, int | bool]]
         raise WeightsError(f"Cannot use {file}: its data.pkl is damaged: {error}.") from error
 
 
-Layout = Literal["huggingface", "fair-esm"]
+Layout = Literal["huggingface", "fair-esm", "esmc-2024"]
 
 ARCHITECTURE_OF_MODEL_TYPE: Mapping[str, str] = {
     "esm": "esm2",
     "fast_esm": "fastesm2",
+    "esmc": "esmc",
     "bert": "dnabert",
     "t5": "t5",
 }
-"""`model_type` of a config.json -> architecture, a key of `registry.ARCHITECTURES`; of a T5, see below."""
+"""`model_type` of a config.json -> architecture, a key of `registry.ARCHITECTURES`; of a T5, see below.
+
+An "esm" whose positions are learned is an ESM-1b or an ESM-1v.
+"""
 
 _T5_ARCHITECTURES: Mapping[tuple[object, object], str] = {
     ("relu", 128): "prot_t5",
@@ -101,9 +131,17 @@ _T5_ARCHITECTURES: Mapping[tuple[object, object], str] = {
 }
 """`feed_forward_proj` and `vocab_size` of a T5's config.json, by which protein models differ -> the architecture."""
 
+FIRST_POSITION = 2
+"""Of the learned positions of ESM-1b and ESM-1v: those before it are never used."""
+_SPECIAL_TOKENS = 2
+
+_ESMC_HEADS: Mapping[tuple[int, int], int] = {(30, 960): 15, (36, 1152): 18, (80, 2560): 40}
+"""Of the published ESM-C: layers and width -> heads."""
+
 _WEIGHTS_FILES = ("model.safetensors", "pytorch_model.bin")
 _CONTACT_REGRESSION = "-contact-regression.pt"
 _SHOWN_CHARACTERS = 80
+_SHOWN_NAMES = 3
 
 LARGEST_CONFIGURATION_BYTES = 1 << 20
 LARGEST_INDEX_BYTES = 16 << 20
@@ -112,6 +150,7 @@ _LARGEST_SIZES: Mapping[str, int] = {
     "num_hidden_layers": 1 << 10,
     "num_attention_heads": 1 << 12,
     "intermediate_size": 1 << 20,
+    "max_position_embeddings": 1 << 20,
     "vocab_size": 1 << 22,
     "type_vocab_size": 1 << 10,
     "d_model": 1 << 16,
@@ -131,11 +170,11 @@ class Checkpoint:
 
     Attributes
     ----------
-    path : the folder, or the `.pt` file.
+    path : the folder, or the `.pt` or `.pth` file.
     architecture : a key of `registry.ARCHITECTURES`.
     weights : the file that holds the tensors, or its shards.
     tokenizer : `tokenizer.json`, where the architecture has one.
-    configuration : `config.json`, or for fair-esm the entries of "cfg" under Hugging Face's names.
+    configuration : `config.json`, or what other layouts say of the same entries.
     """
 
     path: Path
@@ -149,7 +188,7 @@ class Checkpoint:
     def name(self) -> str:
         """Name of the folder, or of the file without its suffix."""
         path = self.path.resolve()
-        return path.stem if self.layout == "fair-esm" and path.is_file() else path.name
+        return path.stem if self.layout != "huggingface" and path.is_file() else path.name
 
     @property
     def dim(self) -> int:
@@ -164,6 +203,13 @@ class Checkpoint:
     @property
     def _is_t5(self) -> bool:
         return self.configuration.get("model_type") == "t5"
+
+    @property
+    def most_tokens(self) -> int | None:
+        """Content tokens that learned positions suffice for; None where there are none, so no limit."""
+        if self.architecture not in ("esm1b", "esm1v"):
+            return None
+        return self.size("max_position_embeddings") - FIRST_POSITION - _SPECIAL_TOKENS
 
     @property
     def shape(self) -> ModelShape:
@@ -195,7 +241,7 @@ class Checkpoint:
 
 
 def find_checkpoint(path: Path) -> Checkpoint:
-    """Find out what a folder or a `.pt` file is, by its configuration and kind of files.
+    """Find out what a folder, a `.pt` or a `.pth` file is, by its configuration and kind of files.
 
     Raises
     ------
@@ -205,25 +251,38 @@ def find_checkpoint(path: Path) -> Checkpoint:
     if not path.exists():
         raise WeightsNotFoundError(f"Cannot find weights: {path} does not exist.")
     if path.is_file():
-        return _fair_esm(path, path)
-    if (path / "config.json").is_file():
+        return _esmc_2024(path, path) if path.suffix == ".pth" else _fair_esm(path, path)
+    of_2024 = sorted([*path.glob("*.pth"), *(path / _ESMC_FOLDER).glob("*.pth")])
+    if (path / "config.json").is_file() and (_has_weights(path) or not of_2024):
         return _hugging_face(path)
+    if of_2024:
+        return _esmc_2024(path, _only(path, of_2024))
     candidates = sorted(file for file in path.glob("*.pt") if not file.name.endswith(_CONTACT_REGRESSION))
-    if len(candidates) == 1:
-        return _fair_esm(path, candidates[0])
     if candidates:
-        names = ", ".join(file.name for file in candidates)
-        raise WeightsError(f"Cannot use {path}: expected one .pt file, found {names}. Name the file itself.")
+        return _fair_esm(path, _only(path, candidates))
     raise WeightsNotFoundError(
         f"Cannot find weights in {path}: expected config.json with model.safetensors or pytorch_model.bin "
-        "(Hugging Face), or a .pt file (fair-esm)."
+        "(Hugging Face), a .pt file (fair-esm) or a .pth file (ESM-C of 2024)."
     )
+
+
+def _only(path: Path, files: Sequence[Path]) -> Path:
+    if len(files) > 1:
+        names = ", ".join(file.name for file in files)
+        raise WeightsError(
+            f"Cannot use {path}: expected one {files[0].suffix} file, found {names}. Name the file itself."
+        )
+    return files[0]
+
+
+def _has_weights(folder: Path) -> bool:
+    return any((folder / name).is_file() or (folder / f"{name}.index.json").is_file() for name in _WEIGHTS_FILES)
 
 
 def _hugging_face(folder: Path) -> Checkpoint:
     configuration = _read_json(folder / "config.json", LARGEST_CONFIGURATION_BYTES)
     model_type = configuration.get("model_type")
-    architecture = ARCHITECTURE_OF_MODEL_TYPE.get(str(model_type))
+    architecture = _with_positions(ARCHITECTURE_OF_MODEL_TYPE.get(str(model_type)), configuration)
     if architecture is None:
         known = ", ".join(ARCHITECTURE_OF_MODEL_TYPE)
         raise WeightsError(
@@ -256,6 +315,13 @@ def _t5_architecture(folder: Path, configuration: Mapping[str, Any]) -> str:
     )
 
 
+def _with_positions(architecture: str | None, configuration: Mapping[str, Any]) -> str | None:
+    """Tell ESM-1b and ESM-1v from ESM-2, whose model type they share."""
+    if architecture != "esm2" or configuration.get("position_embedding_type") != "absolute":
+        return architecture
+    return "esm1b" if configuration.get("emb_layer_norm_before") else "esm1v"
+
+
 def _weights_files(folder: Path) -> tuple[Path, ...]:
     for name in _WEIGHTS_FILES:
         if (folder / name).is_file():
@@ -284,14 +350,67 @@ def _shards(index: Path) -> tuple[Path, ...]:
 
 
 def _fair_esm(path: Path, file: Path) -> Checkpoint:
+    configuration = read_configuration(file)
     return Checkpoint(
         path=path,
-        architecture="esm2",
+        architecture=_with_positions("esm2", configuration) or "esm2",
         layout="fair-esm",
         weights=(file,),
         tokenizer=None,
-        configuration=read_configuration(file),
+        configuration=configuration,
     )
+
+
+_ESMC_FOLDER = Path("data", "weights")
+
+
+def _esmc_2024(path: Path, file: Path) -> Checkpoint:
+    folder = file.parent
+    places = [folder, *folder.parents[1:2]] if folder.parts[-2:] == _ESMC_FOLDER.parts else [folder]
+    documents = [place / "config.json" for place in places if (place / "config.json").is_file()]
+    # That of the published folder is an empty object, there to count downloads.
+    found = [each for each in (_read_json(document, LARGEST_CONFIGURATION_BYTES) for document in documents) if each]
+    configuration = found[0] if found else _esmc_sizes(file)
+    model_type = configuration.get("model_type")
+    if model_type != "esmc":
+        raise WeightsError(
+            f"Cannot use {file}: expected a model_type of esmc in config.json beside it, found {shown(model_type)}."
+        )
+    return Checkpoint(
+        path=path,
+        architecture="esmc",
+        layout="esmc-2024",
+        weights=(file,),
+        tokenizer=None,
+        configuration=configuration,
+    )
+
+
+def _esmc_sizes(file: Path) -> dict[str, Any]:
+    """Take the sizes of an ESM-C from the shapes of its tensors."""
+    shapes = _tensor_shapes(_pickle_bytes(file), file)
+    embeddings, contract = (shapes.get(name, ()) for name in ("embed.weight", "transformer.blocks.0.ffn.3.weight"))
+    if len(embeddings) != 2 or len(contract) != 2:
+        names = ", ".join(list(shapes)[:_SHOWN_NAMES]) or "none"
+        raise WeightsError(
+            f"Cannot use {file}: expected the tensors of an ESM-C of 2024 (embed.weight, transformer.blocks.0 …), "
+            f"found {plain(names, _SHOWN_CHARACTERS)}."
+        )
+    layers = len({name.split(".")[2] for name in shapes if name.startswith("transformer.blocks.")})
+    heads = _ESMC_HEADS.get((layers, embeddings[1]))
+    if heads is None:
+        raise WeightsError(
+            f"Cannot use {file}: tensors do not say how many heads attention has, and no ESM-C of {layers} layers of "
+            f"{embeddings[1]} values is published. Put a config.json beside it that has num_attention_heads."
+        )
+    return {
+        "model_type": "esmc",
+        "vocab_size": embeddings[0],
+        "hidden_size": embeddings[1],
+        "num_hidden_layers": layers,
+        "num_attention_heads": heads,
+        "intermediate_size": contract[1],
+    }
 
 
 def shown(value: object) -> str:

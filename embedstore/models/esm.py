@@ -1,4 +1,4 @@
-"""ESM-2 and FastESM2, from a checkpoint in any of its layouts: tokenizer, encoder without padding, loading.
+"""ESM-2, FastESM2, ESM-1b and ESM-1v, from a checkpoint in any layout: tokens, encoder without padding, loading.
 
 *Tokens.* One residue, one token. Hugging Face's EsmTokenizer turns a run of unknown residues into one `<unk>`, and
 fair-esm raises KeyError; here each residue that is missing from the vocabulary (of the canonical ones that is J) is one
@@ -6,13 +6,14 @@ fair-esm raises KeyError; here each residue that is missing from the vocabulary 
 
 *Encoder* (ESM-2: Lin et al. 2023, doi:10.1126/science.ade2574). A pack is a list of sequences written one after
 another. Every projection is one matrix product over the whole pack; attention stays within a sequence (`attention`),
-and no vector depends on its neighbours. Positions are rotary (Su et al. 2021, arXiv:2104.09864), with the frequencies
-that the checkpoint holds: where they were stored rounded, recomputed ones give other numbers.
+and no vector depends on its neighbours. Positions are rotary (see `rotary`), with the frequencies that the checkpoint
+holds: where they were stored rounded, recomputed ones give other numbers. Large intermediate results are changed in
+place: on a CPU, fresh memory costs more than the arithmetic.
 
-Three optimisations, none of which changes what is computed. When the weights are read, the values of each query and
-key head are reordered so that the two that are rotated together are adjacent and make one complex number. Float16 pairs
-are rotated as they are, by the kernel that rounds the product once, as a copy in float32 and back would. And large
-intermediate results are changed in place: on a CPU, fresh memory costs more than the arithmetic.
+*ESM-1b* (Rives et al. 2021, doi:10.1073/pnas.2016239118) *and ESM-1v* (Meier et al. 2021,
+doi:10.1101/2021.07.09.450648) are older. Positions are learned: a vector for each, of which the first residue's token
+`<cls>` has number 2, is added to the token's; there are as many as the model was trained on, so that 1 022 residues are
+the most that it sees at once. ESM-1b norms the sum before the first layer, ESM-1v does not.
 
 Shapes in the comments: t tokens of the pack; h heads of width e; d = h * e; f the width between the two feed-forward
 products.
@@ -33,9 +34,9 @@ from torch.nn import functional
 
 from embedstore.errors import WeightsError
 from embedstore.identity import Recipe
+from embedstore.models import rotary
 from embedstore.models.attention import Attend, attention
-from embedstore.models.checkpoint import Checkpoint, shown
-from embedstore.models.devices import on_device
+from embedstore.models.checkpoint import FIRST_POSITION, Checkpoint, shown
 from embedstore.models.packed import PackedEmbedder, load_packed
 from embedstore.models.pooling import See
 from embedstore.models.weights import read_tensors
@@ -51,14 +52,19 @@ _UNKNOWN = VOCABULARY.index("<unk>")
 
 
 class ProteinTokenizer:
-    """Content tokens of proteins; see `packed.Tokenizer`."""
+    """Content tokens of proteins; see `packed.Tokenizer`.
+
+    Parameters
+    ----------
+    vocabulary : tokens in the order of their ids, which begins as that of ESM-2.
+    """
 
     first_id = VOCABULARY.index("<cls>")
     last_id = VOCABULARY.index("<eos>")
 
-    def __init__(self) -> None:
+    def __init__(self, vocabulary: Sequence[str] = VOCABULARY) -> None:
         self._ids = np.full(256, _UNKNOWN, dtype=np.int64)
-        for number, token in enumerate(VOCABULARY):
+        for number, token in enumerate(vocabulary):
             if len(token) == 1:
                 self._ids[ord(token)] = number
 
@@ -77,7 +83,13 @@ _TOKEN_DROPOUT_SCALE = 1 - 0.15 * 0.8
 
 @dataclass(frozen=True, slots=True)
 class EsmShape:
-    """Sizes of one checkpoint."""
+    """Sizes of one checkpoint.
+
+    Attributes
+    ----------
+    positions : how many are learned; 0: they are rotary.
+    norm_before : whether states are normed before the first layer.
+    """
 
     hidden: int
     layers: int
@@ -86,11 +98,17 @@ class EsmShape:
     vocabulary: int
     norm_epsilon: float
     token_dropout: bool
+    positions: int = 0
+    norm_before: bool = False
 
     def tensors(self) -> dict[str, tuple[int, ...]]:
         """Name and shape of every tensor that the encoder needs, by Hugging Face's names without the `esm.` prefix."""
         hidden, inner = self.hidden, self.intermediate
         shapes: dict[str, tuple[int, ...]] = {"embeddings.word_embeddings.weight": (self.vocabulary, hidden)}
+        if self.positions:
+            shapes["embeddings.position_embeddings.weight"] = (self.positions, hidden)
+        if self.norm_before:
+            shapes["embeddings.layer_norm.weight"] = shapes["embeddings.layer_norm.bias"] = (hidden,)
         for number in range(self.layers):
             layer = f"encoder.layer.{number}."
             shapes |= {
@@ -102,7 +120,6 @@ class EsmShape:
                 layer + "attention.self.key.bias": (hidden,),
                 layer + "attention.self.value.weight": (hidden, hidden),
                 layer + "attention.self.value.bias": (hidden,),
-                layer + "attention.self.rotary_embeddings.inv_freq": (hidden // self.heads // 2,),
                 layer + "attention.output.dense.weight": (hidden, hidden),
                 layer + "attention.output.dense.bias": (hidden,),
                 layer + "LayerNorm.weight": (hidden,),
@@ -112,6 +129,8 @@ class EsmShape:
                 layer + "output.dense.weight": (hidden, inner),
                 layer + "output.dense.bias": (hidden,),
             }
+            if not self.positions:
+                shapes[layer + "attention.self.rotary_embeddings.inv_freq"] = (hidden // self.heads // 2,)
         shapes["encoder.emb_layer_norm_after.weight"] = (hidden,)
         shapes["encoder.emb_layer_norm_after.bias"] = (hidden,)
         return shapes
@@ -143,7 +162,7 @@ class _Layer:
     expand: _Affine
     contract: _Affine
     frequencies: int
-    """Which of the encoder's sets of rotary frequencies this layer has; in practice all have the first."""
+    """Which of the encoder's sets of rotary frequencies this layer has, if any; in practice all have the first."""
 
     def to(self, device: torch.device, dtype: torch.dtype) -> _Layer:
         return _Layer(
@@ -158,23 +177,35 @@ class _Layer:
 
 
 class EsmEncoder:
-    """Weights of one checkpoint on one device, and the forward pass. Threads may share it."""
+    """Weights of one checkpoint on one device, and the forward pass. Threads may share it.
+
+    Parameters
+    ----------
+    embeddings : (vocabulary, d).
+    positions : (positions, d), or None where they are rotary.
+    norm_before : of the sum of both, or None.
+    frequencies : sets of rotary frequencies, (e / 2,) float32 each; none where positions are learned.
+    """
 
     def __init__(
         self,
         shape: EsmShape,
         embeddings: Tensor,
+        positions: Tensor | None,
+        norm_before: _Affine | None,
         frequencies: Sequence[Tensor],
         layers: Sequence[_Layer],
         final_norm: _Affine,
     ) -> None:
         self.shape = shape
         self._embeddings = embeddings
+        self._positions = positions
+        self._norm_before = norm_before
         self._frequencies = tuple(frequencies)
         self._layers = tuple(layers)
         self._final_norm = final_norm
         self.add_projection = add_rounded_once if self.dtype == torch.float16 else _add_in_place
-        self._rotate = _rotate if self.dtype == torch.float16 and _rotates_float16(self.device) else _rotate_in_float32
+        self._rotate = rotary.rotator(self.device, self.dtype)
 
     @classmethod
     def from_tensors(cls, shape: EsmShape, tensors: Mapping[str, Tensor]) -> EsmEncoder:
@@ -185,31 +216,38 @@ class EsmEncoder:
 
         frequencies: list[Tensor] = []
 
-        def frequency_set(values: Tensor) -> int:
+        def frequency_set(name: str) -> int:
+            if shape.positions:
+                return 0
             for number, known in enumerate(frequencies):
-                if torch.equal(known, values):
+                if torch.equal(known, tensors[name]):
                     return number
-            frequencies.append(values)
+            frequencies.append(tensors[name])
             return len(frequencies) - 1
 
         def layer(name: str) -> _Layer:
             query, key, value = (affine(f"{name}attention.self.{part}") for part in ("query", "key", "value"))
+            if not shape.positions:
+                query, key = _with_pairs_adjacent(query, shape.heads), _with_pairs_adjacent(key, shape.heads)
             return _Layer(
                 attention_norm=affine(name + "attention.LayerNorm"),
-                qkv=_stacked(_with_pairs_adjacent(query, shape.heads), _with_pairs_adjacent(key, shape.heads), value),
+                qkv=_stacked(query, key, value),
                 attention_out=affine(name + "attention.output.dense"),
                 norm=affine(name + "LayerNorm"),
                 expand=affine(name + "intermediate.dense"),
                 contract=affine(name + "output.dense"),
-                frequencies=frequency_set(tensors[name + "attention.self.rotary_embeddings.inv_freq"]),
+                frequencies=frequency_set(name + "attention.self.rotary_embeddings.inv_freq"),
             )
 
         embeddings = tensors["embeddings.word_embeddings.weight"]
+        layers = [layer(f"encoder.layer.{number}.") for number in range(shape.layers)]
         return cls(
             shape,
             embeddings * _TOKEN_DROPOUT_SCALE if shape.token_dropout else embeddings,
+            tensors["embeddings.position_embeddings.weight"] if shape.positions else None,
+            affine("embeddings.layer_norm") if shape.norm_before else None,
             frequencies,
-            [layer(f"encoder.layer.{number}.") for number in range(shape.layers)],
+            layers,
             affine("encoder.emb_layer_norm_after"),
         )
 
@@ -233,6 +271,8 @@ class EsmEncoder:
         return EsmEncoder(
             self.shape,
             self._embeddings.to(device, dtype),
+            None if self._positions is None else self._positions.to(device, dtype),
+            None if self._norm_before is None else self._norm_before.to(device, dtype),
             [frequencies.to(device) for frequencies in self._frequencies],  # angles are always computed in float32
             [layer.to(device, dtype) for layer in self._layers],
             self._final_norm.to(device, dtype),
@@ -260,13 +300,13 @@ class EsmEncoder:
         (t, d) of the weights' dtype.
         """
         attend = attention(lengths, width=self._width, device=self.device, dtype=self.dtype)
-        states = functional.embedding(token_ids, self._embeddings)  # (t, d)
-        positions, longest = self._positions(lengths), max(lengths)
-        rotations = [self._rotation(frequencies, positions, longest) for frequencies in self._frequencies]
+        places, longest = rotary.positions(lengths, self.device), max(lengths)
+        states = self._embed(token_ids, places)  # (t, d)
+        rotations = [rotary.rotation(frequencies, places, longest) for frequencies in self._frequencies]
         if see is not None:
             see(0, states)
         for number, layer in enumerate(self._layers[:depth], start=1):
-            self._add_attention(layer, states, attend, rotations[layer.frequencies])
+            self._add_attention(layer, states, attend, rotations)
             self._feed_forward(layer, states)
             if see is not None:
                 see(number, states)
@@ -277,21 +317,19 @@ class EsmEncoder:
         """Of a head."""
         return self.shape.hidden // self.shape.heads
 
-    def _positions(self, lengths: Sequence[int]) -> Tensor:
-        """(t,): of each token in its sequence. Made on the host: a device would have to say how many they are."""
-        sizes = np.asarray(lengths, dtype=np.int64)
-        return on_device(np.arange(sizes.sum()) - np.repeat(np.cumsum(sizes) - sizes, sizes), self.device)
+    def _embed(self, token_ids: Tensor, places: Tensor) -> Tensor:
+        """States before the first layer, (t, d)."""
+        states = functional.embedding(token_ids, self._embeddings)
+        if self._positions is not None:
+            states += self._positions[FIRST_POSITION:].index_select(0, places)
+        return states if self._norm_before is None else self._norm(self._norm_before, states)
 
-    def _rotation(self, frequencies: Tensor, positions: Tensor, longest: int) -> Tensor:
-        """Each token's angles as complex numbers of length one, (t, 1, 1, e / 2) complex64."""
-        angles = torch.arange(longest, device=self.device).float()[:, None] * frequencies  # (l, e / 2)
-        return torch.polar(torch.ones_like(angles), angles).index_select(0, positions)[:, None, None]
-
-    def _add_attention(self, layer: _Layer, states: Tensor, attend: Attend, rotation: Tensor) -> None:
+    def _add_attention(self, layer: _Layer, states: Tensor, attend: Attend, rotations: Sequence[Tensor]) -> None:
         """Add the layer's attention to the states."""
         normed = self._norm(layer.attention_norm, states)  # (t, d)
         qkv = _project(layer.qkv, normed).view(-1, 3, self.shape.heads, self._width)  # (t, 3, h, e)
-        self._rotate(qkv[:, :2], rotation)
+        if rotations:
+            self._rotate(qkv[:, :2], rotations[layer.frequencies])
         self.add_projection(states, layer.attention_out, attend(qkv))
 
     def _feed_forward(self, layer: _Layer, states: Tensor) -> None:
@@ -305,11 +343,7 @@ class EsmEncoder:
 
 
 def _with_pairs_adjacent(affine: _Affine, heads: int) -> _Affine:
-    """Reorder each head's e outputs from 0 … e - 1 to 0, e / 2, 1, e / 2 + 1 …
-
-    Queries and keys in the same order have the same products.
-    """
-    order = torch.arange(len(affine.bias)).view(heads, 2, -1).transpose(1, 2).flatten()  # (d,)
+    order = rotary.pair_order(len(affine.bias) // heads, heads)
     return _Affine(affine.weight[order], affine.bias[order])
 
 
@@ -331,33 +365,8 @@ def add_rounded_once(states: Tensor, affine: _Affine, values: Tensor) -> None:
     states.add_(_project(affine, values))
 
 
-def _rotate(vectors: Tensor, rotation: Tensor) -> None:
-    """Turn neighbouring values of (t, 2, h, e) by their angles, in place; of float16, the product is rounded once."""
-    torch.view_as_complex(vectors.view(*vectors.shape[:-1], -1, 2)).mul_(rotation)  # (t, 2, h, e / 2)
-
-
-def _rotate_in_float32(vectors: Tensor, rotation: Tensor) -> None:
-    """Do the same to values of any type."""
-    full = vectors.float()  # the same memory if that is what they are
-    _rotate(full, rotation)
-    if full is not vectors:
-        vectors.copy_(full)
-
-
-def _rotates_float16(device: torch.device) -> bool:
-    """Tell whether the device multiplies complex numbers of float16, as CUDA does."""
-    try:
-        _rotate(
-            torch.ones(1, 2, 1, 8, dtype=torch.float16, device=device),
-            torch.ones(1, dtype=torch.complex64, device=device),
-        )
-    except (RuntimeError, TypeError):
-        return False
-    return True
-
-
 _LEFT_OUT = re.compile(r"(lm_head|contact_head|pooler)\.|embeddings\.(position_ids|position_embeddings\.weight)$")
-"""Heads for other tasks, and what rotary positions make useless."""
+"""Heads for other tasks, and what rotary positions make useless; what is expected is not left out."""
 
 _LARGEST_VOCABULARY_BYTES = 1 << 16
 
@@ -369,6 +378,8 @@ _TRANSFORMERS_5_NAMES = {".LayerNorm.gamma": ".LayerNorm.weight", ".LayerNorm.be
 
 _FAIR_ESM_NAMES = {
     "embed_tokens.": "embeddings.word_embeddings.",
+    "embed_positions.": "embeddings.position_embeddings.",
+    "emb_layer_norm_before.": "embeddings.layer_norm.",
     "emb_layer_norm_after.": "encoder.emb_layer_norm_after.",
     "layers.": "encoder.layer.",
     ".self_attn_layer_norm.": ".attention.LayerNorm.",
@@ -384,8 +395,25 @@ _FAIR_ESM_NAMES = {
 """Parts of fair-esm's names -> Hugging Face's."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Family:
+    """In what the models of this module differ."""
+
+    title: str
+    learned_positions: bool = False
+    norm_before: bool = False
+
+
+_FAMILIES = {
+    "esm2": _Family("ESM-2"),
+    "fastesm2": _Family("ESM-2"),
+    "esm1b": _Family("ESM-1b", learned_positions=True, norm_before=True),
+    "esm1v": _Family("ESM-1v", learned_positions=True),
+}
+
+
 def load(recipe: Recipe, checkpoint: Checkpoint, device: str | None) -> PackedEmbedder:
-    """Load an ESM-2; see `packed.load_packed`."""
+    """Load an ESM-2, FastESM2, ESM-1b or ESM-1v; see `packed.load_packed`."""
     return load_packed(recipe, checkpoint, device, read_encoder, ProteinTokenizer())
 
 
@@ -399,29 +427,30 @@ def read_encoder(checkpoint: Checkpoint) -> EsmEncoder:
 
 
 def _shape(checkpoint: Checkpoint) -> EsmShape:
-    configuration = checkpoint.configuration
+    configuration, family = checkpoint.configuration, _FAMILIES[checkpoint.architecture]
     for entry, default, expected in (
-        ("position_embedding_type", "rotary", "rotary"),
+        ("position_embedding_type", "rotary", "absolute" if family.learned_positions else "rotary"),
         ("hidden_act", "gelu", "gelu"),
-        ("emb_layer_norm_before", False, False),
+        ("emb_layer_norm_before", False, family.norm_before),
         ("is_folding_model", False, False),
         ("vocab_size", None, len(VOCABULARY)),
     ):
         found = configuration.get(entry, default)
         if (found or False) != expected:
             raise WeightsError(
-                f"Cannot load {checkpoint.path} as ESM-2: expected {entry} {expected} in its configuration, "
+                f"Cannot load {checkpoint.path} as {family.title}: expected {entry} {expected} in its configuration, "
                 f"found {shown(found)}."
             )
     epsilon = configuration.get("layer_norm_eps")
     if not isinstance(epsilon, float) or not 0 < epsilon < 1:
         raise WeightsError(
-            f"Cannot load {checkpoint.path} as ESM-2: expected a layer_norm_eps, found {shown(epsilon)}."
+            f"Cannot load {checkpoint.path} as {family.title}: expected a layer_norm_eps, found {shown(epsilon)}."
         )
     hidden, heads = checkpoint.dim, checkpoint.size("num_attention_heads")
     if hidden % (2 * heads):
         raise WeightsError(
-            f"Cannot load {checkpoint.path} as ESM-2: {hidden} values do not make {heads} heads of an even width."
+            f"Cannot load {checkpoint.path} as {family.title}: {hidden} values do not make {heads} heads of an even "
+            "width."
         )
     return EsmShape(
         hidden=hidden,
@@ -431,6 +460,8 @@ def _shape(checkpoint: Checkpoint) -> EsmShape:
         vocabulary=len(VOCABULARY),
         norm_epsilon=epsilon,
         token_dropout=bool(configuration.get("token_dropout", False)),
+        positions=checkpoint.size("max_position_embeddings") if family.learned_positions else 0,
+        norm_before=family.norm_before,
     )
 
 
@@ -440,13 +471,14 @@ def _check_vocabulary(checkpoint: Checkpoint) -> None:
         with file.open("rb") as stream:
             found = tuple(stream.read(_LARGEST_VOCABULARY_BYTES).decode("utf-8", "replace").split())
         if found != VOCABULARY:
-            raise WeightsError(f"Cannot load {checkpoint.path} as ESM-2: {file.name} has a different vocabulary.")
+            title = _FAMILIES[checkpoint.architecture].title
+            raise WeightsError(f"Cannot load {checkpoint.path} as {title}: {file.name} has a different vocabulary.")
 
 
 def _hugging_face_names(name: str, expected: Collection[str]) -> list[str]:
     """Expected names for one of Hugging Face's, with or without the prefix of a model that has heads."""
     name = name.removeprefix("esm.")
-    if _LEFT_OUT.match(name):
+    if name not in expected and _LEFT_OUT.match(name):
         return []
     if name in _SHARED_FREQUENCIES:
         return [layer for layer in expected if layer.endswith(".inv_freq")]

@@ -211,3 +211,41 @@ def _largest_storage(pickle: BytesIO) -> int:
     except (ValueError, OverflowError, IndexError, struct.error) as error:
         raise TorchFileError(f"its pickle is damaged: {error}") from error
     return largest
+
+
+_REBUILD = "torch._utils _rebuild_tensor_v2"
+
+
+def tensor_shapes(pickle: bytes) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of the tensors by name, from the instructions of a pickle, which are listed and never executed.
+
+    A tensor is described by its name, the function that makes it, its storage, and then its offset and its sizes. The
+    storages are not looked at: they may be smaller.
+
+    Raises
+    ------
+    TorchFileError : the pickle is damaged.
+    """
+    shapes: dict[str, tuple[int, ...]] = {}
+    text, name, function = "", "", None
+    after_function = False
+    numbers: list[int] | None = None
+    try:
+        for instruction, argument, _ in pickletools.genops(pickle):
+            kind = instruction.name
+            if after_function and kind.endswith("BINPUT"):
+                function = argument  # where the next tensor finds it
+            after_function = kind == "GLOBAL" and argument == _REBUILD
+            if after_function or (kind.endswith("BINGET") and argument == function):
+                name = text
+            elif isinstance(argument, str) and kind != "GLOBAL":
+                text = argument
+            elif kind == "BINPERSID":
+                numbers = []
+            elif numbers is not None and "TUPLE" in kind:
+                shapes[name], numbers = tuple(numbers[1:]), None
+            elif numbers is not None and isinstance(argument, int):
+                numbers.append(argument)
+    except (ValueError, OverflowError, IndexError, struct.error) as error:
+        raise TorchFileError(f"its pickle is damaged: {error}") from error
+    return shapes

@@ -52,6 +52,11 @@ ARCHITECTURES: dict[str, Architecture] = {
     # Trained on at most 1 022 residues; FastESM2 was trained further on up to 2 048.
     "esm2": Architecture("esm", "esm2/1", "protein", "mean", ("<cls>", "<eos>"), 1022),
     "fastesm2": Architecture("esm", "esm2/1", "protein", "mean", ("<cls>", "<eos>"), 2048),
+    # Their learned positions suffice for 1 022 residues (max_position_embeddings 1 026 of the published config.json).
+    "esm1b": Architecture("esm", "esm1b/1", "protein", "mean", ("<cls>", "<eos>"), 1022),
+    "esm1v": Architecture("esm", "esm1v/1", "protein", "mean", ("<cls>", "<eos>"), 1022),
+    # max_position_embeddings of the published config.json, the longest that it was trained on.
+    "esmc": Architecture("esmc", "esmc/1", "protein", "mean", ("<cls>", "<eos>"), 2048),
     # Trained on at most 2 000 tokens, [CLS] and [SEP] among them.
     "dnabert": Architecture("dnabert", "dnabert_s/1", "dna", "mean_all", ("[CLS]", "[SEP]"), 1998),
     # Trained on at most 512 tokens, but positions are relative, and the authors embed proteins of any length at once.
@@ -211,6 +216,29 @@ _MODELS = (
         repository="Synthyra/FastESM2_650",
     ),
     ModelSpec(
+        "esm1b_t33_650m",
+        "esm1b",
+        dim=1280,
+        layers=33,
+        repository="facebook/esm1b_t33_650M_UR50S",
+        files=("config.json", "pytorch_model.bin"),
+        licence="MIT",
+    ),
+    *(
+        ModelSpec(
+            f"esm1v_t33_650m_{number}",
+            "esm1v",
+            dim=1280,
+            layers=33,
+            repository=f"facebook/esm1v_t33_650M_UR90S_{number}",
+            files=("config.json", "pytorch_model.bin"),
+            licence="MIT",
+        )
+        for number in range(1, 6)
+    ),
+    ModelSpec("esmc_300m", "esmc", dim=960, layers=30, repository="biohub/ESMC-300M", licence="MIT"),
+    ModelSpec("esmc_600m", "esmc", dim=1152, layers=36, repository="biohub/ESMC-600M", licence="MIT"),
+    ModelSpec(
         "dnabert_s",
         "dnabert",
         dim=768,
@@ -262,6 +290,14 @@ _MODELS = (
         files=_T5_FILES,
         weights_sha256="517b6e8b279dedcb477af240b35c46bd6eb3307723eb281e60d4b2c8a87b889b",
         licence=_ANKH_LICENCE,
+    ),
+    ModelSpec(
+        "dnabert2_117m",
+        "dnabert",
+        dim=768,
+        layers=12,
+        repository="zhihan1996/DNABERT-2-117M",
+        files=("config.json", "pytorch_model.bin", "tokenizer.json"),
     ),
 )
 

@@ -126,7 +126,7 @@ class ModelOptions:
 
     Attributes
     ----------
-    weights : folder or `.pt` file with the weights of a named model.
+    weights : folder, `.pt` or `.pth` file with the weights of a named model.
     long : what happens to sequences beyond the maximal length.
     max_length : content tokens (residues of proteins) that the model sees at once.
     pooling : "mean", "mean_all", "max", "std", "sum" or "cls"; see `pooling`.
@@ -150,7 +150,7 @@ _DEFAULT_OPTIONS = ModelOptions()
 
 
 def resolve(model: str, options: ModelOptions = _DEFAULT_OPTIONS, *, download: bool = True) -> Model:
-    """Return the model of that name, or of that directory (or `.pt` file); a name of the registry comes first.
+    """Return the model of that name, or of that directory (or `.pt`, `.pth` file); a name of the registry comes first.
 
     Parameters
     ----------
@@ -184,6 +184,7 @@ def resolve(model: str, options: ModelOptions = _DEFAULT_OPTIONS, *, download: b
         tokenizer_sha256=tokenizer_sha256,
         dim=spec.dim,
         layers=checkpoint.layers,
+        most_tokens=checkpoint.most_tokens,
     )
     load = partial(_load, ARCHITECTURES[spec.architecture], recipe, checkpoint)
     name = level_name(spec.name, recipe.layer, recipe.pooling, ARCHITECTURES[spec.architecture])
@@ -239,6 +240,7 @@ def _local(model: str, options: ModelOptions) -> Model:
         tokenizer_sha256=checkpoint.tokenizer_sha256(),
         dim=checkpoint.dim,
         layers=checkpoint.layers,
+        most_tokens=checkpoint.most_tokens,
     )
     name = level_name(checkpoint.name, recipe.layer, recipe.pooling, architecture)
     return Model(name, recipe, partial(_load, architecture, recipe, checkpoint), checkpoint.shape)
@@ -331,12 +333,13 @@ def _language_recipe(
     tokenizer_sha256: str | None,
     dim: int,
     layers: int,
+    most_tokens: int | None,
 ) -> Recipe:
     precision = options.precision or architecture.precision
     pooling = options.pooling or architecture.pooling
     if pooling not in POOLINGS:
         raise InputError(f"Cannot pool {model} by {pooling!r}: expected one of {', '.join(POOLINGS)}.")
-    max_length, long, overlap = _length_policy(architecture, options)
+    max_length, long, overlap = _length_policy(architecture, options, most_tokens)
     return Recipe(
         model=model,
         source=source,
@@ -395,9 +398,17 @@ def _rare_residues(model: str, architecture: Architecture, options: ModelOptions
     return chosen
 
 
-def _length_policy(architecture: Architecture, options: ModelOptions) -> tuple[int | None, LongPolicy, int | None]:
+def _length_policy(
+    architecture: Architecture, options: ModelOptions, most_tokens: int | None
+) -> tuple[int | None, LongPolicy, int | None]:
     """Maximal length, what happens beyond it, and how far windows overlap."""
     long = options.long or "window"
+    if most_tokens is not None and (long == "none" or (options.max_length or 0) > most_tokens):
+        asked = "no limit" if long == "none" else f"a maximal length of {options.max_length}"
+        raise InputError(
+            f"Cannot use the model with {asked}: it has learned positions for at most {most_tokens} residues. "
+            "Longer sequences can be treated in windows (the default), truncated, or rejected."
+        )
     if long == "none":
         if options.max_length is not None:
             raise InputError(
@@ -405,6 +416,8 @@ def _length_policy(architecture: Architecture, options: ModelOptions) -> tuple[i
             )
         return None, long, None
     max_length = architecture.max_length_tokens if options.max_length is None else options.max_length
+    if max_length is not None and most_tokens is not None:
+        max_length = min(max_length, most_tokens)
     if max_length is None or max_length < 1:
         raise InputError(f"Cannot use a maximal length of {max_length}: expected at least 1.")
     return max_length, long, min(_OVERLAP_TOKENS, max_length // 2) if long == "window" else None
@@ -429,7 +442,7 @@ def _check_sizes(spec: ModelSpec, checkpoint: Checkpoint) -> None:
 
 
 def _check_digests(spec: ModelSpec, checkpoint: Checkpoint, weights: str, tokenizer: str | None) -> None:
-    published = spec.fair_esm_sha256 if checkpoint.layout == "fair-esm" else spec.weights_sha256
+    published = {"huggingface": spec.weights_sha256, "fair-esm": spec.fair_esm_sha256}.get(checkpoint.layout)
     expected = (("weights", published, weights), ("tokenizer", spec.tokenizer_sha256, tokenizer or ""))
     for what, known, found in expected:
         if known is not None and known != found:

@@ -33,9 +33,12 @@ _UNREADABLE = (RuntimeError, OSError, EOFError, ValueError, LookupError, TypeErr
                AssertionError, MemoryError, struct.error)  # fmt: skip
 """What torch's restricted reader was seen to raise over damaged files, beside UnpicklingError."""
 
+EXTRA_STATE = "_extra_state"
+"""How the names of what Transformer Engine keeps beside the weights end; it need not be a tensor."""
+
 Names = Callable[[str], Sequence[str]]
 """Name in the file -> the expected names that it stands for: none for a tensor left out on purpose, several for one
-that layers share."""
+that layers share, or that has the rows of all of them, one below the other."""
 
 
 def read_tensors(checkpoint: Checkpoint, expected: Mapping[str, tuple[int, ...]], names: Names) -> dict[str, Tensor]:
@@ -61,13 +64,14 @@ def read_tensors(checkpoint: Checkpoint, expected: Mapping[str, tuple[int, ...]]
     for file in checkpoint.weights:
         with _opened(file, checkpoint) as tensors:
             for original in sorted(tensors):
-                for name in names(original):
+                wanted = names(original)
+                for place, name in enumerate(wanted):
                     if name not in expected:
                         problems.append(f"{original} is unexpected")
                     elif name in found:
                         problems.append(f"{original} is there twice")
                     else:
-                        tensor = tensors[original]()
+                        tensor = _part(tensors[original](), [expected.get(each, ()) for each in wanted], place)
                         left_bytes -= tensor.numel() * tensor.element_size()
                         problem = _problem(tensor, expected[name])
                         if problem is None and left_bytes < 0:
@@ -80,6 +84,14 @@ def read_tensors(checkpoint: Checkpoint, expected: Mapping[str, tuple[int, ...]]
     if problems:
         raise WeightsError(_message(checkpoint, problems))
     return found
+
+
+def _part(tensor: Tensor, shapes: Sequence[tuple[int, ...]], place: int) -> Tensor:
+    """Take the rows of one of the expected tensors that the file holds as one; otherwise they share all of it."""
+    rows = [shape[0] if shape else 0 for shape in shapes]
+    if len(shapes) > 1 and tensor.dim() and len(tensor) == sum(rows):
+        return tensor[sum(rows[:place]) : sum(rows[: place + 1])]
+    return tensor
 
 
 def _problem(tensor: Tensor, shape: tuple[int, ...]) -> str | None:
@@ -124,7 +136,9 @@ def _opened(file: Path, checkpoint: Checkpoint) -> Iterator[Mapping[str, Callabl
     else:
         content = _unpickled(file)
         state = content.get("model") if checkpoint.layout == "fair-esm" and isinstance(content, dict) else content
-        if not isinstance(state, dict) or not all(isinstance(tensor, Tensor) for tensor in state.values()):
+        if not isinstance(state, dict) or not all(
+            isinstance(tensor, Tensor) or str(name).endswith(EXTRA_STATE) for name, tensor in state.items()
+        ):
             raise WeightsError(f"Cannot load {file}: expected tensors by name, found something else.")
         yield {str(name): _reader(state.__getitem__, name) for name in state}
 

@@ -28,6 +28,9 @@ DATA = ROOT / "tests" / "data"
 CHECKPOINTS = {
     "fastesm2": DATA / "esm" / "fastesm2_tiny",
     "esm2": DATA / "esm" / "esm2_hf_tiny",
+    "esm1b": DATA / "esm1b" / "esm1b_hf_tiny",
+    "esm1v": DATA / "esm1b" / "esm1b_hf_tiny",
+    "esmc": DATA / "esmc" / "hf_esmc_tiny",
     "dnabert": DATA / "dnabert_s",
     **{name: DATA / "t5" / name for name in ("prot_t5", "prost_t5", "ankh")},
 }

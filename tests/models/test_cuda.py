@@ -21,10 +21,11 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from embedstore.models import attention as attending
-from embedstore.models import devices, esm, pooling
+from embedstore.models import devices, esm, esmc, pooling, rotary
 from embedstore.models.devices import Streams, on_device
 from embedstore.models.dnabert import DnabertEncoder, DnabertShape
 from embedstore.models.esm import EsmEncoder, EsmShape
+from embedstore.models.esmc import EsmcEncoder, EsmcShape
 from embedstore.models.t5 import T5Encoder, T5Shape
 
 pytestmark = pytest.mark.filterwarnings("ignore:ComplexHalf support is experimental:UserWarning")
@@ -35,10 +36,12 @@ CAPABILITIES = [(7, 0), (7, 5), (8, 0), (8, 9), (9, 0)]
 LAYERS = 2
 LENGTHS = [61, 60, 60, 59, 57, 57, 56, 55, 54, 53, 53, 52, 50]
 TOKENS, HIDDEN = sum(LENGTHS), 64
-MOST_OPERATIONS = {"esm": 18, "dnabert": 25, "t5": 15, "gated t5": 17}  # a layer, for the whole pack
+MOST_OPERATIONS = {"esm": 18, "esm1b": 18, "esmc": 18, "dnabert": 25, "t5": 15, "gated t5": 17}  # a layer, for the pack
 OUTSIDE_LAYERS = 20
 
 _ESM = EsmShape(HIDDEN, LAYERS, 4, 4 * HIDDEN, 33, 1e-5, True)
+_ESM1B = EsmShape(HIDDEN, LAYERS, 4, 4 * HIDDEN, 33, 1e-5, True, positions=2050, norm_before=True)
+_ESMC = EsmcShape(HIDDEN, LAYERS, 4, 4 * HIDDEN)
 _DNABERT = DnabertShape(HIDDEN, LAYERS, 4, 4 * HIDDEN, 40, 2, 1e-12)
 _T5 = {
     "t5": T5Shape(HIDDEN, LAYERS, 4, 24, 4 * HIDDEN, 128, 32, 128, 1e-6, gated=False),
@@ -144,8 +147,12 @@ def gpu(capability: tuple[int, int], patch: pytest.MonkeyPatch) -> Iterator[None
         yield
 
 
-def esm_encoder() -> EsmEncoder:
-    return EsmEncoder.from_tensors(_ESM, {name: torch.ones(sizes) for name, sizes in _ESM.tensors().items()})
+def esm_encoder(shape: EsmShape) -> EsmEncoder:
+    return EsmEncoder.from_tensors(shape, {name: torch.ones(sizes) for name, sizes in shape.tensors().items()})
+
+
+def esmc_encoder() -> EsmcEncoder:
+    return EsmcEncoder.from_tensors(_ESMC, {name: torch.ones(sizes) for name, sizes in _ESMC.tensors().items()})
 
 
 def dnabert_encoder() -> DnabertEncoder:
@@ -157,7 +164,9 @@ def t5_encoder(shape: T5Shape) -> T5Encoder:
 
 
 ENCODERS: dict[str, Any] = {
-    "esm": esm_encoder(),
+    "esm": esm_encoder(_ESM),
+    "esm1b": esm_encoder(_ESM1B),
+    "esmc": esmc_encoder(),
     "dnabert": dnabert_encoder(),
     **{name: t5_encoder(shape) for name, shape in _T5.items()},
 }
@@ -182,7 +191,8 @@ def check_forward(name: str, capability: tuple[int, int], dtype: torch.dtype) ->
     assert len(kernels) <= MOST_OPERATIONS[name] * LAYERS + OUTSIDE_LAYERS
     flash = [operation for operation in kernels if operation.name == "aten::_flash_attention_forward"]
     others = [operation for operation in kernels if operation.name == "aten::scaled_dot_product_attention"]
-    usable = name == "esm" and capability >= (8, 0) and dtype == torch.float16
+    has_bias = name in ("dnabert", *_T5)
+    usable = not has_bias and capability >= (8, 0) and dtype == torch.float16
     assert (len(flash), len(others)) == ((LAYERS, 0) if usable else (0, LAYERS))
     for operation in flash:
         assert [tensor.dtype for tensor in operation.taken] == [torch.float16] * 3 + [torch.int32] * 2
@@ -274,8 +284,8 @@ def test_float16_pairs_are_rotated_to_the_bit_as_in_float32() -> None:
     pairs = torch.randn(50, 3, 4, 16, generator=generator).half() * 3
     angles = torch.randn(50, 1, 1, 8, generator=generator)
     at_once, there_and_back = pairs.clone(), pairs.clone()
-    esm._rotate(at_once[:, :2], torch.polar(torch.ones_like(angles), angles))
-    esm._rotate_in_float32(there_and_back[:, :2], torch.polar(torch.ones_like(angles), angles))
+    rotary.rotate(at_once[:, :2], torch.polar(torch.ones_like(angles), angles))
+    rotary.rotate_in_float32(there_and_back[:, :2], torch.polar(torch.ones_like(angles), angles))
     assert torch.equal(at_once, there_and_back)
     assert not torch.equal(at_once, pairs)
 
@@ -313,8 +323,8 @@ def _on_the_host(values: Any, device: torch.device) -> Tensor:
     return torch.from_numpy(values).clone()
 
 
-def _asked_of_the_device(self: EsmEncoder, lengths: Sequence[int]) -> Tensor:
-    sizes = on_device(np.asarray(lengths, dtype=np.int64), self.device)
+def _asked_of_the_device(lengths: Sequence[int], device: torch.device) -> Tensor:
+    sizes = on_device(np.asarray(lengths, dtype=np.int64), device)
     return torch.repeat_interleave(sizes)
 
 
@@ -348,6 +358,21 @@ def _layer_kept(self: Any, device: torch.device, dtype: torch.dtype) -> Any:
     return type(self)(self.weight.to(device), self.bias.to(device))
 
 
+def _embedded_in_float32(self: Any, token_ids: Tensor, places: Tensor) -> Tensor:
+    words = torch.nn.functional.embedding(token_ids, self._embeddings)
+    return words.float() + self._positions.float().index_select(0, places)
+
+
+def _normed_in_float32(self: Any, states: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    full = None if bias is None else bias.float()
+    return torch.nn.functional.layer_norm(states.float(), (HIDDEN,), weight.float(), full).to(states.dtype)
+
+
+def _layer_of_esmc_kept(self: Any, device: torch.device, dtype: torch.dtype) -> Any:
+    del dtype
+    return type(self)(*(getattr(self, name).to(device) for name in self.__slots__))
+
+
 FAULTS: dict[str, tuple[str, Patch]] = {
     "a number is read": ("esm", _in_hidden_states(lambda states: states.sum().item())),
     "states are copied to the host": ("esm", _in_hidden_states(lambda states: [states.cpu()])),
@@ -356,9 +381,17 @@ FAULTS: dict[str, tuple[str, Patch]] = {
     "states go on in float32": ("esm", _in_hidden_states(lambda states: states.float().half())),
     "states are in bfloat16": ("esm", _in_hidden_states(lambda states: states.bfloat16())),
     "weights stay in float32": ("esm", _attribute(esm._Affine, "to", _layer_kept)),
-    "rotary through float32": ("esm", _attribute(esm, "_rotates_float16", lambda device: False)),
-    "positions made on the device": ("esm", _attribute(EsmEncoder, "_positions", _asked_of_the_device)),
-    "positions on the host": ("esm", _attribute(esm, "on_device", _on_the_host)),
+    "rotary through float32": ("esm", _attribute(rotary, "rotates_float16", lambda device: False)),
+    "rotary of queries and keys of ESM-C through float32": (
+        "esmc",
+        _attribute(rotary, "rotates_float16", lambda device: False),
+    ),
+    "positions made on the device": ("esm", _attribute(rotary, "positions", _asked_of_the_device)),
+    "positions on the host": ("esm", _attribute(rotary, "on_device", _on_the_host)),
+    "learned positions on the host": ("esm1b", _attribute(rotary, "on_device", _on_the_host)),
+    "learned positions in float32": ("esm1b", _attribute(EsmEncoder, "_embed", _embedded_in_float32)),
+    "queries normed in float32": ("esmc", _attribute(EsmcEncoder, "_norm", _normed_in_float32)),
+    "a layer of ESM-C keeps float32": ("esmc", _attribute(esmc._Layer, "to", _layer_of_esmc_kept)),
     "starts on the host": ("esm", _attribute(attending, "on_device", _on_the_host)),
     "starts in int64": ("esm", _flash(lambda starts: starts.long())),
     "starts without the first": ("esm", _flash(lambda starts: starts.narrow(0, 1, len(LENGTHS)))),

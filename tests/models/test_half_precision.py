@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from embedstore.models import attention as attending
-from embedstore.models import dnabert, esm, t5
+from embedstore.models import dnabert, esm, esmc, t5
 from embedstore.models.attention import Attend
 from embedstore.models.checkpoint import find_checkpoint
 from embedstore.models.pooling import weighted_sums
@@ -28,6 +28,7 @@ def _padded_as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
         return attending._padded(lengths, about["device"], about["dtype"], about.get("bias"), about.get("scale"))
 
     monkeypatch.setattr(esm, "attention", attention)
+    monkeypatch.setattr(esmc, "attention", attention)
     monkeypatch.setattr(dnabert, "attention", attention)
     monkeypatch.setattr(t5, "attention", attention)
 
@@ -50,6 +51,14 @@ def test_esm_in_float16_is_within_the_tolerance_of_the_reference() -> None:
     folder = DATA / "esm" / "fastesm2_tiny"
     encoder = esm.read_encoder(find_checkpoint(folder)).to(CPU, torch.float16)
     with np.load(folder / "expected.npz") as expected:
+        lengths = np.diff(expected["cu_seqlens"]).tolist()
+        assert_near(means(encoder, expected["ids_concat"], lengths, before=1, after=1), expected["pooled_mean"])
+
+
+@pytest.mark.parametrize(("module", "folder"), [(esmc, "esmc/hf_esmc_tiny"), (esm, "esm1b/esm1b_hf_tiny")])
+def test_esmc_and_esm1b_in_float16_are_within_the_tolerance_of_the_reference(module: Any, folder: str) -> None:
+    encoder = module.read_encoder(find_checkpoint(DATA / folder)).to(CPU, torch.float16)
+    with np.load(DATA / folder / ".." / "expected.npz") as expected:
         lengths = np.diff(expected["cu_seqlens"]).tolist()
         assert_near(means(encoder, expected["ids_concat"], lengths, before=1, after=1), expected["pooled_mean"])
 
@@ -80,4 +89,7 @@ def test_adding_a_projection_is_the_same_either_way() -> None:
     once, in_place = states.clone(), states.clone()
     esm.add_rounded_once(once, affine, values)
     esm._add_in_place(in_place, affine, values)
+    torch.testing.assert_close(once, in_place, rtol=0, atol=1e-5)
+    esmc.add_rounded_once(once, affine.weight, values)
+    esmc._add_in_place(in_place, affine.weight, values)
     torch.testing.assert_close(once, in_place, rtol=0, atol=1e-5)

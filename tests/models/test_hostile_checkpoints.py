@@ -21,6 +21,7 @@ from embedstore.errors import ModelError, WeightsError
 from embedstore.models.checkpoint import find_checkpoint
 from embedstore.models.dnabert import LARGEST_TOKENIZER_BYTES, DnaTokenizer, read_shape
 from embedstore.models.esm import read_encoder
+from embedstore.models.esmc import read_encoder as read_esmc
 from embedstore.models.resolution import resolve
 
 DATA = Path(__file__).resolve().parents[1] / "data"
@@ -242,6 +243,31 @@ def mutated_bytes(content: bytes, random: Random) -> bytes:
         place = random.choice([near, len(found) - 1 - near, random.randrange(len(found))])
         found[place : place + random.choice([0, 1, 8])] = random.randbytes(random.choice([0, 1, 8]))
     return bytes(found)
+
+
+def test_random_mutations_of_a_pth_give_a_model_or_a_typed_error(tmp_path: Path) -> None:
+    """Its sizes are taken from the pickle's instructions, unless a configuration lies beside it."""
+    random, folder = Random(5), Path(shutil.copytree(DATA / "esmc" / "original_pth", tmp_path / "checkpoint"))
+    file = next(folder.rglob("*.pth"))
+    content, messages = file.read_bytes(), []
+    for number in range(300):
+        if number == 150:
+            shutil.copy(DATA / "esmc" / "hf_esmc_tiny" / "config.json", folder)
+        file.write_bytes(mutated_bytes(content, random))
+        try:
+            read_esmc(find_checkpoint(folder))
+        except ModelError as error:
+            messages.append(str(error))
+    assert len(messages) > 150
+    assert max(map(len, messages)) < 5000
+
+
+def test_shapes_in_a_damaged_pickle_are_a_weights_error(tmp_path: Path) -> None:
+    """The archive is whole, what it holds is not."""
+    file = Path(shutil.copy(next((DATA / "esmc" / "original_pth").rglob("*.pth")), tmp_path / "x.pth"))
+    rezipped(file, zipfile.ZIP_STORED, lambda name, content: content[:-30] if "data.pkl" in name else content)
+    with pytest.raises(WeightsError, match=r"x\.pth: its pickle is damaged"):
+        find_checkpoint(file)
 
 
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors", "pytorch_model.bin", "older.bin"])

@@ -22,6 +22,7 @@ from embedstore.models.resolution import ModelOptions, is_recipe_of
 
 TINY = Path(__file__).resolve().parents[1] / "data" / "esm" / "fastesm2_tiny"
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "fixtures" / "esm2_layers"
+ESMC = SHARED.with_name("esmc")
 PROTEINS = [b"MKTAYIAKQRQISFVKSHFSRQ", b"M", b"ACDEFGHIKLMNPQRSTVWYXBZUO", b"GG" * 40]
 
 
@@ -58,6 +59,16 @@ def test_every_layer_and_pooling_equals_the_reference(pack_tokens: int) -> None:
         np.testing.assert_allclose(
             found[place].vectors / scale, wanted / scale, rtol=0, atol=2e-5, err_msg=f"{recipe.layer} {recipe.pooling}"
         )
+
+
+@pytest.mark.skipif(not ESMC.is_dir(), reason="needs ../shared/fixtures/esmc")
+def test_every_layer_of_esmc_equals_the_reference() -> None:
+    expected = np.load(ESMC / "expected.npz")
+    embedder = load(ESMC / "hf_esmc_tiny", max_length=5000)
+    recipes = [replace(embedder.recipe, layer=layer) for layer in ("0", "1", "2")]
+    sequences = [str(sequence).upper().encode() for sequence in expected["sequences"]]
+    for place, embedded in enumerate(embedder.for_recipes(recipes).embed_all(sequences)):
+        np.testing.assert_allclose(embedded.vectors, expected["pooled_mean_per_block"][:, place], rtol=0, atol=1e-5)
 
 
 def test_a_vector_does_not_depend_on_what_else_is_asked_for() -> None:

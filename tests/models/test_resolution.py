@@ -39,6 +39,7 @@ def test_resolving_imports_no_torch() -> None:
     program = (
         "import sys, embedstore.models as m\n"
         f"m.resolve({str(DATA / 'fastesm2_tiny')!r}); m.resolve({str(DATA / 'fair_esm_tiny')!r})\n"
+        f"m.resolve({str(DATA.parent / 'esmc' / 'hf_esmc_tiny')!r})\n"
         "m.resolve('tnf').load(None)\n"
         "assert not {'torch', 'transformers', 'huggingface_hub', 'tokenizers', 'safetensors'} & set(sys.modules)"
     )
@@ -150,8 +151,11 @@ def test_every_model_has_what_its_kind_needs() -> None:
     assert list(MODELS) == [
         *("tnf", "aac_dpc"),
         *("esm2_t6_8m", "esm2_t12_35m", "esm2_t30_150m", "esm2_t33_650m", "esm2_t36_3b"),
-        *("fastesm2_650", "dnabert_s"),
+        "fastesm2_650",
+        *("esm1b_t33_650m", *(f"esm1v_t33_650m_{number}" for number in range(1, 6))),
+        *("esmc_300m", "esmc_600m", "dnabert_s"),
         *("prot_t5_xl_half", "prost_t5", "ankh_base", "ankh_large"),
+        "dnabert2_117m",
     ]
     for name, spec in MODELS.items():
         assert spec.name == name
