@@ -2,7 +2,8 @@
 
     inputs ─ cut ─▶ samples.tsv, sequences with their keys, sources (in a hidden folder of the output)
            ─ fill ─▶ the store: only missing vectors are computed, so a run that was killed can resume
-           ─ view, network ─▶ batch by batch ─▶ predictions.tsv, contigs.tsv, predict.json
+           ─ view, network ─▶ batch by batch ─▶ predictions.tsv, track; scored sequences (in the hidden folder)
+           ─ calls ─▶ contigs.tsv, called.fna, predict.json
 
 The classifier's schema is compared with the spaces and the preparation before any of it begins. Sequences are parsed,
 canonicalised and hashed once, when they are cut. A space looks up each batch when it is filled and when it is read.
@@ -27,11 +28,13 @@ import numpy as np
 
 from embedstore.atomic import cell, from_cell
 from embedstore.classify.blocks import find_spaces, require_schema
+from embedstore.classify.calling import Called, Calling, calling_of
 from embedstore.classify.classifier import Classifier, load_classifier
-from embedstore.classify.contigs import ContigGatherer, SourceCounts
+from embedstore.classify.contigs import ContigGatherer, HeldContigs, SourceCounts
 from embedstore.classify.metrics import Floats, Probabilities
 from embedstore.classify.scores import PIECE_ROWS
-from embedstore.classify.tables import Tables, Tally, open_tables
+from embedstore.classify.tables import CALLED_NAME, CalledSequences, Tables, Tally, open_tables
+from embedstore.classify.track import SEGMENTS_NAME, TRACK_NAME, Track
 from embedstore.errors import InputError
 from embedstore.features import FillFrom, Preparation, Samples, collect, fill_spaces, is_missing, view
 from embedstore.filling import FillOptions, FillReport, SpaceTarget
@@ -43,12 +46,17 @@ from embedstore.records import Record, Rejection
 from embedstore.samples import LabelledInput, PrepareCounts, PrepareOptions, cut_samples, read_samples
 from embedstore.samples.cutting import CutSamples
 from embedstore.samples.outputs import SAMPLES_NAME, OutputFolder
-from embedstore.samples.sources import SourceReader, find_files, parse_input
+from embedstore.samples.sources import Source, SourceReader, find_files, parse_input
 from embedstore.samples.table import SampleWriter
+from embedstore.sequences.translation import Bounds
 from embedstore.store.store import SpaceStore
 
 REPORT_NAME = "predict.json"
 _SOURCES_NAME = "sources.jsonl"
+_RECORDS_NAME = "records"
+_CONTIGS_NAME = "contigs"
+_ON_REQUEST = (CALLED_NAME, TRACK_NAME, SEGMENTS_NAME)
+"""Files that not every prediction writes."""
 _WORK_PREFIX = ".predict-"
 
 OnCut = Callable[[PrepareCounts], object]
@@ -67,6 +75,10 @@ class PredictOptions:
     genetic_code : NCBI's table; None: as the classifier was trained; anything else is refused.
     min_length_bases : shorter sequences are not cut; None: 60.
     compat : "virnucpro" writes VirNucPro's two tables too.
+    positive : the class that is looked for; None: as in the training, or of two classes the one called "virus".
+    min_score, fdr, prevalence : how sequences are called that class, see `calling`.
+    write_called : write the sequences that are called so to `called.fna`.
+    track : write scores along the sequences, and parts of one call, see `track`.
     fill : device, and when segments are committed.
     model_options : model -> weights, precision and so on, where not the defaults.
     """
@@ -76,6 +88,12 @@ class PredictOptions:
     genetic_code: int | None = None
     min_length_bases: int | None = None
     compat: Literal["virnucpro"] | None = None
+    positive: str | None = None
+    min_score: float | None = None
+    fdr: float | None = None
+    prevalence: float | None = None
+    write_called: bool = False
+    track: bool = False
     fill: FillOptions = field(default_factory=FillOptions)
     model_options: Mapping[str, ModelOptions] = field(default_factory=dict)
 
@@ -96,6 +114,7 @@ class PredictReport:
     Attributes
     ----------
     tally : how many sequences were called what.
+    called : of the class that is looked for, and by which threshold.
     rejected : records that are not DNA sequences.
     """
 
@@ -103,6 +122,7 @@ class PredictReport:
     classifier: str
     counts: PrepareCounts
     tally: Tally
+    called: Called
     filled: tuple[FillReport, ...]
     rejected: tuple[Rejection, ...]
     seconds: float
@@ -119,6 +139,7 @@ class PredictReport:
             "classifier": self.classifier,
             **self.counts.to_json(),
             **self.tally.to_json(),
+            "calling": self.called.to_json(),
             "filled": [report.to_json() for report in self.filled],
             "rejected": [rejection._asdict() for rejection in self.rejected],
             "seconds": round(self.seconds, 3),
@@ -140,8 +161,8 @@ def predict(
     ----------
     sequences : files and folders as for `prepare`; `-` is standard input.
     classifier : as `train` returns it, or its folder.
-    output : folder for `predictions.tsv`, `contigs.tsv` and `predict.json`, which appear together at the end. Only one
-        prediction may write into it at a time.
+    output : folder for `predictions.tsv`, `contigs.tsv`, `predict.json` and what else is asked for, which appear
+        together at the end. Only one prediction may write into it at a time.
     store : holds the vectors, and gets those that are missing.
     options : models, and how to cut; None: as the classifier was trained.
     progress : functions that are told how far it is.
@@ -149,34 +170,67 @@ def predict(
     Raises
     ------
     SchemaError : the spaces, their order, or the preparation are not those of the classifier; both sides are named.
+    InputError : calls or files are asked for that the classifier has no class or no calibration for.
     EmbedStoreError : as `prepare` and `fill`.
     """
     started = time.monotonic()
     options, progress, output = options or PredictOptions(), progress or PredictProgress(), Path(output)
     classifier = classifier if isinstance(classifier, Classifier) else load_classifier(classifier)
-    preparing = prepare_options(classifier, options)
+    preparing, calling = prepare_options(classifier, options), _calling(classifier, options)
     targets = find_spaces(classifier, store, options.models, options.model_options)
     require_schema(classifier, targets, Preparation(**preparing.preparation()), "this prediction")
     files = find_files([parse_input(one) for one in sequences]).files
     reader = SourceReader(files)
     with OutputFolder(output) as folder, _work_folder(output) as work:
-        tables = open_tables(folder, classifier, preparing, _sources(work), compat=options.compat)
-        counts = _cut(reader, preparing, {target.recipe.molecule for target in targets}, work, progress.on_cut)
+        tables = open_tables(
+            folder,
+            classifier,
+            preparing,
+            _sources(work),
+            compat=options.compat,
+            called=CalledSequences(calling.positive, _records(work)) if options.write_called else None,
+        )
+        track = None
+        if options.track and calling.positive is not None:
+            bounds = partial(_chunks, preparing)
+            track = Track(folder.create, classifier.labels, calling.positive, bounds, classifier.sequences)
+        molecules = {target.recipe.molecule for target in targets}
+        counts = _cut(reader, preparing, molecules, work, progress.on_cut, keep=options.write_called)
         windows = partial(_CutWindows, work, preparing.length_bases)
         filled_targets, filled = fill_spaces(targets, FillFrom(work, options.fill, progress.on_fill), windows)
-        tally = _score(_Scorer(classifier, filled_targets, filled), work, tables, counts.samples, progress.on_scored)
+        scorer = _Scorer(classifier, filled_targets, filled)
+        tally, held = _score(scorer, work, tables, calling, track, counts.samples, progress.on_scored)
+        called = _call(held, work, tables, tally)
         report = PredictReport(
             output=output,
             classifier=classifier.name,
             counts=counts,
             tally=tally,
+            called=called,
             filled=tuple(filled),
             rejected=tuple(reader.rejected),
             seconds=time.monotonic() - started,
         )
         folder.create(REPORT_NAME).write((json.dumps(report.to_json(), indent=1) + "\n").encode())
+        for name in _ON_REQUEST:  # of an earlier run
+            (output / name).unlink(missing_ok=True)
         folder.publish(REPORT_NAME)
     return report
+
+
+def _calling(classifier: Classifier, options: PredictOptions) -> Calling:
+    return calling_of(
+        classifier,
+        positive=options.positive,
+        min_score=options.min_score,
+        fdr=options.fdr,
+        prevalence=options.prevalence,
+        needs_positive=options.write_called or options.track,
+    )
+
+
+def _chunks(cut: PrepareOptions, length_bases: int) -> Bounds:
+    return cut.cut(length_bases, cut.length_bases)
 
 
 def prepare_options(classifier: Classifier, options: PredictOptions) -> PrepareOptions:
@@ -203,9 +257,20 @@ def prepare_options(classifier: Classifier, options: PredictOptions) -> PrepareO
 
 
 def _cut(
-    reader: SourceReader, options: PrepareOptions, molecules: Set[Molecule], work: Path, on_cut: OnCut | None
+    reader: SourceReader,
+    options: PrepareOptions,
+    molecules: Set[Molecule],
+    work: Path,
+    on_cut: OnCut | None,
+    *,
+    keep: bool,
 ) -> PrepareCounts:
-    """Write samples, their sequences of some molecules with the keys, and one line per source."""
+    """Write samples, their sequences of some molecules with the keys, and one line per source.
+
+    Parameters
+    ----------
+    keep : the sources too, as they were read.
+    """
     counts = PrepareCounts()
     with ExitStack() as stack:
 
@@ -214,6 +279,7 @@ def _cut(
 
         samples, sources = SampleWriter(create(SAMPLES_NAME)), create(_SOURCES_NAME)
         sequences = {molecule: create(_sequences_name(molecule)) for molecule in molecules}
+        records = create(_RECORDS_NAME) if keep else None
         for cut in cut_samples(reader, options):
             samples.write(cut.table)
             for molecule, stream in sequences.items():
@@ -221,10 +287,28 @@ def _cut(
             for one in cut.finished:
                 line = SourceCounts(one.source, one.length_bases, one.chunks, one.samples, one.dropped)
                 sources.write(json.dumps(line).encode() + b"\n")
+            if records is not None:
+                for piece in cut.window.pieces:
+                    if piece.is_last:
+                        records.write(_record_lines(piece.source))
             counts.add(cut, reader.read)
             if on_cut is not None:
                 on_cut(counts)
     return replace(counts, records=reader.read)
+
+
+def _record_lines(source: Source) -> bytes:
+    """Write the id and the length of a record in a line, and then its sequence with its line ends."""
+    raw = source.raw.strip(b"\n")
+    return b"%b\t%d\n%b\n" % (cell(source.record_id).encode(), len(raw), raw)
+
+
+def _records(work: Path) -> Iterator[tuple[bytes, bytes]]:
+    with (work / _RECORDS_NAME).open("rb") as stream:
+        while line := stream.readline():
+            name, length_bytes = line.rstrip(b"\n").split(b"\t")
+            yield name, stream.read(int(length_bytes))
+            stream.read(1)
 
 
 def _sequences_name(molecule: Molecule) -> str:
@@ -266,26 +350,41 @@ class _CutWindows:
                 yield Window(records, [sequence for _, sequence, _ in some], keys)
 
 
-def _score(scorer: _Scorer, work: Path, tables: Tables, expected: int, on_scored: OnScored | None) -> Tally:
-    """Score samples batch by batch and write the tables."""
+def _score(
+    scorer: _Scorer,
+    work: Path,
+    tables: Tables,
+    calling: Calling,
+    track: Track | None,
+    expected: int,
+    on_scored: OnScored | None,
+) -> tuple[Tally, HeldContigs]:
+    """Score samples batch by batch, write their tables, and hold the scores of sequences."""
     labels, preparation = scorer.classifier.labels, scorer.classifier.schema.preparation
-    gatherer = ContigGatherer(_sources(work), len(labels), scorer.classifier.sequences)
-    tally = Tally(labels)
+    gatherer = ContigGatherer(_sources(work), len(labels), scorer.classifier.sequences, track)
+    tally, held = Tally(labels), HeldContigs(work / _CONTIGS_NAME, calling)
     done = 0
     for batch in read_samples(work / SAMPLES_NAME, PIECE_ROWS):
         samples = collect([batch], preparation, "the input")
         scores, logits = scorer.score(samples)
-        contigs = list(gatherer.add(scores, logits))
-        tables.write(samples, scores, contigs)
-        tally.add(scores, contigs)
+        held.add(gatherer.add(scores, logits, samples.start))
+        tables.write(samples, scores)
+        tally.add(scores)
         done += len(samples)
         if on_scored is not None:
             on_scored(done, expected)
-    contigs = list(gatherer.finish())
-    tables.write(None, np.empty((0, len(labels))), contigs)
-    tally.add(np.empty((0, len(labels))), contigs)
+    held.add(gatherer.finish())
+    return tally, held
+
+
+def _call(held: HeldContigs, work: Path, tables: Tables, tally: Tally) -> Called:
+    """Call the sequences, all of whose scores are known now, and write their tables."""
+    contigs = held.called(_sources(work), len(tally.labels))
+    while some := list(islice(contigs, PIECE_ROWS)):
+        tables.write_contigs(some)
+        tally.add_contigs(some)
     tables.finish()
-    return tally
+    return held.outcome(tally.labels)
 
 
 class _Scorer:

@@ -30,6 +30,7 @@ from numpy.typing import NDArray
 from embedstore.atomic import replacing
 from embedstore.classify.blocks import FeatureInput, Reading, open_input
 from embedstore.classify.calibration import Calibration, SequenceCalibration, calibrate, uncalibrated
+from embedstore.classify.calling import positive_class
 from embedstore.classify.classifier import REPORT_NAME, SCORES_NAME, Classifier, check_output, save_classifier
 from embedstore.classify.fitting import CrossFitted, OnFitted, PartRows, cross_fit, log_losses, row_weights
 from embedstore.classify.fragments import (
@@ -54,28 +55,6 @@ from embedstore.features.merging import read_assignments
 
 _LENGTH_PARTS = 5
 """Samples are told apart by length in fifths of the chunk length."""
-
-
-_GUESSED_POSITIVE = "virus"
-
-
-def positive_class(labels: tuple[str, ...], asked: str | None) -> int | None:
-    """Return the place of the class that reports look at first; None: all alike.
-
-    Parameters
-    ----------
-    asked : its name; None: of two classes the one that is called "virus", if there is one.
-
-    Raises
-    ------
-    InputError : there is no class of that name.
-    """
-    if asked is None:
-        folded = [label.casefold() for label in labels]
-        return folded.index(_GUESSED_POSITIVE) if len(labels) == 2 and _GUESSED_POSITIVE in folded else None
-    if asked not in labels:
-        raise InputError(f"Cannot look for the class {asked}: expected one of {', '.join(labels)}.")
-    return labels.index(asked)
 
 
 def require_labelled(scores: Scores) -> None:
