@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embedstore.atomic import cell
-from embedstore.classify.calibration import SequenceCalibration
+from embedstore.classify.calibration import Chunks, SequenceCalibration
 from embedstore.classify.calling import UNCALLED, Called, Calling
 from embedstore.classify.metrics import Floats, Probabilities
 
@@ -151,7 +151,9 @@ class ContigGatherer:
             return Contig(counts, 0, None, np.zeros(self._classes))
         scores = self._sum / self._scored
         if self._sequences is not None:
-            scores = self._sequences.probabilities(scores[None], np.array([self._scored]))[0]
+            opened = counts.chunks - sum(counts.dropped.values())
+            chunks = Chunks(np.array([counts.chunks]), np.array([opened]))
+            scores = self._sequences.probabilities(scores[None], np.array([self._scored]), chunks)[0]
         return Contig(counts, self._scored, scores, self._calls / self._scored)
 
 

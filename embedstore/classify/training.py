@@ -40,6 +40,7 @@ from embedstore.classify.fragments import (
     fragment_weights,
     fragments_of,
     how_calibrated,
+    scored,
 )
 from embedstore.classify.heads import TrainOptions
 from embedstore.classify.metrics import PREVALENCES, Measures, Probabilities
@@ -373,7 +374,7 @@ def assess_contigs(
     crossed : see `assess_fragments`.
     """
     sequences, place = classifier.sequences, positive_class(classifier.labels, positive)
-    scores = fragments.scores if sequences is None else sequences.probabilities(fragments.logits, fragments.counts)
+    scores = fragments.scores if sequences is None else scored(fragments, sequences)
     found = assess_fragments(fragments, scores, classifier.labels, place, seed, crossed)
     return jsonable(found)  # type: ignore[no-any-return]
 
