@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from embedstore.auditing import AuditOptions, AuditReport, DifferingVector
     from embedstore.classify.blocks import Reading
     from embedstore.classify.calibration import Calibration, SequenceCalibration
+    from embedstore.classify.calling import Called, Calling
     from embedstore.classify.classifier import Classifier, load_classifier
     from embedstore.classify.evaluation import Evaluation, evaluate
     from embedstore.classify.fragments import Fragments
@@ -110,6 +111,8 @@ _HOME = {
     "Batch": "features",
     "Block": "features",
     "Calibration": "classify.calibration",
+    "Called": "classify.calling",
+    "Calling": "classify.calling",
     "Canaries": "records",
     "CanaryError": "errors",
     "Categories": "features",
@@ -233,6 +236,8 @@ __all__ = [
     "Batch",
     "Block",
     "Calibration",
+    "Called",
+    "Calling",
     "Canaries",
     "CanaryError",
     "Categories",

@@ -57,6 +57,30 @@ def predict(
     dna_only_fallback: Annotated[
         bool, typer.Option("--dna-only-fallback", help="Call contigs without an open frame from their DNA alone.")
     ] = False,
+    positive: Annotated[
+        str | None,
+        typer.Option(
+            "--positive", metavar="LABEL", help="The class that is looked for. Default: as trained, or virus."
+        ),
+    ] = None,
+    min_score: Annotated[
+        float | None,
+        typer.Option("--min-score", metavar="S", min=0, max=1, help="Call a contig positive from this score on."),
+    ] = None,
+    fdr: Annotated[
+        float | None,
+        typer.Option("--fdr", metavar="Q", min=0, max=1, help="Expected share of false ones among contigs called so."),
+    ] = None,
+    prevalence: Annotated[
+        float | None,
+        typer.Option("--prevalence", metavar="P", help="Share of the positive class in the input, between 0 and 1."),
+    ] = None,
+    write_called: Annotated[
+        bool, typer.Option("--write-called", help="Write the contigs called positive to called.fna.")
+    ] = False,
+    track: Annotated[
+        bool, typer.Option("--track", help="Write scores.bedgraph and segments.tsv: scores along each contig.")
+    ] = False,
 ) -> None:
     """Classify sequences: cut, embed what is missing, score.
 
@@ -74,6 +98,12 @@ def predict(
         min_length_bases=min_length,
         compat=None if compat is None else "virnucpro",
         dna_only_fallback=dna_only_fallback,
+        positive=positive,
+        min_score=min_score,
+        fdr=fdr,
+        prevalence=prevalence,
+        write_called=write_called,
+        track=track,
         fill=context.fill_options(),
         model_options=context.options_of_models(models_of(loaded, named)),
     )
@@ -108,7 +138,8 @@ def _write_predicted(report: PredictReport, *, quiet: bool) -> None:
         return
     counts, tally = report.counts, report.tally
     computed = ", ".join(f"{count(filled.computed)} by {filled.space.name}" for filled in report.filled)
-    missing = tally.samples_without_vector
+    missing, called = tally.samples_without_vector, report.called
+    threshold = "" if called.threshold is None else f"{called.threshold:.6f}" if called.sequences else "none is reached"
     write_facts(
         [
             ("read", f"{count(counts.sequences)} sequences, {count(counts.bases)} bases"),
@@ -121,6 +152,7 @@ def _write_predicted(report: PredictReport, *, quiet: bool) -> None:
                 for call, number in sorted(tally.contigs_from_dna.items())
             ],
             *([("known to the classifier by sequence", count(tally.known))] if report.recognises else []),
+            *([(f"least score of {called.label}", threshold)] if threshold else []),
             *([("samples without a vector", count(missing))] if missing else []),
             ("took", duration(report.seconds)),
             ("written to", str(report.output)),

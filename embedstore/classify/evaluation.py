@@ -20,13 +20,14 @@ from embedstore.classify.blocks import (
     require_schema,
     sequences_folder,
 )
+from embedstore.classify.calling import positive_class
 from embedstore.classify.classifier import REPORT_NAME, SCORES_NAME, Classifier, load_classifier
 from embedstore.classify.fragments import fragments_of
 from embedstore.classify.known import Recognised, recognise
 from embedstore.classify.metrics import Measures
 from embedstore.classify.provenance import Provenance
 from embedstore.classify.scores import Scores, logits_of, write_scores
-from embedstore.classify.training import assess, assess_contigs, jsonable, positive_class, require_labelled
+from embedstore.classify.training import assess, assess_contigs, jsonable, require_labelled
 from embedstore.classify.unseen import cut_sources
 from embedstore.errors import InputError
 from embedstore.features import (

@@ -2,7 +2,8 @@
 
     inputs ─ cut ─▶ samples.tsv, sequences with their keys, sources (in a hidden folder of the output)
            ─ fill ─▶ the store: only missing vectors are computed, so a run that was killed can resume
-           ─ view, network ─▶ batch by batch ─▶ predictions.tsv, contigs.tsv, predict.json
+           ─ view, network ─▶ batch by batch ─▶ predictions.tsv, track; scored sequences (in the hidden folder)
+           ─ calls ─▶ contigs.tsv, called.fna, predict.json
 
 The classifier's schema is compared with the spaces and the preparation before any of it begins. Sequences are parsed,
 canonicalised and hashed once, when they are cut. A space looks up each batch when it is filled and when it is read.
@@ -28,13 +29,15 @@ import numpy as np
 
 from embedstore.atomic import cell, from_cell
 from embedstore.classify.blocks import find_spaces, require_schema
+from embedstore.classify.calling import Called, Calling, calling_of
 from embedstore.classify.classifier import Classifier, load_classifier
-from embedstore.classify.contigs import Contig, ContigGatherer, SourceCounts
+from embedstore.classify.contigs import Contig, ContigGatherer, HeldContigs, SourceCounts
 from embedstore.classify.fallback import DnaCaller, fallback_of
 from embedstore.classify.known import NO_SKETCHES, KnownAs, SourceRecogniser
 from embedstore.classify.metrics import Floats, Probabilities
 from embedstore.classify.scores import PIECE_ROWS
-from embedstore.classify.tables import Tables, Tally, open_tables
+from embedstore.classify.tables import CALLED_NAME, CalledSequences, Tables, Tally, open_tables
+from embedstore.classify.track import SEGMENTS_NAME, TRACK_NAME, Track
 from embedstore.errors import InputError
 from embedstore.features import FillFrom, Preparation, Samples, collect, fill_spaces, is_missing, view
 from embedstore.filling import FillOptions, FillReport, SpaceTarget
@@ -47,13 +50,18 @@ from embedstore.samples import LabelledInput, PrepareCounts, PrepareOptions, cut
 from embedstore.samples.codes import AUTO, STANDARD_CODE, CodeChoice
 from embedstore.samples.cutting import CutSamples, closed_chunks
 from embedstore.samples.outputs import SAMPLES_NAME, OutputFolder
-from embedstore.samples.sources import SourceReader, find_files, parse_input
+from embedstore.samples.sources import Source, SourceReader, find_files, parse_input
 from embedstore.samples.table import SampleWriter
+from embedstore.sequences.translation import Bounds
 from embedstore.store.store import SpaceStore
 
 REPORT_NAME = "predict.json"
 _SOURCES_NAME = "sources.jsonl"
 _CLOSED_KEYS_NAME = "closed.keys"
+_RECORDS_NAME = "records"
+_CONTIGS_NAME = "contigs"
+_ON_REQUEST = (CALLED_NAME, TRACK_NAME, SEGMENTS_NAME)
+"""Files that not every prediction writes."""
 _WORK_PREFIX = ".predict-"
 
 OnCut = Callable[[PrepareCounts], object]
@@ -74,6 +82,10 @@ class PredictOptions:
     min_length_bases : shorter sequences are not cut; None: 60.
     compat : "virnucpro" writes VirNucPro's two tables too.
     dna_only_fallback : call sequences without an open frame from their DNA alone, by the classifier's fallback.
+    positive : the class that is looked for; None: as in the training, or of two classes the one called "virus".
+    min_score, fdr, prevalence : how sequences are called that class, see `calling`.
+    write_called : write the sequences that are called so to `called.fna`.
+    track : write scores along the sequences, and parts of one call, see `track`.
     fill : device, and when segments are committed.
     model_options : model -> weights, precision and so on, where not the defaults.
     """
@@ -84,6 +96,12 @@ class PredictOptions:
     min_length_bases: int | None = None
     compat: Literal["virnucpro"] | None = None
     dna_only_fallback: bool = False
+    positive: str | None = None
+    min_score: float | None = None
+    fdr: float | None = None
+    prevalence: float | None = None
+    write_called: bool = False
+    track: bool = False
     fill: FillOptions = field(default_factory=FillOptions)
     model_options: Mapping[str, ModelOptions] = field(default_factory=dict)
 
@@ -104,6 +122,7 @@ class PredictReport:
     Attributes
     ----------
     tally : how many sequences were called what.
+    called : of the class that is looked for, and by which threshold.
     rejected : records that are not DNA sequences.
     recognises : whether the classifier has sketches to know sequences by.
     """
@@ -112,6 +131,7 @@ class PredictReport:
     classifier: str
     counts: PrepareCounts
     tally: Tally
+    called: Called
     filled: tuple[FillReport, ...]
     rejected: tuple[Rejection, ...]
     seconds: float
@@ -131,6 +151,7 @@ class PredictReport:
             **self.tally.to_json(),
             "sequences_known": self.tally.known if self.recognises else None,
             **({} if self.recognises else {"why_not_known": NO_SKETCHES}),
+            "calling": self.called.to_json(),
             "filled": [report.to_json() for report in self.filled],
             "rejected": [rejection._asdict() for rejection in self.rejected],
             "seconds": round(self.seconds, 3),
@@ -152,8 +173,8 @@ def predict(
     ----------
     sequences : files and folders as for `prepare`; `-` is standard input.
     classifier : as `train` returns it, or its folder.
-    output : folder for `predictions.tsv`, `contigs.tsv` and `predict.json`, which appear together at the end. Only one
-        prediction may write into it at a time.
+    output : folder for `predictions.tsv`, `contigs.tsv`, `predict.json` and what else is asked for, which appear
+        together at the end. Only one prediction may write into it at a time.
     store : holds the vectors, and gets those that are missing.
     options : models, and how to cut; None: as the classifier was trained.
     progress : functions that are told how far it is.
@@ -161,42 +182,75 @@ def predict(
     Raises
     ------
     SchemaError : the spaces, their order, or the preparation are not those of the classifier; both sides are named.
+    InputError : calls or files are asked for that the classifier has no class or no calibration for.
     EmbedStoreError : as `prepare` and `fill`.
     """
     started = time.monotonic()
     options, progress, output = options or PredictOptions(), progress or PredictProgress(), Path(output)
     classifier = classifier if isinstance(classifier, Classifier) else load_classifier(classifier)
     fallback = fallback_of(classifier) if options.dna_only_fallback else None
-    preparing = prepare_options(classifier, options)
+    preparing, calling = prepare_options(classifier, options), _calling(classifier, options)
     recogniser = None if classifier.recall is None else SourceRecogniser(classifier.recall())
     targets = find_spaces(classifier, store, options.models, options.model_options)
     require_schema(classifier, targets, Preparation(**preparing.preparation()), "this prediction")
     files = find_files([parse_input(one) for one in sequences]).files
     reader = SourceReader(files, preparing.reads_coding)
     with OutputFolder(output) as folder, _work_folder(output) as work:
-        says_from = fallback is not None
-        tables = open_tables(folder, classifier, preparing, _sources(work), compat=options.compat, says_from=says_from)
+        tables = open_tables(
+            folder,
+            classifier,
+            preparing,
+            _sources(work),
+            compat=options.compat,
+            says_from=fallback is not None,
+            called=CalledSequences(calling.positive, _records(work)) if options.write_called else None,
+        )
+        track = None
+        if options.track and calling.positive is not None:
+            bounds = partial(_chunks, preparing)
+            track = Track(folder.create, classifier.labels, calling.positive, bounds, classifier.sequences)
         molecules = {target.recipe.molecule for target in targets}
-        counts = _cut(reader, preparing, molecules, work, progress.on_cut, recogniser, closed=says_from)
+        kept = _Kept(closed=fallback is not None, records=options.write_called)
+        counts = _cut(reader, preparing, molecules, work, progress.on_cut, recogniser, kept)
         windows = partial(_CutWindows, work, preparing.length_bases)
         filled_targets, filled = fill_spaces(targets, FillFrom(work, options.fill, progress.on_fill), windows)
         scorer = _Scorer(classifier, filled_targets, filled)
         with (work / _CLOSED_KEYS_NAME).open("rb") as keys:
             caller = None if fallback is None else DnaCaller(fallback, filled_targets, keys)
-            tally = _score(scorer, caller, work, tables, counts.samples, progress.on_scored)
+            held = HeldContigs(work / _CONTIGS_NAME, calling)
+            tally = _score(scorer, caller, work, tables, held, track, counts.samples, progress.on_scored)
+        called = _call(held, work, tables, tally)
         report = PredictReport(
             output=output,
             classifier=classifier.name,
             counts=counts,
             tally=tally,
+            called=called,
             filled=tuple(filled),
             rejected=tuple(reader.rejected),
             seconds=time.monotonic() - started,
             recognises=recogniser is not None,
         )
         folder.create(REPORT_NAME).write((json.dumps(report.to_json(), indent=1) + "\n").encode())
+        for name in _ON_REQUEST:  # of an earlier run
+            (output / name).unlink(missing_ok=True)
         folder.publish(REPORT_NAME)
     return report
+
+
+def _calling(classifier: Classifier, options: PredictOptions) -> Calling:
+    return calling_of(
+        classifier,
+        positive=options.positive,
+        min_score=options.min_score,
+        fdr=options.fdr,
+        prevalence=options.prevalence,
+        needs_positive=options.write_called or options.track,
+    )
+
+
+def _chunks(cut: PrepareOptions, length_bases: int) -> Bounds:
+    return cut.cut(length_bases, cut.length_bases)
 
 
 def prepare_options(classifier: Classifier, options: PredictOptions) -> PrepareOptions:
@@ -234,6 +288,20 @@ def _one_choice(code: CodeChoice | str, classifier: Classifier) -> CodeChoice:
     )
 
 
+@dataclass(frozen=True, slots=True)
+class _Kept:
+    """What is written besides samples and their sequences.
+
+    Attributes
+    ----------
+    closed : the DNA of the chunks of sources that have no sample, with that of samples; their keys apart, too.
+    records : the sources, as they were read.
+    """
+
+    closed: bool
+    records: bool
+
+
 def _cut(
     reader: SourceReader,
     options: PrepareOptions,
@@ -241,14 +309,13 @@ def _cut(
     work: Path,
     on_cut: OnCut | None,
     recogniser: SourceRecogniser | None,
-    *,
-    closed: bool = False,
+    kept: _Kept,
 ) -> PrepareCounts:
     """Write samples, their sequences of some molecules with the keys, and one line per source.
 
     Parameters
     ----------
-    closed : with the DNA of samples, write that of the chunks of sources that have no sample; their keys apart, too.
+    kept : what else is written.
     """
     counts = PrepareCounts()
     with ExitStack() as stack:
@@ -258,12 +325,13 @@ def _cut(
 
         samples, sources, keys = SampleWriter(create(SAMPLES_NAME)), create(_SOURCES_NAME), create(_CLOSED_KEYS_NAME)
         sequences = {molecule: create(_sequences_name(molecule)) for molecule in molecules}
+        records = create(_RECORDS_NAME) if kept.records else None
         for cut in cut_samples(reader, options):
             samples.write(cut.table)
             for molecule, stream in sequences.items():
                 stream.write(b"".join(_sequence_lines(cut, molecule)))
             chunks: Counter[str] = Counter()
-            for source, dna, name in _closed_chunks(cut, options) if closed else ():
+            for source, dna, name in _closed_chunks(cut, options) if kept.closed else ():
                 key = sequence_key(dna)
                 sequences["dna"].write(_sequence_line(key, dna, name))
                 keys.write(key)
@@ -276,6 +344,10 @@ def _cut(
                     one.source, one.length_bases, one.chunks, one.samples, one.dropped, closed_here, known_as
                 )
                 sources.write(json.dumps(line).encode() + b"\n")
+            if records is not None:
+                for piece in cut.window.pieces:
+                    if piece.is_last:
+                        records.write(_record_lines(piece.source))
             counts.add(cut, reader.read)
             if on_cut is not None:
                 on_cut(counts)
@@ -295,6 +367,20 @@ def _known(cut: CutSamples, recogniser: SourceRecogniser | None) -> dict[str, Kn
         return {}
     ended = [one.source for one in cut.finished]
     return recogniser.add(cut.table.sources, cut.sequences["dna"], cut.sequences["protein"], ended)
+
+
+def _record_lines(source: Source) -> bytes:
+    """Write the id and the length of a record in a line, and then its sequence with its line ends."""
+    raw = source.raw.strip(b"\n")
+    return b"%b\t%d\n%b\n" % (cell(source.record_id).encode(), len(raw), raw)
+
+
+def _records(work: Path) -> Iterator[tuple[bytes, bytes]]:
+    with (work / _RECORDS_NAME).open("rb") as stream:
+        while line := stream.readline():
+            name, length_bytes = line.rstrip(b"\n").split(b"\t")
+            yield name, stream.read(int(length_bytes))
+            stream.read(1)
 
 
 def _sequences_name(molecule: Molecule) -> str:
@@ -341,11 +427,20 @@ class _CutWindows:
 
 
 def _score(
-    scorer: _Scorer, caller: DnaCaller | None, work: Path, tables: Tables, expected: int, on_scored: OnScored | None
+    scorer: _Scorer,
+    caller: DnaCaller | None,
+    work: Path,
+    tables: Tables,
+    held: HeldContigs,
+    track: Track | None,
+    expected: int,
+    on_scored: OnScored | None,
 ) -> Tally:
-    """Score samples batch by batch and write the tables; sequences without a sample are called by `caller`."""
+    """Score samples batch by batch, write their tables, and hold the scores of sequences; those without a sample are
+    scored by `caller`.
+    """
     labels, preparation = scorer.classifier.labels, scorer.classifier.schema.preparation
-    gatherer = ContigGatherer(_sources(work), len(labels), scorer.classifier.sequences)
+    gatherer = ContigGatherer(_sources(work), len(labels), scorer.classifier.sequences, track)
     tally = Tally(labels)
     done = 0
 
@@ -355,17 +450,24 @@ def _score(
     for batch in read_samples(work / SAMPLES_NAME, PIECE_ROWS):
         samples = collect([batch], preparation, "the input")
         scores, logits = scorer.score(samples)
-        contigs = called(gatherer.add(scores, logits))
-        tables.write(samples, scores, contigs)
-        tally.add(scores, contigs)
+        held.add(called(gatherer.add(scores, logits, samples.start)))
+        tables.write(samples, scores)
+        tally.add(scores)
         done += len(samples)
         if on_scored is not None:
             on_scored(done, expected)
-    contigs = called(gatherer.finish())
-    tables.write(None, np.empty((0, len(labels))), contigs)
-    tally.add(np.empty((0, len(labels))), contigs)
-    tables.finish()
+    held.add(called(gatherer.finish()))
     return tally
+
+
+def _call(held: HeldContigs, work: Path, tables: Tables, tally: Tally) -> Called:
+    """Call the sequences, all of whose scores are known now, and write their tables."""
+    contigs = held.called(_sources(work), len(tally.labels))
+    while some := list(islice(contigs, PIECE_ROWS)):
+        tables.write_contigs(some)
+        tally.add_contigs(some)
+    tables.finish()
+    return held.outcome(tally.labels)
 
 
 class _Scorer:

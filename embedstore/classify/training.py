@@ -32,6 +32,7 @@ from numpy.typing import NDArray
 from embedstore.atomic import replacing
 from embedstore.classify.blocks import FeatureInput, Reading, open_input, sequences_folder
 from embedstore.classify.calibration import Calibration, SequenceCalibration, calibrate, uncalibrated
+from embedstore.classify.calling import positive_class
 from embedstore.classify.classifier import REPORT_NAME, SCORES_NAME, Classifier, check_output, save_classifier
 from embedstore.classify.fallback import dna_features, with_closed
 from embedstore.classify.fitting import CrossFitted, OnFitted, PartRows, cross_fit, log_losses, row_weights
@@ -59,28 +60,6 @@ from embedstore.features.merging import read_assignments
 
 _LENGTH_PARTS = 5
 """Samples are told apart by length in fifths of the chunk length."""
-
-
-_GUESSED_POSITIVE = "virus"
-
-
-def positive_class(labels: tuple[str, ...], asked: str | None) -> int | None:
-    """Return the place of the class that reports look at first; None: all alike.
-
-    Parameters
-    ----------
-    asked : its name; None: of two classes the one that is called "virus", if there is one.
-
-    Raises
-    ------
-    InputError : there is no class of that name.
-    """
-    if asked is None:
-        folded = [label.casefold() for label in labels]
-        return folded.index(_GUESSED_POSITIVE) if len(labels) == 2 and _GUESSED_POSITIVE in folded else None
-    if asked not in labels:
-        raise InputError(f"Cannot look for the class {asked}: expected one of {', '.join(labels)}.")
-    return labels.index(asked)
 
 
 def require_labelled(scores: Scores) -> None:
@@ -284,6 +263,8 @@ def _fallback(
     opened: Samples,
 ) -> Classifier:
     """Fit a head to DNA alone, with the folds of the other one, and measure it, also on chunks not `opened`."""
+    # Not all of its samples have an open frame, so how many chunks of a sequence are open is not to be used.
+    samples = replace(samples, preparation=replace(samples.preparation, frames="stop-free or closed"))
     trained = fit_classifier(features, samples, split, options, name="the head on DNA alone", on_fitted=on_fitted)
     measured, test = trained.assessed(), trained.test
     shown = {name: measured[name] for name in (*_OF_FALLBACK, "contigs") if name in measured}
@@ -464,7 +445,7 @@ def assess_contigs(
     crossed, of_all : see `assess_fragments`.
     """
     place = positive_class(classifier.labels, positive)
-    scores = classifier.sequence_scores(fragments.logits, fragments.scores, fragments.counts)
+    scores = classifier.sequence_scores(fragments.logits, fragments.scores, fragments.counts, fragments.chunks)
     found = assess_fragments(fragments, scores, classifier.labels, place, seed, crossed, of_all)
     return jsonable(found)  # type: ignore[no-any-return]
 
