@@ -140,6 +140,14 @@ def calibrated(
     return found, crossed
 
 
+def sequence_calibration(fragments: Fragments, classes: int, options: TrainOptions) -> SequenceCalibration | None:
+    """Fit to all fragments, as `calibrated` does; None, where there are too few, or not all classes."""
+    if not _all_there(fragments.y, classes):
+        return None
+    weights = fragment_weights(fragments, classes, options)
+    return calibrate_sequences(fragments.logits, fragments.counts, fragments.y, weights, options.calibration)
+
+
 def _all_there(y: Classes, classes: int) -> bool:
     return len(y) >= _LEAST_FRAGMENTS and len(np.unique(y)) == classes
 

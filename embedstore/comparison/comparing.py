@@ -5,6 +5,8 @@
 
 In this order: the sets, which spaces they consist of and what these cost; paired differences; similarity; `compare`.
 
+Verdicts and calls that change are in `verdicts` and `calls`.
+
 Differences: in each draw every set is measured on the same groups, so that difficulty common to all sets cancels. A
 group is drawn for all seeds at once; which seeds count is drawn too. Intervals are those of `resampling`.
 
@@ -25,6 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embedstore.atomic import check_folder, complete
+from embedstore.classify.averaging import average_log_odds
 from embedstore.classify.blocks import Reading, fill_source, relabelled
 from embedstore.classify.heads import TrainOptions
 from embedstore.classify.metrics import Floats, Measures, numbers
@@ -32,7 +35,9 @@ from embedstore.classify.provenance import Provenance
 from embedstore.classify.resampling import LEVEL, REPLICATES, Draw, Drawn, draws
 from embedstore.classify.scores import Scores
 from embedstore.classify.splitting import Split, split_samples
-from embedstore.classify.training import Trained, fit_classifier, jsonable
+from embedstore.classify.training import Unseen, jsonable, positive_class, score_unseen
+from embedstore.comparison.calls import changed_calls
+from embedstore.comparison.verdicts import DecideOptions, Spread, decide, find_named, more_groups, sentence
 from embedstore.errors import InputError
 from embedstore.features import (
     FillFrom,
@@ -50,6 +55,8 @@ from embedstore.records import Canaries
 from embedstore.store.store import SpaceStore
 
 _BASES_OF_A_RESIDUE = 3
+_BASES_OF_A_MILLION_CONTIGS = 1_000_000 * 1000
+_SECONDS_OF_AN_HOUR = 3600
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +82,17 @@ class FeatureSet:
         costs = [(seconds_per_residue(target), target.recipe.molecule) for target in self.spaces]
         known = [seconds * (_BASES_OF_A_RESIDUE if of == "dna" else 1) for seconds, of in costs if seconds is not None]
         return sum(known) if len(known) == len(costs) else None
+
+
+def hours_for_a_million_contigs(seconds: float | None) -> float | None:
+    """Return how long a million contigs of 1,000 bases take, if every chunk of them has one open frame.
+
+    Parameters
+    ----------
+    seconds : a residue, with the three bases that it is translated from; None: not known.
+    """
+    residues = _BASES_OF_A_MILLION_CONTIGS / _BASES_OF_A_RESIDUE
+    return None if seconds is None else seconds * residues / _SECONDS_OF_AN_HOUR
 
 
 def seconds_per_residue(target: SpaceTarget) -> float | None:
@@ -167,6 +185,14 @@ class Measured:
         by_seed = self.by_seed[place] - self.by_seed[other]
         return self._described(by_seed, lambda drawn: drawn[place] - drawn[other], differences=True)
 
+    def spread(self, place: int, other: int, path: str) -> Spread:
+        """Return where the variance of the difference of one metric comes from."""
+        parts, freedoms = self._drawn(lambda drawn: drawn[place] - drawn[other]).variances(differences=True)
+        strata = np.array(list(dict.fromkeys(draw.stratum for draw, _ in self.drawn)))
+        variances, is_class = parts[:, self.paths.index(path)], strata != _OF_SEEDS
+        of_seeds = float(variances[~is_class].sum())
+        return Spread(freedoms[is_class] + 1, variances[is_class], self.by_seed.shape[1], of_seeds)
+
     def differences(self, names: Sequence[str]) -> list[dict[str, Any]]:
         """Describe each two sets, the later minus the earlier, as JSON values."""
         return [
@@ -177,10 +203,8 @@ class Measured:
     def _described(
         self, by_seed: Floats, chosen: Callable[[Floats], Floats], *, differences: bool
     ) -> dict[str, dict[str, Any]]:
-        values, found = _mean_defined(by_seed, axis=0), Drawn(self.paths)
-        for draw, drawn in self.drawn:
-            found.add(draw, chosen(drawn))
-        ends = found.intervals(values, differences=differences)
+        values = _mean_defined(by_seed, axis=0)
+        ends = self._drawn(chosen).intervals(values, differences=differences)
         return {
             path: {
                 "value": float(values[column]),
@@ -189,6 +213,12 @@ class Measured:
             }
             for column, path in enumerate(self.paths)
         }
+
+    def _drawn(self, chosen: Callable[[Floats], Floats]) -> Drawn:
+        found = Drawn(self.paths)
+        for draw, drawn in self.drawn:
+            found.add(draw, chosen(drawn))
+        return found
 
 
 _OF_SEEDS = -1
@@ -242,6 +272,38 @@ def _mean_defined(found: Floats, axis: int) -> Floats:
     counts = defined.sum(axis=axis)
     means: Floats = np.where(defined, found, 0).sum(axis=axis) / np.where(counts > 0, counts, np.nan)
     return means
+
+
+def decided(measured: Measured, names: Sequence[str], options: DecideOptions, positive: str | None) -> dict[str, Any]:
+    """Describe the verdict about each set but the reference, see `verdicts`, as JSON values.
+
+    Parameters
+    ----------
+    positive : label of the class that is looked for; None: there is none.
+    """
+    reference, path = find_named(names, options.reference), options.path(positive)
+    found: dict[str, Any] = {
+        "primary": path,
+        "metric": options.name(positive),
+        "margin": options.margin,
+        "reference": names[reference],
+    }
+    sets = []
+    for place in (place for place in range(len(names)) if place != reference):
+        metric, spread = measured.difference(place, reference)[path], measured.spread(place, reference, path)
+        low, high = metric["interval"]
+        verdict = decide(low, high, options.margin)
+        is_open = verdict == "undecided"
+        one = {
+            "set": names[place],
+            "verdict": verdict,
+            "difference": metric["value"],
+            "interval": [low, high],
+            "groups": int(spread.groups.sum()),
+            "more_groups": more_groups(metric["value"], options.margin, spread) if is_open else None,
+        }
+        sets.append({**one, "sentence": sentence(found, jsonable(one))})
+    return {**found, "sets": sets}
 
 
 Matrix = NDArray[np.float32]
@@ -334,12 +396,12 @@ def _unit(vectors: Matrix) -> NDArray[np.float64]:
 COMPARISON_NAME = "comparison.json"
 PAGE_NAME = "comparison.html"
 
-SEEDS = 3
+SEEDS = 10
 _SIMILARITY_SAMPLES = 2000
 _NEIGHBOURS = 10
 
-OnTrained = Callable[[str, int, Trained], object]
-"""Told the name of a set, the seed, and what was trained."""
+OnTrained = Callable[[str, int, Unseen], object]
+"""Told the name of a set, the seed, and what the heads of the folds say of samples that they have not seen."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -370,6 +432,7 @@ def compare(
     reading: Reading,
     options: TrainOptions | None = None,
     seeds: int = SEEDS,
+    decide: DecideOptions | None = None,
     on_trained: OnTrained | None = None,
     made: Provenance | None = None,
 ) -> Comparison:
@@ -384,33 +447,44 @@ def compare(
     reading : the store, and what else applies to the samples; its `models` are not looked at.
     output : folder for `comparison.json` and `comparison.html`; None: nothing is written.
     options : how each classifier is trained; its seed is the first of so many `seeds`, each of which has its own folds.
+    decide : the metric, margin and reference of the verdicts, and which sets are averaged too.
     made : what the page says of when and by which command; None: now, from Python.
 
     Raises
     ------
-    InputError : there are less than two sets or no seeds, samples have no labels or cannot be split, or none of them
-        is in every space.
+    InputError : there are less than two sets or no seeds, a set that is named is not there, samples have no labels or
+        cannot be split, or none of them is in every space.
     ModelError : a model is not known, and the store has no such space.
     """
     started = time.monotonic()
-    options, made = options or TrainOptions(), made or Provenance.now()
+    options, made, wanted = options or TrainOptions(), made or Provenance.now(), decide or DecideOptions()
     if seeds < 1:
         raise InputError(f"Cannot compare: expected at least one seed, found {seeds}.")
     if output is not None:
         check_folder(Path(output), COMPARISON_NAME, "a comparison")
     found = find_sets(_store(samples, reading), sets, reading.options)
     labelled = relabelled(samples if isinstance(samples, Samples) else load_samples(samples), reading)
+    contenders = _with_average(found, wanted)
+    find_named([some.name for some in contenders], wanted.reference)
     for some in found:
         schema_of(some.spaces, labelled)
     split_samples(labelled, options)  # what cannot be split is refused before anything is computed
+    place = positive_class(tuple(labelled.labels.names.tolist()), options.positive)
+    positive = None if place is None else str(labelled.labels.names[place])
     source = fill_source(samples, reading)
     if source is not None:
         found = fill_sets(found, source)
+        contenders = _with_average(found, wanted)
     targets = distinct_spaces(found)
     shared, left_out = shared_samples(labelled, targets)
     seeded = [replace(options, seed=options.seed + number) for number in range(seeds)]
     splits = [(training, split_samples(shared, training)) for training in seeded]
-    scores = [_tested(some, shared, splits, on_trained) for some in found]
+    unseen = [_tested(some, shared, splits, on_trained) for some in found]
+    if len(contenders) > len(found):
+        members = [unseen[place] for place in _averaged(found, wanted)]
+        unseen.append([average_unseen(some) for some in zip(*members, strict=True)])
+    measured = measure([[one.test for one in some] for some in unseen], options.seed)
+    names = [some.name for some in contenders]
     document = {
         "samples_of": labelled.origin,
         "samples": len(shared),
@@ -418,13 +492,54 @@ def compare(
         "labels": shared.labels.names.tolist(),
         "options": options.to_json(),
         "splits": [{"seed": training.seed, **split.to_json()} for training, split in splits],
-        **_measured(found, measure(scores, options.seed)),
+        "positive": positive,
+        "verdicts": decided(measured, names, wanted, positive),
+        "calls": calls_of(names, unseen, find_named(names, wanted.reference)),
+        **_measured(contenders, measured),
         "spaces": [_space_facts(target) for target in targets],
         "similarity": _similarity(targets, shared, options.seed),
         "seconds": round(time.monotonic() - started, 3),
     }
-    comparison = Comparison(tuple(some.name for some in found), jsonable(document))
+    comparison = Comparison(tuple(names), jsonable(document))
     return comparison if output is None else _written(comparison, Path(output), made.of(samples, reading))
+
+
+def _averaged(sets: Sequence[FeatureSet], options: DecideOptions) -> list[int]:
+    """Return the places of the sets whose scores are averaged."""
+    names = [some.name for some in sets]
+    places = [find_named(names, name) for name in options.average]
+    if len(set(places)) < len(places):
+        raise InputError(f"Cannot average a set with itself: found {', '.join(options.average)}. Name each set once.")
+    return places
+
+
+def _with_average(sets: Sequence[FeatureSet], options: DecideOptions) -> list[FeatureSet]:
+    """Add the average of sets, if it is wanted, whose spaces are those of its members."""
+    members = [sets[place] for place in _averaged(sets, options)]
+    if not members:
+        return list(sets)
+    name = averaged_name([some.name for some in members])
+    return [*sets, FeatureSet(name, tuple(distinct_spaces(members)))]
+
+
+def averaged_name(names: Sequence[str]) -> str:
+    """Name the average of some sets or classifiers."""
+    return f"{' & '.join(names)} averaged"
+
+
+def average_unseen(members: Sequence[Unseen]) -> Unseen:
+    """Average the calibrated log-odds of the same samples, and of the same fragments."""
+    test = replace(members[0].test, probabilities=average_log_odds([one.test.probabilities for one in members]))
+    return Unseen(test, members[0].fragments, average_log_odds([one.contigs for one in members]))
+
+
+def calls_of(names: Sequence[str], unseen: Sequence[Sequence[Unseen]], reference: int) -> list[dict[str, Any]]:
+    """Describe for each set but the reference which fragments are called otherwise, see `calls`, as JSON values."""
+    return [
+        {"of": name, "reference": names[reference], **changed_calls(unseen[reference], unseen[place])}
+        for place, name in enumerate(names)
+        if place != reference
+    ]
 
 
 def _store(given: Samples | str | Path, reading: Reading) -> SpaceStore:
@@ -443,15 +558,15 @@ def _tested(
     samples: Samples,
     splits: Sequence[tuple[TrainOptions, Split]],
     on_trained: OnTrained | None,
-) -> list[Scores]:
-    """Train on one set with each seed; return the scores out of fold, or of the test parts."""
-    features, scores = view(samples, some.spaces, check=False), []
+) -> list[Unseen]:
+    """Train on one set with each seed; return what is said out of fold, or of the test parts."""
+    features, found = view(samples, some.spaces, check=False), []
     for training, split in splits:
-        trained = fit_classifier(features, samples, split, training, name=some.name)
+        unseen = score_unseen(features, samples, split, training)
         if on_trained is not None:
-            on_trained(some.name, training.seed, trained)
-        scores.append(trained.test)
-    return scores
+            on_trained(some.name, training.seed, unseen)
+        found.append(unseen)
+    return found
 
 
 def _measured(sets: Sequence[FeatureSet], measured: Measured) -> dict[str, Any]:
@@ -466,6 +581,7 @@ def _measured(sets: Sequence[FeatureSet], measured: Measured) -> dict[str, Any]:
             "spaces": [target.name for target in some.spaces],
             "dim": some.dim,
             "seconds_per_residue": some.seconds_per_residue,
+            "hours_for_a_million_contigs": hours_for_a_million_contigs(some.seconds_per_residue),
             "metrics": measured.of(place),
         }
         for place, some in enumerate(sets)
