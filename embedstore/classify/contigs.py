@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embedstore.atomic import cell
+from embedstore.classify.averaging import AveragedSequences
 from embedstore.classify.calibration import SequenceCalibration
 from embedstore.classify.metrics import Floats, Probabilities
 
@@ -61,11 +62,14 @@ class ContigGatherer:
     Parameters
     ----------
     sources : in the order of the samples; each says how many of them are its own.
-    sequences : calibration of sequences; None: the scores of samples are averaged.
+    sequences : calibration of sequences, of one classifier or of several; None: the scores of samples are averaged.
     """
 
     def __init__(
-        self, sources: Iterable[SourceCounts], classes: int, sequences: SequenceCalibration | None = None
+        self,
+        sources: Iterable[SourceCounts],
+        classes: int,
+        sequences: SequenceCalibration | AveragedSequences | None = None,
     ) -> None:
         self._sources = iter(sources)
         self._classes = classes
@@ -85,7 +89,7 @@ class ContigGatherer:
             self._left -= len(here)
             present = ~np.isnan(here[:, 0])
             scored = here[present]
-            self._sum += (scored if self._sequences is None else logits_here[present]).sum(axis=0)
+            self._sum = self._sum + (scored if self._sequences is None else logits_here[present]).sum(axis=0)
             self._scored += len(scored)
             self._calls += np.bincount(scored.argmax(axis=1), minlength=self._classes)
 
@@ -104,7 +108,7 @@ class ContigGatherer:
     def _start(self, counts: SourceCounts | None) -> None:
         self._current = counts
         self._left = 0 if counts is None else counts.samples
-        self._sum = np.zeros(self._classes)
+        self._sum: Floats = np.zeros(1)
         self._calls: NDArray[np.int64] = np.zeros(self._classes, np.int64)
         self._scored = 0
 

@@ -4,6 +4,8 @@
            ─ fill ─▶ the store: only missing vectors are computed, so a run that was killed can resume
            ─ view, network ─▶ batch by batch ─▶ predictions.tsv, contigs.tsv, predict.json
 
+Several classifiers are averaged: each reads its own columns of the same samples (`averaging`).
+
 The classifier's schema is compared with the spaces and the preparation before any of it begins. Sequences are parsed,
 canonicalised and hashed once, when they are cut. A space looks up each batch when it is filled and when it is read.
 """
@@ -26,7 +28,9 @@ from typing import Any, BinaryIO, Literal
 import numpy as np
 
 from embedstore.atomic import cell, from_cell
+from embedstore.classify.averaging import AveragedSequences, average_log_odds, class_order, require_alike
 from embedstore.classify.blocks import find_spaces, require_schema
+from embedstore.classify.calibration import SequenceCalibration
 from embedstore.classify.classifier import Classifier, load_classifier
 from embedstore.classify.contigs import ContigGatherer, SourceCounts
 from embedstore.classify.metrics import Floats, Probabilities
@@ -127,7 +131,7 @@ class PredictReport:
 
 def predict(
     sequences: Sequence[str | PathLike[str] | LabelledInput],
-    classifier: Classifier | str | Path,
+    classifier: Classifier | str | Path | Sequence[Classifier | str | Path],
     output: str | Path,
     *,
     store: SpaceStore,
@@ -139,7 +143,7 @@ def predict(
     Parameters
     ----------
     sequences : files and folders as for `prepare`; `-` is standard input.
-    classifier : as `train` returns it, or its folder.
+    classifier : as `train` returns it, or its folder; several are averaged.
     output : folder for `predictions.tsv`, `contigs.tsv` and `predict.json`, which appear together at the end. Only one
         prediction may write into it at a time.
     store : holds the vectors, and gets those that are missing.
@@ -148,26 +152,35 @@ def predict(
 
     Raises
     ------
-    SchemaError : the spaces, their order, or the preparation are not those of the classifier; both sides are named.
+    SchemaError : the spaces, their order, or the preparation are not those of the classifier, or several classifiers
+        were trained on samples that were prepared otherwise; both sides are named.
+    InputError : several classifiers tell other classes, or models are named for them.
     EmbedStoreError : as `prepare` and `fill`.
     """
     started = time.monotonic()
     options, progress, output = options or PredictOptions(), progress or PredictProgress(), Path(output)
-    classifier = classifier if isinstance(classifier, Classifier) else load_classifier(classifier)
-    preparing = prepare_options(classifier, options)
-    targets = find_spaces(classifier, store, options.models, options.model_options)
-    require_schema(classifier, targets, Preparation(**preparing.preparation()), "this prediction")
+    given = [classifier] if isinstance(classifier, Classifier | str | Path) else classifier
+    members = [one if isinstance(one, Classifier) else load_classifier(one) for one in given]
+    _require_averageable(members, options)
+    first = members[0]
+    preparing = prepare_options(first, options)
+    targets_of = [find_spaces(one, store, options.models, options.model_options) for one in members]
+    for one, found in zip(members, targets_of, strict=True):
+        require_schema(one, found, Preparation(**preparing.preparation()), "this prediction")
+    targets = list({target.recipe.id: target for found in targets_of for target in found}.values())
     files = find_files([parse_input(one) for one in sequences]).files
     reader = SourceReader(files)
     with OutputFolder(output) as folder, _work_folder(output) as work:
-        tables = open_tables(folder, classifier, preparing, _sources(work), compat=options.compat)
+        tables = open_tables(folder, first, preparing, _sources(work), compat=options.compat)
         counts = _cut(reader, preparing, {target.recipe.molecule for target in targets}, work, progress.on_cut)
         windows = partial(_CutWindows, work, preparing.length_bases)
         filled_targets, filled = fill_spaces(targets, FillFrom(work, options.fill, progress.on_fill), windows)
-        tally = _score(_Scorer(classifier, filled_targets, filled), work, tables, counts.samples, progress.on_scored)
+        by_id = {target.recipe.id: target for target in filled_targets}
+        own = [[by_id[target.recipe.id] for target in found] for found in targets_of]
+        tally = _score(_Scorer(members, own, filled), work, tables, counts.samples, progress.on_scored)
         report = PredictReport(
             output=output,
-            classifier=classifier.name,
+            classifier=" & ".join(one.name for one in members),
             counts=counts,
             tally=tally,
             filled=tuple(filled),
@@ -177,6 +190,15 @@ def predict(
         folder.create(REPORT_NAME).write((json.dumps(report.to_json(), indent=1) + "\n").encode())
         folder.publish(REPORT_NAME)
     return report
+
+
+def _require_averageable(members: Sequence[Classifier], options: PredictOptions) -> None:
+    require_alike(members)
+    if len(members) > 1 and options.models:
+        raise InputError(
+            f"Cannot use models {','.join(options.models)} with {len(members)} classifiers, each of which has its "
+            "own columns. Leave out --models: the spaces that the classifiers name are used."
+        )
 
 
 def prepare_options(classifier: Classifier, options: PredictOptions) -> PrepareOptions:
@@ -268,8 +290,8 @@ class _CutWindows:
 
 def _score(scorer: _Scorer, work: Path, tables: Tables, expected: int, on_scored: OnScored | None) -> Tally:
     """Score samples batch by batch and write the tables."""
-    labels, preparation = scorer.classifier.labels, scorer.classifier.schema.preparation
-    gatherer = ContigGatherer(_sources(work), len(labels), scorer.classifier.sequences)
+    labels, preparation = scorer.labels, scorer.preparation
+    gatherer = ContigGatherer(_sources(work), len(labels), scorer.sequences)
     tally = Tally(labels)
     done = 0
     for batch in read_samples(work / SAMPLES_NAME, PIECE_ROWS):
@@ -289,26 +311,61 @@ def _score(scorer: _Scorer, work: Path, tables: Tables, expected: int, on_scored
 
 
 class _Scorer:
-    """Scores samples whose vectors are in spaces that have been filled."""
+    """Scores samples whose vectors are in spaces that have been filled.
 
-    def __init__(self, classifier: Classifier, targets: Sequence[SpaceTarget], reports: Sequence[FillReport]) -> None:
-        self.classifier = classifier
-        self._targets = targets
+    Parameters
+    ----------
+    members : classifiers that are averaged, or the one.
+    targets : the spaces of each.
+    """
+
+    def __init__(
+        self,
+        members: Sequence[Classifier],
+        targets: Sequence[Sequence[SpaceTarget]],
+        reports: Sequence[FillReport],
+    ) -> None:
+        self.labels, self.preparation = members[0].labels, members[0].schema.preparation
+        self._members = list(zip(members, targets, strict=True))
+        self._orders = [class_order(one, self.labels) for one in members]
+        self._all_targets = {target.recipe.id: target for some in targets for target in some}.values()
         self._complete = all(report.complete for report in reports)
 
+    @property
+    def sequences(self) -> SequenceCalibration | AveragedSequences | None:
+        """Calibration of sequences, by the means of what `score` returns beside the probabilities."""
+        calibrations = [classifier.sequences for classifier, _ in self._members]
+        if len(calibrations) == 1:
+            return calibrations[0]
+        return AveragedSequences(tuple(calibrations), tuple(map(tuple, self._orders)))
+
     def score(self, samples: Samples) -> tuple[Probabilities, Floats]:
-        """Return probabilities and logits, (n, classes); a row of NaN for a sample that a model has no vector for."""
-        scores = np.full((len(samples), len(self.classifier.labels)), np.nan)
-        logits = scores.copy()
+        """Return probabilities and logits, (n, classes); a row of NaN for a sample that a model has no vector for.
+
+        Of several classifiers, the logits are side by side; of one without a calibration of sequences they are its
+        probabilities.
+        """
         present = np.arange(len(samples))
+        scores = np.full((len(samples), len(self.labels)), np.nan)
+        logits = np.full((len(samples), len(self.labels) * len(self._members)), np.nan)
         if not self._complete:
-            present = np.flatnonzero(~np.any([is_missing(samples, target) for target in self._targets], axis=0))
+            present = np.flatnonzero(~np.any([is_missing(samples, target) for target in self._all_targets], axis=0))
             samples = samples.take(present)
         if len(present):
-            rows = view(samples, self._targets, check=False).rows()
-            found = self.classifier.head.logits(rows)
-            logits[present], scores[present] = found, self.classifier.calibration.probabilities(found)
+            each = [self._of_member(samples, *member) for member in self._members]
+            logits[present] = np.concatenate([found for _, found in each], axis=1)
+            ordered = [own[:, order] for (own, _), order in zip(each, self._orders, strict=True)]
+            scores[present] = ordered[0] if len(ordered) == 1 else average_log_odds(ordered)
         return scores, logits
+
+    def _of_member(
+        self, samples: Samples, classifier: Classifier, targets: Sequence[SpaceTarget]
+    ) -> tuple[Probabilities, Floats]:
+        logits = classifier.head.logits(view(samples, targets, check=False).rows())
+        probabilities = classifier.calibration.probabilities(logits)
+        if len(self._members) > 1 and classifier.sequences is None:
+            return probabilities, probabilities
+        return probabilities, logits.astype(np.float64)
 
 
 def _sources(work: Path) -> Iterator[SourceCounts]:

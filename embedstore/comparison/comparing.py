@@ -501,7 +501,12 @@ def compare(
         "seconds": round(time.monotonic() - started, 3),
     }
     comparison = Comparison(tuple(names), jsonable(document))
-    return comparison if output is None else _written(comparison, Path(output), made.of(samples, reading))
+    if output is None:
+        return comparison
+    from embedstore.comparison.page import comparison_report
+
+    stated = made.of(samples, reading)
+    return write_comparison(comparison, Path(output), lambda: comparison_report(comparison.document, stated))
 
 
 def _averaged(sets: Sequence[FeatureSet], options: DecideOptions) -> list[int]:
@@ -617,12 +622,16 @@ def _similarity(targets: Sequence[SpaceTarget], samples: Samples, seed: int) -> 
     return {"samples": count, "neighbours": _NEIGHBOURS, "overlap_by_chance": by_chance, "pairs": pairs}
 
 
-def _written(comparison: Comparison, path: Path, made: Provenance) -> Comparison:
-    """Write the folder; return the comparison with why its page could not be drawn, if so."""
-    from embedstore.classify.report import drawn_or_why
-    from embedstore.comparison.page import comparison_report
+def write_comparison(comparison: Comparison, path: Path, draw: Callable[[], str]) -> Comparison:
+    """Write the folder; return the comparison with why its page could not be drawn, if so.
 
-    page, failed = drawn_or_why(lambda: comparison_report(comparison.document, made))
+    Parameters
+    ----------
+    draw : the page.
+    """
+    from embedstore.classify.report import drawn_or_why
+
+    page, failed = drawn_or_why(draw)
     with complete(path.absolute()) as folder:
         folder.mkdir()
         if page is not None:
