@@ -75,6 +75,7 @@ class ContigGatherer:
         self._classes = classes
         self._sequences = sequences
         self._current: SourceCounts | None = None
+        self._sum: Floats = np.zeros(1)
         self._left = 0
         self._start(None)
 
@@ -108,7 +109,7 @@ class ContigGatherer:
     def _start(self, counts: SourceCounts | None) -> None:
         self._current = counts
         self._left = 0 if counts is None else counts.samples
-        self._sum: Floats = np.zeros(1)
+        self._sum = np.zeros(1)  # as wide as what is added
         self._calls: NDArray[np.int64] = np.zeros(self._classes, np.int64)
         self._scored = 0
 

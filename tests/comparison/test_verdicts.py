@@ -10,9 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 from labelled_spaces import labelled_samples
+from numpy.typing import NDArray
 
+from embedstore.classify.resampling import draws
 from embedstore.classify.scores import Scores
-from embedstore.comparison.comparing import decided, measure
+from embedstore.comparison.comparing import Measured, _draws_of_seeds, decided, measure
 from embedstore.comparison.verdicts import (
     DecideOptions,
     Spread,
@@ -131,63 +133,97 @@ def test_options_out_of_range_are_refused_and_the_positive_class_is_looked_at() 
     assert DecideOptions().name("virus") == "AUROC of virus"
 
 
-def scored(
-    generator: np.random.Generator, groups: int, signals: tuple[float, float], seeds: int, each: int = 12
-) -> list[list[Scores]]:
-    """Scores of two sets: what is hard for both, what a set makes of a group, and what its head of a seed does."""
-    members = np.repeat(np.arange(2 * groups), each)
+EACH = 12
+"""Samples of a group."""
+
+
+def simulated_logits(
+    generator: np.random.Generator, groups: int, signals: tuple[float, float], seeds: int
+) -> NDArray[np.float64]:
+    """(sets, seeds, 2 · groups, EACH): what is hard for all sets, what a set makes of a group, and a seed's head."""
+    count = (2 * groups, 1)
+    y = np.arange(2 * groups)[:, None] % 2
+    common = generator.normal(0, 0.8, count) + generator.normal(0, 0.7, (2 * groups, EACH))
+    found = np.empty((2, seeds, 2 * groups, EACH))
+    for number, signal in enumerate(signals):
+        own = generator.normal(0, 0.5, count) + generator.normal(0, 0.7, (2 * groups, EACH))
+        for seed in range(seeds):
+            found[number, seed] = signal * (2 * y - 1) + common + own + generator.normal(0, 0.3, count)
+    return found
+
+
+def measured_auroc(logits: NDArray[np.float64], seed: int, replicates: int) -> Measured:
+    """What `measure` finds, of AUROC alone: any draw of groups weighs the wins of one group over another."""
+    sets, seeds, groups, each = logits.shape
+    hosts, viruses = logits[:, :, ::2].reshape(sets, seeds, -1), logits[:, :, 1::2].reshape(sets, seeds, -1)
+    wins = (viruses[..., :, None] > hosts[..., None, :]).reshape(sets, seeds, groups // 2, each, groups // 2, each)
+    shares = wins.mean(axis=(3, 5))  # (sets, seeds, viruses, hosts)
+    once = shares.mean(axis=(2, 3))[..., None]
+    y = np.arange(groups, dtype=np.int64) % 2
+    drawn = []
+    for draw in draws(y, np.arange(groups), seed, replicates):
+        of_hosts, of_viruses = draw.times[::2], draw.times[1::2]
+        weighed = (shares * of_viruses[:, None] * of_hosts).sum(axis=(2, 3)) / (of_viruses.sum() * of_hosts.sum())
+        drawn.append((draw, weighed.mean(axis=1)[:, None]))
+    return Measured(("classes/virus/auroc",), once, drawn + _draws_of_seeds(once, seed, replicates))
+
+
+def test_the_simulation_measures_as_comparisons_do() -> None:
+    logits = simulated_logits(np.random.default_rng(1), 4, (1.2, 1.0), 3)
+    members = np.repeat(np.arange(8), EACH)
     y = (members % 2).astype(np.int64)
     samples = replace(
-        labelled_samples().take(np.zeros(len(y), np.int64)),
-        groups=Categories.of([f"genome{member}" for member in members.tolist()]),
+        labelled_samples().take(np.arange(len(y))), groups=Categories.of([f"genome{one}" for one in members.tolist()])
     )
-    common = generator.normal(0, 0.8, 2 * groups)[members] + generator.normal(0, 0.7, len(y))
-    found = []
-    for signal in signals:
-        own = generator.normal(0, 0.5, 2 * groups)[members] + generator.normal(0, 0.7, len(y))
-        scores = []
-        for _ in range(seeds):
-            logits = signal * (2 * y - 1) + common + own + generator.normal(0, 0.3, 2 * groups)[members]
-            share = 1 / (1 + np.exp(-logits))
-            scores.append(Scores(samples, y, np.stack([1 - share, share], axis=1), LABELS))
-        found.append(scores)
-    return found
+
+    def scores(own: NDArray[np.float64]) -> Scores:
+        share = 1 / (1 + np.exp(-own.ravel()))
+        return Scores(samples, y, np.stack([1 - share, share], axis=1), LABELS)
+
+    expected = measure([[scores(own) for own in some] for some in logits], 1, replicates=20)
+    found = measured_auroc(logits, 1, replicates=20)
+    path = "classes/virus/auroc"
+    one, other = found.difference(1, 0)[path], expected.difference(1, 0)[path]
+    assert one["value"] == pytest.approx(other["value"])
+    assert one["interval"] == pytest.approx(other["interval"])
+    assert found.spread(1, 0, path).reach(1) == pytest.approx(expected.spread(1, 0, path).reach(1))
 
 
 def expected_difference(signals: tuple[float, float]) -> float:
     """Difference of AUROC in many groups: scores of both classes are normal with the same spread."""
     deviation = math.sqrt(0.8**2 + 0.7**2 + 0.5**2 + 0.7**2 + 0.3**2)
-    old, new = (0.5 * (1 + math.erf(2 * signal / (math.sqrt(2) * deviation) / math.sqrt(2))) for signal in signals)
+    old, new = (0.5 * (1 + math.erf(signal / deviation)) for signal in signals)
     return new - old
 
 
-def simulated(groups: int, margin: float, runs: int, seeds: int = 5) -> tuple[float, dict[str, float]]:
-    """Return how often the interval holds a difference of −margin, and how often each verdict comes."""
+def simulated(groups: int, worse: float, runs: int, seeds: int = 10) -> tuple[float, dict[str, float]]:
+    """Return how often the interval holds a difference of −`worse`, and how often each verdict comes at that margin."""
     signals = (1.2, 1.2)
-    if margin:
-        steps = np.linspace(0.8, 1.2, 4001)
+    if worse:
+        steps = np.linspace(0.6, 1.2, 6001)
         differences = np.array([expected_difference((1.2, step)) for step in steps.tolist()])
-        signals = (1.2, float(steps[np.abs(differences + margin).argmin()]))
-    truth = expected_difference(signals)
-    held, verdicts = 0, dict.fromkeys(("better", "not inferior", "inferior", "undecided"), 0)
+        signals = (1.2, float(steps[np.abs(differences + worse).argmin()]))
+    truth, held = expected_difference(signals), 0
+    verdicts: dict[str, float] = dict.fromkeys(("better", "not inferior", "inferior", "undecided"), 0.0)
     for run in range(runs):
-        scores = scored(np.random.default_rng([groups, run]), groups, signals, seeds)
-        options = DecideOptions(margin=margin or 0.05)
-        [one] = decided(measure(scores, run, replicates=120), ("old", "new"), options, "virus")["sets"]
+        logits = simulated_logits(np.random.default_rng([groups, run]), groups, signals, seeds)
+        measured = measured_auroc(logits, run, replicates=200)
+        options = DecideOptions(margin=worse or 0.05)
+        [one] = decided(measured, ("old", "new"), options, "virus")["sets"]
         low, high = one["interval"]
         held += low <= truth <= high
-        verdicts[one["verdict"]] += 1
-    return held / runs, {name: count / runs for name, count in verdicts.items()}
+        verdicts[one["verdict"]] += 1 / runs
+    return held / runs, verdicts
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("groups", [5, 10, 20])
 def test_paired_intervals_cover_and_wrong_verdicts_are_rare(groups: int) -> None:
-    """Bounds leave room for the noise of 400 runs."""
-    held, verdicts = simulated(groups, 0.0, 400)
-    assert 0.92 <= held <= 0.98
-    assert verdicts["better"] <= 0.045
-    held, verdicts = simulated(groups, 0.05, 400)
-    assert 0.92 <= held <= 0.98
-    assert verdicts["better"] + verdicts["not inferior"] <= 0.045
-    assert verdicts["inferior"] <= 0.045
+    """0.93 to 0.97, and 0.025 at either end; the bounds leave room for the noise of 600 runs."""
+    held, verdicts = simulated(groups, 0.0, 600)
+    assert 0.925 <= held <= 0.975
+    assert verdicts["better"] <= 0.04
+    held, verdicts = simulated(groups, 0.05, 600)
+    assert 0.925 <= held <= 0.975
+    assert verdicts["better"] + verdicts["not inferior"] <= 0.04
+    assert verdicts["inferior"] <= 0.04
