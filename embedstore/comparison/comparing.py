@@ -8,7 +8,9 @@ In this order: the sets, which spaces they consist of and what these cost; paire
 Verdicts and calls that change are in `verdicts` and `calls`.
 
 Differences: in each draw every set is measured on the same groups, so that difficulty common to all sets cancels. A
-group is drawn for all seeds at once; which seeds count is drawn too. Intervals are those of `resampling`.
+group is drawn for all seeds at once; which seeds count is drawn too. Intervals are those of `resampling`, of the
+difference of the logits of a metric, brought back by the slope between the two. In plain differences they were too wide
+where two sets are equal (0.99 instead of 0.95 with five groups a class), and too high where one is worse.
 
 Similarity: how far two spaces agree about the same samples, whatever their dimensions.
 """
@@ -178,18 +180,23 @@ class Measured:
 
     def of(self, place: int) -> dict[str, dict[str, Any]]:
         """Describe each metric of one set: mean over the seeds, interval, and value for each seed."""
-        return self._described(self.by_seed[place], lambda drawn: drawn[place], differences=False)
+        values = _mean_defined(self.by_seed[place], axis=0)
+        return self._described(self.by_seed[place], values, self._drawn(lambda drawn: drawn[place]).intervals(values))
 
     def difference(self, place: int, other: int) -> dict[str, dict[str, Any]]:
         """Describe how much larger each metric is in one set than in another."""
-        by_seed = self.by_seed[place] - self.by_seed[other]
-        return self._described(by_seed, lambda drawn: drawn[place] - drawn[other], differences=True)
+        means, found = _mean_defined(self.by_seed, axis=1), self._drawn_difference(place, other)
+        apart = found.straight(means[place]) - found.straight(means[other])
+        ends = found.intervals(apart, differences=True) * found.slopes(means[place], means[other])[:, None]
+        return self._described(self.by_seed[place] - self.by_seed[other], means[place] - means[other], ends)
 
     def spread(self, place: int, other: int, path: str) -> Spread:
         """Return where the variance of the difference of one metric comes from."""
-        parts, freedoms = self._drawn(lambda drawn: drawn[place] - drawn[other]).variances(differences=True)
+        means, found = _mean_defined(self.by_seed, axis=1), self._drawn_difference(place, other)
+        parts, freedoms = found.variances(differences=True)
         strata = np.array(list(dict.fromkeys(draw.stratum for draw, _ in self.drawn)))
-        variances, is_class = parts[:, self.paths.index(path)], strata != _OF_SEEDS
+        column, is_class = self.paths.index(path), strata != _OF_SEEDS
+        variances = parts[:, column] * found.slopes(means[place], means[other])[column] ** 2
         of_seeds = float(variances[~is_class].sum())
         return Spread(freedoms[is_class] + 1, variances[is_class], self.by_seed.shape[1], of_seeds)
 
@@ -200,11 +207,7 @@ class Measured:
             for earlier, later in combinations(range(len(names)), 2)
         ]
 
-    def _described(
-        self, by_seed: Floats, chosen: Callable[[Floats], Floats], *, differences: bool
-    ) -> dict[str, dict[str, Any]]:
-        values = _mean_defined(by_seed, axis=0)
-        ends = self._drawn(chosen).intervals(values, differences=differences)
+    def _described(self, by_seed: Floats, values: Floats, ends: NDArray[np.float64]) -> dict[str, dict[str, Any]]:
         return {
             path: {
                 "value": float(values[column]),
@@ -213,6 +216,11 @@ class Measured:
             }
             for column, path in enumerate(self.paths)
         }
+
+    def _drawn_difference(self, place: int, other: int) -> Drawn:
+        """Differences of the logits of two sets in each draw."""
+        straight = Drawn(self.paths).straight
+        return self._drawn(lambda drawn: straight(drawn[place]) - straight(drawn[other]))
 
     def _drawn(self, chosen: Callable[[Floats], Floats]) -> Drawn:
         found = Drawn(self.paths)
