@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from embedstore.classify.tables import Tally
     from embedstore.classify.training import Trained, TrainReport, train
     from embedstore.comparison.comparing import Comparison, compare
+    from embedstore.comparison.verdicts import DecideOptions
     from embedstore.errors import (
         CanaryError,
         CorruptStoreError,
@@ -110,6 +111,7 @@ _HOME = {
     "CollectReport": "upkeep",
     "CompactReport": "upkeep",
     "Comparison": "comparison.comparing",
+    "DecideOptions": "comparison.verdicts",
     "CopyReport": "sharing",
     "CorruptStoreError": "errors",
     "DeviceWarning": "errors",

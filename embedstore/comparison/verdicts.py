@@ -8,8 +8,9 @@ those of a non-inferiority trial, applied in this order; each interval falls und
     inferior       high < −margin            it is lower by more than the margin
     undecided      low ≤ −margin ≤ high      more groups are needed; also where there is no interval
 
-Each wrong verdict has a probability of at most about 2.5 %: "better" if the two are equal, "not inferior" if the set is
-worse by exactly the margin, "inferior" likewise. A long test simulates it.
+A wrong verdict should have a probability of 2.5 %. A long test simulates it, with 5, 10 and 20 groups a class: "better"
+came in 2.5 to 2.8 % where the two are equal; where the set is worse by exactly the margin, "not inferior" came in 3.8
+to 4.2 %, since the spread is found too small where the worse set was lucky, and "inferior" in 2.0 to 2.2 %.
 
 How many more groups would decide is an estimate: with f times as many groups in every class, and if the difference is
 what was found, the standard error is s(f) = √(Σ variance of a class / f + variance of the seeds). A verdict is reached
