@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from embedstore.classify.scores import Scores
     from embedstore.classify.splitting import Split
     from embedstore.classify.tables import Tally
-    from embedstore.classify.training import Trained, TrainReport, train
+    from embedstore.classify.training import Trained, TrainReport, Unseen, train
     from embedstore.comparison.comparing import Comparison, compare
     from embedstore.comparison.verdicts import DecideOptions
     from embedstore.errors import (
@@ -183,6 +183,7 @@ _HOME = {
     "TrainOptions": "classify.heads",
     "TrainReport": "classify.training",
     "Trained": "classify.training",
+    "Unseen": "classify.training",
     "UnknownModelError": "errors",
     "UpstreamWarning": "errors",
     "VerifyReport": "store",
@@ -230,6 +231,7 @@ __all__ = [
     "Comparison",
     "CopyReport",
     "CorruptStoreError",
+    "DecideOptions",
     "DeviceWarning",
     "DifferingVector",
     "DryRun",
@@ -299,6 +301,7 @@ __all__ = [
     "TrainReport",
     "Trained",
     "UnknownModelError",
+    "Unseen",
     "UpstreamWarning",
     "VerifyReport",
     "WeightsError",

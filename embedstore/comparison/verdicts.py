@@ -9,7 +9,7 @@ those of a non-inferiority trial, applied in this order; each interval falls und
     undecided      low ≤ −margin ≤ high      more groups are needed; also where there is no interval
 
 A wrong verdict should have a probability of 2.5 %. A long test simulates it, with 5, 10 and 20 groups a class: "better"
-came in 2.5 to 2.8 % where the two are equal; where the set is worse by exactly the margin, "not inferior" came in 3.8
+came in 2.5 to 2.8 % where the two are equal; where the set is worse by exactly the margin, "not inferior" came in 4.0
 to 4.2 %, since the spread is found too small where the worse set was lucky, and "inferior" in 2.0 to 2.2 %.
 
 How many more groups would decide is an estimate: with f times as many groups in every class, and if the difference is
