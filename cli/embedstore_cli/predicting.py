@@ -202,9 +202,10 @@ def compare(
     ignore_unlabelled: IgnoreUnlabelled = False,
     fill: Fill = False,
 ) -> None:
-    """Compare sets of features, or trained classifiers: is one better, not inferior, or inferior to the reference?
+    """Compare sets of features, or trained classifiers.
 
-    Every set is trained and scored on the same samples with the same folds. Writes comparison.html and
+    Is one better than the reference, not inferior, or inferior? Every set is trained and scored on the same samples
+    with the same folds. Writes comparison.html and
     comparison.json: verdicts, paired differences of all metrics with intervals, contigs whose call changes, what the
     vectors cost, how alike the spaces are. Classifiers (-c) are scored as they are, on samples of groups that made
     none of them.
