@@ -29,9 +29,10 @@ if TYPE_CHECKING:
     from embedstore.classify.scores import Scores
     from embedstore.classify.splitting import Split
     from embedstore.classify.tables import Tally
-    from embedstore.classify.training import Trained, TrainReport, train
+    from embedstore.classify.training import Trained, TrainReport, Unseen, train
     from embedstore.classify.unseen import CutSources
     from embedstore.comparison.comparing import Comparison, compare
+    from embedstore.comparison.verdicts import DecideOptions
     from embedstore.errors import (
         CanaryError,
         CorruptStoreError,
@@ -121,6 +122,7 @@ _HOME = {
     "CollectReport": "upkeep",
     "CompactReport": "upkeep",
     "Comparison": "comparison.comparing",
+    "DecideOptions": "comparison.verdicts",
     "CopyReport": "sharing",
     "CorruptStoreError": "errors",
     "DeviceWarning": "errors",
@@ -197,6 +199,7 @@ _HOME = {
     "TrainOptions": "classify.heads",
     "TrainReport": "classify.training",
     "Trained": "classify.training",
+    "Unseen": "classify.training",
     "UnknownModelError": "errors",
     "UpstreamWarning": "errors",
     "VerifyReport": "store",
@@ -249,6 +252,7 @@ __all__ = [
     "CopyReport",
     "CorruptStoreError",
     "CutSources",
+    "DecideOptions",
     "DeviceWarning",
     "DifferingVector",
     "DryRun",
@@ -322,6 +326,7 @@ __all__ = [
     "TrainReport",
     "Trained",
     "UnknownModelError",
+    "Unseen",
     "UpstreamWarning",
     "VerifyReport",
     "WeightsError",

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embedstore.atomic import cell
+from embedstore.classify.averaging import AveragedSequences
 from embedstore.classify.calibration import Chunks, SequenceCalibration
 from embedstore.classify.calling import UNCALLED, Called, Calling
 from embedstore.classify.metrics import Floats, Probabilities
@@ -89,7 +90,7 @@ class ContigGatherer:
     Parameters
     ----------
     sources : in the order of the samples; each says how many of them are its own.
-    sequences : calibration of sequences; None: the scores of samples are averaged.
+    sequences : calibration of sequences, of one classifier or of several; None: the scores of samples are averaged.
     along : is told the scored samples of each sequence, and where it ends.
     """
 
@@ -97,7 +98,7 @@ class ContigGatherer:
         self,
         sources: Iterable[SourceCounts],
         classes: int,
-        sequences: SequenceCalibration | None = None,
+        sequences: SequenceCalibration | AveragedSequences | None = None,
         along: Along | None = None,
     ) -> None:
         self._sources = iter(sources)
@@ -105,6 +106,7 @@ class ContigGatherer:
         self._sequences = sequences
         self._along = along
         self._current: SourceCounts | None = None
+        self._sum: Floats = np.zeros(1)
         self._left = 0
         self._start(None)
 
@@ -125,7 +127,7 @@ class ContigGatherer:
             self._left -= len(here)
             present = ~np.isnan(here[:, 0])
             scored = here[present]
-            self._sum += (scored if self._sequences is None else logits_here[present]).sum(axis=0)
+            self._sum = self._sum + (scored if self._sequences is None else logits_here[present]).sum(axis=0)
             self._scored += len(scored)
             self._calls += np.bincount(scored.argmax(axis=1), minlength=self._classes)
             if self._along is not None:
@@ -148,7 +150,7 @@ class ContigGatherer:
     def _start(self, counts: SourceCounts | None) -> None:
         self._current = counts
         self._left = 0 if counts is None else counts.samples
-        self._sum = np.zeros(self._classes)
+        self._sum = np.zeros(1)  # as wide as what is added
         self._calls: NDArray[np.int64] = np.zeros(self._classes, np.int64)
         self._scored = 0
 

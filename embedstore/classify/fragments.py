@@ -183,6 +183,14 @@ def scored(fragments: Fragments, sequences: SequenceCalibration) -> Probabilitie
     return sequences.probabilities(fragments.logits, fragments.counts, fragments.chunks)
 
 
+def sequence_calibration(fragments: Fragments, classes: int, options: TrainOptions) -> SequenceCalibration | None:
+    """Fit to all fragments, as `calibrated` does; None, where there are too few, or not all classes."""
+    if not _all_there(fragments.y, classes):
+        return None
+    weights = fragment_weights(fragments, classes, options)
+    return _fit(fragments, np.arange(len(fragments)), weights, options.calibration)
+
+
 def _all_there(y: Classes, classes: int) -> bool:
     return len(y) >= _LEAST_FRAGMENTS and len(np.unique(y)) == classes
 

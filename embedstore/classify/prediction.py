@@ -5,6 +5,8 @@
            ─ view, network ─▶ batch by batch ─▶ predictions.tsv, track; scored sequences (in the hidden folder)
            ─ calls ─▶ contigs.tsv, called.fna, predict.json
 
+Several classifiers are averaged: each reads its own columns of the same samples (`averaging`).
+
 The classifier's schema is compared with the spaces and the preparation before any of it begins. Sequences are parsed,
 canonicalised and hashed once, when they are cut. A space looks up each batch when it is filled and when it is read.
 """
@@ -28,6 +30,7 @@ from typing import Any, BinaryIO, Literal
 import numpy as np
 
 from embedstore.atomic import cell, from_cell
+from embedstore.classify.averaging import average_log_odds, class_order, require_alike, sequences_of
 from embedstore.classify.blocks import find_spaces, require_schema
 from embedstore.classify.calling import Called, Calling, calling_of
 from embedstore.classify.classifier import Classifier, load_classifier
@@ -160,7 +163,7 @@ class PredictReport:
 
 def predict(
     sequences: Sequence[str | PathLike[str] | LabelledInput],
-    classifier: Classifier | str | Path,
+    classifier: Classifier | str | Path | Sequence[Classifier | str | Path],
     output: str | Path,
     *,
     store: SpaceStore,
@@ -172,7 +175,7 @@ def predict(
     Parameters
     ----------
     sequences : files and folders as for `prepare`; `-` is standard input.
-    classifier : as `train` returns it, or its folder.
+    classifier : as `train` returns it, or its folder; several are averaged.
     output : folder for `predictions.tsv`, `contigs.tsv`, `predict.json` and what else is asked for, which appear
         together at the end. Only one prediction may write into it at a time.
     store : holds the vectors, and gets those that are missing.
@@ -181,48 +184,60 @@ def predict(
 
     Raises
     ------
-    SchemaError : the spaces, their order, or the preparation are not those of the classifier; both sides are named.
-    InputError : calls or files are asked for that the classifier has no class or no calibration for.
+    SchemaError : the spaces, their order, or the preparation are not those of the classifier, or several classifiers
+        were trained on samples that were prepared otherwise; both sides are named.
+    InputError : several classifiers tell other classes, or models are named for them; or calls or files are asked for
+        that a classifier has no class or no calibration for.
     EmbedStoreError : as `prepare` and `fill`.
     """
     started = time.monotonic()
     options, progress, output = options or PredictOptions(), progress or PredictProgress(), Path(output)
-    classifier = classifier if isinstance(classifier, Classifier) else load_classifier(classifier)
-    fallback = fallback_of(classifier) if options.dna_only_fallback else None
-    preparing, calling = prepare_options(classifier, options), _calling(classifier, options)
-    recogniser = None if classifier.recall is None else SourceRecogniser(classifier.recall())
-    targets = find_spaces(classifier, store, options.models, options.model_options)
-    require_schema(classifier, targets, Preparation(**preparing.preparation()), "this prediction")
+    given = [classifier] if isinstance(classifier, Classifier | str | Path) else classifier
+    members = [one if isinstance(one, Classifier) else load_classifier(one) for one in given]
+    _require_averageable(members, options)
+    first = members[0]
+    fallback = fallback_of(first) if options.dna_only_fallback else None
+    preparing = prepare_options(first, options)
+    calling, *_ = [_calling(one, options) for one in members]  # what one of them has no calibration for is refused
+    recalls = [one.recall for one in members if one.recall is not None]
+    recogniser = SourceRecogniser(recalls[0]()) if recalls else None
+    targets_of = [find_spaces(one, store, options.models, options.model_options) for one in members]
+    for one, found in zip(members, targets_of, strict=True):
+        require_schema(one, found, Preparation(**preparing.preparation()), "this prediction")
+    targets = list({target.recipe.id: target for found in targets_of for target in found}.values())
     files = find_files([parse_input(one) for one in sequences]).files
     reader = SourceReader(files, preparing.reads_coding)
     with OutputFolder(output) as folder, _work_folder(output) as work:
         tables = open_tables(
             folder,
-            classifier,
+            first,
             preparing,
             _sources(work),
             compat=options.compat,
             says_from=fallback is not None,
+            with_known=recogniser is not None,
             called=CalledSequences(calling.positive, _records(work)) if options.write_called else None,
         )
         track = None
         if options.track and calling.positive is not None:
             bounds = partial(_chunks, preparing)
-            track = Track(folder.create, classifier.labels, calling.positive, bounds, classifier.sequences)
+            track = Track(folder.create, first.labels, calling.positive, bounds, sequences_of(members))
         molecules = {target.recipe.molecule for target in targets}
         kept = _Kept(closed=fallback is not None, records=options.write_called)
         counts = _cut(reader, preparing, molecules, work, progress.on_cut, recogniser, kept)
         windows = partial(_CutWindows, work, preparing.length_bases)
         filled_targets, filled = fill_spaces(targets, FillFrom(work, options.fill, progress.on_fill), windows)
-        scorer = _Scorer(classifier, filled_targets, filled)
+        by_id = {target.recipe.id: target for target in filled_targets}
+        own = [[by_id[target.recipe.id] for target in found] for found in targets_of]
+        scorer = _Scorer(members, own, filled)
         with (work / _CLOSED_KEYS_NAME).open("rb") as keys:
-            caller = None if fallback is None else DnaCaller(fallback, filled_targets, keys)
+            caller = None if fallback is None else DnaCaller(fallback, own[0], keys)
             held = HeldContigs(work / _CONTIGS_NAME, calling)
             tally = _score(scorer, caller, work, tables, held, track, counts.samples, progress.on_scored)
         called = _call(held, work, tables, tally)
         report = PredictReport(
             output=output,
-            classifier=classifier.name,
+            classifier=" & ".join(one.name for one in members),
             counts=counts,
             tally=tally,
             called=called,
@@ -251,6 +266,20 @@ def _calling(classifier: Classifier, options: PredictOptions) -> Calling:
 
 def _chunks(cut: PrepareOptions, length_bases: int) -> Bounds:
     return cut.cut(length_bases, cut.length_bases)
+
+
+def _require_averageable(members: Sequence[Classifier], options: PredictOptions) -> None:
+    require_alike(members)
+    if len(members) > 1 and options.models:
+        raise InputError(
+            f"Cannot use models {','.join(options.models)} with {len(members)} classifiers, each of which has its "
+            "own columns. Leave out --models: the spaces that the classifiers name are used."
+        )
+    if len(members) > 1 and options.dna_only_fallback:
+        raise InputError(
+            f"Cannot call from DNA alone with {len(members)} classifiers that are averaged: expected one. Predict with "
+            "each alone."
+        )
 
 
 def prepare_options(classifier: Classifier, options: PredictOptions) -> PrepareOptions:
@@ -439,8 +468,8 @@ def _score(
     """Score samples batch by batch, write their tables, and hold the scores of sequences; those without a sample are
     scored by `caller`.
     """
-    labels, preparation = scorer.classifier.labels, scorer.classifier.schema.preparation
-    gatherer = ContigGatherer(_sources(work), len(labels), scorer.classifier.sequences, track)
+    labels, preparation = scorer.labels, scorer.preparation
+    gatherer = ContigGatherer(_sources(work), len(labels), scorer.sequences, track)
     tally = Tally(labels)
     done = 0
 
@@ -471,26 +500,55 @@ def _call(held: HeldContigs, work: Path, tables: Tables, tally: Tally) -> Called
 
 
 class _Scorer:
-    """Scores samples whose vectors are in spaces that have been filled."""
+    """Scores samples whose vectors are in spaces that have been filled.
 
-    def __init__(self, classifier: Classifier, targets: Sequence[SpaceTarget], reports: Sequence[FillReport]) -> None:
-        self.classifier = classifier
-        self._targets = targets
+    Parameters
+    ----------
+    members : classifiers that are averaged, or the one.
+    targets : the spaces of each.
+    """
+
+    def __init__(
+        self,
+        members: Sequence[Classifier],
+        targets: Sequence[Sequence[SpaceTarget]],
+        reports: Sequence[FillReport],
+    ) -> None:
+        self.labels, self.preparation = members[0].labels, members[0].schema.preparation
+        self.sequences = sequences_of(members)
+        """Calibration of sequences, by the means of what `score` returns beside the probabilities."""
+        self._members = list(zip(members, targets, strict=True))
+        self._orders = [class_order(one, self.labels) for one in members]
+        self._all_targets = {target.recipe.id: target for some in targets for target in some}.values()
         self._complete = all(report.complete for report in reports)
 
     def score(self, samples: Samples) -> tuple[Probabilities, Floats]:
-        """Return probabilities and logits, (n, classes); a row of NaN for a sample that a model has no vector for."""
-        scores = np.full((len(samples), len(self.classifier.labels)), np.nan)
-        logits = scores.copy()
+        """Return probabilities and logits, (n, classes); a row of NaN for a sample that a model has no vector for.
+
+        Of several classifiers, the logits are side by side; of one without a calibration of sequences they are its
+        probabilities.
+        """
         present = np.arange(len(samples))
+        scores = np.full((len(samples), len(self.labels)), np.nan)
+        logits = np.full((len(samples), len(self.labels) * len(self._members)), np.nan)
         if not self._complete:
-            present = np.flatnonzero(~np.any([is_missing(samples, target) for target in self._targets], axis=0))
+            present = np.flatnonzero(~np.any([is_missing(samples, target) for target in self._all_targets], axis=0))
             samples = samples.take(present)
         if len(present):
-            rows = view(samples, self._targets, check=False).rows()
-            found = self.classifier.head.logits(rows)
-            logits[present], scores[present] = found, self.classifier.calibration.probabilities(found)
+            each = [self._of_member(samples, *member) for member in self._members]
+            logits[present] = np.concatenate([found for _, found in each], axis=1)
+            ordered = [own[:, order] for (own, _), order in zip(each, self._orders, strict=True)]
+            scores[present] = ordered[0] if len(ordered) == 1 else average_log_odds(ordered)
         return scores, logits
+
+    def _of_member(
+        self, samples: Samples, classifier: Classifier, targets: Sequence[SpaceTarget]
+    ) -> tuple[Probabilities, Floats]:
+        logits = classifier.head.logits(view(samples, targets, check=False).rows())
+        probabilities = classifier.calibration.probabilities(logits)
+        if len(self._members) > 1 and classifier.sequences is None:
+            return probabilities, probabilities
+        return probabilities, logits.astype(np.float64)
 
 
 def _sources(work: Path) -> Iterator[SourceCounts]:

@@ -96,6 +96,7 @@ def open_tables(
     *,
     compat: Literal["virnucpro"] | None,
     says_from: bool = False,
+    with_known: bool = False,
     called: CalledSequences | None,
 ) -> Tables:
     """Create the requested tables.
@@ -103,14 +104,14 @@ def open_tables(
     Parameters
     ----------
     sources : what was cut, drawn from when the first samples come.
-    says_from : see `ContigTable`.
+    says_from, with_known : see `ContigTable`.
     called : also write the sequences of one call.
 
     Raises
     ------
     InputError : VirNucPro's tables are wanted of a classifier that is not one of viruses and others.
     """
-    ours = OwnTables(folder, classifier.labels, says_from=says_from, with_known=classifier.recall is not None)
+    ours = OwnTables(folder, classifier.labels, says_from=says_from, with_known=with_known)
     tables: list[Tables] = [ours]
     if compat == "virnucpro":
         tables.append(VirnucproTables(folder, classifier, options, sources))

@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embedstore.atomic import cell
+from embedstore.classify.averaging import AveragedSequences
 from embedstore.classify.calibration import SequenceCalibration
 from embedstore.classify.contigs import SourceCounts
 from embedstore.classify.metrics import Classes, Floats, Probabilities
@@ -88,7 +89,7 @@ class Track:
         labels: Sequence[str],
         positive: int,
         cut: Callable[[int], Bounds],
-        sequences: SequenceCalibration | None,
+        sequences: SequenceCalibration | AveragedSequences | None,
     ) -> None:
         self._track, self._segments = create(TRACK_NAME), create(SEGMENTS_NAME)
         self._labels = [cell(label) for label in labels]

@@ -35,7 +35,15 @@ from embedstore.classify.calibration import Calibration, SequenceCalibration, ca
 from embedstore.classify.calling import positive_class
 from embedstore.classify.classifier import REPORT_NAME, SCORES_NAME, Classifier, check_output, save_classifier
 from embedstore.classify.fallback import dna_features, with_closed
-from embedstore.classify.fitting import CrossFitted, OnFitted, PartRows, cross_fit, log_losses, row_weights
+from embedstore.classify.fitting import (
+    CrossFitted,
+    OnFitted,
+    PartRows,
+    cross_fit,
+    held_out_logits,
+    log_losses,
+    row_weights,
+)
 from embedstore.classify.fragments import (
     Fragments,
     assess_fragments,
@@ -43,6 +51,8 @@ from embedstore.classify.fragments import (
     fragment_weights,
     fragments_of,
     how_calibrated,
+    scored,
+    sequence_calibration,
 )
 from embedstore.classify.heads import TrainOptions
 from embedstore.classify.known import Known, Recall
@@ -364,13 +374,8 @@ def fit_classifier(
     """
     labels = tuple(samples.labels.names.tolist())
     positive_class(labels, options.positive)
-    rows, folds = split.training()
-    # By id, whatever the order of the table.
-    order = np.argsort(samples.ids[rows], kind="stable")
-    rows, folds = rows[order], folds[order]
-    y = samples.labels.codes[rows].astype(np.int64)
-    weights = row_weights(y, samples.groups.codes[rows].astype(np.int64), len(labels), options)
-    part = PartRows(features, rows, y)
+    part, folds, weights = _weighted_rows(features, samples, split, options)
+    rows, y = part.indices, part.y
     fitted = cross_fit(part, folds, weights, len(labels), options, on_fitted=on_fitted)
     folded = _Folded(part, samples.take(rows), folds, weights, fitted, labels, options)
     calibration = calibrate(fitted.logits, y, weights, options.calibration)
@@ -390,6 +395,58 @@ def fit_classifier(
     if TEST in split.rows:
         return Trained(classifier, *_tested(features, samples, split.rows[TEST], classifier), None, {})
     return Trained(classifier, scores, fitted.logits, fragments, crossed, folded.calibrations(calibration))
+
+
+def _weighted_rows(
+    features: Features, samples: Samples, split: Split, options: TrainOptions
+) -> tuple[PartRows, NDArray[np.int64], NDArray[np.float64]]:
+    """Return the training rows by id, whatever the order of the table, the fold of each, and how much it counts."""
+    rows, folds = split.training()
+    order = np.argsort(samples.ids[rows], kind="stable")
+    rows, folds = rows[order], folds[order]
+    y = samples.labels.codes[rows].astype(np.int64)
+    weights = row_weights(y, samples.groups.codes[rows].astype(np.int64), len(samples.labels.names), options)
+    return PartRows(features, rows, y), folds, weights
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Unseen:
+    """What heads say of samples of groups that they have not seen, and of fragments of their sources.
+
+    Attributes
+    ----------
+    contigs : (n, classes) calibrated probabilities of the fragments.
+    """
+
+    test: Scores
+    fragments: Fragments
+    contigs: Probabilities
+
+
+def score_unseen(features: Features, samples: Samples, split: Split, options: TrainOptions) -> Unseen:
+    """Return the scores that `fit_classifier` reports, without all else: no head is made that is not needed for them.
+
+    Parameters
+    ----------
+    samples : those of the features, with the labels and groups that apply.
+
+    Raises
+    ------
+    InputError : a value of the features is not finite.
+    """
+    if TEST in split.rows:  # which the head that is fitted to all folds scores
+        trained = fit_classifier(features, samples, split, options)
+        test, fragments, sequences = trained.test, trained.fragments, trained.classifier.sequences
+    else:
+        labels = tuple(samples.labels.names.tolist())
+        part, folds, weights = _weighted_rows(features, samples, split, options)
+        logits = held_out_logits(part, folds, weights, len(labels), options)
+        calibration = calibrate(logits, part.y, weights, options.calibration)
+        test = Scores(samples.take(part.indices), part.y, calibration.probabilities(logits), labels)
+        fragments = fragments_of(test.samples, logits, test.probabilities, part.y, folds)
+        sequences = None if options.calibration == "none" else sequence_calibration(fragments, len(labels), options)
+    scores = fragments.scores if sequences is None else scored(fragments, sequences)
+    return Unseen(test, fragments, scores)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
