@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from embedstore.auditing import AuditOptions, AuditReport, DifferingVector
     from embedstore.classify.blocks import Reading
     from embedstore.classify.calibration import Calibration, SequenceCalibration
+    from embedstore.classify.calling import Called, Calling
     from embedstore.classify.classifier import Classifier, load_classifier
     from embedstore.classify.evaluation import Evaluation, evaluate
     from embedstore.classify.fragments import Fragments
@@ -28,9 +29,10 @@ if TYPE_CHECKING:
     from embedstore.classify.scores import Scores
     from embedstore.classify.splitting import Split
     from embedstore.classify.tables import Tally
-    from embedstore.classify.training import Trained, TrainReport, train
+    from embedstore.classify.training import Trained, TrainReport, Unseen, train
     from embedstore.classify.unseen import CutSources
     from embedstore.comparison.comparing import Comparison, compare
+    from embedstore.comparison.verdicts import DecideOptions
     from embedstore.errors import (
         CanaryError,
         CorruptStoreError,
@@ -110,6 +112,8 @@ _HOME = {
     "Batch": "features",
     "Block": "features",
     "Calibration": "classify.calibration",
+    "Called": "classify.calling",
+    "Calling": "classify.calling",
     "Canaries": "records",
     "CanaryError": "errors",
     "Categories": "features",
@@ -118,6 +122,7 @@ _HOME = {
     "CollectReport": "upkeep",
     "CompactReport": "upkeep",
     "Comparison": "comparison.comparing",
+    "DecideOptions": "comparison.verdicts",
     "CopyReport": "sharing",
     "CorruptStoreError": "errors",
     "DeviceWarning": "errors",
@@ -194,6 +199,7 @@ _HOME = {
     "TrainOptions": "classify.heads",
     "TrainReport": "classify.training",
     "Trained": "classify.training",
+    "Unseen": "classify.training",
     "UnknownModelError": "errors",
     "UpstreamWarning": "errors",
     "VerifyReport": "store",
@@ -233,6 +239,8 @@ __all__ = [
     "Batch",
     "Block",
     "Calibration",
+    "Called",
+    "Calling",
     "Canaries",
     "CanaryError",
     "Categories",
@@ -244,6 +252,7 @@ __all__ = [
     "CopyReport",
     "CorruptStoreError",
     "CutSources",
+    "DecideOptions",
     "DeviceWarning",
     "DifferingVector",
     "DryRun",
@@ -317,6 +326,7 @@ __all__ = [
     "TrainReport",
     "Trained",
     "UnknownModelError",
+    "Unseen",
     "UpstreamWarning",
     "VerifyReport",
     "WeightsError",

@@ -59,9 +59,10 @@ for HEAD in $HEADS; do
     done
 done
 
-echo "# predict: the sequences of the virus folder, as if nothing were known of them"
+echo "# predict: the sequences of the virus folder, as if nothing were known of them; those called virus as FASTA, and"
+echo "# scores along them (a bedGraph for genome browsers, and parts of one call)"
 embedstore predict "$VIRUS" --classifier "$OUT/$FIRST" --models "$MODELS" --store "$STORE" \
-    -o "$OUT/predictions"
+    --fdr 0.2 --write-called --track -o "$OUT/predictions"
 
 if [ "$MODELS" != "${MODELS%%,*}" ]; then
     echo "# compare: each model alone, and all together, on the same samples and folds"
@@ -87,6 +88,15 @@ def line(name, found):
           f"false positive rate {mean('false_positive_rate'):.3f}   {each}")
 
 
+def line_of_calibration(found):
+    """How far the scores of contigs are from being probabilities, before calibration and by that of the other folds."""
+    parts = [("before", "before_calibration"), ("after", "calibrated_by_others")]
+    if all(key in one for one in found for _, key in parts):
+        for title, key in parts:
+            brier, ece = (sum(one[key][f"{number}_balanced"] for one in found) / len(found) for number in ("brier", "ece"))
+            print(f"{'    ' + title + ' calibration':32} Brier {brier:.3f}  ECE {ece:.3f}")
+
+
 for head in heads:
     for title, read in (
         ("out of fold", lambda seed: json.loads((out / f"{head}-{seed}/classifier.json").read_text())["about"]["test"]),
@@ -98,7 +108,9 @@ for head in heads:
         found = [read(seed) for seed in seeds]
         line("  samples", [one["positive"] for one in found])
         for place, part in enumerate(found[0]["contigs"]):
-            line(f"  contigs of {part['length_bases']:,} bases", [one["contigs"][place]["positive"] for one in found])
+            contigs = [one["contigs"][place] for one in found]
+            line(f"  contigs of {part['length_bases']:,} bases", [one["positive"] for one in contigs])
+            line_of_calibration(contigs)
 END
 echo "# reports"
 ls "$OUT"/*/*.html

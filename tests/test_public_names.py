@@ -26,6 +26,7 @@ NOT_PUBLIC = {  # what they take or return is for the other parts of embedstore
     "SpaceTarget.get_model",
     "SpaceTarget.load_model",
     "Tally.add",
+    "Tally.add_contigs",
 }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,7 +12,6 @@ import typer
 
 from embedstore_cli.arguments import DnaInputs, Models, names
 from embedstore_cli.classifying import (
-    ClassifierPlace,
     Folds,
     Head,
     HeadChoice,
@@ -19,6 +19,7 @@ from embedstore_cli.classifying import (
     IgnoreUnlabelled,
     InputDropout,
     OldHead,
+    Positive,
     Strength,
     how_grouped,
     models_of,
@@ -34,13 +35,35 @@ from embedstore_cli.sampling import Compat, Fill, Labels, code_choice, seen_fact
 if TYPE_CHECKING:
     from embedstore.classify.prediction import PredictProgress, PredictReport
     from embedstore.comparison.comparing import Comparison
+    from embedstore.comparison.verdicts import DecideOptions
+
+
+ClassifierPlaces = Annotated[
+    list[Path],
+    typer.Option(
+        "--classifier", "-c", metavar="DIR", help="What `train` wrote; several are averaged.", show_default=False
+    ),
+]
+
+
+class Primary(StrEnum):
+    """The metric that decides."""
+
+    auroc = "auroc"
+    auprc = "auprc"
+    f1 = "f1"
+    precision = "precision"
+    recall = "recall"
+    balanced_accuracy = "balanced_accuracy"
+    mcc = "mcc"
+    accuracy = "accuracy"
 
 
 @shared(FILLING, OUTPUT)
 def predict(
     context: Context,
     inputs: DnaInputs,
-    classifier: ClassifierPlace,
+    classifier: ClassifierPlaces,
     output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Folder for the tables.")],
     models: Models = None,
     length: Annotated[
@@ -57,16 +80,41 @@ def predict(
     dna_only_fallback: Annotated[
         bool, typer.Option("--dna-only-fallback", help="Call contigs without an open frame from their DNA alone.")
     ] = False,
+    positive: Annotated[
+        str | None,
+        typer.Option(
+            "--positive", metavar="LABEL", help="The class that is looked for. Default: as trained, or virus."
+        ),
+    ] = None,
+    min_score: Annotated[
+        float | None,
+        typer.Option("--min-score", metavar="S", min=0, max=1, help="Call a contig positive from this score on."),
+    ] = None,
+    fdr: Annotated[
+        float | None,
+        typer.Option("--fdr", metavar="Q", min=0, max=1, help="Expected share of false ones among contigs called so."),
+    ] = None,
+    prevalence: Annotated[
+        float | None,
+        typer.Option("--prevalence", metavar="P", help="Share of the positive class in the input, between 0 and 1."),
+    ] = None,
+    write_called: Annotated[
+        bool, typer.Option("--write-called", help="Write the contigs called positive to called.fna.")
+    ] = False,
+    track: Annotated[
+        bool, typer.Option("--track", help="Write scores.bedgraph and segments.tsv: scores along each contig.")
+    ] = False,
 ) -> None:
     """Classify sequences: cut, embed what is missing, score.
 
+    Several classifiers (-c A -c B) are averaged: each reads its own columns of the same samples.
     Writes predictions.tsv, contigs.tsv and predict.json into DIR. To go on after a stop, start the same command again.
     """
     from embedstore.classify.classifier import load_classifier
     from embedstore.classify.prediction import PredictOptions
     from embedstore.classify.prediction import predict as predict_sequences
 
-    loaded, named = load_classifier(classifier), names(models)
+    loaded, named = [load_classifier(one) for one in classifier], names(models)
     choices = PredictOptions(
         models=named,
         length_bases=length,
@@ -74,8 +122,14 @@ def predict(
         min_length_bases=min_length,
         compat=None if compat is None else "virnucpro",
         dna_only_fallback=dna_only_fallback,
+        positive=positive,
+        min_score=min_score,
+        fdr=fdr,
+        prevalence=prevalence,
+        write_called=write_called,
+        track=track,
         fill=context.fill_options(),
-        model_options=context.options_of_models(models_of(loaded, named)),
+        model_options=context.options_of_models([name for one in loaded for name in models_of(one, named)]),
     )
     with _shown(quiet=context.quiet) as progress:
         report = predict_sequences(
@@ -108,7 +162,8 @@ def _write_predicted(report: PredictReport, *, quiet: bool) -> None:
         return
     counts, tally = report.counts, report.tally
     computed = ", ".join(f"{count(filled.computed)} by {filled.space.name}" for filled in report.filled)
-    missing = tally.samples_without_vector
+    missing, called = tally.samples_without_vector, report.called
+    threshold = "" if called.threshold is None else f"{called.threshold:.6f}" if called.sequences else "none is reached"
     write_facts(
         [
             ("read", f"{count(counts.sequences)} sequences, {count(counts.bases)} bases"),
@@ -121,6 +176,7 @@ def _write_predicted(report: PredictReport, *, quiet: bool) -> None:
                 for call, number in sorted(tally.contigs_from_dna.items())
             ],
             *([("known to the classifier by sequence", count(tally.known))] if report.recognises else []),
+            *([(f"least score of {called.label}", threshold)] if threshold else []),
             *([("samples without a vector", count(missing))] if missing else []),
             ("took", duration(report.seconds)),
             ("written to", str(report.output)),
@@ -154,12 +210,33 @@ def compare(
             show_default=False,
         ),
     ] = None,
+    primary: Annotated[
+        Primary, typer.Option("--primary", help="The metric that decides; of the positive class, if there is one.")
+    ] = Primary.auroc,
+    margin: Annotated[
+        float,
+        typer.Option("--margin", metavar="X", min=0, max=1, help="Worse by less than this is good enough."),
+    ] = 0.01,
+    reference: Annotated[
+        str | None,
+        typer.Option("--reference", metavar="NAME", help="The set that others are held against. Default: the first."),
+    ] = None,
+    average: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--average",
+            metavar="NAME",
+            help="Average the scores of sets as one more contender; give it for each of them.",
+            show_default=False,
+        ),
+    ] = None,
     head: Head = HeadChoice.linear,
     folds: Folds = 5,
     seeds: Annotated[
         int,
         typer.Option("--seeds", metavar="N", min=1, help="How many seeds; each deals the groups out to other folds."),
-    ] = 3,
+    ] = 10,
+    positive: Positive = None,
     seed: Annotated[int, typer.Option("--seed", metavar="N", min=0, help="The first seed.")] = 1,
     strength: Strength = None,
     input_dropout: InputDropout = None,
@@ -171,17 +248,24 @@ def compare(
 ) -> None:
     """Compare sets of features, or trained classifiers.
 
-    Every set is trained and scored on the same samples with the same folds. Writes comparison.html and
-    comparison.json: paired differences of all metrics with intervals, what the vectors cost, how alike the spaces are.
-    Classifiers (-c) are scored as they are, on samples of groups that made none of them; comparison.json is written.
+    Is one better than the reference, not inferior, or inferior? Every set is trained and scored on the same samples
+    with the same folds. Writes comparison.html and
+    comparison.json: verdicts, paired differences of all metrics with intervals, contigs whose call changes, what the
+    vectors cost, how alike the spaces are. Classifiers (-c) are scored as they are, on samples of groups that made
+    none of them.
     """
+    from embedstore.comparison.verdicts import DecideOptions
+
     if models and classifiers:
         raise typer.BadParameter("give sets of models (-m) or classifiers (-c), not both")
     if classifiers:
         clusters, asked = how_grouped(groups)
         if asked:
             raise typer.BadParameter("--groups auto only has a meaning with sets of models (-m): nothing is split")
-        _compare_classifiers(context, samples, classifiers, output, labels, clusters, seed=seed, fill=fill)
+        wanted = DecideOptions(primary.value, margin, reference, tuple(average or ()))
+        _compare_classifiers(
+            context, samples, classifiers, output, labels, clusters, wanted, positive, seed=seed, fill=fill
+        )
         return
     if len(models or ()) < 2:
         raise typer.BadParameter(
@@ -196,6 +280,7 @@ def compare(
         head=chosen.value,
         seed=seed,
         folds=folds,
+        positive=positive,
         ignore_unlabelled=ignore_unlabelled,
         device=context.device,
         **of_head(chosen, HeadChoice.linear, strength=strength),
@@ -212,6 +297,7 @@ def compare(
             relatives=relatives,
             options=training,
             seeds=seeds,
+            decide=DecideOptions(primary.value, margin, reference, tuple(average or ())),
             made=Provenance.now(context.command_line),
             on_trained=None if context.quiet else lambda name, number, _: notice(f"trained on {name}, seed {number}"),
         )
@@ -221,8 +307,7 @@ def compare(
     elif not context.quiet:
         from embedstore.comparison.page import lead
 
-        _write_differences(comparison, lead(comparison.document))
-        notice(f"Wrote {output / 'comparison.json'}{'' if comparison.report_failed else ' and comparison.html'}.")
+        _write_differences(comparison, lead(comparison.document), output)
 
 
 def _compare_classifiers(
@@ -232,6 +317,8 @@ def _compare_classifiers(
     output: Path,
     labels: Path | None,
     groups: Path | None,
+    wanted: DecideOptions,
+    positive: str | None,
     *,
     seed: int,
     fill: bool,
@@ -239,26 +326,32 @@ def _compare_classifiers(
     if len(classifiers) < 2:
         raise typer.BadParameter("give --classifier twice or more, as -c old -c new")
     from embedstore.classify.classifier import load_classifier
+    from embedstore.classify.provenance import Provenance
     from embedstore.comparison.classifiers import compare_classifiers
 
     loaded = [load_classifier(each) for each in classifiers]
     choices = context.options_of_models([name for each in loaded for name in models_of(each, ())])
     with reading(context, samples, (), labels, groups, choices, fill=fill) as how:
-        comparison = compare_classifiers(samples, loaded, how, output, seed=seed)
+        made = Provenance.now(context.command_line)
+        comparison = compare_classifiers(
+            samples, loaded, how, output, seed=seed, decide=wanted, positive=positive, made=made
+        )
+    warn_of_report(comparison.report_failed, f"The numbers are in {output}")
     if context.json:
         write_json(comparison.to_json())
     elif not context.quiet:
-        found = comparison.document
-        seen = found["left_out"]["samples"]
-        left_out = f" {seen:,} others were left out, as their groups made one of the classifiers." if seen else ""
-        _write_differences(comparison, f"On {found['samples']:,} samples of {found['samples_of']}.{left_out}")
-        notice(f"Wrote {output / 'comparison.json'}.")
+        from embedstore.comparison.page import lead_of_classifiers
+
+        _write_differences(comparison, lead_of_classifiers(comparison.document), output)
 
 
-def _write_differences(comparison: Comparison, on: str) -> None:
+def _write_differences(comparison: Comparison, on: str, output: Path) -> None:
+    """Write the verdicts, what was compared, all differences, and where the files are."""
     from embedstore.comparison.page import DRAWN, difference_text, pair_name
 
     found = comparison.document
+    for one in found["verdicts"]["sets"]:
+        notice(one["sentence"])
     columns = ("difference", *(f">{name}" for _, name in DRAWN))
     rows = [
         (pair_name(pair), *(difference_text(pair["metrics"][path]) for path, _ in DRAWN))
@@ -266,3 +359,10 @@ def _write_differences(comparison: Comparison, on: str) -> None:
     ]
     notice(f"{on} In brackets: {found['intervals']['level']:.0%} intervals; * : 0 is not in it.")
     write_table(columns, rows)
+    for one in found["calls"]:
+        if one["fragments"]:
+            notice(
+                f"{one['of']} calls {one['changed']:,.1f} of {one['fragments']:,.0f} contigs ({one['share']:.1%}) "
+                f"otherwise than {one['reference']}."
+            )
+    notice(f"Wrote {output / 'comparison.json'}{'' if comparison.report_failed else ' and comparison.html'}.")

@@ -31,7 +31,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embedstore.atomic import check_folder, complete
-from embedstore.classify.calibration import Calibration, SequenceCalibration
+from embedstore.classify.calibration import Calibration, Chunks, SequenceCalibration
 from embedstore.classify.heads import (
     MOST_MEMBERS,
     Forest,
@@ -119,7 +119,11 @@ class Classifier:
         return f"the classifier {self.name}"
 
     def sequence_scores(
-        self, mean_logits: NDArray[np.float64], mean_scores: NDArray[np.float64], counts: NDArray[np.int64]
+        self,
+        mean_logits: NDArray[np.float64],
+        mean_scores: NDArray[np.float64],
+        counts: NDArray[np.int64],
+        chunks: Chunks | None = None,
     ) -> Probabilities:
         """Return (n, classes) scores of sequences from what their samples have.
 
@@ -127,8 +131,9 @@ class Classifier:
         ----------
         mean_logits, mean_scores : (n, classes), means over the samples of each.
         counts : (n,) samples of each.
+        chunks : of each, and how many of them are open; None: each is one chunk.
         """
-        return mean_scores if self.sequences is None else self.sequences.probabilities(mean_logits, counts)
+        return mean_scores if self.sequences is None else self.sequences.probabilities(mean_logits, counts, chunks)
 
     def to_json(self) -> dict[str, Any]:
         """The content of `classifier.json`, without the checksum."""

@@ -20,13 +20,14 @@ from embedstore.classify.blocks import (
     require_schema,
     sequences_folder,
 )
+from embedstore.classify.calling import positive_class
 from embedstore.classify.classifier import REPORT_NAME, SCORES_NAME, Classifier, load_classifier
 from embedstore.classify.fragments import fragments_of
 from embedstore.classify.known import Recognised, recognise
 from embedstore.classify.metrics import Measures
 from embedstore.classify.provenance import Provenance
 from embedstore.classify.scores import Scores, logits_of, write_scores
-from embedstore.classify.training import assess, assess_contigs, jsonable, positive_class, require_labelled
+from embedstore.classify.training import assess, assess_contigs, jsonable, require_labelled
 from embedstore.classify.unseen import cut_sources
 from embedstore.errors import InputError
 from embedstore.features import (
@@ -97,7 +98,7 @@ def evaluate(
     if output is not None:
         check_folder(Path(output), EVALUATION_NAME, "an evaluation")
     scores, logits, unlabelled = score_labelled(samples, classifier, how)
-    looked_for = positive or _positive_of(classifier)
+    looked_for = positive or positive_of(classifier)
     folds = np.zeros(len(scores.y), np.int64)
     fragments = fragments_of(scores.samples, logits, scores.probabilities, scores.y, folds)
     sources = cut_sources(samples, scores.samples, scores.y, scores.labels)
@@ -166,7 +167,7 @@ def _classes(samples: Samples, schema: Schema, classifier: Classifier) -> Any:
     return np.array([places.get(name, -1) for name in names] + [-1], np.int64)[samples.labels.codes]
 
 
-def _positive_of(classifier: Classifier) -> str | None:
+def positive_of(classifier: Classifier) -> str | None:
     """Return the class that the training looked for; None if it does not say, or names one that is not there."""
     options = classifier.about.get("options")
     stated = options.get("positive") if isinstance(options, dict) else None  # the classifier may be a stranger's

@@ -241,10 +241,7 @@ class DnaCaller:
         means = sums[:, at] / scored[at, None]
         found = list(contigs)
         for place, own in zip(at.tolist(), self._fallback.sequence_scores(means[0], means[1], scored[at]), strict=True):
-            call = int(own.argmax())
-            agreed = float(calls[place, call] / scored[place])
-            contig = replace(contigs[place], scores=own, confidence=min(float(own[call]), agreed), from_dna=True)
-            found[place] = contig
+            found[place] = replace(contigs[place], scores=own, shares=calls[place] / scored[place], from_dna=True)
         return found
 
     def _logits(self, keys: Keys) -> tuple[Indices, NDArray[np.float32]]:

@@ -141,6 +141,30 @@ def moments(rows: PartRows) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     return mean[0].astype(np.float32), deviation[0].astype(np.float32)
 
 
+def held_out_logits(
+    rows: PartRows, folds: NDArray[np.int64], weights: Floats, classes: int, options: TrainOptions
+) -> NDArray[np.float32]:
+    """Return the out-of-fold logits of `cross_fit`, without the head that it fits to all rows.
+
+    Parameters
+    ----------
+    folds : (n,) number of each row's fold, from 0.
+    weights : (n,) how much each row counts.
+
+    Raises
+    ------
+    InputError : a value of the features is not finite.
+    MissingDependencyError : scikit-learn or torch is not installed, and the head needs it.
+    """
+    if options.head == "linear":
+        return _linear_out_of_fold(_WideRows(rows, keep=True), folds, weights, classes, options, None).logits
+    if options.head == "trees":
+        return _trees_out_of_fold(_joined_rows(rows), rows.y, folds, weights, classes, options, None)
+    from embedstore.classify.networks import networks_out_of_fold
+
+    return networks_out_of_fold(rows, folds, weights, classes, options, None).logits
+
+
 class _WideRows:
     """Rows in float64, piece by piece with the number of its first row, as often as they are asked for.
 
@@ -269,26 +293,83 @@ class _LinearProblem:
         columns, bias = self._plain(parameters)
         loss = 0.5 * strength * float((parameters[..., :-1] ** 2).sum())
         slopes, bias_slopes = np.zeros(columns.T.shape), np.zeros(len(bias))
+        if self.classes == 2:  # which only differ in sign: one logit does
+            columns, bias = columns[:, 1::2] - columns[:, ::2], bias[1::2] - bias[::2]
         for start, piece in self._rows:
             here = slice(start, start + len(piece))
-            logits = (piece @ columns + bias).reshape(-1, self.count, self.classes)
-            weights, y = self._weights[here], self._rows.y[here]
-            logits -= logits.max(axis=2, keepdims=True)
-            powers = np.exp(logits)
-            sums = powers.sum(axis=2)
-            of_class = np.take_along_axis(logits, y[:, None, None], axis=2)[..., 0]
-            loss += float((weights * (np.log(sums) - of_class)).sum())
-            errors = powers / sums[..., None]
-            errors[np.arange(len(y)), :, y] -= 1
-            errors *= weights[..., None]
-            flat = errors.reshape(len(piece), -1)  # (b, m · classes)
-            slopes += flat.T @ piece
-            bias_slopes += flat.sum(axis=0)
+            errors, part = _errors(piece @ columns + bias, self._weights[here], self._rows.y[here], self.classes)
+            loss += part
+            if self.classes == 2:
+                up, bias_up = errors.T @ piece, errors.sum(axis=0)  # (m, d) and (m,)
+                slopes[1::2] += up
+                slopes[::2] -= up
+                bias_slopes[1::2] += bias_up
+                bias_slopes[::2] -= bias_up
+            else:
+                slopes += errors.T @ piece
+                bias_slopes += errors.sum(axis=0)
         gradient = np.empty_like(parameters)
         gradient[..., -1] = bias_slopes.reshape(self.count, self.classes)
         centred = slopes.reshape(gradient[..., :-1].shape) - gradient[..., -1:] * self.mean[:, None, :]
         gradient[..., :-1] = centred / self.deviation[:, None, :] + strength * parameters[..., :-1]
         return loss, gradient
+
+
+def _errors(logits: Floats, weights: Floats, y: Classes, classes: int) -> tuple[Floats, float]:
+    """Return the slopes of the weighted log loss of rows by their logits, of the same shape, and the loss.
+
+    Parameters
+    ----------
+    logits : (b, m · classes), of each problem; of two classes (b, m), how much larger the second's is.
+    weights : (b, m). y : (b,).
+    """
+    if classes == 2:
+        signs = 2.0 * y[:, None] - 1
+        losses = np.logaddexp(0, -signs * logits)
+        return -signs * weights * -np.expm1(-losses), float((weights * losses).sum())
+    each = logits.reshape(*weights.shape, classes)
+    each = each - each.max(axis=2, keepdims=True)
+    powers = np.exp(each)
+    sums = powers.sum(axis=2)
+    of_class = np.take_along_axis(each, y[:, None, None], axis=2)[..., 0]
+    errors = powers / sums[..., None]
+    errors[np.arange(len(y)), :, y] -= 1
+    errors *= weights[..., None]
+    return errors.reshape(logits.shape), float((weights * (np.log(sums) - of_class)).sum())
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _LinearFolds:
+    """Logistic regressions of all folds: (n, classes) out-of-fold logits, and how the strengths did.
+
+    Attributes
+    ----------
+    tried : strengths. losses : (s, folds) of each. chosen : place in `tried` for each fold.
+    """
+
+    logits: NDArray[np.float32]
+    tried: list[float]
+    losses: Floats
+    chosen: list[int]
+
+
+def _linear_out_of_fold(
+    wide: _WideRows,
+    folds: NDArray[np.int64],
+    weights: Floats,
+    classes: int,
+    options: TrainOptions,
+    on_fitted: OnFitted | None,
+) -> _LinearFolds:
+    count = int(folds.max()) + 1
+    held_out = folds[:, None] == np.arange(count)  # (n, folds)
+    problem = _LinearProblem(wide, np.where(held_out, 0.0, weights[:, None]), classes)
+    # The squares of standardised columns add up, so that the penalty grows with their number.
+    strengths = [options.strength] if options.strength else [strength * wide.dim for strength in STRENGTHS]
+    tried, losses, logits = _path(problem, strengths, wide.y, folds, weights, on_fitted)
+    chosen = [int(np.delete(losses, fold, axis=1).sum(axis=1).argmin()) for fold in range(count)]
+    out_of_fold = np.stack(logits)[np.array(chosen)[folds], np.arange(len(folds))]  # (n, classes)
+    return _LinearFolds(out_of_fold.astype(np.float32), tried, losses, chosen)
 
 
 def _cross_fit_linear(
@@ -299,15 +380,9 @@ def _cross_fit_linear(
     options: TrainOptions,
     on_fitted: OnFitted | None,
 ) -> CrossFitted:
-    count = int(folds.max()) + 1
-    held_out = folds[:, None] == np.arange(count)  # (n, folds)
     wide = _WideRows(rows, keep=True)
-    problem = _LinearProblem(wide, np.where(held_out, 0.0, weights[:, None]), classes)
-    # The squares of standardised columns add up, so that the penalty grows with their number.
-    strengths = [options.strength] if options.strength else [strength * wide.dim for strength in STRENGTHS]
-    tried, losses, logits = _path(problem, strengths, rows.y, folds, weights, on_fitted)
-    chosen = [int(np.delete(losses, fold, axis=1).sum(axis=1).argmin()) for fold in range(count)]
-    out_of_fold = np.stack(logits)[np.array(chosen)[folds], np.arange(len(folds))]  # (n, classes)
+    found = _linear_out_of_fold(wide, folds, weights, classes, options, on_fitted)
+    tried, losses = found.tried, found.losses
     best = int(losses.sum(axis=1).argmin())
     whole = _LinearProblem(wide, weights[:, None], classes)
     parameters = whole.minimise(tried[best], tolerance=_FINAL_TOLERANCE)[0]
@@ -317,16 +392,16 @@ def _cross_fit_linear(
         "output.weight": parameters[:, :-1],
         "output.bias": parameters[:, -1],
     }
-    head = Network("linear", problem.dim, classes, {name: one.astype(np.float32) for name, one in tensors.items()})
+    head = Network("linear", whole.dim, classes, {name: one.astype(np.float32) for name, one in tensors.items()})
     about = {
         "strength": tried[best],
-        "strengths_of_folds": [tried[place] for place in chosen],
+        "strengths_of_folds": [tried[place] for place in found.chosen],
         "path": [
             {"strength": strength, "loss": float(loss)}
             for strength, loss in zip(tried, losses.sum(axis=1) / weights.sum(), strict=True)
         ],
     }
-    return CrossFitted(head, out_of_fold.astype(np.float32), about)
+    return CrossFitted(head, found.logits, about)
 
 
 def _path(
@@ -373,17 +448,35 @@ def _cross_fit_trees(
     options: TrainOptions,
     on_fitted: OnFitted | None,
 ) -> CrossFitted:
-    x = np.concatenate([piece for piece, _ in rows.pieces()])  # trees need all rows at once
+    x = _joined_rows(rows)
+    logits = _trees_out_of_fold(x, rows.y, folds, weights, classes, options, on_fitted)
+    forest = _fit_trees(x, rows.y, weights, classes, options)
+    return CrossFitted(forest, logits, {"nodes": len(forest.tensors["trees.column"])})
+
+
+def _joined_rows(rows: PartRows) -> Rows:
+    """(n, d): trees need all rows at once."""
+    return np.concatenate([piece for piece, _ in rows.pieces()])
+
+
+def _trees_out_of_fold(
+    x: Rows,
+    y: Classes,
+    folds: NDArray[np.int64],
+    weights: Floats,
+    classes: int,
+    options: TrainOptions,
+    on_fitted: OnFitted | None,
+) -> NDArray[np.float32]:
     logits = np.empty((len(x), classes), np.float32)
     for fold in range(int(folds.max()) + 1):
         held_out = folds == fold
-        forest = _fit_trees(x[~held_out], rows.y[~held_out], weights[~held_out], classes, options)
+        forest = _fit_trees(x[~held_out], y[~held_out], weights[~held_out], classes, options)
         logits[held_out] = forest.logits(x[held_out])
         if on_fitted is not None:
-            loss = float(np.average(log_losses(logits[held_out], rows.y[held_out]), weights=weights[held_out]))
+            loss = float(np.average(log_losses(logits[held_out], y[held_out]), weights=weights[held_out]))
             on_fitted(f"fold {fold + 1}: log loss {loss:.4f}")
-    forest = _fit_trees(x, rows.y, weights, classes, options)
-    return CrossFitted(forest, logits, {"nodes": len(forest.tensors["trees.column"])})
+    return logits
 
 
 def _fit_trees(x: Rows, y: Classes, weights: Floats, classes: int, options: TrainOptions) -> Forest:

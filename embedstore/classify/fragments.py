@@ -17,14 +17,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from embedstore.classify.calibration import SequenceCalibration, calibrate_sequences
+from embedstore.classify.calibration import Chunks, SequenceCalibration, calibrate_sequences
 from embedstore.classify.fitting import balanced_weights
 from embedstore.classify.heads import CalibrationKind, TrainOptions
 from embedstore.classify.metrics import Classes, Floats, Measures, Probabilities
 from embedstore.classify.resampling import intervals
 from embedstore.features import Samples
+from embedstore.sequences.translation import FRAMES_A_STRAND
 
 FRAGMENT_BASES = (500, 1000, 3000, 10_000)
+_ALL_OPEN_FRAMES = "stop-free"
 _REPLICATES = 100
 """Draws for the intervals of each length."""
 _LEAST_FRAGMENTS = 20
@@ -39,6 +41,8 @@ class Fragments:
     ----------
     length_bases : (n,) of each. y, groups, folds : (n,) its class, group and fold, by number.
     logits, scores : (n, classes) float64, means over its samples. counts : (n,) its samples.
+    total_chunks, open_chunks : (n,) its chunks, and those of them with a sample; 1 each where samples are not all the
+        stop-free frames, so that these numbers would say something else.
     """
 
     length_bases: NDArray[np.int64]
@@ -48,6 +52,13 @@ class Fragments:
     logits: Floats
     scores: Probabilities
     counts: NDArray[np.int64]
+    total_chunks: NDArray[np.int64]
+    open_chunks: NDArray[np.int64]
+
+    @property
+    def chunks(self) -> Chunks:
+        """As a calibration takes them."""
+        return Chunks(self.total_chunks, self.open_chunks)
 
     def __len__(self) -> int:
         return len(self.y)
@@ -78,6 +89,8 @@ def fragments_of(
     ends = np.zeros(len(samples.sources.names) + 1, np.int64)
     np.maximum.at(ends, sources, samples.end if source_bases is None else source_bases[sources])
     middle = (samples.start + samples.end) // 2 - 1
+    is_first = _first_of_chunks(sources, samples.start)
+    are_all = samples.preparation.frames == _ALL_OPEN_FRAMES
     parts = []
     for length in lengths_bases:
         if length < chunk:
@@ -92,13 +105,25 @@ def fragments_of(
         one = whole[first]
         groups = samples.groups.codes[one].astype(np.int64)
         lengths = np.full(len(counts), length, np.int64)
-        parts.append(Fragments(lengths, y[one], groups, folds[one], means[0], means[1], counts.astype(np.int64)))
+        total = np.full(len(counts), max(1, round(length / chunk)) if are_all else 1, np.int64)
+        opened = np.bincount(members, is_first[whole], minlength=len(counts)).astype(np.int64).clip(1, total)
+        facts = (means[0], means[1], counts.astype(np.int64), total, opened)
+        parts.append(Fragments(lengths, y[one], groups, folds[one], *facts))
     return _concatenated(parts, logits.shape[1])
 
 
 def chunk_bases(samples: Samples) -> int:
     """Return the length of the chunks that samples were cut from; if nobody stated it, that of the longest sample."""
     return samples.preparation.chunk_length or int((samples.end - samples.start + 1).max(initial=1))
+
+
+def _first_of_chunks(sources: NDArray[np.int64], starts: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """(n,) whether each sample is the first of its chunk: frames of one chunk begin at most two bases apart."""
+    order = np.lexsort((starts, sources))
+    found = np.ones(len(starts), np.bool_)
+    same = (np.diff(sources[order]) == 0) & (np.diff(starts[order]) < FRAMES_A_STRAND)
+    found[order[1:]] = ~same
+    return found
 
 
 def _sums(numbers: NDArray[Any], members: NDArray[Any], count: int) -> Floats:
@@ -110,7 +135,8 @@ def _sums(numbers: NDArray[Any], members: NDArray[Any], count: int) -> Floats:
 
 def _concatenated(parts: Sequence[Fragments], classes: int) -> Fragments:
     nothing = np.empty(0, np.int64)
-    empty = Fragments(nothing, nothing, nothing, nothing, np.empty((0, classes)), np.empty((0, classes)), nothing)
+    rows = np.empty((0, classes))
+    empty = Fragments(nothing, nothing, nothing, nothing, rows, rows, nothing, nothing, nothing)
     joined = (empty, *parts)
     return Fragments(*(np.concatenate([getattr(part, field.name) for part in joined]) for field in fields(Fragments)))
 
@@ -134,18 +160,35 @@ def calibrated(
     """
     if not _all_there(fragments.y, classes):
         return None, None
-    found = calibrate_sequences(fragments.logits, fragments.counts, fragments.y, weights, kind)
+    found = _fit(fragments, np.arange(len(fragments)), weights, kind)
     crossed = np.empty((len(fragments), classes))
     for fold in np.unique(fragments.folds).tolist():
         held_out = fragments.folds == fold
         others = np.flatnonzero(~held_out)
         fit = found
         if _all_there(fragments.y[others], classes):
-            fit = calibrate_sequences(
-                fragments.logits[others], fragments.counts[others], fragments.y[others], weights[others], kind
-            )
-        crossed[held_out] = fit.probabilities(fragments.logits[held_out], fragments.counts[held_out])
+            fit = _fit(fragments, others, weights, kind)
+        crossed[held_out] = scored(fragments, fit)[held_out]
     return found, crossed
+
+
+def _fit(fragments: Fragments, some: NDArray[np.int64], weights: Floats, kind: CalibrationKind) -> SequenceCalibration:
+    chunks = Chunks(fragments.total_chunks[some], fragments.open_chunks[some])
+    logits, counts, y = fragments.logits[some], fragments.counts[some], fragments.y[some]
+    return calibrate_sequences(logits, counts, y, weights[some], kind, chunks)
+
+
+def scored(fragments: Fragments, sequences: SequenceCalibration) -> Probabilities:
+    """(n, classes) probabilities, as `predict` scores sequences."""
+    return sequences.probabilities(fragments.logits, fragments.counts, fragments.chunks)
+
+
+def sequence_calibration(fragments: Fragments, classes: int, options: TrainOptions) -> SequenceCalibration | None:
+    """Fit to all fragments, as `calibrated` does; None, where there are too few, or not all classes."""
+    if not _all_there(fragments.y, classes):
+        return None
+    weights = fragment_weights(fragments, classes, options)
+    return _fit(fragments, np.arange(len(fragments)), weights, options.calibration)
 
 
 def _all_there(y: Classes, classes: int) -> bool:

@@ -64,7 +64,7 @@ class TrainOptions:
     folds: int = 5
     test_share: float = 0.0
     balance_classes: bool = True
-    group_exponent: float = 0.5
+    group_exponent: float = 0.75
     positive: str | None = None
     calibration: CalibrationKind = "temperature"
     strength: float | None = None

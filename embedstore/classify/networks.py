@@ -75,15 +75,24 @@ class WeightedRows:
         return WeightedRows(self.rows.take(places), self.weights[places])
 
 
-def cross_fit_networks(
+@dataclass(frozen=True, slots=True, eq=False)
+class NetworkFolds:
+    """Networks of all folds: (n, classes) out-of-fold logits, and the best epochs and curves of each network."""
+
+    logits: NDArray[np.float32]
+    best_epochs: list[int]
+    curves: list[list[dict[str, Any]]]
+
+
+def networks_out_of_fold(
     rows: PartRows,
     folds: NDArray[np.int64],
     weights: Floats,
     classes: int,
     options: TrainOptions,
     on_fitted: OnFitted | None,
-) -> CrossFitted:
-    """Fit networks to each set of all folds but one, and to all rows; see `fitting.cross_fit`.
+) -> NetworkFolds:
+    """Fit networks to each set of all folds but one; see `fitting.held_out_logits`.
 
     Raises
     ------
@@ -95,8 +104,7 @@ def cross_fit_networks(
             f"Cannot train an mlp: expected at least {_LEAST_FOLDS} folds, found {count}: one is scored, one stops the "
             "training, the others are trained on. Add groups, or choose another head."
         )
-    everything = WeightedRows(rows, weights)
-    seeds = [_SEEDS_APART * options.seed + member for member in range(options.members)]
+    everything, seeds = WeightedRows(rows, weights), _seeds_of(options)
     logits = np.empty((len(rows.y), classes), np.float32)
     best_epochs: list[int] = []
     curves: list[list[dict[str, Any]]] = []
@@ -111,10 +119,32 @@ def cross_fit_networks(
         curves += [[epoch.to_json() for epoch in one.epochs] for one in fits]
         if on_fitted is not None:
             on_fitted(f"fold {fold + 1}: best epochs {', '.join(str(one.best_epoch) for one in fits)}")
-    epochs = int(np.median(best_epochs))
-    whole = fit_networks(everything, None, classes, options, seeds, epochs)
-    about = {"best_epochs": best_epochs, "epochs": epochs, "curves": curves}
-    return CrossFitted(_joined([one.network for one in whole]), logits, about)
+    return NetworkFolds(logits, best_epochs, curves)
+
+
+def _seeds_of(options: TrainOptions) -> list[int]:
+    return [_SEEDS_APART * options.seed + member for member in range(options.members)]
+
+
+def cross_fit_networks(
+    rows: PartRows,
+    folds: NDArray[np.int64],
+    weights: Floats,
+    classes: int,
+    options: TrainOptions,
+    on_fitted: OnFitted | None,
+) -> CrossFitted:
+    """Fit networks to each set of all folds but one, and to all rows; see `fitting.cross_fit`.
+
+    Raises
+    ------
+    InputError : there are fewer than three folds, a value is not finite, or the loss is in no epoch.
+    """
+    found = networks_out_of_fold(rows, folds, weights, classes, options, on_fitted)
+    epochs = int(np.median(found.best_epochs))
+    whole = fit_networks(WeightedRows(rows, weights), None, classes, options, _seeds_of(options), epochs)
+    about = {"best_epochs": found.best_epochs, "epochs": epochs, "curves": found.curves}
+    return CrossFitted(_joined([one.network for one in whole]), found.logits, about)
 
 
 def _joined(networks: list[Network]) -> Network:

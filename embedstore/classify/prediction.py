@@ -2,7 +2,10 @@
 
     inputs ─ cut ─▶ samples.tsv, sequences with their keys, sources (in a hidden folder of the output)
            ─ fill ─▶ the store: only missing vectors are computed, so a run that was killed can resume
-           ─ view, network ─▶ batch by batch ─▶ predictions.tsv, contigs.tsv, predict.json
+           ─ view, network ─▶ batch by batch ─▶ predictions.tsv, track; scored sequences (in the hidden folder)
+           ─ calls ─▶ contigs.tsv, called.fna, predict.json
+
+Several classifiers are averaged: each reads its own columns of the same samples (`averaging`).
 
 The classifier's schema is compared with the spaces and the preparation before any of it begins. Sequences are parsed,
 canonicalised and hashed once, when they are cut. A space looks up each batch when it is filled and when it is read.
@@ -27,14 +30,17 @@ from typing import Any, BinaryIO, Literal
 import numpy as np
 
 from embedstore.atomic import cell, from_cell
+from embedstore.classify.averaging import average_log_odds, class_order, require_alike, sequences_of
 from embedstore.classify.blocks import find_spaces, require_schema
+from embedstore.classify.calling import Called, Calling, calling_of
 from embedstore.classify.classifier import Classifier, load_classifier
-from embedstore.classify.contigs import Contig, ContigGatherer, SourceCounts
+from embedstore.classify.contigs import Contig, ContigGatherer, HeldContigs, SourceCounts
 from embedstore.classify.fallback import DnaCaller, fallback_of
 from embedstore.classify.known import NO_SKETCHES, KnownAs, SourceRecogniser
 from embedstore.classify.metrics import Floats, Probabilities
 from embedstore.classify.scores import PIECE_ROWS
-from embedstore.classify.tables import Tables, Tally, open_tables
+from embedstore.classify.tables import CALLED_NAME, CalledSequences, Tables, Tally, open_tables
+from embedstore.classify.track import SEGMENTS_NAME, TRACK_NAME, Track
 from embedstore.errors import InputError
 from embedstore.features import FillFrom, Preparation, Samples, collect, fill_spaces, is_missing, view
 from embedstore.filling import FillOptions, FillReport, SpaceTarget
@@ -47,13 +53,18 @@ from embedstore.samples import LabelledInput, PrepareCounts, PrepareOptions, cut
 from embedstore.samples.codes import AUTO, STANDARD_CODE, CodeChoice
 from embedstore.samples.cutting import CutSamples, closed_chunks
 from embedstore.samples.outputs import SAMPLES_NAME, OutputFolder
-from embedstore.samples.sources import SourceReader, find_files, parse_input
+from embedstore.samples.sources import Source, SourceReader, find_files, parse_input
 from embedstore.samples.table import SampleWriter
+from embedstore.sequences.translation import Bounds
 from embedstore.store.store import SpaceStore
 
 REPORT_NAME = "predict.json"
 _SOURCES_NAME = "sources.jsonl"
 _CLOSED_KEYS_NAME = "closed.keys"
+_RECORDS_NAME = "records"
+_CONTIGS_NAME = "contigs"
+_ON_REQUEST = (CALLED_NAME, TRACK_NAME, SEGMENTS_NAME)
+"""Files that not every prediction writes."""
 _WORK_PREFIX = ".predict-"
 
 OnCut = Callable[[PrepareCounts], object]
@@ -74,6 +85,10 @@ class PredictOptions:
     min_length_bases : shorter sequences are not cut; None: 60.
     compat : "virnucpro" writes VirNucPro's two tables too.
     dna_only_fallback : call sequences without an open frame from their DNA alone, by the classifier's fallback.
+    positive : the class that is looked for; None: as in the training, or of two classes the one called "virus".
+    min_score, fdr, prevalence : how sequences are called that class, see `calling`.
+    write_called : write the sequences that are called so to `called.fna`.
+    track : write scores along the sequences, and parts of one call, see `track`.
     fill : device, and when segments are committed.
     model_options : model -> weights, precision and so on, where not the defaults.
     """
@@ -84,6 +99,12 @@ class PredictOptions:
     min_length_bases: int | None = None
     compat: Literal["virnucpro"] | None = None
     dna_only_fallback: bool = False
+    positive: str | None = None
+    min_score: float | None = None
+    fdr: float | None = None
+    prevalence: float | None = None
+    write_called: bool = False
+    track: bool = False
     fill: FillOptions = field(default_factory=FillOptions)
     model_options: Mapping[str, ModelOptions] = field(default_factory=dict)
 
@@ -104,6 +125,7 @@ class PredictReport:
     Attributes
     ----------
     tally : how many sequences were called what.
+    called : of the class that is looked for, and by which threshold.
     rejected : records that are not DNA sequences.
     recognises : whether the classifier has sketches to know sequences by.
     """
@@ -112,6 +134,7 @@ class PredictReport:
     classifier: str
     counts: PrepareCounts
     tally: Tally
+    called: Called
     filled: tuple[FillReport, ...]
     rejected: tuple[Rejection, ...]
     seconds: float
@@ -131,6 +154,7 @@ class PredictReport:
             **self.tally.to_json(),
             "sequences_known": self.tally.known if self.recognises else None,
             **({} if self.recognises else {"why_not_known": NO_SKETCHES}),
+            "calling": self.called.to_json(),
             "filled": [report.to_json() for report in self.filled],
             "rejected": [rejection._asdict() for rejection in self.rejected],
             "seconds": round(self.seconds, 3),
@@ -139,7 +163,7 @@ class PredictReport:
 
 def predict(
     sequences: Sequence[str | PathLike[str] | LabelledInput],
-    classifier: Classifier | str | Path,
+    classifier: Classifier | str | Path | Sequence[Classifier | str | Path],
     output: str | Path,
     *,
     store: SpaceStore,
@@ -151,52 +175,111 @@ def predict(
     Parameters
     ----------
     sequences : files and folders as for `prepare`; `-` is standard input.
-    classifier : as `train` returns it, or its folder.
-    output : folder for `predictions.tsv`, `contigs.tsv` and `predict.json`, which appear together at the end. Only one
-        prediction may write into it at a time.
+    classifier : as `train` returns it, or its folder; several are averaged.
+    output : folder for `predictions.tsv`, `contigs.tsv`, `predict.json` and what else is asked for, which appear
+        together at the end. Only one prediction may write into it at a time.
     store : holds the vectors, and gets those that are missing.
     options : models, and how to cut; None: as the classifier was trained.
     progress : functions that are told how far it is.
 
     Raises
     ------
-    SchemaError : the spaces, their order, or the preparation are not those of the classifier; both sides are named.
+    SchemaError : the spaces, their order, or the preparation are not those of the classifier, or several classifiers
+        were trained on samples that were prepared otherwise; both sides are named.
+    InputError : several classifiers tell other classes, or models are named for them; or calls or files are asked for
+        that a classifier has no class or no calibration for.
     EmbedStoreError : as `prepare` and `fill`.
     """
     started = time.monotonic()
     options, progress, output = options or PredictOptions(), progress or PredictProgress(), Path(output)
-    classifier = classifier if isinstance(classifier, Classifier) else load_classifier(classifier)
-    fallback = fallback_of(classifier) if options.dna_only_fallback else None
-    preparing = prepare_options(classifier, options)
-    recogniser = None if classifier.recall is None else SourceRecogniser(classifier.recall())
-    targets = find_spaces(classifier, store, options.models, options.model_options)
-    require_schema(classifier, targets, Preparation(**preparing.preparation()), "this prediction")
+    given = [classifier] if isinstance(classifier, Classifier | str | Path) else classifier
+    members = [one if isinstance(one, Classifier) else load_classifier(one) for one in given]
+    _require_averageable(members, options)
+    first = members[0]
+    fallback = fallback_of(first) if options.dna_only_fallback else None
+    preparing = prepare_options(first, options)
+    calling, *_ = [_calling(one, options) for one in members]  # what one of them has no calibration for is refused
+    recalls = [one.recall for one in members if one.recall is not None]
+    recogniser = SourceRecogniser(recalls[0]()) if recalls else None
+    targets_of = [find_spaces(one, store, options.models, options.model_options) for one in members]
+    for one, found in zip(members, targets_of, strict=True):
+        require_schema(one, found, Preparation(**preparing.preparation()), "this prediction")
+    targets = list({target.recipe.id: target for found in targets_of for target in found}.values())
     files = find_files([parse_input(one) for one in sequences]).files
     reader = SourceReader(files, preparing.reads_coding)
     with OutputFolder(output) as folder, _work_folder(output) as work:
-        says_from = fallback is not None
-        tables = open_tables(folder, classifier, preparing, _sources(work), compat=options.compat, says_from=says_from)
+        tables = open_tables(
+            folder,
+            first,
+            preparing,
+            _sources(work),
+            compat=options.compat,
+            says_from=fallback is not None,
+            with_known=recogniser is not None,
+            called=CalledSequences(calling.positive, _records(work)) if options.write_called else None,
+        )
+        track = None
+        if options.track and calling.positive is not None:
+            bounds = partial(_chunks, preparing)
+            track = Track(folder.create, first.labels, calling.positive, bounds, sequences_of(members))
         molecules = {target.recipe.molecule for target in targets}
-        counts = _cut(reader, preparing, molecules, work, progress.on_cut, recogniser, closed=says_from)
+        kept = _Kept(closed=fallback is not None, records=options.write_called)
+        counts = _cut(reader, preparing, molecules, work, progress.on_cut, recogniser, kept)
         windows = partial(_CutWindows, work, preparing.length_bases)
         filled_targets, filled = fill_spaces(targets, FillFrom(work, options.fill, progress.on_fill), windows)
-        scorer = _Scorer(classifier, filled_targets, filled)
+        by_id = {target.recipe.id: target for target in filled_targets}
+        own = [[by_id[target.recipe.id] for target in found] for found in targets_of]
+        scorer = _Scorer(members, own, filled)
         with (work / _CLOSED_KEYS_NAME).open("rb") as keys:
-            caller = None if fallback is None else DnaCaller(fallback, filled_targets, keys)
-            tally = _score(scorer, caller, work, tables, counts.samples, progress.on_scored)
+            caller = None if fallback is None else DnaCaller(fallback, own[0], keys)
+            held = HeldContigs(work / _CONTIGS_NAME, calling)
+            tally = _score(scorer, caller, work, tables, held, track, counts.samples, progress.on_scored)
+        called = _call(held, work, tables, tally)
         report = PredictReport(
             output=output,
-            classifier=classifier.name,
+            classifier=" & ".join(one.name for one in members),
             counts=counts,
             tally=tally,
+            called=called,
             filled=tuple(filled),
             rejected=tuple(reader.rejected),
             seconds=time.monotonic() - started,
             recognises=recogniser is not None,
         )
         folder.create(REPORT_NAME).write((json.dumps(report.to_json(), indent=1) + "\n").encode())
+        for name in _ON_REQUEST:  # of an earlier run
+            (output / name).unlink(missing_ok=True)
         folder.publish(REPORT_NAME)
     return report
+
+
+def _calling(classifier: Classifier, options: PredictOptions) -> Calling:
+    return calling_of(
+        classifier,
+        positive=options.positive,
+        min_score=options.min_score,
+        fdr=options.fdr,
+        prevalence=options.prevalence,
+        needs_positive=options.write_called or options.track,
+    )
+
+
+def _chunks(cut: PrepareOptions, length_bases: int) -> Bounds:
+    return cut.cut(length_bases, cut.length_bases)
+
+
+def _require_averageable(members: Sequence[Classifier], options: PredictOptions) -> None:
+    require_alike(members)
+    if len(members) > 1 and options.models:
+        raise InputError(
+            f"Cannot use models {','.join(options.models)} with {len(members)} classifiers, each of which has its "
+            "own columns. Leave out --models: the spaces that the classifiers name are used."
+        )
+    if len(members) > 1 and options.dna_only_fallback:
+        raise InputError(
+            f"Cannot call from DNA alone with {len(members)} classifiers that are averaged: expected one. Predict with "
+            "each alone."
+        )
 
 
 def prepare_options(classifier: Classifier, options: PredictOptions) -> PrepareOptions:
@@ -234,6 +317,20 @@ def _one_choice(code: CodeChoice | str, classifier: Classifier) -> CodeChoice:
     )
 
 
+@dataclass(frozen=True, slots=True)
+class _Kept:
+    """What is written besides samples and their sequences.
+
+    Attributes
+    ----------
+    closed : the DNA of the chunks of sources that have no sample, with that of samples; their keys apart, too.
+    records : the sources, as they were read.
+    """
+
+    closed: bool
+    records: bool
+
+
 def _cut(
     reader: SourceReader,
     options: PrepareOptions,
@@ -241,14 +338,13 @@ def _cut(
     work: Path,
     on_cut: OnCut | None,
     recogniser: SourceRecogniser | None,
-    *,
-    closed: bool = False,
+    kept: _Kept,
 ) -> PrepareCounts:
     """Write samples, their sequences of some molecules with the keys, and one line per source.
 
     Parameters
     ----------
-    closed : with the DNA of samples, write that of the chunks of sources that have no sample; their keys apart, too.
+    kept : what else is written.
     """
     counts = PrepareCounts()
     with ExitStack() as stack:
@@ -258,12 +354,13 @@ def _cut(
 
         samples, sources, keys = SampleWriter(create(SAMPLES_NAME)), create(_SOURCES_NAME), create(_CLOSED_KEYS_NAME)
         sequences = {molecule: create(_sequences_name(molecule)) for molecule in molecules}
+        records = create(_RECORDS_NAME) if kept.records else None
         for cut in cut_samples(reader, options):
             samples.write(cut.table)
             for molecule, stream in sequences.items():
                 stream.write(b"".join(_sequence_lines(cut, molecule)))
             chunks: Counter[str] = Counter()
-            for source, dna, name in _closed_chunks(cut, options) if closed else ():
+            for source, dna, name in _closed_chunks(cut, options) if kept.closed else ():
                 key = sequence_key(dna)
                 sequences["dna"].write(_sequence_line(key, dna, name))
                 keys.write(key)
@@ -276,6 +373,10 @@ def _cut(
                     one.source, one.length_bases, one.chunks, one.samples, one.dropped, closed_here, known_as
                 )
                 sources.write(json.dumps(line).encode() + b"\n")
+            if records is not None:
+                for piece in cut.window.pieces:
+                    if piece.is_last:
+                        records.write(_record_lines(piece.source))
             counts.add(cut, reader.read)
             if on_cut is not None:
                 on_cut(counts)
@@ -295,6 +396,20 @@ def _known(cut: CutSamples, recogniser: SourceRecogniser | None) -> dict[str, Kn
         return {}
     ended = [one.source for one in cut.finished]
     return recogniser.add(cut.table.sources, cut.sequences["dna"], cut.sequences["protein"], ended)
+
+
+def _record_lines(source: Source) -> bytes:
+    """Write the id and the length of a record in a line, and then its sequence with its line ends."""
+    raw = source.raw.strip(b"\n")
+    return b"%b\t%d\n%b\n" % (cell(source.record_id).encode(), len(raw), raw)
+
+
+def _records(work: Path) -> Iterator[tuple[bytes, bytes]]:
+    with (work / _RECORDS_NAME).open("rb") as stream:
+        while line := stream.readline():
+            name, length_bytes = line.rstrip(b"\n").split(b"\t")
+            yield name, stream.read(int(length_bytes))
+            stream.read(1)
 
 
 def _sequences_name(molecule: Molecule) -> str:
@@ -341,11 +456,20 @@ class _CutWindows:
 
 
 def _score(
-    scorer: _Scorer, caller: DnaCaller | None, work: Path, tables: Tables, expected: int, on_scored: OnScored | None
+    scorer: _Scorer,
+    caller: DnaCaller | None,
+    work: Path,
+    tables: Tables,
+    held: HeldContigs,
+    track: Track | None,
+    expected: int,
+    on_scored: OnScored | None,
 ) -> Tally:
-    """Score samples batch by batch and write the tables; sequences without a sample are called by `caller`."""
-    labels, preparation = scorer.classifier.labels, scorer.classifier.schema.preparation
-    gatherer = ContigGatherer(_sources(work), len(labels), scorer.classifier.sequences)
+    """Score samples batch by batch, write their tables, and hold the scores of sequences; those without a sample are
+    scored by `caller`.
+    """
+    labels, preparation = scorer.labels, scorer.preparation
+    gatherer = ContigGatherer(_sources(work), len(labels), scorer.sequences, track)
     tally = Tally(labels)
     done = 0
 
@@ -355,40 +479,76 @@ def _score(
     for batch in read_samples(work / SAMPLES_NAME, PIECE_ROWS):
         samples = collect([batch], preparation, "the input")
         scores, logits = scorer.score(samples)
-        contigs = called(gatherer.add(scores, logits))
-        tables.write(samples, scores, contigs)
-        tally.add(scores, contigs)
+        held.add(called(gatherer.add(scores, logits, samples.start)))
+        tables.write(samples, scores)
+        tally.add(scores)
         done += len(samples)
         if on_scored is not None:
             on_scored(done, expected)
-    contigs = called(gatherer.finish())
-    tables.write(None, np.empty((0, len(labels))), contigs)
-    tally.add(np.empty((0, len(labels))), contigs)
-    tables.finish()
+    held.add(called(gatherer.finish()))
     return tally
 
 
-class _Scorer:
-    """Scores samples whose vectors are in spaces that have been filled."""
+def _call(held: HeldContigs, work: Path, tables: Tables, tally: Tally) -> Called:
+    """Call the sequences, all of whose scores are known now, and write their tables."""
+    contigs = held.called(_sources(work), len(tally.labels))
+    while some := list(islice(contigs, PIECE_ROWS)):
+        tables.write_contigs(some)
+        tally.add_contigs(some)
+    tables.finish()
+    return held.outcome(tally.labels)
 
-    def __init__(self, classifier: Classifier, targets: Sequence[SpaceTarget], reports: Sequence[FillReport]) -> None:
-        self.classifier = classifier
-        self._targets = targets
+
+class _Scorer:
+    """Scores samples whose vectors are in spaces that have been filled.
+
+    Parameters
+    ----------
+    members : classifiers that are averaged, or the one.
+    targets : the spaces of each.
+    """
+
+    def __init__(
+        self,
+        members: Sequence[Classifier],
+        targets: Sequence[Sequence[SpaceTarget]],
+        reports: Sequence[FillReport],
+    ) -> None:
+        self.labels, self.preparation = members[0].labels, members[0].schema.preparation
+        self.sequences = sequences_of(members)
+        """Calibration of sequences, by the means of what `score` returns beside the probabilities."""
+        self._members = list(zip(members, targets, strict=True))
+        self._orders = [class_order(one, self.labels) for one in members]
+        self._all_targets = {target.recipe.id: target for some in targets for target in some}.values()
         self._complete = all(report.complete for report in reports)
 
     def score(self, samples: Samples) -> tuple[Probabilities, Floats]:
-        """Return probabilities and logits, (n, classes); a row of NaN for a sample that a model has no vector for."""
-        scores = np.full((len(samples), len(self.classifier.labels)), np.nan)
-        logits = scores.copy()
+        """Return probabilities and logits, (n, classes); a row of NaN for a sample that a model has no vector for.
+
+        Of several classifiers, the logits are side by side; of one without a calibration of sequences they are its
+        probabilities.
+        """
         present = np.arange(len(samples))
+        scores = np.full((len(samples), len(self.labels)), np.nan)
+        logits = np.full((len(samples), len(self.labels) * len(self._members)), np.nan)
         if not self._complete:
-            present = np.flatnonzero(~np.any([is_missing(samples, target) for target in self._targets], axis=0))
+            present = np.flatnonzero(~np.any([is_missing(samples, target) for target in self._all_targets], axis=0))
             samples = samples.take(present)
         if len(present):
-            rows = view(samples, self._targets, check=False).rows()
-            found = self.classifier.head.logits(rows)
-            logits[present], scores[present] = found, self.classifier.calibration.probabilities(found)
+            each = [self._of_member(samples, *member) for member in self._members]
+            logits[present] = np.concatenate([found for _, found in each], axis=1)
+            ordered = [own[:, order] for (own, _), order in zip(each, self._orders, strict=True)]
+            scores[present] = ordered[0] if len(ordered) == 1 else average_log_odds(ordered)
         return scores, logits
+
+    def _of_member(
+        self, samples: Samples, classifier: Classifier, targets: Sequence[SpaceTarget]
+    ) -> tuple[Probabilities, Floats]:
+        logits = classifier.head.logits(view(samples, targets, check=False).rows())
+        probabilities = classifier.calibration.probabilities(logits)
+        if len(self._members) > 1 and classifier.sequences is None:
+            return probabilities, probabilities
+        return probabilities, logits.astype(np.float64)
 
 
 def _sources(work: Path) -> Iterator[SourceCounts]:

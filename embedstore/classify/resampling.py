@@ -21,6 +21,7 @@ from embedstore.classify.metrics import Classes, Floats, Measures, numbers
 LEVEL = 0.95
 REPLICATES = 300
 _LEAST_SHARE = 1e-3
+_LEAST_APART = 1e-9
 _OF_BOTH_SIGNS = ("mcc",)
 
 
@@ -87,35 +88,70 @@ class Drawn:
         Parameters
         ----------
         values : (metrics,) in all samples.
-        differences : they are differences of metrics, of any size, and not shares.
+        differences : they are differences, of any size, and not shares.
         """
         from scipy.stats import t as student
 
-        variances, freedoms = [], []
-        for stratum, each in self._values.items():
-            count = self._groups[stratum]
-            drawn = np.stack(each) if differences else self._straight(np.stack(each))
-            variance = np.full(len(values), np.nan)
-            enough = ((~np.isnan(drawn)).sum(axis=0) > 1) & (count > 1)
-            variance[enough] = np.nanvar(drawn[:, enough], axis=0) * count / max(count - 1, 1)
-            variances.append(variance)
-            freedoms.append(max(count - 1, 1))
-        each_part = np.stack(variances)
-        total = each_part.sum(axis=0)
-        squares = (each_part**2 / np.array(freedoms)[:, None]).sum(axis=0)
-        freedom = np.where(squares > 0, total**2 / np.where(squares > 0, squares, 1), 1)
+        parts, freedoms = self.variances(differences=differences)
+        total, freedom = welch(parts, freedoms[:, None])
         half = student.ppf(0.5 + LEVEL / 2, freedom) * np.sqrt(total)
         if differences:
             return np.stack([values - half, values + half], axis=-1)
-        middle = self._straight(values)
+        middle = self.straight(values)
         ends = np.stack([middle - half, middle + half], axis=-1)
         shares = np.clip(_from_logit(ends), 0, 1)
         found: NDArray[np.float64] = np.where(self._of_both_signs[:, None], 2 * shares - 1, shares)
         return found
 
-    def _straight(self, values: Floats) -> Floats:
+    def variances(self, *, differences: bool = False) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Return what each stratum adds to the variance of each metric, and its degrees of freedom.
+
+        Parameters
+        ----------
+        differences : see `intervals`.
+
+        Returns
+        -------
+        (strata, metrics), NaN where a stratum has one group only, and (strata,), in the order in which they were drawn.
+        """
+        variances, freedoms = [], []
+        for stratum, each in self._values.items():
+            count = self._groups[stratum]
+            drawn = np.stack(each) if differences else self.straight(np.stack(each))
+            variance = np.full(drawn.shape[1], np.nan)
+            enough = ((~np.isnan(drawn)).sum(axis=0) > 1) & (count > 1)
+            variance[enough] = np.nanvar(drawn[:, enough], axis=0) * count / max(count - 1, 1)
+            variances.append(variance)
+            freedoms.append(max(count - 1, 1))
+        return np.stack(variances), np.array(freedoms, np.float64)
+
+    def straight(self, values: Floats) -> Floats:
         """Turn metrics, (…, metrics), into logits of shares."""
         return _logit(np.where(self._of_both_signs, (values + 1) / 2, values))
+
+    def slopes(self, values: Floats, others: Floats) -> Floats:
+        """Return (metrics,): how far two values of each metric are apart, for each unit that their logits are apart."""
+        share = (values + others) / 2
+        share = np.where(self._of_both_signs, (share + 1) / 2, share)
+        scale = np.where(self._of_both_signs, 2.0, 1.0)
+        tangent = scale * (share + _LEAST_SHARE) * (1 - share + _LEAST_SHARE) / (1 + 2 * _LEAST_SHARE)
+        apart = self.straight(values) - self.straight(others)
+        is_apart = np.abs(apart) > _LEAST_APART
+        found: Floats = np.where(is_apart, (values - others) / np.where(is_apart, apart, 1), tangent)
+        return found
+
+
+def welch(parts: NDArray[np.float64], freedoms: NDArray[np.float64]) -> tuple[Floats, Floats]:
+    """Add variances up; return the sums and their degrees of freedom (Welch and Satterthwaite), along the first axis.
+
+    Parameters
+    ----------
+    parts : (strata, …) variances. freedoms : of each, broadcast to the same shape.
+    """
+    total = parts.sum(axis=0)
+    squares = (parts**2 / freedoms).sum(axis=0)
+    freedom: Floats = np.where(squares > 0, total**2 / np.where(squares > 0, squares, 1), 1)
+    return total, freedom
 
 
 def _logit(shares: Floats) -> Floats:

@@ -17,7 +17,7 @@ import numpy as np
 
 from embedstore.atomic import cell
 from embedstore.classify.classifier import Classifier
-from embedstore.classify.contigs import Contig, ContigTable, SourceCounts, why_unscored
+from embedstore.classify.contigs import Contig, ContigTable, SourceCounts
 from embedstore.classify.metrics import Probabilities
 from embedstore.errors import InputError
 from embedstore.features import Samples
@@ -27,6 +27,7 @@ from embedstore.sequences.translation import Bounds
 
 PREDICTIONS_NAME = "predictions.tsv"
 CONTIGS_NAME = "contigs.tsv"
+CALLED_NAME = "called.fna"
 VIRNUCPRO_CHUNKS_NAME = "prediction_results.txt"
 VIRNUCPRO_CONSENSUS_NAME = "prediction_results_highestscore.csv"
 
@@ -53,15 +54,18 @@ class Tally:
     samples_without_vector: int = 0
     known: int = 0
 
-    def add(self, scores: Probabilities, contigs: Iterable[Contig]) -> None:
-        """Add a batch."""
+    def add(self, scores: Probabilities) -> None:
+        """Add a batch of samples."""
         present = scores[~np.isnan(scores[:, 0])]
         self.samples_without_vector += len(scores) - len(present)
         for place, count in enumerate(np.bincount(present.argmax(axis=1), minlength=len(self.labels)).tolist()):
             self.samples[self.labels[place]] += count
+
+    def add_contigs(self, contigs: Iterable[Contig]) -> None:
+        """Add a batch of sequences."""
         for contig in contigs:
             counter = self.contigs_from_dna if contig.from_dna else self.contigs
-            counter[why_unscored(contig.counts) if contig.scores is None else self.labels[contig.call]] += 1
+            counter[contig.outcome(self.labels)] += 1
             self.known += bool(contig.counts.known_as)
 
     def to_json(self) -> dict[str, Any]:
@@ -75,9 +79,11 @@ class Tally:
 
 
 class Tables(Protocol):
-    """Takes scored samples, and the sequences that are complete with them."""
+    """Takes all scored samples, and then all sequences with their calls."""
 
-    def write(self, samples: Samples | None, scores: Probabilities, contigs: Sequence[Contig]) -> None: ...
+    def write(self, samples: Samples, scores: Probabilities) -> None: ...
+
+    def write_contigs(self, contigs: Sequence[Contig]) -> None: ...
 
     def finish(self) -> None: ...
 
@@ -90,31 +96,43 @@ def open_tables(
     *,
     compat: Literal["virnucpro"] | None,
     says_from: bool = False,
+    with_known: bool = False,
+    called: CalledSequences | None,
 ) -> Tables:
     """Create the requested tables.
 
     Parameters
     ----------
     sources : what was cut, drawn from when the first samples come.
-    says_from : see `ContigTable`.
+    says_from, with_known : see `ContigTable`.
+    called : also write the sequences of one call.
 
     Raises
     ------
     InputError : VirNucPro's tables are wanted of a classifier that is not one of viruses and others.
     """
-    ours = OwnTables(folder, classifier.labels, says_from=says_from, with_known=classifier.recall is not None)
-    return Both((ours, VirnucproTables(folder, classifier, options, sources))) if compat == "virnucpro" else ours
+    ours = OwnTables(folder, classifier.labels, says_from=says_from, with_known=with_known)
+    tables: list[Tables] = [ours]
+    if compat == "virnucpro":
+        tables.append(VirnucproTables(folder, classifier, options, sources))
+    if called is not None:
+        tables.append(CalledFasta(folder, called))
+    return Several(tuple(tables))
 
 
 @dataclass(frozen=True, slots=True)
-class Both:
+class Several:
     """Several kinds of tables at once."""
 
     tables: tuple[Tables, ...]
 
-    def write(self, samples: Samples | None, scores: Probabilities, contigs: Sequence[Contig]) -> None:
+    def write(self, samples: Samples, scores: Probabilities) -> None:
         for table in self.tables:
-            table.write(samples, scores, contigs)
+            table.write(samples, scores)
+
+    def write_contigs(self, contigs: Sequence[Contig]) -> None:
+        for table in self.tables:
+            table.write_contigs(contigs)
 
     def finish(self) -> None:
         for table in self.tables:
@@ -133,10 +151,12 @@ class OwnTables:
         names = ("sample", "source", "start", "end", "strand", "frame", *scores, "call")
         self._predictions.write(("\t".join(names) + "\n").encode())
 
-    def write(self, samples: Samples | None, scores: Probabilities, contigs: Sequence[Contig]) -> None:
-        """Append rows."""
-        if samples is not None:
-            self._predictions.write("".join(self._lines(samples, scores)).encode())
+    def write(self, samples: Samples, scores: Probabilities) -> None:
+        """Append rows of samples."""
+        self._predictions.write("".join(self._lines(samples, scores)).encode())
+
+    def write_contigs(self, contigs: Sequence[Contig]) -> None:
+        """Append rows of sequences."""
         self._contigs.write(contigs)
 
     def finish(self) -> None:
@@ -155,6 +175,40 @@ class OwnTables:
             sign = "+" if strand > 0 else "-"
             name = NO_VECTOR if call < 0 else labels[call]
             yield f"{cell(id_)}\t{cell(source)}\t{start}\t{end}\t{sign}\t{frame}\t{texts}\t{name}\n"
+
+
+@dataclass(frozen=True, slots=True)
+class CalledSequences:
+    """The sequences of one call.
+
+    Attributes
+    ----------
+    positive : place of the class.
+    records : id and sequence of all, as they were read, in the order of the sequences; drawn from at the end.
+    """
+
+    positive: int | None
+    records: Iterator[tuple[bytes, bytes]]
+
+
+class CalledFasta:
+    """`called.fna`: the sequences that are called the class that is looked for, as they were read."""
+
+    def __init__(self, folder: OutputFolder, called: CalledSequences) -> None:
+        self._called = called
+        self._fasta = folder.create(CALLED_NAME)
+
+    def write(self, samples: Samples, scores: Probabilities) -> None:
+        """Samples are not written."""
+
+    def write_contigs(self, contigs: Sequence[Contig]) -> None:
+        """Append those that are called so."""
+        for contig, (name, sequence) in zip(contigs, self._called.records, strict=False):
+            if contig.call == self._called.positive:
+                self._fasta.write(b">%b\n%b\n" % (name, sequence))
+
+    def finish(self) -> None:
+        """Nothing is left to write."""
 
 
 class VirnucproTables:
@@ -180,10 +234,8 @@ class VirnucproTables:
         self._best: dict[str, tuple[np.float32, np.float32]] = {}
         self._sorted = SortedLines(folder.hidden)
 
-    def write(self, samples: Samples | None, scores: Probabilities, contigs: Sequence[Contig]) -> None:
+    def write(self, samples: Samples, scores: Probabilities) -> None:
         """Append rows of samples; those without a vector are left out, as VirNucPro has none."""
-        if samples is None:
-            return
         ours, others = scores[:, self._virus].astype(np.float32), scores[:, 1 - self._virus].astype(np.float32)
         lines = []
         for (chunk, frame), virus, other in zip(self._names.of(samples), ours, others, strict=True):
@@ -195,6 +247,9 @@ class VirnucproTables:
             best = self._best.get(chunk, (other, virus))
             self._best[chunk] = (max(best[0], other), max(best[1], virus))
         self._chunks.write("".join(lines).encode())
+
+    def write_contigs(self, contigs: Sequence[Contig]) -> None:
+        """VirNucPro has no table of sequences."""
 
     def finish(self) -> None:
         """Write the consensus."""

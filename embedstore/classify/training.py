@@ -32,9 +32,18 @@ from numpy.typing import NDArray
 from embedstore.atomic import replacing
 from embedstore.classify.blocks import FeatureInput, Reading, open_input, sequences_folder
 from embedstore.classify.calibration import Calibration, SequenceCalibration, calibrate, uncalibrated
+from embedstore.classify.calling import positive_class
 from embedstore.classify.classifier import REPORT_NAME, SCORES_NAME, Classifier, check_output, save_classifier
 from embedstore.classify.fallback import dna_features, with_closed
-from embedstore.classify.fitting import CrossFitted, OnFitted, PartRows, cross_fit, log_losses, row_weights
+from embedstore.classify.fitting import (
+    CrossFitted,
+    OnFitted,
+    PartRows,
+    cross_fit,
+    held_out_logits,
+    log_losses,
+    row_weights,
+)
 from embedstore.classify.fragments import (
     Fragments,
     assess_fragments,
@@ -42,6 +51,8 @@ from embedstore.classify.fragments import (
     fragment_weights,
     fragments_of,
     how_calibrated,
+    scored,
+    sequence_calibration,
 )
 from embedstore.classify.heads import TrainOptions
 from embedstore.classify.known import Known, Recall
@@ -59,28 +70,6 @@ from embedstore.features.merging import read_assignments
 
 _LENGTH_PARTS = 5
 """Samples are told apart by length in fifths of the chunk length."""
-
-
-_GUESSED_POSITIVE = "virus"
-
-
-def positive_class(labels: tuple[str, ...], asked: str | None) -> int | None:
-    """Return the place of the class that reports look at first; None: all alike.
-
-    Parameters
-    ----------
-    asked : its name; None: of two classes the one that is called "virus", if there is one.
-
-    Raises
-    ------
-    InputError : there is no class of that name.
-    """
-    if asked is None:
-        folded = [label.casefold() for label in labels]
-        return folded.index(_GUESSED_POSITIVE) if len(labels) == 2 and _GUESSED_POSITIVE in folded else None
-    if asked not in labels:
-        raise InputError(f"Cannot look for the class {asked}: expected one of {', '.join(labels)}.")
-    return labels.index(asked)
 
 
 def require_labelled(scores: Scores) -> None:
@@ -284,6 +273,8 @@ def _fallback(
     opened: Samples,
 ) -> Classifier:
     """Fit a head to DNA alone, with the folds of the other one, and measure it, also on chunks not `opened`."""
+    # Not all of its samples have an open frame, so how many chunks of a sequence are open is not to be used.
+    samples = replace(samples, preparation=replace(samples.preparation, frames="stop-free or closed"))
     trained = fit_classifier(features, samples, split, options, name="the head on DNA alone", on_fitted=on_fitted)
     measured, test = trained.assessed(), trained.test
     shown = {name: measured[name] for name in (*_OF_FALLBACK, "contigs") if name in measured}
@@ -383,13 +374,8 @@ def fit_classifier(
     """
     labels = tuple(samples.labels.names.tolist())
     positive_class(labels, options.positive)
-    rows, folds = split.training()
-    # By id, whatever the order of the table.
-    order = np.argsort(samples.ids[rows], kind="stable")
-    rows, folds = rows[order], folds[order]
-    y = samples.labels.codes[rows].astype(np.int64)
-    weights = row_weights(y, samples.groups.codes[rows].astype(np.int64), len(labels), options)
-    part = PartRows(features, rows, y)
+    part, folds, weights = _weighted_rows(features, samples, split, options)
+    rows, y = part.indices, part.y
     fitted = cross_fit(part, folds, weights, len(labels), options, on_fitted=on_fitted)
     folded = _Folded(part, samples.take(rows), folds, weights, fitted, labels, options)
     calibration = calibrate(fitted.logits, y, weights, options.calibration)
@@ -409,6 +395,58 @@ def fit_classifier(
     if TEST in split.rows:
         return Trained(classifier, *_tested(features, samples, split.rows[TEST], classifier), None, {})
     return Trained(classifier, scores, fitted.logits, fragments, crossed, folded.calibrations(calibration))
+
+
+def _weighted_rows(
+    features: Features, samples: Samples, split: Split, options: TrainOptions
+) -> tuple[PartRows, NDArray[np.int64], NDArray[np.float64]]:
+    """Return the training rows by id, whatever the order of the table, the fold of each, and how much it counts."""
+    rows, folds = split.training()
+    order = np.argsort(samples.ids[rows], kind="stable")
+    rows, folds = rows[order], folds[order]
+    y = samples.labels.codes[rows].astype(np.int64)
+    weights = row_weights(y, samples.groups.codes[rows].astype(np.int64), len(samples.labels.names), options)
+    return PartRows(features, rows, y), folds, weights
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Unseen:
+    """What heads say of samples of groups that they have not seen, and of fragments of their sources.
+
+    Attributes
+    ----------
+    contigs : (n, classes) calibrated probabilities of the fragments.
+    """
+
+    test: Scores
+    fragments: Fragments
+    contigs: Probabilities
+
+
+def score_unseen(features: Features, samples: Samples, split: Split, options: TrainOptions) -> Unseen:
+    """Return the scores that `fit_classifier` reports, without all else: no head is made that is not needed for them.
+
+    Parameters
+    ----------
+    samples : those of the features, with the labels and groups that apply.
+
+    Raises
+    ------
+    InputError : a value of the features is not finite.
+    """
+    if TEST in split.rows:  # which the head that is fitted to all folds scores
+        trained = fit_classifier(features, samples, split, options)
+        test, fragments, sequences = trained.test, trained.fragments, trained.classifier.sequences
+    else:
+        labels = tuple(samples.labels.names.tolist())
+        part, folds, weights = _weighted_rows(features, samples, split, options)
+        logits = held_out_logits(part, folds, weights, len(labels), options)
+        calibration = calibrate(logits, part.y, weights, options.calibration)
+        test = Scores(samples.take(part.indices), part.y, calibration.probabilities(logits), labels)
+        fragments = fragments_of(test.samples, logits, test.probabilities, part.y, folds)
+        sequences = None if options.calibration == "none" else sequence_calibration(fragments, len(labels), options)
+    scores = fragments.scores if sequences is None else scored(fragments, sequences)
+    return Unseen(test, fragments, scores)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -464,7 +502,7 @@ def assess_contigs(
     crossed, of_all : see `assess_fragments`.
     """
     place = positive_class(classifier.labels, positive)
-    scores = classifier.sequence_scores(fragments.logits, fragments.scores, fragments.counts)
+    scores = classifier.sequence_scores(fragments.logits, fragments.scores, fragments.counts, fragments.chunks)
     found = assess_fragments(fragments, scores, classifier.labels, place, seed, crossed, of_all)
     return jsonable(found)  # type: ignore[no-any-return]
 

@@ -70,7 +70,7 @@ class CutSources:
         own = np.array([lengths.get(name, 0) for name in scores.samples.sources.names.tolist()], np.int64)
         folds = np.zeros(len(scores.y), np.int64)
         seen = fragments_of(scores.samples, logits, scores.probabilities, scores.y, folds, source_bases=own)
-        calls = called(classifier.sequence_scores(seen.logits, seen.scores, seen.counts))
+        calls = called(classifier.sequence_scores(seen.logits, seen.scores, seen.counts, seen.chunks))
         found = {}
         for length in np.unique(seen.length_bases).tolist():
             here = seen.length_bases == length

@@ -5,8 +5,12 @@
 
 In this order: the sets, which spaces they consist of and what these cost; paired differences; similarity; `compare`.
 
+Verdicts and calls that change are in `verdicts` and `calls`.
+
 Differences: in each draw every set is measured on the same groups, so that difficulty common to all sets cancels. A
-group is drawn for all seeds at once; which seeds count is drawn too. Intervals are those of `resampling`.
+group is drawn for all seeds at once; which seeds count is drawn too. Intervals are those of `resampling`, of the
+difference of the logits of a metric, brought back by the slope between the two. In plain differences they were too wide
+where two sets are equal (0.99 instead of 0.95 with five groups a class), and too high where one is worse.
 
 Similarity: how far two spaces agree about the same samples, whatever their dimensions.
 """
@@ -25,14 +29,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embedstore.atomic import check_folder, complete
+from embedstore.classify.averaging import average_log_odds
 from embedstore.classify.blocks import Reading, fill_source, relabelled
+from embedstore.classify.calling import positive_class
 from embedstore.classify.heads import TrainOptions
 from embedstore.classify.metrics import Floats, Measures, numbers
 from embedstore.classify.provenance import Provenance
 from embedstore.classify.resampling import LEVEL, REPLICATES, Draw, Drawn, draws
 from embedstore.classify.scores import Scores
 from embedstore.classify.splitting import Split, split_samples
-from embedstore.classify.training import Trained, fit_classifier, grouped, jsonable
+from embedstore.classify.training import Unseen, grouped, jsonable, score_unseen
+from embedstore.comparison.calls import changed_calls
+from embedstore.comparison.verdicts import DecideOptions, Spread, decide, find_named, more_groups, sentence
 from embedstore.errors import InputError
 from embedstore.features import (
     FillFrom,
@@ -50,6 +58,8 @@ from embedstore.records import Canaries
 from embedstore.store.store import SpaceStore
 
 _BASES_OF_A_RESIDUE = 3
+_BASES_OF_A_MILLION_CONTIGS = 1_000_000 * 1000
+_SECONDS_OF_AN_HOUR = 3600
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +85,17 @@ class FeatureSet:
         costs = [(seconds_per_residue(target), target.recipe.molecule) for target in self.spaces]
         known = [seconds * (_BASES_OF_A_RESIDUE if of == "dna" else 1) for seconds, of in costs if seconds is not None]
         return sum(known) if len(known) == len(costs) else None
+
+
+def hours_for_a_million_contigs(seconds: float | None) -> float | None:
+    """Return how long a million contigs of 1,000 bases take, if every chunk of them has one open frame.
+
+    Parameters
+    ----------
+    seconds : a residue, with the three bases that it is translated from; None: not known.
+    """
+    residues = _BASES_OF_A_MILLION_CONTIGS / _BASES_OF_A_RESIDUE
+    return None if seconds is None else seconds * residues / _SECONDS_OF_AN_HOUR
 
 
 def seconds_per_residue(target: SpaceTarget) -> float | None:
@@ -160,12 +181,25 @@ class Measured:
 
     def of(self, place: int) -> dict[str, dict[str, Any]]:
         """Describe each metric of one set: mean over the seeds, interval, and value for each seed."""
-        return self._described(self.by_seed[place], lambda drawn: drawn[place], differences=False)
+        values = _mean_defined(self.by_seed[place], axis=0)
+        return self._described(self.by_seed[place], values, self._drawn(lambda drawn: drawn[place]).intervals(values))
 
     def difference(self, place: int, other: int) -> dict[str, dict[str, Any]]:
         """Describe how much larger each metric is in one set than in another."""
-        by_seed = self.by_seed[place] - self.by_seed[other]
-        return self._described(by_seed, lambda drawn: drawn[place] - drawn[other], differences=True)
+        means, found = _mean_defined(self.by_seed, axis=1), self._drawn_difference(place, other)
+        apart = found.straight(means[place]) - found.straight(means[other])
+        ends = found.intervals(apart, differences=True) * found.slopes(means[place], means[other])[:, None]
+        return self._described(self.by_seed[place] - self.by_seed[other], means[place] - means[other], ends)
+
+    def spread(self, place: int, other: int, path: str) -> Spread:
+        """Return where the variance of the difference of one metric comes from."""
+        means, found = _mean_defined(self.by_seed, axis=1), self._drawn_difference(place, other)
+        parts, freedoms = found.variances(differences=True)
+        strata = np.array(list(dict.fromkeys(draw.stratum for draw, _ in self.drawn)))
+        column, is_class = self.paths.index(path), strata != _OF_SEEDS
+        variances = parts[:, column] * found.slopes(means[place], means[other])[column] ** 2
+        of_seeds = float(variances[~is_class].sum())
+        return Spread(freedoms[is_class] + 1, variances[is_class], self.by_seed.shape[1], of_seeds)
 
     def differences(self, names: Sequence[str]) -> list[dict[str, Any]]:
         """Describe each two sets, the later minus the earlier, as JSON values."""
@@ -174,13 +208,7 @@ class Measured:
             for earlier, later in combinations(range(len(names)), 2)
         ]
 
-    def _described(
-        self, by_seed: Floats, chosen: Callable[[Floats], Floats], *, differences: bool
-    ) -> dict[str, dict[str, Any]]:
-        values, found = _mean_defined(by_seed, axis=0), Drawn(self.paths)
-        for draw, drawn in self.drawn:
-            found.add(draw, chosen(drawn))
-        ends = found.intervals(values, differences=differences)
+    def _described(self, by_seed: Floats, values: Floats, ends: NDArray[np.float64]) -> dict[str, dict[str, Any]]:
         return {
             path: {
                 "value": float(values[column]),
@@ -189,6 +217,17 @@ class Measured:
             }
             for column, path in enumerate(self.paths)
         }
+
+    def _drawn_difference(self, place: int, other: int) -> Drawn:
+        """Differences of the logits of two sets in each draw."""
+        straight = Drawn(self.paths).straight
+        return self._drawn(lambda drawn: straight(drawn[place]) - straight(drawn[other]))
+
+    def _drawn(self, chosen: Callable[[Floats], Floats]) -> Drawn:
+        found = Drawn(self.paths)
+        for draw, drawn in self.drawn:
+            found.add(draw, chosen(drawn))
+        return found
 
 
 _OF_SEEDS = -1
@@ -242,6 +281,38 @@ def _mean_defined(found: Floats, axis: int) -> Floats:
     counts = defined.sum(axis=axis)
     means: Floats = np.where(defined, found, 0).sum(axis=axis) / np.where(counts > 0, counts, np.nan)
     return means
+
+
+def decided(measured: Measured, names: Sequence[str], options: DecideOptions, positive: str | None) -> dict[str, Any]:
+    """Describe the verdict about each set but the reference, see `verdicts`, as JSON values.
+
+    Parameters
+    ----------
+    positive : label of the class that is looked for; None: there is none.
+    """
+    reference, path = find_named(names, options.reference), options.path(positive)
+    found: dict[str, Any] = {
+        "primary": path,
+        "metric": options.name(positive),
+        "margin": options.margin,
+        "reference": names[reference],
+    }
+    sets = []
+    for place in (place for place in range(len(names)) if place != reference):
+        metric, spread = measured.difference(place, reference)[path], measured.spread(place, reference, path)
+        low, high = metric["interval"]
+        verdict = decide(low, high, options.margin)
+        is_open = verdict == "undecided"
+        one = {
+            "set": names[place],
+            "verdict": verdict,
+            "difference": metric["value"],
+            "interval": [low, high],
+            "groups": int(spread.groups.sum()),
+            "more_groups": more_groups(metric["value"], options.margin, spread) if is_open else None,
+        }
+        sets.append({**one, "sentence": sentence(found, jsonable(one))})
+    return {**found, "sets": sets}
 
 
 Matrix = NDArray[np.float32]
@@ -334,12 +405,12 @@ def _unit(vectors: Matrix) -> NDArray[np.float64]:
 COMPARISON_NAME = "comparison.json"
 PAGE_NAME = "comparison.html"
 
-SEEDS = 3
+SEEDS = 10
 _SIMILARITY_SAMPLES = 2000
 _NEIGHBOURS = 10
 
-OnTrained = Callable[[str, int, Trained], object]
-"""Told the name of a set, the seed, and what was trained."""
+OnTrained = Callable[[str, int, Unseen], object]
+"""Told the name of a set, the seed, and what the heads of the folds say of samples that they have not seen."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -371,6 +442,7 @@ def compare(
     relatives: bool | None = None,
     options: TrainOptions | None = None,
     seeds: int = SEEDS,
+    decide: DecideOptions | None = None,
     on_trained: OnTrained | None = None,
     made: Provenance | None = None,
 ) -> Comparison:
@@ -386,34 +458,45 @@ def compare(
     output : folder for `comparison.json` and `comparison.html`; None: nothing is written.
     relatives : keep groups together whose sequences are alike, see `train`.
     options : how each classifier is trained; its seed is the first of so many `seeds`, each of which has its own folds.
+    decide : the metric, margin and reference of the verdicts, and which sets are averaged too.
     made : what the page says of when and by which command; None: now, from Python.
 
     Raises
     ------
-    InputError : there are less than two sets or no seeds, samples have no labels or cannot be split, or none of them
-        is in every space.
+    InputError : there are less than two sets or no seeds, a set that is named is not there, samples have no labels or
+        cannot be split, or none of them is in every space.
     ModelError : a model is not known, and the store has no such space.
     """
     started = time.monotonic()
-    options, made = options or TrainOptions(), made or Provenance.now()
+    options, made, wanted = options or TrainOptions(), made or Provenance.now(), decide or DecideOptions()
     if seeds < 1:
         raise InputError(f"Cannot compare: expected at least one seed, found {seeds}.")
     if output is not None:
         check_folder(Path(output), COMPARISON_NAME, "a comparison")
     found = find_sets(_store(samples, reading), sets, reading.options)
     labelled = relabelled(samples if isinstance(samples, Samples) else load_samples(samples), reading)
+    contenders = _with_average(found, wanted)
+    find_named([some.name for some in contenders], wanted.reference)
     for some in found:
         schema_of(some.spaces, labelled)
     grouping = grouped(samples, labelled, reading, relatives)
     split_samples(labelled, options, grouping.links)  # what cannot be split is refused before anything is computed
+    place = positive_class(tuple(labelled.labels.names.tolist()), options.positive)
+    positive = None if place is None else str(labelled.labels.names[place])
     source = fill_source(samples, reading)
     if source is not None:
         found = fill_sets(found, source)
+        contenders = _with_average(found, wanted)
     targets = distinct_spaces(found)
     shared, left_out = shared_samples(labelled, targets)
     seeded = [replace(options, seed=options.seed + number) for number in range(seeds)]
     splits = [(training, split_samples(shared, training, grouping.links)) for training in seeded]
-    scores = [_tested(some, shared, splits, on_trained) for some in found]
+    unseen = [_tested(some, shared, splits, on_trained) for some in found]
+    if len(contenders) > len(found):
+        members = [unseen[place] for place in _averaged(found, wanted)]
+        unseen.append([average_unseen(some) for some in zip(*members, strict=True)])
+    measured = measure([[one.test for one in some] for some in unseen], options.seed)
+    names = [some.name for some in contenders]
     document = {
         "samples_of": labelled.origin,
         "samples": len(shared),
@@ -422,13 +505,59 @@ def compare(
         "options": options.to_json(),
         **grouping.to_json(splits[0][1].groups),
         "splits": [{"seed": training.seed, **split.to_json()} for training, split in splits],
-        **_measured(found, measure(scores, options.seed)),
+        "positive": positive,
+        "verdicts": decided(measured, names, wanted, positive),
+        "calls": calls_of(names, unseen, find_named(names, wanted.reference)),
+        **_measured(contenders, measured),
         "spaces": [_space_facts(target) for target in targets],
         "similarity": _similarity(targets, shared, options.seed),
         "seconds": round(time.monotonic() - started, 3),
     }
-    comparison = Comparison(tuple(some.name for some in found), jsonable(document))
-    return comparison if output is None else _written(comparison, Path(output), made.of(samples, reading))
+    comparison = Comparison(tuple(names), jsonable(document))
+    if output is None:
+        return comparison
+    from embedstore.comparison.page import comparison_report
+
+    stated = made.of(samples, reading)
+    return write_comparison(comparison, Path(output), lambda: comparison_report(comparison.document, stated))
+
+
+def _averaged(sets: Sequence[FeatureSet], options: DecideOptions) -> list[int]:
+    """Return the places of the sets whose scores are averaged."""
+    names = [some.name for some in sets]
+    places = [find_named(names, name) for name in options.average]
+    if len(set(places)) < len(places):
+        raise InputError(f"Cannot average a set with itself: found {', '.join(options.average)}. Name each set once.")
+    return places
+
+
+def _with_average(sets: Sequence[FeatureSet], options: DecideOptions) -> list[FeatureSet]:
+    """Add the average of sets, if it is wanted, whose spaces are those of its members."""
+    members = [sets[place] for place in _averaged(sets, options)]
+    if not members:
+        return list(sets)
+    name = averaged_name([some.name for some in members])
+    return [*sets, FeatureSet(name, tuple(distinct_spaces(members)))]
+
+
+def averaged_name(names: Sequence[str]) -> str:
+    """Name the average of some sets or classifiers."""
+    return f"{' & '.join(names)} averaged"
+
+
+def average_unseen(members: Sequence[Unseen]) -> Unseen:
+    """Average the calibrated log-odds of the same samples, and of the same fragments."""
+    test = replace(members[0].test, probabilities=average_log_odds([one.test.probabilities for one in members]))
+    return Unseen(test, members[0].fragments, average_log_odds([one.contigs for one in members]))
+
+
+def calls_of(names: Sequence[str], unseen: Sequence[Sequence[Unseen]], reference: int) -> list[dict[str, Any]]:
+    """Describe for each set but the reference which fragments are called otherwise, see `calls`, as JSON values."""
+    return [
+        {"of": name, "reference": names[reference], **changed_calls(unseen[reference], unseen[place])}
+        for place, name in enumerate(names)
+        if place != reference
+    ]
 
 
 def _store(given: Samples | str | Path, reading: Reading) -> SpaceStore:
@@ -447,15 +576,15 @@ def _tested(
     samples: Samples,
     splits: Sequence[tuple[TrainOptions, Split]],
     on_trained: OnTrained | None,
-) -> list[Scores]:
-    """Train on one set with each seed; return the scores out of fold, or of the test parts."""
-    features, scores = view(samples, some.spaces, check=False), []
+) -> list[Unseen]:
+    """Train on one set with each seed; return what is said out of fold, or of the test parts."""
+    features, found = view(samples, some.spaces, check=False), []
     for training, split in splits:
-        trained = fit_classifier(features, samples, split, training, name=some.name)
+        unseen = score_unseen(features, samples, split, training)
         if on_trained is not None:
-            on_trained(some.name, training.seed, trained)
-        scores.append(trained.test)
-    return scores
+            on_trained(some.name, training.seed, unseen)
+        found.append(unseen)
+    return found
 
 
 def _measured(sets: Sequence[FeatureSet], measured: Measured) -> dict[str, Any]:
@@ -470,6 +599,7 @@ def _measured(sets: Sequence[FeatureSet], measured: Measured) -> dict[str, Any]:
             "spaces": [target.name for target in some.spaces],
             "dim": some.dim,
             "seconds_per_residue": some.seconds_per_residue,
+            "hours_for_a_million_contigs": hours_for_a_million_contigs(some.seconds_per_residue),
             "metrics": measured.of(place),
         }
         for place, some in enumerate(sets)
@@ -505,12 +635,16 @@ def _similarity(targets: Sequence[SpaceTarget], samples: Samples, seed: int) -> 
     return {"samples": count, "neighbours": _NEIGHBOURS, "overlap_by_chance": by_chance, "pairs": pairs}
 
 
-def _written(comparison: Comparison, path: Path, made: Provenance) -> Comparison:
-    """Write the folder; return the comparison with why its page could not be drawn, if so."""
-    from embedstore.classify.report import drawn_or_why
-    from embedstore.comparison.page import comparison_report
+def write_comparison(comparison: Comparison, path: Path, draw: Callable[[], str]) -> Comparison:
+    """Write the folder; return the comparison with why its page could not be drawn, if so.
 
-    page, failed = drawn_or_why(lambda: comparison_report(comparison.document, made))
+    Parameters
+    ----------
+    draw : the page.
+    """
+    from embedstore.classify.report import drawn_or_why
+
+    page, failed = drawn_or_why(draw)
     with complete(path.absolute()) as folder:
         folder.mkdir()
         if page is not None:

@@ -1,4 +1,8 @@
-"""The page about a comparison, with the numbers of its JSON: which sections it has, and what its verdict says."""
+"""The page about a comparison, with the numbers of its JSON: which sections it has, and what its verdict says.
+
+On top stand the verdicts, a sentence for each set but the reference; sets of features and trained classifiers have the
+same sections, as far as they apply.
+"""
 
 from __future__ import annotations
 
@@ -28,18 +32,55 @@ def comparison_report(found: Mapping[str, Any], made: Provenance) -> str:
     made : when, by which command and from what.
     """
     sections = [
+        _verdicts(found["verdicts"]),
         _sets(found),
         _differences(found),
+        *_calls(found["calls"]),
         _costs(found),
         *_similarity(found["similarity"]),
         _splits(found["splits"]),
         _origin(found, made),
     ]
     seeds = ", ".join(str(split["seed"]) for split in found["splits"])
-    title = "Comparison of " + ", ".join(some["name"] for some in found["sets"])
-    if len(title) > _TITLE_CHARACTERS:
-        title = f"Comparison of {len(found['sets'])} sets of features"
-    return page(title, verdict(found), f"{made.stamp}, {_noun(len(found['splits']), 'seed')} {seeds}", sections)
+    title = _title([some["name"] for some in found["sets"]], "sets of features")
+    return page(title, decision(found), f"{made.stamp}, {_noun(len(found['splits']), 'seed')} {seeds}", sections)
+
+
+def classifiers_report(found: Mapping[str, Any], made: Provenance) -> str:
+    """Describe a comparison of classifiers.
+
+    Parameters
+    ----------
+    found : the document of `classifiers.compare_classifiers`.
+    made : when, by which command and from what.
+    """
+    classifiers = found["classifiers"]
+    facts = [
+        *made.facts,
+        *[(f"classifier {one['name']}", f"{one['head']}, {', '.join(one['spaces'])}") for one in classifiers],
+        ("classes", ", ".join(found["labels"])),
+    ]
+    intervals = found["intervals"]
+    grey = f"In grey: {intervals['level']:.0%} intervals, {intervals['of']}. ↓: less is better."
+    how = f"{lead_of_classifiers(found)} {grey}"
+    sections = [
+        _verdicts(found["verdicts"]),
+        Section("Each classifier", (how, _metrics(classifiers))),
+        _differences(found),
+        *_calls(found["calls"]),
+        Section("How this was made", (Table((), facts, names=2),)),
+    ]
+    return page(_title([one["name"] for one in classifiers], "classifiers"), decision(found), made.stamp, sections)
+
+
+def _title(names: Sequence[str], of: str) -> str:
+    title = "Comparison of " + ", ".join(names)
+    return title if len(title) <= _TITLE_CHARACTERS else f"Comparison of {len(names)} {of}"
+
+
+def decision(found: Mapping[str, Any]) -> str:
+    """Say what was decided, a sentence for each set but the reference."""
+    return " ".join(one["sentence"] for one in found["verdicts"]["sets"])
 
 
 def verdict(found: Mapping[str, Any]) -> str:
@@ -65,6 +106,13 @@ def verdict(found: Mapping[str, Any]) -> str:
         f"Of {len(found['sets'])} sets of features with a {head} head {on}, {best['name']} has the highest {name}, "
         f"{decimal(best['metrics'][key]['value'])} ({interval}ignoring the sequence gives {decimal(base)}), {said}."
     )
+
+
+def lead_of_classifiers(found: Mapping[str, Any]) -> str:
+    """Say on which samples classifiers were compared, and how many were left out."""
+    seen = found["left_out"]["samples"]
+    left_out = f" {seen:,} others were left out, as their groups made one of the classifiers." if seen else ""
+    return f"On {found['samples']:,} samples of {found['samples_of']}.{left_out}"
 
 
 def lead(found: Mapping[str, Any]) -> str:
@@ -126,12 +174,71 @@ def _sets(found: Mapping[str, Any]) -> Section:
         f"every set, and {groups} to be tested on. In grey: {intervals['level']:.0%} intervals, "
         f"{intervals['of']}. ↓: less is better."
     )
-    header = ("metric", *(some["name"] for some in sets))
+    return Section("Each set", (verdict(found), how, _metrics(sets)))
+
+
+def _metrics(contenders: Sequence[Mapping[str, Any]]) -> Table:
+    def row(path: str) -> list[Cell]:
+        metrics = [one["metrics"][path] for one in contenders]
+        return [with_interval(metric["value"], metric["interval"]) for metric in metrics]
+
+    header = ("metric", *(one["name"] for one in contenders))
+    return Table(header, [(name, *row(path)) for path, name in HEADLINES])
+
+
+def _verdicts(found: Mapping[str, Any]) -> Section:
+    margin, reference, metric = found["margin"], found["reference"], found["metric"]
+    text = (
+        f"Each against the reference, {reference}, in {metric}, with a margin of {margin:g}. By the interval of the "
+        f"difference: better, if all of it is above 0; not inferior, if all of it is above −{margin:g}; inferior, if "
+        f"all of it is below −{margin:g}; else undecided. How many more groups would decide is an estimate: so many "
+        "that a verdict comes with a probability of 80 % if the difference is what was found here."
+    )
     rows = [
-        (name, *(with_interval(some["metrics"][path]["value"], some["metrics"][path]["interval"]) for some in sets))
-        for path, name in HEADLINES
+        (one["set"], one["verdict"], _difference_cell(one | {"value": one["difference"]}), _more(one))
+        for one in found["sets"]
     ]
-    return Section("Each set", (how, Table(header, rows)))
+    header = ("set", "verdict", f"difference in {metric}", "groups needed beside those here")
+    return Section("Verdicts", (text, Table(header, rows, names=2)))
+
+
+def _more(one: Mapping[str, Any]) -> str:
+    if one["verdict"] != "undecided":
+        return "none"
+    return "cannot be estimated" if one["more_groups"] is None else f"{one['more_groups']:,} beside {one['groups']:,}"
+
+
+def _calls(calls: Sequence[Mapping[str, Any]]) -> list[Section]:
+    """Contigs whose call changes, by length, and by direction; none where no contig could be cut."""
+    known = [one for one in calls if one["fragments"]]
+    if not known:
+        return []
+    between = known[0]["between_seeds_of_reference"]
+    noise = "" if between is None else f" From one seed to the next, {between:.1%} of the reference's own calls change."
+    text = (
+        f"Fragments of the genomes stand for contigs, called by heads that have not seen the genome; reference: "
+        f"{known[0]['reference']}. Means over the seeds.{noise}"
+    )
+    by_length = [
+        (one["of"], f"{part['length_bases']:,}", f"{part['fragments']:,.0f}", _changed(part["changed"], part["share"]))
+        for one in known
+        for part in one["by_length"]
+    ]
+    by_direction = [
+        (one["of"], part["from"], part["to"], *(f"{part[key]:,.1f}" for key in ("fragments", *_RIGHT)))
+        for one in known
+        for part in one["by_direction"]
+    ]
+    lengths = Table(("set", "bases", "contigs", "calls that change"), by_length)
+    directions = Table(("set", "from", "to", "contigs", "of these right before", "right now"), by_direction, names=3)
+    return [Section("Contigs whose call changes", (text, lengths, directions))]
+
+
+_RIGHT = ("right_before", "right_after")
+
+
+def _changed(count: float, share: float | None) -> Cell:
+    return f"{count:,.1f}", "" if share is None else f"{share:.1%}"
 
 
 def _tested_groups(split: Mapping[str, Any]) -> int:
@@ -168,20 +275,29 @@ def _drawn(differences: Sequence[Mapping[str, Any]], path: str, name: str) -> Fi
 def _costs(found: Mapping[str, Any]) -> Section:
     text = (
         "Seconds inside the model, as recorded when the vectors were computed, on whichever machine. A residue of a "
-        "set counts with the three bases that it is translated from."
+        "set counts with the three bases that it is translated from. Hours: for a million contigs of 1,000 bases, each "
+        "base in one chunk, each chunk with one open frame, on that machine."
     )
-    sets = [(some["name"], some["dim"], "residue", some["seconds_per_residue"]) for some in found["sets"]]
-    spaces = [
-        (f"space {space['name']}", space["dim"], _UNITS[space["molecule"]], space["seconds_per_residue"])
-        for space in found["spaces"]
+    sets = [
+        (some["name"], "residue", f"{some['dim']:,}", _million(some["seconds_per_residue"]), _hours(some))
+        for some in found["sets"]
     ]
-    rows = [(name, unit, f"{dim:,}", _million(seconds)) for name, dim, unit, seconds in (*sets, *spaces)]
-    header = ("set or space", "unit", "columns", "seconds per million units")
+    spaces = [
+        (f"space {one['name']}", _UNITS[one["molecule"]], f"{one['dim']:,}", _million(one["seconds_per_residue"]), "")
+        for one in found["spaces"]
+    ]
+    rows = [*sets, *spaces]
+    header = ("set or space", "unit", "columns", "seconds per million units", "hours per million contigs")
     return Section("Cost", (text, Table(header, rows, names=2)))
 
 
 def _million(seconds: float | None) -> str:
     return "not recorded" if seconds is None else f"{seconds * 1e6:,.3g}"
+
+
+def _hours(some: Mapping[str, Any]) -> str:
+    hours = some["hours_for_a_million_contigs"]
+    return "not recorded" if hours is None else f"{hours:,.3g}"
 
 
 def _similarity(similarity: Mapping[str, Any]) -> list[Section]:

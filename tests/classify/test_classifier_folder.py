@@ -17,7 +17,7 @@ from safetensors.numpy import load, save
 from small_genomes import HEADS
 
 from embedstore.classify.blocks import Reading, find_spaces
-from embedstore.classify.calibration import Calibration, SequenceCalibration, calibrate, calibrate_sequences
+from embedstore.classify.calibration import Calibration, Chunks, SequenceCalibration, calibrate, calibrate_sequences
 from embedstore.classify.classifier import Classifier, load_classifier, save_classifier
 from embedstore.classify.evaluation import evaluate
 from embedstore.classify.heads import Forest, Network, tensor_shapes
@@ -340,6 +340,43 @@ def test_sequence_calibration_makes_means_of_many_samples_right() -> None:
     shifted = calibrate_sequences(logits + np.array([0, 1]), counts, y, np.ones(6000), "vector")
     assert shifted.shift[1] - shifted.shift[0] < -0.5
     assert SequenceCalibration.from_json(json.loads(json.dumps(found.to_json())), 2) == found
+
+
+def test_the_share_of_open_chunks_counts_as_much_as_it_says() -> None:
+    generator = np.random.default_rng(5)
+    y = generator.integers(0, 2, 8000)
+    total = generator.choice([1, 2, 6, 20], 8000)
+    opened = np.maximum(generator.binomial(total, np.where(y == 1, 0.8, 0.6)), 1)
+    logits = np.stack([np.zeros(8000), generator.normal((2 * y - 1) * 0.5, 1)], axis=1)
+    counts, chunks = opened * 2, Chunks(total, opened)
+    plain = calibrate_sequences(logits, counts, y, np.ones(8000), "temperature")
+    found = calibrate_sequences(logits, counts, y, np.ones(8000), "temperature", chunks)
+    assert plain.open_chunks is None
+    assert found.open_chunks is not None
+    assert found.open_chunks.weight[1] == pytest.approx(-found.open_chunks.weight[0])
+    assert found.open_chunks.centre == pytest.approx((opened / total)[total > 1].mean())
+    assert found.open_chunks.most_chunks == 20
+
+    def losses(calibration: SequenceCalibration) -> list[float]:
+        right = calibration.probabilities(logits, counts, chunks)[np.arange(8000), y]
+        return [float(-np.log(right[total == number]).mean()) for number in (1, 2, 6, 20)]
+
+    before, after = losses(plain), losses(found)
+    assert after[0] == pytest.approx(before[0], abs=0.01)  # the only chunk is always open
+    assert all(one < other for one, other in zip(after[1:], before[1:], strict=True))
+    few, many = (found.probabilities(logits[:1], counts[:1], Chunks(np.array([20]), np.array([n]))) for n in (5, 20))
+    assert few[0, 1] < many[0, 1]
+    assert SequenceCalibration.from_json(json.loads(json.dumps(found.to_json())), 2) == found
+    # Classifiers of earlier versions say nothing of it, and score as they did.
+    document = json.loads(json.dumps(found.to_json()))
+    old = {name: value for name, value in document.items() if name != "open_chunks"}
+    read = SequenceCalibration.from_json(old, 2)
+    assert read.open_chunks is None
+    assert np.array_equal(read.probabilities(logits, counts, chunks), read.probabilities(logits, counts))
+    for change in ({"weight": [0.1]}, {"centre": "x"}, {"most_chunks": 1.5}, {"most_chunks": 0}, {"more": 1}):
+        odd = {**old, "open_chunks": {**document["open_chunks"], **change}}
+        with pytest.raises(InputError, match="calibration by open chunks"):
+            SequenceCalibration.from_json(odd, 2)
 
 
 def test_tensors_that_could_not_be_the_networks_are_not_read(folder: Path) -> None:

@@ -22,6 +22,7 @@ import pytest
 from small_genomes import MODELS, write_genomes
 
 from embedstore.classify import prediction
+from embedstore.classify.calibration import Chunks
 from embedstore.classify.classifier import Classifier, load_classifier, save_classifier
 from embedstore.classify.prediction import PredictOptions, predict
 from embedstore.classify.training import TrainReport
@@ -113,7 +114,11 @@ def test_contigs_are_calibrated_from_the_mean_logit_of_their_samples(
     contigs = rows(tmp_path / "out" / "contigs.tsv")
     for contig in contigs:
         own = logits[sources == contig["source"]]
-        expected = report.classifier.sequences.probabilities(own.mean(axis=0)[None], np.array([len(own)]))[0, 1]
+        chunks = features.samples.start[sources == contig["source"]] // 150
+        opened = len(set(chunks.tolist()))  # 15 even chunks of 300 bases, frames begin at most two bases apart
+        number = np.array([len(own)])
+        shares = Chunks(np.array([int(contig["chunks"])]), np.array([opened]))
+        expected = report.classifier.sequences.probabilities(own.mean(axis=0)[None], number, shares)[0, 1]
         assert int(contig["samples"]) == len(own)
         assert float(contig["score_virus"]) == pytest.approx(expected, abs=2e-6)
     assert len(contigs) == 10

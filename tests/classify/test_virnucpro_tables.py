@@ -37,7 +37,7 @@ def test_tables_are_byte_for_byte_those_of_the_reference(
     scores = np.array([[np.float32(row[2]), np.float32(row[3])] for row in rows], np.float64)
     with OutputFolder(tmp_path / "out") as folder:
         written = VirnucproTables(folder, classifier, PrepareOptions(compat="virnucpro"), iter(()))
-        written.write(samples, scores, [])
+        written.write(samples, scores)
         written.finish()
         folder.publish(NAMES[0])
     for name in NAMES:

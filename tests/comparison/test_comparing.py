@@ -13,7 +13,7 @@ from labelled_spaces import COUNT, GROUPS, OF_EACH, QUICK, filled_store, labelle
 
 import embedstore
 from embedstore.classify.blocks import Reading
-from embedstore.classify.training import Trained, assess
+from embedstore.classify.training import Unseen, assess
 from embedstore.comparison.comparing import Comparison, compare
 from embedstore.errors import InputError, ModelError
 from embedstore.features import Categories, Samples
@@ -110,7 +110,7 @@ def test_sets_are_tested_on_the_same_samples_of_groups_never_trained_on(reading:
     tested: dict[int, list[list[str]]] = {}
     auroc: dict[str, list[float]] = {}
 
-    def keep(name: str, seed: int, trained: Trained) -> None:
+    def keep(name: str, seed: int, trained: Unseen) -> None:
         tested.setdefault(seed, []).append(trained.test.samples.ids.tolist())
         auroc.setdefault(name, []).append(assess(trained.test, seed)["auroc"])
 

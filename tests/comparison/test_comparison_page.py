@@ -35,7 +35,13 @@ def document(sets: Mapping[str, float], low: float | None, high: float | None) -
         "intervals": {"level": 0.95, "replicates": 300, "of": "groups"},
         "splits": [{"seed": 1, "samples": {"fold 1": 50, "fold 2": 50}, "groups": {"fold 1": ["a"], "fold 2": ["b"]}}],
         "sets": [
-            {"name": name, "dim": 4, "seconds_per_residue": None, "metrics": metrics(value, (value - 0.1, value + 0.1))}
+            {
+                "name": name,
+                "dim": 4,
+                "seconds_per_residue": None,
+                "hours_for_a_million_contigs": None,
+                "metrics": metrics(value, (value - 0.1, value + 0.1)),
+            }
             for name, value in sets.items()
         ],
         "differences": [
@@ -45,6 +51,33 @@ def document(sets: Mapping[str, float], low: float | None, high: float | None) -
                 "metrics": metrics(sets[later] - sets[earlier], signed if sets[later] > sets[earlier] else turned),
             }
             for later, earlier in pairs
+        ],
+        "verdicts": {
+            "metric": "AUROC",
+            "margin": 0.01,
+            "reference": names[0],
+            "sets": [
+                {
+                    "set": name,
+                    "verdict": "undecided",
+                    "difference": 0.1,
+                    "interval": [-0.1, 0.3],
+                    "groups": 2,
+                    "more_groups": 40,
+                    "sentence": f"{name} is undecided.",
+                }
+                for name in names[1:]
+            ],
+        },
+        "calls": [
+            {
+                "of": names[1],
+                "reference": names[0],
+                "fragments": 40,
+                "by_length": [{"length_bases": 1000, "fragments": 40, "changed": 4, "share": 0.1}],
+                "by_direction": [{"from": "host", "to": "none", "fragments": 4, "right_before": 1, "right_after": 3}],
+                "between_seeds_of_reference": 0.05,
+            }
         ],
         "spaces": [],
         "similarity": {"pairs": []},
@@ -91,9 +124,12 @@ def test_the_page_has_the_verdict_first_and_boxes_around_tables() -> None:
     assert re.findall(r"<(?:h1|p class=\w+|section|h2)>", body)[:5] == [
         "<h1>", "<p class=verdict>", "<p class=stamp>", "<section>", "<h2>",
     ]  # fmt: skip
-    assert text.count("<table") == text.count("<div class=scroll tabindex=0><table") == 5
+    assert text.count("<table") == text.count("<div class=scroll tabindex=0><table") == 8
     assert len(set(re.findall(r'<svg [^>]*width="([\d.]+)pt"', text))) == 1
-    assert re.findall("<h2>(.*?)</h2>", text) == ["Each set", "Differences", "Cost", "Splits", "How this was made"]
+    assert re.findall("<h2>(.*?)</h2>", text) == [
+        "Verdicts", "Each set", "Differences", "Contigs whose call changes", "Cost", "Splits", "How this was made",
+    ]  # fmt: skip
+    assert "another/of=them$_1" in body.partition("<p class=stamp>")[0]
     assert "embedstore compare samples.tsv -m old -m new" in text
     assert "2026-03-01 14:05 UTC" in text
     assert "336 intervals stand here, uncorrected" in text
@@ -103,3 +139,11 @@ def test_a_difference_in_a_table_of_text_has_plain_signs() -> None:
     assert difference_text({"value": -0.25, "interval": [-0.5, -0.125]}) == "-0.250* (-0.500 to -0.125)"
     assert difference_text({"value": 0.25, "interval": [-0.5, 0.5]}) == "+0.250 (-0.500 to +0.500)"
     assert difference_text({"value": None, "interval": [None, None]}) == "–"
+
+
+def test_the_sentence_on_top_is_escaped() -> None:
+    found = document({"old": 0.5, "<b>new": 0.7}, 0.1, 0.3)
+    text = comparison_report(found, MADE)
+    assert "<p class=verdict>&lt;b&gt;new is undecided.</p>" in text
+    assert "<b>" not in text
+    assert "40 beside 2" in text
