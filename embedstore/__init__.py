@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from embedstore.auditing import AuditOptions, AuditReport, DifferingVector
     from embedstore.classify.blocks import Reading
-    from embedstore.classify.calibration import Calibration, SequenceCalibration
+    from embedstore.classify.calibration import Calibration, Chunks, OpenChunks, SequenceCalibration
     from embedstore.classify.calling import Called, Calling
     from embedstore.classify.classifier import Classifier, load_classifier
     from embedstore.classify.evaluation import Evaluation, evaluate
@@ -112,6 +112,8 @@ _HOME = {
     "Batch": "features",
     "Block": "features",
     "Calibration": "classify.calibration",
+    "Chunks": "classify.calibration",
+    "OpenChunks": "classify.calibration",
     "Called": "classify.calling",
     "Calling": "classify.calling",
     "Canaries": "records",
@@ -244,6 +246,7 @@ __all__ = [
     "Canaries",
     "CanaryError",
     "Categories",
+    "Chunks",
     "Classifier",
     "CodeTable",
     "CollectReport",
@@ -279,6 +282,7 @@ __all__ = [
     "ModelOptions",
     "MoleculeError",
     "Network",
+    "OpenChunks",
     "Opening",
     "Pin",
     "PredictOptions",

@@ -81,7 +81,7 @@ def test_the_licence_of_models_that_are_not_for_commerce_is_shown() -> None:
 def test_an_option_is_never_replaced_silently(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["fill", str(PROTEINS), "-m", "aac_dpc", "--model", "tnf"]) == 2
     assert "-m/--model: expected once, found 2 times" in capsys.readouterr().err
-    assert main(["predict", "x.fna", "-c", "one", "-c", "two", "-o", "out"]) == 2
+    assert main(["evaluate", "x.tsv", "-c", "one", "-c", "two"]) == 2
     assert "-c/--classifier: expected once, found 2 times" in capsys.readouterr().err
 
 

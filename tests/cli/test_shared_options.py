@@ -26,7 +26,8 @@ MAY_FILL = {"fill", "get", "merge", "train", "evaluate", "predict", "compare"}
 def options_of(command: str) -> dict[str, Any]:
     """The options of a command by their longest name; typer's own types of parameters are not public."""
     found = [param for param in COMMANDS[command].params if param.param_type_name == "option"]
-    return {name: param for param in found for name in param.opts if name.startswith("--")}
+    names = [(name, param) for param in found for name in (*param.opts, *param.secondary_opts)]
+    return {name: param for name, param in names if name.startswith("--")}
 
 
 @pytest.fixture
@@ -128,6 +129,7 @@ ADVICE = {
     ("classify/calling.py", "--min-score"): {"predict"},
     ("classify/calling.py", "--no-balance"): {"train"},
     ("classify/calling.py", "--positive"): {"predict"},
+    ("classify/prediction.py", "--genetic-code"): {"predict"},
     ("classify/tables.py", "--compat"): {"predict"},
     ("comparison/comparing.py", "--models"): {"compare"},
     ("comparison/comparing.py", "--fill"): {"compare"},
@@ -142,6 +144,7 @@ ADVICE = {
     ("library.py", "--store"): set(COMMANDS) - {"init", "models", "tune", "bench", "cache", "completion", "prepare"},
     ("models/devices.py", "--device"): {*MAY_FILL, "audit", "tune", "bench", "selftest"},
     ("models/resolution.py", "--weights"): {*MAY_FILL, "audit", "tune", "bench", "selftest", "import-classifier"},
+    ("samples/sources.py", "--coding-only"): {"prepare"},
     ("store/commits.py", "--grace"): {"gc"},
     ("store/signing.py", "--sign-with"): {*MAY_FILL, "push", "pull", "sync", "compact", "verify", "rm"},
     ("store/store.py", "--upstream"): MAY_FILL,
