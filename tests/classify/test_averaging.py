@@ -13,6 +13,7 @@ from small_genomes import QUICK, write_genomes
 
 from embedstore.classify.averaging import average_log_odds
 from embedstore.classify.blocks import Reading
+from embedstore.classify.calibration import Chunks
 from embedstore.classify.classifier import Classifier, save_classifier
 from embedstore.classify.prediction import PredictOptions, predict
 from embedstore.classify.training import train
@@ -80,11 +81,13 @@ def test_samples_and_contigs_are_the_average_of_calibrated_log_odds(
     assert len(contigs) == 10
     for contig in contigs:
         own = sources == contig["source"]
+        opened = len(set((features.samples.start[own] // 150).tolist()))  # chunks of 300 bases, 15 of them, evenly
+        chunks = Chunks(np.array([int(contig["chunks"])]), np.array([opened]))
         each = []
         for one, some, order in zip(members, logits, turned, strict=True):
             assert one.sequences is not None
             means = some[own].astype(np.float64).mean(axis=0)[None]
-            each.append(one.sequences.probabilities(means, np.array([own.sum()]))[:, order])
+            each.append(one.sequences.probabilities(means, np.array([own.sum()]), chunks)[:, order])
         assert float(contig["score_virus"]) == pytest.approx(mean_of_logs(each)[0, 1], abs=2e-6)
         agreed = np.mean([row["call"] == contig["call"] for row in found if row["source"] == contig["source"]])
         assert float(contig["confidence"]) == pytest.approx(
