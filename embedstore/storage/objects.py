@@ -220,7 +220,6 @@ def _page(content: bytes) -> ElementTree.Element:
 T = TypeVar("T")
 Entries = list[Entry]
 
-SCHEMES = ("s3", "gs", "az")
 
 _PART_BYTES = 8 << 20  # S3 takes 10 000 parts of a file, which makes 80 GB
 _PARTS_AT_ONCE = 4

@@ -82,7 +82,7 @@ def test_long_sequences_count_every_residue_once(recipe: Recipe) -> None:
 def test_windows_of_a_real_encoder_equal_a_plain_loop() -> None:
     encoder = read_encoder(find_checkpoint(DATA))
     recipe = replace(resolve(str(DATA)).recipe, max_length_tokens=40, window_overlap_tokens=10, dtype="float32")
-    protein = bytes(np.random.default_rng(0).choice(list(b"ACDEFGHIKLMNPQRSTVWY"), 173))
+    protein = bytes(np.random.default_rng(0).choice(list(b"ACDEFGHIKLMNPQRSTVWY"), 173).tolist())
     content = ProteinTokenizer().content_ids(protein)
     sums, times = np.zeros((len(content), 64)), np.zeros((len(content), 1))
     for window in windows(len(content), 40, 10):
@@ -267,7 +267,7 @@ def test_threads_share_the_weights_and_torch_threads_are_put_back() -> None:
     before = torch.get_num_threads()
     embedder = PackedEmbedder(resolve(str(DATA)).recipe, ProteinTokenizer(), read_encoder(find_checkpoint(DATA)))
     rng = np.random.default_rng(5)
-    proteins = [bytes(rng.choice(list(b"ACDEFGHIKLMNPQRSTVWY"), size)) for size in rng.integers(5, 200, 40)]
+    proteins = [bytes(rng.choice(list(b"ACDEFGHIKLMNPQRSTVWY"), size).tolist()) for size in rng.integers(5, 200, 40)]
     alone = embedder.embed(proteins).vectors
     with ThreadPoolExecutor(4) as executor:
         packs = executor.map(lambda start: embedder.embed(proteins[start : start + 4]).vectors, range(0, 40, 4))
