@@ -19,6 +19,7 @@ from embedstore.errors import InputError
 from embedstore.filling import canaries
 from embedstore.models.embedder import Model
 from embedstore.models.packed import PackedEmbedder
+from embedstore.models.pooling import See
 from embedstore.models.resolution import resolve
 from embedstore.store.store import SpaceStore
 from embedstore_cli.main import main
@@ -87,8 +88,10 @@ class _Wrong(examining._Wrapped):
 
     change: Callable[[Tensor, Sequence[int]], Tensor]
 
-    def hidden_states(self, token_ids: Tensor, lengths: Sequence[int]) -> Tensor:
-        return type(self).change(self._encoder.hidden_states(token_ids, lengths), lengths)
+    def hidden_states(
+        self, token_ids: Tensor, lengths: Sequence[int], see: See | None = None, depth: int | None = None
+    ) -> Tensor:
+        return type(self).change(self._encoder.hidden_states(token_ids, lengths, see, depth), lengths)
 
 
 class _NearNeighbours(_Wrong):
@@ -104,7 +107,9 @@ class _NotFinite(_Wrong):
 
 
 class _NoKernel(_Wrong):
-    def hidden_states(self, token_ids: Tensor, lengths: Sequence[int]) -> Tensor:
+    def hidden_states(
+        self, token_ids: Tensor, lengths: Sequence[int], see: See | None = None, depth: int | None = None
+    ) -> Tensor:
         raise RuntimeError("CUDA error: no kernel image is available for execution on the device")
 
 
