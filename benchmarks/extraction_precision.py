@@ -31,7 +31,8 @@ from embedstore.doctor.tiny_models import random_tensors
 from embedstore.filling.canaries import SEQUENCES
 from embedstore.models.devices import torch_threads
 from embedstore.models.dnabert import DnabertEncoder, DnabertShape, DnaTokenizer
-from embedstore.models.esm import EsmEncoder, EsmShape, ProteinTokenizer, add_rounded_once
+from embedstore.models.encoder import add_rounded_once
+from embedstore.models.esm import EsmEncoder, EsmShape, ProteinTokenizer
 from embedstore.models.packed import Encoder
 from embedstore.models.pooling import weighted_sums
 

@@ -23,7 +23,6 @@ extends further, and the authors evaluated up to 5 000 tokens; but the training 
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -40,6 +39,7 @@ from embedstore.errors import WeightsError, WeightsNotFoundError, plain
 from embedstore.identity import Recipe
 from embedstore.models.attention import Attend, attention, reach
 from embedstore.models.checkpoint import Checkpoint, shown
+from embedstore.models.encoder import PackEncoder, through_layers
 from embedstore.models.packed import PackedEmbedder, load_packed
 from embedstore.models.pooling import See
 from embedstore.models.weights import read_tensors
@@ -214,7 +214,7 @@ def alibi_by_distance(slopes: Tensor, longest: int, dtype: torch.dtype) -> Tenso
     return (-slopes[:, None] * distance).to(dtype)
 
 
-class DnabertEncoder:
+class DnabertEncoder(PackEncoder[DnabertShape]):
     """Weights of one checkpoint on one device, and the forward pass. Threads may share it: nothing in it changes.
 
     Parameters
@@ -224,32 +224,13 @@ class DnabertEncoder:
     """
 
     def __init__(self, shape: DnabertShape, tensors: Mapping[str, Tensor]) -> None:
-        self.shape = shape
+        super().__init__(shape, tensors["embeddings.word_embeddings.weight"])
         self._tensors = dict(tensors)
         self._slopes = torch.tensor(alibi_slopes(shape.heads), dtype=torch.float32, device=self.device)  # (h,)
-
-    @property
-    def device(self) -> torch.device:
-        """Device of the weights, on which token ids must be."""
-        return self._tensors["embeddings.word_embeddings.weight"].device
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """Type of the weights and of the arithmetic."""
-        return self._tensors["embeddings.word_embeddings.weight"].dtype
-
-    @property
-    def parameters(self) -> int:
-        """Numbers in all weights."""
-        return sum(math.prod(sizes) for sizes in self.shape.tensors().values())
 
     def to(self, device: torch.device, dtype: torch.dtype) -> DnabertEncoder:
         """Return the encoder on another device or in another precision."""
         return DnabertEncoder(self.shape, {name: t.to(device, dtype) for name, t in self._tensors.items()})
-
-    def operations(self, lengths: Sequence[int]) -> int:
-        """Floating-point operations of the matrix products, see the shape's."""
-        return self.shape.operations(lengths)
 
     @torch.inference_mode()
     def hidden_states(
@@ -271,15 +252,12 @@ class DnabertEncoder:
         width = self.shape.hidden // self.shape.heads
         bias = alibi_by_distance(self._slopes, reach(lengths), self.dtype)  # (h, 2 m - 1)
         attend = attention(lengths, width=width, device=self.device, dtype=self.dtype, bias=bias)
-        states = self._embed(token_ids)  # (t, d)
-        if see is not None:
-            see(0, states)
-        for layer in range(self.shape.layers if depth is None else depth):
+
+        def compute(layer: int, states: Tensor) -> Tensor:
             states = self._attend(f"encoder.layer.{layer}.attention.", states, attend)  # (t, d)
-            states = self._feed_forward(f"encoder.layer.{layer}.mlp.", states)  # (t, d)
-            if see is not None:
-                see(layer + 1, states)
-        return states
+            return self._feed_forward(f"encoder.layer.{layer}.mlp.", states)  # (t, d)
+
+        return through_layers(range(self.shape.layers), self._embed(token_ids), compute, see, depth)
 
     def _embed(self, token_ids: Tensor) -> Tensor:
         words = functional.embedding(token_ids, self._tensors["embeddings.word_embeddings.weight"])  # (t, d)

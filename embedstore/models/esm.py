@@ -21,7 +21,6 @@ products.
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -37,6 +36,7 @@ from embedstore.identity import Recipe
 from embedstore.models import rotary
 from embedstore.models.attention import Attend, attention
 from embedstore.models.checkpoint import FIRST_POSITION, Checkpoint, shown
+from embedstore.models.encoder import PackEncoder, through_layers
 from embedstore.models.packed import PackedEmbedder, load_packed
 from embedstore.models.pooling import See
 from embedstore.models.weights import read_tensors
@@ -176,7 +176,7 @@ class _Layer:
         )
 
 
-class EsmEncoder:
+class EsmEncoder(PackEncoder[EsmShape]):
     """Weights of one checkpoint on one device, and the forward pass. Threads may share it.
 
     Parameters
@@ -197,14 +197,12 @@ class EsmEncoder:
         layers: Sequence[_Layer],
         final_norm: _Affine,
     ) -> None:
-        self.shape = shape
-        self._embeddings = embeddings
+        super().__init__(shape, embeddings)
         self._positions = positions
         self._norm_before = norm_before
         self._frequencies = tuple(frequencies)
         self._layers = tuple(layers)
         self._final_norm = final_norm
-        self.add_projection = add_rounded_once if self.dtype == torch.float16 else _add_in_place
         self._rotate = rotary.rotator(self.device, self.dtype)
 
     @classmethod
@@ -251,21 +249,6 @@ class EsmEncoder:
             affine("encoder.emb_layer_norm_after"),
         )
 
-    @property
-    def device(self) -> torch.device:
-        """Device of the weights, on which token ids must be."""
-        return self._embeddings.device
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """Type of the weights and of the arithmetic."""
-        return self._embeddings.dtype
-
-    @property
-    def parameters(self) -> int:
-        """Numbers in all weights."""
-        return sum(math.prod(sizes) for sizes in self.shape.tensors().values())
-
     def to(self, device: torch.device, dtype: torch.dtype) -> EsmEncoder:
         """Return the encoder on another device or in another precision."""
         return EsmEncoder(
@@ -277,10 +260,6 @@ class EsmEncoder:
             [layer.to(device, dtype) for layer in self._layers],
             self._final_norm.to(device, dtype),
         )
-
-    def operations(self, lengths: Sequence[int]) -> int:
-        """Floating-point operations of the matrix products, see the shape's."""
-        return self.shape.operations(lengths)
 
     @torch.inference_mode()
     def hidden_states(
@@ -303,14 +282,13 @@ class EsmEncoder:
         places, longest = rotary.positions(lengths, self.device), max(lengths)
         states = self._embed(token_ids, places)  # (t, d)
         rotations = [rotary.rotation(frequencies, places, longest) for frequencies in self._frequencies]
-        if see is not None:
-            see(0, states)
-        for number, layer in enumerate(self._layers[:depth], start=1):
+
+        def compute(layer: _Layer, states: Tensor) -> Tensor:
             self._add_attention(layer, states, attend, rotations)
             self._feed_forward(layer, states)
-            if see is not None:
-                see(number, states)
-        return self._norm(self._final_norm, states)
+            return states
+
+        return self._norm(self._final_norm, through_layers(self._layers, states, compute, see, depth))
 
     @property
     def _width(self) -> int:
@@ -330,13 +308,13 @@ class EsmEncoder:
         qkv = _project(layer.qkv, normed).view(-1, 3, self.shape.heads, self._width)  # (t, 3, h, e)
         if rotations:
             self._rotate(qkv[:, :2], rotations[layer.frequencies])
-        self.add_projection(states, layer.attention_out, attend(qkv))
+        self.add_projection(states, layer.attention_out.weight, attend(qkv), layer.attention_out.bias)
 
     def _feed_forward(self, layer: _Layer, states: Tensor) -> None:
         """Add the layer's feed-forward block to the states."""
         inner = _project(layer.expand, self._norm(layer.norm, states))  # (t, f)
         torch.ops.aten.gelu_(inner)  # by the error function
-        self.add_projection(states, layer.contract, inner)
+        self.add_projection(states, layer.contract.weight, inner, layer.contract.bias)
 
     def _norm(self, norm: _Affine, states: Tensor) -> Tensor:
         return functional.layer_norm(states, (self.shape.hidden,), norm.weight, norm.bias, self.shape.norm_epsilon)
@@ -353,16 +331,6 @@ def _stacked(*parts: _Affine) -> _Affine:
 
 def _project(affine: _Affine, states: Tensor) -> Tensor:
     return functional.linear(states, affine.weight, affine.bias)
-
-
-def _add_in_place(states: Tensor, affine: _Affine, values: Tensor) -> None:
-    """Add a projection to the states; the fastest on a CPU."""
-    states.add_(affine.bias).addmm_(values, affine.weight.t())
-
-
-def add_rounded_once(states: Tensor, affine: _Affine, values: Tensor) -> None:
-    """Do the same, and round the states once: in float16 that is where most of the error comes from."""
-    states.add_(_project(affine, values))
 
 
 _LEFT_OUT = re.compile(r"(lm_head|contact_head|pooler)\.|embeddings\.(position_ids|position_embeddings\.weight)$")

@@ -35,6 +35,7 @@ from embedstore.identity import Recipe
 from embedstore.models import esm, rotary
 from embedstore.models.attention import Attend, attention
 from embedstore.models.checkpoint import Checkpoint, shown
+from embedstore.models.encoder import PackEncoder, through_layers
 from embedstore.models.packed import PackedEmbedder, load_packed
 from embedstore.models.pooling import See
 from embedstore.models.weights import EXTRA_STATE, read_tensors
@@ -111,18 +112,16 @@ class _Layer:
         return _Layer(*(getattr(self, field.name).to(device, dtype) for field in fields(self)))
 
 
-class EsmcEncoder:
+class EsmcEncoder(PackEncoder[EsmcShape]):
     """Weights of one checkpoint on one device, and the forward pass. Threads may share it."""
 
     def __init__(
         self, shape: EsmcShape, embeddings: Tensor, frequencies: Tensor, layers: Sequence[_Layer], final_norm: Tensor
     ) -> None:
-        self.shape = shape
-        self._embeddings = embeddings
+        super().__init__(shape, embeddings)
         self._frequencies = frequencies
         self._layers = tuple(layers)
         self._final_norm = final_norm
-        self.add_projection = add_rounded_once if self.dtype == torch.float16 else _add_in_place
         self._rotate = rotary.rotator(self.device, self.dtype)
 
     @classmethod
@@ -157,21 +156,6 @@ class EsmcEncoder:
             tensors["norm.weight"],
         )
 
-    @property
-    def device(self) -> torch.device:
-        """Device of the weights, on which token ids must be."""
-        return self._embeddings.device
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """Type of the weights and of the arithmetic."""
-        return self._embeddings.dtype
-
-    @property
-    def parameters(self) -> int:
-        """Numbers in all weights."""
-        return sum(math.prod(sizes) for sizes in self.shape.tensors().values())
-
     def to(self, device: torch.device, dtype: torch.dtype) -> EsmcEncoder:
         """Return the encoder on another device or in another precision."""
         return EsmcEncoder(
@@ -181,10 +165,6 @@ class EsmcEncoder:
             [layer.to(device, dtype) for layer in self._layers],
             self._final_norm.to(device, dtype),
         )
-
-    def operations(self, lengths: Sequence[int]) -> int:
-        """Floating-point operations of the matrix products, see the shape's."""
-        return self.shape.operations(lengths)
 
     @torch.inference_mode()
     def hidden_states(
@@ -206,14 +186,13 @@ class EsmcEncoder:
         attend = attention(lengths, width=self._width, device=self.device, dtype=self.dtype)
         states = functional.embedding(token_ids, self._embeddings)  # (t, d)
         rotation = rotary.rotation(self._frequencies, rotary.positions(lengths, self.device), max(lengths))
-        if see is not None:
-            see(0, states)
-        for number, layer in enumerate(self._layers[:depth], start=1):
+
+        def compute(layer: _Layer, states: Tensor) -> Tensor:
             self._add_attention(layer, states, attend, rotation)
             self._feed_forward(layer, states)
-            if see is not None:
-                see(number, states)
-        return self._norm(states, self._final_norm)
+            return states
+
+        return self._norm(through_layers(self._layers, states, compute, see, depth), self._final_norm)
 
     @property
     def _width(self) -> int:
@@ -239,16 +218,6 @@ class EsmcEncoder:
 
     def _norm(self, states: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         return functional.layer_norm(states, (self.shape.hidden,), weight, bias, _NORM_EPSILON)
-
-
-def _add_in_place(states: Tensor, weight: Tensor, values: Tensor) -> None:
-    """Add a projection to the states; the fastest on a CPU."""
-    states.addmm_(values, weight.t())
-
-
-def add_rounded_once(states: Tensor, weight: Tensor, values: Tensor) -> None:
-    """Do the same, and round the states once: in float16 that is where most of the error comes from."""
-    states.add_(functional.linear(values, weight))
 
 
 _LEFT_OUT = re.compile(rf"(lm_head|sequence_head|classifier)\.|(.*\.)?{EXTRA_STATE}$")

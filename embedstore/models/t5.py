@@ -45,6 +45,7 @@ from embedstore.errors import WeightsError
 from embedstore.identity import RareResidues, Recipe
 from embedstore.models.attention import Attend, attention, reach
 from embedstore.models.checkpoint import Checkpoint, shown
+from embedstore.models.encoder import PackEncoder, through_layers
 from embedstore.models.packed import PackedEmbedder, load_packed
 from embedstore.models.pooling import See
 from embedstore.models.weights import read_tensors
@@ -173,7 +174,7 @@ class _Layer:
         return _Layer(*(getattr(self, field.name).to(device, dtype) for field in fields(self)))
 
 
-class T5Encoder:
+class T5Encoder(PackEncoder[T5Shape]):
     """Weights of one checkpoint on one device, and the forward pass. Threads may share it.
 
     Parameters
@@ -184,12 +185,10 @@ class T5Encoder:
     def __init__(
         self, shape: T5Shape, embeddings: Tensor, positions: Tensor, layers: Sequence[_Layer], final_norm: Tensor
     ) -> None:
-        self.shape = shape
-        self._embeddings = embeddings
+        super().__init__(shape, embeddings)
         self._positions = positions
         self._layers = tuple(layers)
         self._final_norm = final_norm
-        self._add_projection = _add_rounded_once if self.dtype == torch.float16 else _add_in_place
 
     @classmethod
     def from_tensors(cls, shape: T5Shape, tensors: Mapping[str, Tensor]) -> T5Encoder:
@@ -217,21 +216,6 @@ class T5Encoder:
             tensors["encoder.final_layer_norm.weight"],
         )
 
-    @property
-    def device(self) -> torch.device:
-        """Device of the weights, on which token ids must be."""
-        return self._embeddings.device
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """Type of the weights and of the arithmetic."""
-        return self._embeddings.dtype
-
-    @property
-    def parameters(self) -> int:
-        """Numbers in all weights."""
-        return sum(math.prod(sizes) for sizes in self.shape.tensors().values())
-
     def to(self, device: torch.device, dtype: torch.dtype) -> T5Encoder:
         """Return the encoder on another device or in another precision."""
         return T5Encoder(
@@ -241,10 +225,6 @@ class T5Encoder:
             [layer.to(device, dtype) for layer in self._layers],
             self._final_norm.to(device, dtype),
         )
-
-    def operations(self, lengths: Sequence[int]) -> int:
-        """Floating-point operations of the matrix products, see the shape's."""
-        return self.shape.operations(lengths)
 
     @torch.inference_mode()
     def hidden_states(
@@ -266,14 +246,13 @@ class T5Encoder:
         bias = self._bias(reach(lengths))
         attend = attention(lengths, width=self.shape.width, device=self.device, dtype=self.dtype, bias=bias, scale=1.0)
         states = functional.embedding(token_ids, self._embeddings)  # (t, d)
-        if see is not None:
-            see(0, states)
-        for number, layer in enumerate(self._layers[:depth], start=1):
+
+        def compute(layer: _Layer, states: Tensor) -> Tensor:
             self._add_attention(layer, states, attend)
             self._feed_forward(layer, states)
-            if see is not None:
-                see(number, states)
-        return self._norm(self._final_norm, states)
+            return states
+
+        return self._norm(self._final_norm, through_layers(self._layers, states, compute, see, depth))
 
     def _bias(self, longest: int) -> Tensor:
         """Bias from distance 1 - longest to longest - 1, (h, 2 longest - 1)."""
@@ -285,7 +264,7 @@ class T5Encoder:
         """Add the layer's attention to the states."""
         qkv = functional.linear(self._norm(layer.attention_norm, states), layer.qkv)  # (t, 3 h e)
         mixed = attend(qkv.view(-1, 3, self.shape.heads, self.shape.width))  # (t, h e)
-        self._add_projection(states, layer.attention_out, mixed)
+        self.add_projection(states, layer.attention_out, mixed)
 
     def _feed_forward(self, layer: _Layer, states: Tensor) -> None:
         """Add the layer's feed-forward block to the states; what is large is changed in place."""
@@ -295,20 +274,10 @@ class T5Encoder:
             torch.ops.aten.gelu_(inner, approximate="tanh").mul_(value)
         else:
             torch.relu_(inner)
-        self._add_projection(states, layer.contract, inner)
+        self.add_projection(states, layer.contract, inner)
 
     def _norm(self, weight: Tensor, states: Tensor) -> Tensor:
         return functional.rms_norm(states, (self.shape.hidden,), weight, self.shape.norm_epsilon)
-
-
-def _add_in_place(states: Tensor, weight: Tensor, values: Tensor) -> None:
-    """Add a projection to the states; the fastest on a CPU."""
-    states.addmm_(values, weight.t())
-
-
-def _add_rounded_once(states: Tensor, weight: Tensor, values: Tensor) -> None:
-    """Do the same, and round the states once: in float16 that is where most of the error comes from."""
-    states.add_(functional.linear(values, weight))
 
 
 _LEFT_OUT = re.compile(r"decoder\.|lm_head\.|encoder\.embed_tokens\.weight$")

@@ -15,6 +15,7 @@ from embedstore.models import attention as attending
 from embedstore.models import dnabert, esm, esmc, t5
 from embedstore.models.attention import Attend
 from embedstore.models.checkpoint import find_checkpoint
+from embedstore.models.encoder import add_in_place, add_rounded_once
 from embedstore.models.pooling import weighted_sums
 
 DATA = Path(__file__).resolve().parents[1] / "data"
@@ -87,9 +88,9 @@ def test_adding_a_projection_is_the_same_either_way() -> None:
     affine = esm._Affine(torch.randn(8, 12, generator=generator), torch.randn(8, generator=generator))
     states, values = torch.randn(5, 8, generator=generator), torch.randn(5, 12, generator=generator)
     once, in_place = states.clone(), states.clone()
-    esm.add_rounded_once(once, affine, values)
-    esm._add_in_place(in_place, affine, values)
+    add_rounded_once(once, affine.weight, values, affine.bias)
+    add_in_place(in_place, affine.weight, values, affine.bias)
     torch.testing.assert_close(once, in_place, rtol=0, atol=1e-5)
-    esmc.add_rounded_once(once, affine.weight, values)
-    esmc._add_in_place(in_place, affine.weight, values)
+    add_rounded_once(once, affine.weight, values)
+    add_in_place(in_place, affine.weight, values)
     torch.testing.assert_close(once, in_place, rtol=0, atol=1e-5)
