@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,20 +21,13 @@ from embedstore.models.esm import VOCABULARY, EsmEncoder, ProteinTokenizer, read
 from embedstore.models.machine import Setting
 from embedstore.models.packed import PackedEmbedder
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 DATA = Path(__file__).resolve().parents[1] / "data" / "esm"
 LAYOUTS = ("fastesm2_tiny", "esm2_hf_tiny", "fair_esm_tiny")
 HIDDEN_TOLERANCE = 5e-5
 MEAN_TOLERANCE = 1e-5
 FULL = ModelOptions(precision="full", max_length=4000)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    """Threads cost more than they bring at this size, on a machine that does other things too."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def sequences() -> list[bytes]:

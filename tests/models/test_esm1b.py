@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +27,8 @@ from embedstore.models.machine import Setting
 from embedstore.models.packed import PackedEmbedder
 from embedstore_cli.main import main
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 DATA = Path(__file__).resolve().parents[1] / "data" / "esm1b"
 TINY = DATA / "esm1b_hf_tiny"
 HIDDEN_TOLERANCE = 5e-5
@@ -35,15 +36,6 @@ MEAN_TOLERANCE = 2e-5
 FULL = ModelOptions(precision="full")
 MOST = 1022
 Expected = dict[str, NDArray[Any]]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    """Threads cost more than they bring at this size, on a machine that does other things too."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

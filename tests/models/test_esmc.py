@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,8 @@ from embedstore.models.machine import Setting
 from embedstore.models.packed import PackedEmbedder
 from embedstore_cli.main import main
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 DATA = Path(__file__).resolve().parents[1] / "data" / "esmc"
 HUGGING_FACE = DATA / "hf_esmc_tiny"
 PTH = Path("data", "weights", "esmc_tiny_2024_12_v0.pth")
@@ -36,15 +38,6 @@ HIDDEN_TOLERANCE = 5e-5
 MEAN_TOLERANCE = 1e-5
 FULL = ModelOptions(precision="full")
 Expected = dict[str, NDArray[Any]]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    """Threads cost more than they bring at this size, on a machine that does other things too."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -24,17 +24,10 @@ from embedstore.models.esm import ProteinTokenizer, read_encoder
 from embedstore.models.machine import Setting
 from embedstore.models.packed import PackedEmbedder
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 DATA = Path(__file__).resolve().parents[1] / "data" / "esm" / "fastesm2_tiny"
 ALANINE, CYSTEINE = 5, 23  # in the vocabulary, as M is 20, W is 22
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    """Threads cost more than they bring at this size, on a machine that does other things too."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 class Ids:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -28,20 +27,14 @@ from embedstore.models.packed import PackedEmbedder
 from embedstore.models.t5 import ResidueTokenizer, T5Encoder, T5Shape, read_encoder
 from embedstore_cli.main import main
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 DATA = Path(__file__).resolve().parents[1] / "data" / "t5"
 HIDDEN_TOLERANCE = 5e-5
 MEAN_TOLERANCE = 1e-5
 FULL = ModelOptions(precision="full")
 FIRST_IDS = {"prot_t5": None, "prost_t5": 149}
 VARIANTS: dict[str, RareResidues] = {"readme": "uzob_as_x", "script": "uzo_as_x", "raw": "kept"}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module", params=FIRST_IDS)
